@@ -1,0 +1,197 @@
+"""From samples of different lengths to packed micro-batches: balanced over ranks, equal in number, nothing dropped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core.packed_seq_params import PackedSeqParams
+
+# Per-position fields of a sample that may or may not be there, all fp32 [length - 1].
+FLOAT_FIELDS = ("old_log_probs", "advantages", "base_log_probs", "rollout_log_probs")
+
+
+@dataclass
+class Sample:
+    """One prompt with its response. Position t speaks of the prediction of token t + 1.
+
+    Attributes:
+        tokens: int64 [length].
+        action_mask: bool [length - 1], whether the token predicted there is the policy's own.
+        old_log_probs: fp32 [length - 1], at the weights that the rollout batch arrived with.
+        advantages: fp32 [length - 1].
+        base_log_probs: fp32 [length - 1], of the reference model.
+        rollout_log_probs: fp32 [length - 1], as the rollout engine reported them.
+    """
+
+    tokens: torch.Tensor
+    action_mask: torch.Tensor
+    old_log_probs: torch.Tensor | None = None
+    advantages: torch.Tensor | None = None
+    base_log_probs: torch.Tensor | None = None
+    rollout_log_probs: torch.Tensor | None = None
+
+
+@dataclass
+class MicroBatch:
+    """Sequences one after the other, with the positions that are scored. B sequences, A = longest length - 1.
+
+    Attributes:
+        tokens: int64 [1, sum of lengths].
+        packed: boundaries of the sequences.
+        selected: int64 [n], positions in the pack where `action_mask` is set.
+        labels: int64 [n], the tokens predicted there.
+        rows, columns: int64 [n], where those positions are in the [B, A] tensors below.
+        action_mask: fp32 [B, A], right-padded with zeros.
+        floats: the per-position fields of `Sample` that are there, fp32 [B, A], right-padded with zeros.
+    """
+
+    tokens: torch.Tensor
+    packed: PackedSeqParams
+    selected: torch.Tensor
+    labels: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    action_mask: torch.Tensor
+    floats: dict[str, torch.Tensor]
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """Spread values [n] of the scored positions over a [B, A] tensor that is zero elsewhere."""
+        return values.new_zeros(self.action_mask.shape).index_put((self.rows, self.columns), values)
+
+
+# For each train batch, for each data-parallel rank, its micro-batches as lists of sample numbers.
+Plan = list[list[list[list[int]]]]
+
+
+def plan_micro_batches(
+    lengths: Sequence[Sequence[int]], train_batch_size: int, max_tokens: int, multiple_of: int = 1
+) -> Plan:
+    """Divide the samples of all data-parallel ranks into train batches and micro-batches.
+
+    A pure function of its arguments, so that every rank arrives at the same plan. Train batch m takes the m-th equal
+    part of every rank's samples. Within a train batch samples are dealt to the ranks by decreasing length, each to
+    the rank with the fewest tokens so far; all ranks get the same number of micro-batches, the least that keeps to
+    the budget. A sample longer than the budget has a micro-batch to itself.
+
+    Args:
+        lengths: tokens of each sample on each rank. Samples are numbered through, rank after rank.
+        train_batch_size: samples of one optimizer step over all ranks; a remainder makes the steps smaller, it is
+            not dropped.
+        max_tokens: budget of a micro-batch.
+        multiple_of: the number of micro-batches is a multiple of this (the interleaved schedule wants the number of
+            pipeline stages). Micro-batches may be empty.
+
+    Returns:
+        plan[m][rank] is the list of that rank's micro-batches in train batch m.
+    """
+    total = sum(len(rank) for rank in lengths)
+    steps = max(1, -(-total // train_batch_size))
+    flat = [length for rank in lengths for length in rank]
+    offsets = [sum(len(rank) for rank in lengths[:index]) for index in range(len(lengths))]
+    plan: Plan = []
+    for step in range(steps):
+        members = [
+            offset + index
+            for offset, rank in zip(offsets, lengths, strict=True)
+            for index in range(len(rank) * step // steps, len(rank) * (step + 1) // steps)
+        ]
+        shares = _deal(members, flat, len(lengths))
+        count = max((_bins_needed(share, flat, max_tokens) for share in shares), default=1)
+        count = -(-max(count, 1) // multiple_of) * multiple_of
+        plan.append([[sorted(bin_) for bin_ in _deal(share, flat, count)] for share in shares])
+    return plan
+
+
+def _deal(members: Sequence[int], lengths: Sequence[int], hands: int) -> list[list[int]]:
+    """Longest first, each to the hand with the fewest tokens (then the fewest samples, then the first)."""
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    tokens = [0] * hands
+    for member in sorted(members, key=lambda m: (-lengths[m], m)):
+        hand = min(range(hands), key=lambda h: (tokens[h], len(dealt[h]), h))
+        dealt[hand].append(member)
+        tokens[hand] += lengths[member]
+    return dealt
+
+
+def _bins_needed(members: Sequence[int], lengths: Sequence[int], max_tokens: int) -> int:
+    """The least number of hands for which `_deal` keeps every hand within the budget."""
+    total = sum(lengths[m] for m in members)
+    for bins in range(max(1, -(-total // max_tokens)), len(members)):
+        dealt = _deal(members, lengths, bins)
+        if all(len(hand) <= 1 or sum(lengths[m] for m in hand) <= max_tokens for hand in dealt):
+            return bins
+    return len(members)
+
+
+def pack(samples: Sequence[Sample], device: torch.device | str) -> MicroBatch:
+    """Pack samples into a micro-batch. No samples make a two-token sequence in which nothing is scored, so that a
+    rank without work still takes part in communication."""
+    if not samples:
+        samples = [Sample(torch.zeros(2, dtype=torch.long), torch.zeros(1, dtype=torch.bool))]
+    lengths = torch.tensor([len(sample.tokens) for sample in samples])
+    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    width = int(lengths.max()) - 1
+    mask = torch.zeros(len(samples), width)
+    for row, sample in enumerate(samples):
+        mask[row, : len(sample.action_mask)] = sample.action_mask.float()
+    rows, columns = mask.nonzero(as_tuple=True)
+    selected = cu_seqlens[rows].long() + columns
+    tokens = torch.cat([sample.tokens for sample in samples])
+    floats = {}
+    for name in FLOAT_FIELDS:
+        values = [getattr(sample, name) for sample in samples]
+        if all(value is not None for value in values):
+            floats[name] = torch.zeros(len(samples), width)
+            for row, value in enumerate(values):
+                floats[name][row, : len(value)] = value
+    packed = PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=cu_seqlens.to(device),
+        cu_seqlens_kv=cu_seqlens.to(device),
+        max_seqlen_q=width + 1,
+        max_seqlen_kv=width + 1,
+    )
+    return MicroBatch(
+        tokens=tokens.unsqueeze(0).to(device),
+        packed=packed,
+        selected=selected.to(device),
+        labels=tokens[selected + 1].to(device),
+        rows=rows.to(device),
+        columns=columns.to(device),
+        action_mask=mask.to(device),
+        floats={name: value.to(device) for name, value in floats.items()},
+    )
+
+
+def exchange(samples: list[Sample], group: dist.ProcessGroup) -> list[list[Sample]]:
+    """All data-parallel ranks' samples, rank by rank, on every rank. `group` must carry CPU tensors."""
+    if group.size() == 1:
+        return [samples]
+    gathered: list[dict[str, torch.Tensor]] = [{} for _ in range(group.size())]
+    dist.all_gather_object(gathered, _flatten(samples), group=group)
+    return [_unflatten(flat) for flat in gathered]
+
+
+def _flatten(samples: list[Sample]) -> dict[str, torch.Tensor]:
+    """A few long tensors in place of many short ones: they travel many times faster."""
+    flat = {"lengths": torch.tensor([len(sample.tokens) for sample in samples], dtype=torch.long)}
+    if samples:
+        flat["tokens"] = torch.cat([sample.tokens for sample in samples]).to(torch.int32)
+        for name in ("action_mask", *FLOAT_FIELDS):
+            values = [getattr(sample, name) for sample in samples]
+            if all(value is not None for value in values):
+                flat[name] = torch.cat(values)
+    return flat
+
+
+def _unflatten(flat: dict[str, torch.Tensor]) -> list[Sample]:
+    lengths = flat["lengths"].tolist()
+    if not lengths:
+        return []
+    shorter = [length - 1 for length in lengths]
+    parts = {name: flat[name].split(shorter) for name in ("action_mask", *FLOAT_FIELDS) if name in flat}
+    tokens = flat["tokens"].long().split(lengths)
+    return [
+        Sample(tokens[index], **{name: part[index] for name, part in parts.items()}) for index in range(len(lengths))
+    ]

@@ -1,0 +1,192 @@
+"""Megatron-Core on machines without CUDA: everything that is replaced, and why.
+
+Megatron-Core 0.16 calls torch.cuda in places where a CPU tensor and gloo would do. `install` replaces those calls in
+this process; nothing else of Megatron is touched, so that what trains on CPU is the real model, the real schedules and
+the real distributed optimizer. It patches torch for the whole process and is therefore installed only where the
+actor really runs on CPU; it refuses when CUDA is there.
+"""
+
+import contextlib
+import ctypes
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+_installed = False
+
+
+class _NoStream:
+    """A CUDA stream or event on a machine that has none: every operation is already in order."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    synchronize = wait_stream = wait_event = record_event = record = wait = _nothing
+
+    def query(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _no_stream_context(stream: Any) -> Iterator[None]:
+    yield
+
+
+def _get_rng_state(device: Any = None, clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(new_state: torch.Tensor, device: Any = None, graph_safe: bool = False) -> None:
+    torch.set_rng_state(new_state)
+
+
+_original_type = torch.Tensor.type
+_CUDA_NAMES = {
+    torch.float32: "torch.cuda.FloatTensor",
+    torch.float16: "torch.cuda.HalfTensor",
+    torch.bfloat16: "torch.cuda.BFloat16Tensor",
+}
+
+
+def _tensor_type(self: torch.Tensor, dtype: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
+    if dtype is None and self.dtype in _CUDA_NAMES:
+        return _CUDA_NAMES[self.dtype]
+    return _original_type(self, dtype, non_blocking, **kwargs)
+
+
+def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
+    """Megatron's reduce-scatter and all-gather work in place, so that in a group of one there is nothing to do."""
+
+    def wrapped(output: torch.Tensor, input_: torch.Tensor, *, group: Any, **kwargs: Any) -> Any:
+        return None if group.size() == 1 else collective(output, input_, group=group, **kwargs)
+
+    return wrapped
+
+
+# (module, attribute, replacement, reason). The test suite checks that each attribute exists in the Megatron-Core that
+# is installed, so that a rename upstream is seen there and not in the middle of a run.
+REPLACED: list[tuple[str, str, Any, str]] = [
+    ("torch.cuda", "current_device", lambda: _CPU, "buffers are allocated on the current CUDA device"),
+    ("torch.cuda", "set_device", lambda device: None, "called when the process group starts"),
+    ("torch.cuda", "synchronize", lambda device=None: None, "called around point-to-point communication and barriers"),
+    ("torch.cuda", "empty_cache", lambda: None, "called between phases to return cached memory"),
+    ("torch.cuda", "current_stream", lambda device=None: _NoStream(), "pipeline communication orders its streams"),
+    ("torch.cuda", "default_stream", lambda device=None: _NoStream(), "gradient reduction orders its streams"),
+    ("torch.cuda", "Stream", _NoStream, "gradient reduction and offload create side streams"),
+    ("torch.cuda", "Event", _NoStream, "timers and offload record events"),
+    ("torch.cuda", "stream", _no_stream_context, "side streams are entered as context managers"),
+    ("torch.cuda", "is_current_stream_capturing", lambda: False, "DDP hooks ask whether a CUDA graph is recorded"),
+    ("torch.cuda", "get_rng_state", _get_rng_state, "the model-parallel RNG tracker keeps CUDA states"),
+    ("torch.cuda", "set_rng_state", _set_rng_state, "the same"),
+    ("torch.cuda", "manual_seed", torch.manual_seed, "the same"),
+    ("torch.Tensor", "cuda", lambda self, *args, **kwargs: self, "shared embeddings are moved to the GPU"),
+    ("torch.nn.Module", "cuda", lambda self, *args, **kwargs: self, "modules are moved to the GPU"),
+    ("torch.Tensor", "type", _tensor_type, "the optimizer sorts parameters by type names such as torch.cuda.HalfTensor"),
+    (
+        "megatron.core.tensor_parallel.random",
+        "_get_cuda_rng_state",
+        _get_rng_state,
+        "the RNG tracker and activation recomputation read the CUDA state through it",
+    ),
+    ("megatron.core.tensor_parallel.random", "_set_cuda_rng_state", _set_rng_state, "the same, writing"),
+    (
+        "megatron.core.distributed.param_and_grad_buffer",
+        "dist_all_gather_func",
+        _unless_alone(torch.distributed.all_gather_into_tensor),
+        "gloo copies the whole parameter buffer even where there is one data-parallel rank",
+    ),
+    (
+        "megatron.core.distributed.param_and_grad_buffer",
+        "dist_reduce_scatter_func",
+        _unless_alone(torch.distributed.reduce_scatter_tensor),
+        "the same for the gradient buffer",
+    ),
+]
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Rewrites the literal device="cuda" (gradient norm, loss scale, token counts in the schedules)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if kwargs:
+            device = kwargs.get("device")
+            if device is not None and torch.device(device).type == "cuda":
+                kwargs = {**kwargs, "device": _CPU}
+        return func(*args, **(kwargs or {}))
+
+
+def check_names() -> None:
+    """Check that everything in `REPLACED` is there to be replaced.
+
+    Raises:
+        RuntimeError: names the attributes that this Megatron-Core or torch does not have.
+    """
+    missing = [f"{module}.{name}" for module, name, _, _ in REPLACED if not hasattr(_resolve(module), name)]
+    if missing:
+        import megatron.core
+
+        raise RuntimeError(
+            f"megatron-core {megatron.core.__version__} with torch {torch.__version__} has no {', '.join(missing)}: "
+            "openrlhf_sfpo/megatron/cpu.py was written for other versions and must be brought up to date."
+        )
+
+
+def install() -> None:
+    """Let Megatron-Core run on CPU tensors and gloo in this process. Calling it again does nothing.
+
+    Raises:
+        RuntimeError: CUDA is available, or a name in `REPLACED` is not there.
+    """
+    global _installed
+    if _installed:
+        return
+    if torch.cuda.is_available():
+        raise RuntimeError("The CPU replacements must not be installed in a process that has CUDA.")
+    check_names()
+    for module, name, replacement, _ in REPLACED:
+        setattr(_resolve(module), name, replacement)
+    _keep_freed_memory()
+    _installed = True
+
+
+def _keep_freed_memory() -> None:
+    """Make glibc keep freed memory instead of returning it to the kernel.
+
+    Activations and logits are tens of megabytes, allocated and freed in every micro-batch. Mapped afresh each time
+    they cost a page fault per 4 KiB, about a quarter of a training step on CPU.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc; other C libraries do without
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+@contextlib.contextmanager
+def device_scope() -> Iterator[None]:
+    """Wrap calls into Megatron-Core: device="cuda" means CPU inside, if `install` has been called.
+
+    The rewriting is per thread, which is why every public method of the actor enters it.
+    """
+    if not _installed:
+        yield
+        return
+    with _CudaMeansCpu():
+        yield
+
+
+def _resolve(path: str) -> Any:
+    """The module or class that a dotted path names."""
+    if path in ("torch.Tensor", "torch.nn.Module"):
+        parent, _, name = path.rpartition(".")
+        return getattr(importlib.import_module(parent), name)
+    return importlib.import_module(path)

@@ -1,0 +1,103 @@
+"""How the ranks are laid out, and starting torch.distributed and Megatron's groups accordingly."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+from openrlhf_sfpo.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of the parallel dimensions.
+
+    Ranks are numbered tensor-parallel fastest, then pipeline stages, then data-parallel replicas
+    (Megatron order "tp-cp-ep-pp-dp"). So the tp * pp ranks that hold one copy of the model are contiguous, which is
+    what OpenRLHF's dispatch of one data chunk to neighbouring ranks needs.
+
+    Attributes:
+        tp: tensor-parallel size.
+        pp: number of pipeline stages.
+        vpp: model chunks on each pipeline stage (interleaved schedule); 1 means the plain 1F1B schedule.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    vpp: int = 1
+
+    @property
+    def block(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tp * self.pp
+
+    def dp(self, world_size: int) -> int:
+        """Number of data-parallel replicas."""
+        return world_size // self.block
+
+    def check(self, world_size: int, num_layers: int, num_heads: int, num_kv_heads: int) -> None:
+        """Check the layout against a number of ranks and a model.
+
+        Raises:
+            UsageError: naming the flag that does not fit and values that do.
+        """
+        for flag, value in (
+            ("--megatron.tensor_model_parallel_size", self.tp),
+            ("--megatron.pipeline_model_parallel_size", self.pp),
+            ("--megatron.virtual_pipeline_model_parallel_size", self.vpp),
+        ):
+            if value < 1:
+                raise UsageError(flag, f"is {value}.", "Use 1 or more.")
+        if num_kv_heads % self.tp or num_heads % self.tp:
+            fits = [n for n in range(1, num_kv_heads + 1) if num_kv_heads % n == 0 and num_heads % n == 0]
+            raise UsageError(
+                "--megatron.tensor_model_parallel_size",
+                f"is {self.tp}, which does not divide the model's {num_kv_heads} key/value heads "
+                f"and {num_heads} attention heads.",
+                f"Use one of {fits}.",
+            )
+        if self.vpp > 1 and self.pp == 1:
+            raise UsageError(
+                "--megatron.virtual_pipeline_model_parallel_size",
+                f"is {self.vpp}, but there is only one pipeline stage to interleave.",
+                "Use 1, or raise --megatron.pipeline_model_parallel_size.",
+            )
+        if num_layers % (self.pp * self.vpp):
+            fits = [n for n in range(1, num_layers + 1) if num_layers % n == 0]
+            flag = "virtual_pipeline" if num_layers % self.pp == 0 else "pipeline"
+            raise UsageError(
+                f"--megatron.{flag}_model_parallel_size",
+                f"{self.pp} stages x {self.vpp} chunks do not divide the model's {num_layers} layers.",
+                f"Choose them so that their product is one of {fits}.",
+            )
+        if world_size % self.block:
+            raise UsageError(
+                "--actor.num_nodes, --actor.num_gpus_per_node",
+                f"ask for {world_size} ranks, which is not a multiple of the {self.block} "
+                f"(tensor parallel {self.tp} x pipeline parallel {self.pp}) that hold one copy of the model.",
+                f"Use a multiple of {self.block}, or other --megatron.*_model_parallel_size.",
+            )
+
+
+def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta = timedelta(minutes=60)) -> None:
+    """Start torch.distributed (unless it runs already) and Megatron's process groups.
+
+    Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the environment, as torchrun and Ray actors set them.
+    NCCL carries CUDA tensors; CPU tensors always go through gloo.
+    """
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+
+    if not torch.distributed.is_initialized():
+        if use_cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo", timeout=timeout)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        order="tp-cp-ep-pp-dp",
+        create_gloo_process_groups=True,
+        distributed_timeout_minutes=max(1, int(timeout.total_seconds() // 60)),
+    )
+    # Dropout is zero everywhere, but Megatron's parallel layers insist on a seeded tracker.
+    tensor_parallel.model_parallel_cuda_manual_seed(0)

@@ -1,0 +1,215 @@
+"""The policy as Megatron-Core modules: a GPTModel whose head gives log-probabilities instead of logits."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+from transformers import AutoConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from openrlhf_sfpo.megatron.attention import PackedSDPA
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.log_probs import log_probs_and_entropy
+from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.settings import ActorSettings
+
+
+class PolicyModel(GPTModel):
+    """One pipeline chunk of the policy.
+
+    The last chunk returns, instead of logits over the vocabulary, the log-probabilities and entropies of the tokens
+    that are asked for; the output layer is not applied anywhere else.
+    """
+
+    def __init__(self, *, temperature: float, chunk_size: int, real_vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.temperature = temperature
+        self.chunk_size = chunk_size
+        self.real_vocab_size = real_vocab_size
+        if self.post_process:
+            # Called as a module, the output layer's forward pre-hook waits for its weight to be gathered.
+            self.output_layer.forward = self._score
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        packed: PackedSeqParams,
+        selected: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run this chunk on one packed micro-batch.
+
+        Args:
+            tokens: int64 [1, tokens], the sequences one after the other.
+            packed: boundaries of the sequences.
+            selected: int64 [selected], positions in the pack whose next token is scored.
+            labels: int64 [selected], those next tokens.
+
+        Returns:
+            On the last chunk fp32 [2, selected] (log-probabilities, entropies), else hidden states [tokens, 1, hidden].
+        """
+        embedded = self.embedding(input_ids=tokens, position_ids=None) if self.pre_process else None
+        hidden = self.decoder(
+            hidden_states=embedded,
+            attention_mask=None,
+            rotary_pos_emb=self.rotary_pos_emb(packed.max_seqlen_q, packed_seq=True),
+            packed_seq_params=packed,
+        )
+        if not self.post_process:
+            return hidden
+        return self.output_layer(hidden.squeeze(1)[selected], labels)
+
+    def _score(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities and entropies, fp32 [2, rows], from hidden states [rows, hidden_size]."""
+        tied = self.share_embeddings_and_output_weights
+        log_probs, entropy = log_probs_and_entropy(
+            hidden,
+            self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
+            labels,
+            vocab_size=self.real_vocab_size,
+            temperature=self.temperature,
+            chunk_size=self.chunk_size,
+            group=parallel_state.get_tensor_model_parallel_group(),
+        )
+        return torch.stack([log_probs, entropy])
+
+
+def padded_vocab_size(model: ModelConfig, tp: int) -> int:
+    """Vocabulary rounded up so that every tensor-parallel rank holds as many rows."""
+    return math.ceil(model.vocab_size / tp) * tp
+
+
+def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettings) -> TransformerConfig:
+    """Megatron's configuration for the model, its layout and the actor's settings."""
+    cuda = settings.device == "cuda"
+    recompute: dict[str, Any] = {"recompute_granularity": settings.recompute}
+    if settings.recompute == "full":
+        recompute.update(recompute_method="uniform", recompute_num_layers=1)
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_heads,
+        num_query_groups=model.num_kv_heads,
+        kv_channels=model.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_eps,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=model.qkv_bias,
+        qk_layernorm=model.qk_norm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        params_dtype=settings.param_dtype,
+        bf16=settings.param_dtype == torch.bfloat16,
+        pipeline_dtype=settings.param_dtype,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        # Packed micro-batches differ in length, so pipeline stages tell each other the shape first.
+        variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",  # unused, but the default is refused together with the line above
+        # The loss function divides by the global token count itself; gradients are summed, not averaged.
+        calculate_per_token_loss=True,
+        # Every weight is read from the checkpoint. Initialisation must still run: it is where Megatron marks parameters
+        # as split over tensor ranks, without which the gradient norm is wrong.
+        init_method=_leave_uninitialised,
+        output_layer_init_method=_leave_uninitialised,
+        embedding_init_method=_leave_uninitialised,
+        # Without overlap the interleaved schedule puts both directions into one batch of sends and receives; between
+        # two stages, each the other's predecessor and successor, those would be matched the wrong way round.
+        overlap_p2p_comm=layout.vpp > 1,
+        batch_p2p_comm=layout.vpp == 1,
+        gradient_accumulation_fusion=False,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=cuda,
+        bias_dropout_fusion=cuda,
+        **recompute,
+    )
+
+
+def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:
+    return weight
+
+
+def local_layer_spec(model: ModelConfig) -> ModuleSpec:
+    """Megatron's local layers with PyTorch's attention, for machines without Transformer Engine."""
+    spec = get_gpt_layer_local_spec(qk_layernorm=model.qk_norm, normalization="RMSNorm")
+    attention = spec.submodules.self_attention
+    attention.submodules = dataclasses.replace(attention.submodules, core_attention=PackedSDPA)
+    return spec
+
+
+def build_model(
+    path: str, model: ModelConfig, layout: Layout, settings: ActorSettings, train: bool = True
+) -> tuple[TransformerConfig, list[torch.nn.Module]]:
+    """Build this rank's chunks of the model, with unset weights.
+
+    Args:
+        path: Hugging Face model directory, for its RoPE settings.
+        train: wrap the chunks for gradient reduction; without it they only run forward.
+
+    Returns:
+        The Megatron configuration and one module per virtual pipeline stage, wrapped in Megatron's DDP if `train`.
+    """
+    config = transformer_config(model, layout, settings)
+    # transformers computes RoPE's frequencies for every scaling type it knows; all families here share its formula.
+    rope = LlamaRotaryEmbedding(AutoConfig.from_pretrained(path))
+    if rope.attention_scaling != 1.0:
+        # Megatron multiplies cos and sin by 0.1 ln(factor) + 1; this factor makes that the scaling that is wanted.
+        config.yarn_rotary_scaling_factor = math.exp((rope.attention_scaling - 1.0) / 0.1)
+    chunks = [
+        _build_chunk(config, model, layout, settings, rope.inv_freq, vp_stage if layout.vpp > 1 else None)
+        for vp_stage in range(layout.vpp)
+    ]
+    if not train:
+        return config, [chunk.requires_grad_(False) for chunk in chunks]
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=settings.overlap_grad_reduce,
+        overlap_param_gather=settings.overlap_param_gather,
+        bucket_size=settings.ddp_bucket_size,
+    )
+    # Only the first chunk's communication can be hidden behind another chunk's computation.
+    return config, [
+        DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=index > 0)
+        for index, chunk in enumerate(chunks)
+    ]
+
+
+def _build_chunk(
+    config: TransformerConfig,
+    model: ModelConfig,
+    layout: Layout,
+    settings: ActorSettings,
+    inv_freq: torch.Tensor,
+    vp_stage: int | None,
+) -> PolicyModel:
+    chunk = PolicyModel(
+        config=config,
+        transformer_layer_spec=local_layer_spec(model),
+        vocab_size=padded_vocab_size(model, layout.tp),
+        max_sequence_length=model.max_positions,
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type="rope",
+        vp_stage=vp_stage,
+        temperature=settings.temperature,
+        chunk_size=settings.log_prob_chunk_size,
+        real_vocab_size=model.vocab_size,
+    )
+    chunk.rotary_pos_emb.inv_freq = inv_freq.clone().to(settings.device)
+    # torch's RMSNorm ignores params_dtype, so the cast is done once for the whole chunk.
+    return chunk.to(device=settings.device, dtype=settings.param_dtype)

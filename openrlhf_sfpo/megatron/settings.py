@@ -1,0 +1,70 @@
+"""Settings of the Megatron actor that are neither the model's nor the layout's."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW, gradient clipping and the learning-rate schedule.
+
+    Attributes:
+        lr: peak learning rate.
+        betas: Adam's decay rates.
+        eps: Adam's epsilon.
+        weight_decay: decoupled; not applied to biases and norms.
+        max_norm: gradients are scaled down to this global L2 norm; 0 disables clipping.
+        schedule: a scheduler name of transformers, such as "constant" or "cosine_with_min_lr".
+        warmup_ratio: part of `total_steps` over which the rate rises linearly from 0.
+        min_lr_ratio: final rate over peak rate, for the schedules that have one.
+        total_steps: optimizer steps that the schedule is laid out for, those of GRPO.
+    """
+
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_norm: float = 1.0
+    schedule: str = "constant"
+    warmup_ratio: float = 0.0
+    min_lr_ratio: float = 0.1
+    total_steps: int = 1
+
+
+@dataclass(frozen=True)
+class ActorSettings:
+    """How the actor computes.
+
+    Attributes:
+        device: where the model lives.
+        param_dtype: of the parameters; with bf16 the optimizer keeps fp32 main parameters. Gradients are reduced
+            in fp32 either way.
+        temperature: logits are divided by it, as the rollouts were sampled.
+        train_batch_size: samples of one optimizer step, over all data-parallel ranks.
+        max_tokens_per_gpu: token budget of a micro-batch.
+        epochs: traversals of the rollout batch that make up one pass.
+        recompute: recompute activations in the backward pass: of whole layers, of attention only, or not at all.
+        overlap_grad_reduce: reduce gradients while the backward pass runs.
+        overlap_param_gather: gather updated parameters while the next forward pass runs.
+        ddp_bucket_size: parameters per communication bucket; None for Megatron's default.
+        log_prob_chunk_size: rows whose logits exist at the same time.
+        weight_bucket_bytes: size of the buckets in which weights are gathered and sent.
+        num_threads: CPU threads; None leaves torch's choice.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    param_dtype: torch.dtype = torch.bfloat16
+    temperature: float = 1.0
+    train_batch_size: int = 128
+    max_tokens_per_gpu: int = 16192
+    epochs: int = 1
+    recompute: Literal["full", "selective"] | None = None
+    overlap_grad_reduce: bool = False
+    overlap_param_gather: bool = False
+    ddp_bucket_size: int | None = None
+    log_prob_chunk_size: int = 512
+    weight_bucket_bytes: int = 512 * 1024 * 1024
+    num_threads: int | None = None
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

@@ -1,0 +1,142 @@
+"""The fp32 main-parameter shards of Megatron's distributed optimizer, as SFPO needs them.
+
+Everything here acts on this rank's shard only. With bf16 parameters the shards are the optimizer's fp32 copies; with
+fp32 parameters they are views of the parameters themselves.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+from megatron.core.transformer.module import param_is_not_shared
+
+from openrlhf_sfpo.sfpo import Displacement, reposition_
+
+
+class MainShards:
+    """Snapshot, reposition and norms over the main-parameter shards of a Megatron optimizer.
+
+    Args:
+        optimizer: what `get_megatron_optimizer` returned.
+        chunks: the DDP-wrapped model chunks that it updates.
+
+    Raises:
+        ValueError: the optimizer keeps its main parameters somewhere that is not handled here.
+    """
+
+    def __init__(self, optimizer: Any, chunks: list[torch.nn.Module]) -> None:
+        self._children: list[DistributedOptimizer] = [
+            child for child in optimizer.chained_optimizers if not child.is_stub_optimizer
+        ]
+        self._chunks = chunks
+        self._slow: list[torch.Tensor] | None = None
+        for child in self._children:
+            _refuse_unhandled(child)
+
+    def pairs(self) -> Iterator[tuple[DistributedOptimizer, torch.nn.Parameter, torch.Tensor]]:
+        """(optimizer, model parameter, this rank's fp32 shard of it), in a fixed order."""
+        for child in self._children:
+            sixteen_bit = zip(child.model_float16_groups, child.shard_fp32_from_float16_groups, strict=True)
+            thirty_two_bit = zip(child.model_fp32_groups, child.shard_fp32_groups, strict=True)
+            for groups in (sixteen_bit, thirty_two_bit):
+                for parameters, shards in groups:
+                    for parameter, shard in zip(parameters, shards, strict=True):
+                        yield child, parameter, shard
+
+    @torch.no_grad()
+    def snapshot(self) -> int:
+        """Copy the shards as theta_slow; return the copy's bytes on the largest rank."""
+        assert self._slow is None, "a snapshot is already held"
+        self._slow = [shard.detach().clone() for _, _, shard in self.pairs()]
+        local = sum(slow.numel() * slow.element_size() for slow in self._slow)
+        return int(self._reduce([local], dist.ReduceOp.MAX)[0])
+
+    @torch.no_grad()
+    def reposition(self, alpha: float) -> Displacement:
+        """main <- slow + alpha * (main - slow) in place, then main -> parameters, gathered over data-parallel ranks.
+
+        Adam's moments and step count stay as the fast passes left them.
+        """
+        assert self._slow is not None, "reposition needs a snapshot"
+        self._synchronize()
+        started = time.perf_counter()
+        device = self._slow[0].device
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        for slow, (child, _, shard) in zip(self._slow, self.pairs(), strict=True):
+            moved, start = reposition_(shard, slow, alpha)
+            if _counts_once(child, shard):
+                sums += torch.stack([moved, start])
+        self._refresh_parameters()
+        self._synchronize()
+        seconds = self._reduce([time.perf_counter() - started], dist.ReduceOp.MAX)[0]
+        moved, start = self._reduce(sums.tolist(), dist.ReduceOp.SUM)
+        return Displacement(norm=moved**0.5, slow_norm=start**0.5, seconds=seconds)
+
+    def release(self) -> None:
+        """Free theta_slow."""
+        self._slow = None
+
+    @torch.no_grad()
+    def momentum_grad_cosine(self) -> float:
+        """Cosine between Adam's first moments and the gradients now in the DDP buffers, over all ranks.
+
+        Call it after the gradients are reduced and before the optimizer step. Clipping does not change it. Returns 0
+        before the first optimizer step.
+        """
+        sums = torch.zeros(3, dtype=torch.float64)
+        for child, parameter, shard in self.pairs():
+            state = child.optimizer.state.get(shard)
+            if not state or not _counts_once(child, shard):
+                continue
+            owned = child._get_model_param_range_map(parameter)["param"]
+            grad = parameter.main_grad.view(-1)[owned.start : owned.end].float()
+            momentum = state["exp_avg"].view(-1)
+            products = [torch.dot(momentum, grad), torch.dot(momentum, momentum), torch.dot(grad, grad)]
+            sums += torch.stack(products).double().cpu()
+        dot, momentum_sq, grad_sq = self._reduce(sums.tolist(), dist.ReduceOp.SUM)
+        return dot / (momentum_sq * grad_sq) ** 0.5 if momentum_sq > 0 and grad_sq > 0 else 0.0
+
+    def _refresh_parameters(self) -> None:
+        """Bring the parameters that the next forward pass reads in line with the shards.
+
+        With overlap_param_gather the optimizer step leaves the all-gather to the next forward pass; the same holds
+        here, and the gather of the last fast step, which nobody would read, never happens.
+        """
+        for child in self._children:
+            child._copy_main_params_to_model_params()
+        for chunk in self._chunks:
+            if not chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync()
+
+    def _synchronize(self) -> None:
+        if self._slow and self._slow[0].is_cuda:
+            torch.cuda.synchronize()
+
+    @staticmethod
+    def _reduce(values: list[float], op: dist.ReduceOp.RedOpType) -> list[float]:
+        reduced = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(reduced, op=op)
+        return reduced.tolist()
+
+
+def _counts_once(child: DistributedOptimizer, shard: torch.Tensor) -> bool:
+    """Whether this rank's shard enters norms: not a copy of tied embeddings, not replicated over tensor ranks."""
+    return param_is_not_shared(shard) and param_is_not_tensor_parallel_duplicate(shard, getattr(child, "tp_group", None))
+
+
+def _refuse_unhandled(child: Any) -> None:
+    """Each of these keeps (a copy of) the main parameters where a blend of the shards would not reach it."""
+    config, ddp = child.config, child.ddp_config
+    refusals = {
+        "the precision-aware optimizer": config.use_precision_aware_optimizer,
+        "optimizer CPU offload (HybridDeviceOptimizer)": config.optimizer_cpu_offload,
+        "FP8 parameter gather": ddp.fp8_param_gather,
+        "Megatron-FSDP": ddp.use_megatron_fsdp,
+    }
+    for name, used in refusals.items():
+        if used:
+            raise ValueError(f"SFPO does not work with {name} yet: its main parameters are not repositioned. Turn it off.")

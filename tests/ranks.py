@@ -1,0 +1,96 @@
+"""Processes that play the ranks of a job, kept alive between tests because importing Megatron takes seconds."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class RankFailure(AssertionError):
+    """One or more ranks raised; the message has their tracebacks."""
+
+
+class RankPool:
+    """Runs a function on `world_size` processes joined by gloo; processes are started once and reused."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._ranks: list[tuple[Any, Connection]] = []
+
+    def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
+        """Call function(*args) on every rank; return what each rank returned.
+
+        The function must be importable (module level) and what it returns picklable.
+        """
+        self._grow(world_size)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        active = self._ranks[:world_size]
+        for rank, (_, pipe) in enumerate(active):
+            pipe.send((rank, world_size, port, function, args))
+        results, failures = [], []
+        for rank, (process, pipe) in enumerate(active):
+            if not pipe.poll(timeout):
+                failures.append(f"rank {rank} did not answer within {timeout} s")
+                process.kill()
+                continue
+            try:
+                ok, value = pipe.recv()
+            except EOFError:
+                failures.append(f"rank {rank} died")
+                continue
+            (results if ok else failures).append(value if ok else f"rank {rank}:\n{value}")
+        if failures:
+            self.close()  # process groups may be in any state
+            raise RankFailure("\n".join(failures))
+        return results
+
+    def close(self) -> None:
+        for process, pipe in self._ranks:
+            pipe.close()
+            process.kill()
+            process.join()
+        self._ranks = []
+
+    def _grow(self, world_size: int) -> None:
+        while len(self._ranks) < world_size:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_serve, args=(theirs, list(sys.path)), daemon=True)
+            process.start()
+            theirs.close()
+            self._ranks.append((process, ours))
+
+
+def _serve(pipe: Connection, path: list[str]) -> None:
+    sys.path[:] = path
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    while True:
+        try:
+            rank, world_size, port, function, args = pipe.recv()
+        except EOFError:
+            return
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        try:
+            answer = (True, function(*args))
+        except BaseException:
+            answer = (False, traceback.format_exc())
+        pipe.send(answer)
+        _tear_down()
+
+
+def _tear_down() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        from megatron.core import parallel_state
+
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()

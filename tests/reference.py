@@ -1,0 +1,80 @@
+"""SFPO over a transformers model in a plain, single-process PyTorch loop: what every layout must reproduce."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+
+
+def log_probs_of(model: Any, sample: Any, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and entropies, fp32 [length - 1], of one unpadded sequence; zero outside the action mask."""
+    logits = model(sample.tokens[None]).logits[0, :-1].float() / temperature
+    log_p = torch.log_softmax(logits, dim=-1)
+    chosen = log_p.gather(1, sample.tokens[1:, None]).squeeze(1)
+    return chosen * sample.action_mask, -(log_p.exp() * log_p).sum(-1) * sample.action_mask
+
+
+def load(path: str, dtype: torch.dtype = torch.float32) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+
+
+def old_log_probs(path: str, samples: Sequence[Any]) -> list[torch.Tensor]:
+    model = load(path)
+    with torch.no_grad():
+        return [log_probs_of(model, sample)[0] for sample in samples]
+
+
+class PlainSFPO:
+    """The textbook loop. `train_batches` lists, for each optimizer step of a pass, the samples in it."""
+
+    def __init__(
+        self,
+        path: str,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        max_norm: float = 1.0,
+        clip: float = 0.2,
+        entropy_coef: float = 0.0,
+    ) -> None:
+        self.model = load(path)
+        self.clip, self.max_norm, self.entropy_coef = clip, max_norm, entropy_coef
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        rest = [p for p in self.model.parameters() if p.dim() == 1]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8)
+        self.grad_norms: list[float] = []
+
+    def update(self, train_batches: Sequence[Sequence[Any]], k: int, alpha: float) -> None:
+        slow = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        for _ in range(k):
+            self._pass(train_batches)
+        if k:
+            with torch.no_grad():
+                for name, value in self.model.named_parameters():
+                    value.copy_(slow[name] + alpha * (value - slow[name]))
+        self._pass(train_batches)
+
+    def _pass(self, train_batches: Sequence[Sequence[Any]]) -> None:
+        for samples in train_batches:
+            self.optimizer.zero_grad()
+            tokens = sum(int(sample.action_mask.sum()) for sample in samples)
+            for sample in samples:
+                log_probs, entropy = log_probs_of(self.model, sample)
+                ratio = (log_probs - sample.old_log_probs).exp()
+                clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+                gain = torch.minimum(ratio * sample.advantages, clipped * sample.advantages)
+                loss = -((gain + self.entropy_coef * entropy) * sample.action_mask).sum() / tokens
+                loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+            self.grad_norms.append(float(norm))
+            self.optimizer.step()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By Hugging Face name; a tied lm_head.weight is left out."""
+        tied = self.model.config.tie_word_embeddings
+        return {n: p.detach().clone() for n, p in self.model.named_parameters() if not (tied and n == "lm_head.weight")}
+
+
+def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([weights[name].double().reshape(-1) for name in sorted(weights)])
