@@ -1,6 +1,5 @@
 """The policy as Megatron-Core modules: a GPTModel whose head gives log-probabilities instead of logits."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -8,15 +7,13 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from openrlhf_sfpo.megatron.attention import PackedSDPA
+from openrlhf_sfpo.megatron.layers import local_layer_spec
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.log_probs import log_probs_and_entropy
 from openrlhf_sfpo.megatron.model_config import ModelConfig
@@ -112,7 +109,8 @@ def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettin
         attention_dropout=0.0,
         params_dtype=settings.param_dtype,
         bf16=settings.param_dtype == torch.bfloat16,
-        pipeline_dtype=settings.param_dtype,
+        fp32_residual_connection=settings.fp32_residual,
+        pipeline_dtype=torch.float32 if settings.fp32_residual else settings.param_dtype,
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
@@ -140,14 +138,6 @@ def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettin
 
 def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:
     return weight
-
-
-def local_layer_spec(model: ModelConfig) -> ModuleSpec:
-    """Megatron's local layers with PyTorch's attention, for machines without Transformer Engine."""
-    spec = get_gpt_layer_local_spec(qk_layernorm=model.qk_norm, normalization="RMSNorm")
-    attention = spec.submodules.self_attention
-    attention.submodules = dataclasses.replace(attention.submodules, core_attention=PackedSDPA)
-    return spec
 
 
 def build_model(
@@ -198,7 +188,7 @@ def _build_chunk(
 ) -> PolicyModel:
     chunk = PolicyModel(
         config=config,
-        transformer_layer_spec=local_layer_spec(model),
+        transformer_layer_spec=local_layer_spec(model, model.num_layers // (layout.pp * layout.vpp)),
         vocab_size=padded_vocab_size(model, layout.tp),
         max_sequence_length=model.max_positions,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -211,5 +201,4 @@ def _build_chunk(
         real_vocab_size=model.vocab_size,
     )
     chunk.rotary_pos_emb.inv_freq = inv_freq.clone().to(settings.device)
-    # torch's RMSNorm ignores params_dtype, so the cast is done once for the whole chunk.
-    return chunk.to(device=settings.device, dtype=settings.param_dtype)
+    return chunk.to(device=settings.device)

@@ -1,19 +1,27 @@
-"""Attention over packed sequences through PyTorch's scaled_dot_product_attention.
+"""The local layer spec: Megatron's layers where Transformer Engine is not, with three parts of our own.
 
-Megatron's own local attention materialises the scores and refuses packed sequences; Transformer Engine is not
-everywhere. This module takes its place in the local layer spec.
+Attention goes through PyTorch's scaled_dot_product_attention and takes packed sequences (Megatron's local attention
+materialises the scores and refuses packs). The norm and the residual sum keep an fp32 residual stream fp32 between
+bf16 layers (Megatron's cast it back in every layer).
 """
 
 import contextlib
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from openrlhf_sfpo.megatron.model_config import ModelConfig
 
 
 def _kernels(query: torch.Tensor, longest: int) -> contextlib.AbstractContextManager[None]:
@@ -90,3 +98,51 @@ class PackedSDPA(MegatronModule):
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {}
+
+
+class RMSNorm(torch.nn.Module):
+    """Root-mean-square norm, computed in fp32 and returned in the dtype of its weight.
+
+    Takes the arguments of Megatron's norms, so that it can stand in a layer spec.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.eps = eps
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Normalise over the last dimension."""
+        normed = F.rms_norm(hidden.float(), self.weight.shape, eps=self.eps)
+        return (normed * self.weight.float()).to(self.weight.dtype)
+
+
+def add_residual(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
+    """Megatron's bias-dropout-add where there is neither bias nor dropout; the sum has the residual's dtype."""
+
+    def add(output_and_bias: tuple[torch.Tensor, None], residual: torch.Tensor, prob: float) -> torch.Tensor:
+        return residual + output_and_bias[0]
+
+    return add
+
+
+def local_layer_spec(model: ModelConfig, num_layers: int) -> TransformerBlockSubmodules:
+    """`num_layers` layers of the model for machines without Transformer Engine, and the final norm."""
+    spec = get_gpt_layer_local_spec(qk_layernorm=model.qk_norm, normalization="RMSNorm")
+    attention = spec.submodules.self_attention
+    qk_norm = {"q_layernorm": RMSNorm, "k_layernorm": RMSNorm} if model.qk_norm else {}
+    layer = ModuleSpec(
+        module=spec.module,
+        submodules=dataclasses.replace(
+            spec.submodules,
+            input_layernorm=RMSNorm,
+            self_attention=dataclasses.replace(
+                attention,
+                submodules=dataclasses.replace(attention.submodules, core_attention=PackedSDPA, **qk_norm),
+            ),
+            self_attn_bda=add_residual,
+            pre_mlp_layernorm=RMSNorm,
+            mlp_bda=add_residual,
+        ),
+    )
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)

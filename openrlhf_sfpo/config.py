@@ -1,0 +1,215 @@
+"""The settings behind --sfpo.*, --megatron.* and --run.*, the flags made from them, and the checks across flags.
+
+Importing this file imports nothing heavy, so that --help and bad flags answer at once.
+"""
+
+import argparse
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openrlhf_sfpo.errors import UsageError
+
+
+def _flag(default: Any, help_text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True)
+class SFPOConfig:
+    """--sfpo.*: the update."""
+
+    enable: bool = _flag(True, "train with SFPO; --no-sfpo.enable is plain GRPO")
+    k: int = _flag(3, "K: fast passes over each rollout batch before the reposition; 0 is GRPO")
+    alpha: float = _flag(0.8, "step size of the reposition, theta_slow + alpha * (theta_fast - theta_slow), in [0, 1]")
+    gate: Literal["upper", "two_sided", "off"] = _flag(
+        "upper",
+        "which z-scores of the policy's entropy turn SFPO off for the rest of the run: z >= threshold (upper, the "
+        "authors' code), |z| >= threshold (two_sided, the paper), none (off)",
+    )
+    gate_window: int = _flag(30, "rollout batches over which the entropy's mean and deviation are taken")
+    gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes")
+    stop_step: int | None = _flag(None, "turn SFPO off after this many rollout batches whatever the entropy does")
+
+
+@dataclass(frozen=True)
+class MegatronConfig:
+    """--megatron.*: the actor."""
+
+    tensor_model_parallel_size: int = _flag(1, "ranks over which each layer is split; divides the key/value heads")
+    pipeline_model_parallel_size: int = _flag(1, "stages over which the layers are split")
+    virtual_pipeline_model_parallel_size: int = _flag(
+        1, "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble"
+    )
+    device: Literal["auto", "cpu", "cuda"] = _flag("auto", "where the actor runs; auto takes CUDA where there is one")
+    param_dtype: Literal["bf16", "fp32"] = _flag(
+        "bf16", "dtype of the parameters; with bf16 the optimizer keeps fp32 main parameters"
+    )
+    fp32_residual_connection: bool | None = _flag(
+        None, "keep the residual stream between layers in fp32; halves the error of log-probabilities; default: on CPU"
+    )
+    recompute: Literal["none", "selective", "full"] = _flag(
+        "none",
+        "activations recomputed in the backward pass: none, attention only, or whole layers "
+        "(--actor.gradient_checkpointing_enable means full)",
+    )
+    overlap_grad_reduce: bool | None = _flag(None, "reduce gradients during the backward pass; default: on CUDA")
+    overlap_param_gather: bool | None = _flag(None, "gather parameters during the next forward pass; default: on CUDA")
+    ddp_bucket_size: int | None = _flag(None, "parameters per gradient bucket; default: Megatron's choice")
+    log_prob_chunk_size: int | None = _flag(
+        None, "tokens whose logits exist at the same time; default: 1024 on CUDA, 64 on CPU"
+    )
+    weight_bucket_mb: int = _flag(512, "megabytes of weights gathered and sent to vLLM at a time")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """--run.*: the run directory and what is shown."""
+
+    dir: str | None = _flag(None, "run directory (metrics, samples, plots, checkpoints, model); default: runs/TIME")
+    verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
+    eval_at_ends: bool = _flag(True, "with --eval.dataset, also evaluate before the first and after the last step")
+    samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl")
+    kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU")
+    engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(
+        "auto", "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU"
+    )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Additions to OpenRLHF's --rollout.*."""
+
+    record_dir: str | None = _flag(None, "write every rollout batch to this directory")
+    replay_dir: str | None = _flag(None, "train from rollout batches recorded with --rollout.record_dir, no engines")
+
+
+SECTIONS: dict[str, type] = {
+    "sfpo": SFPOConfig,
+    "megatron": MegatronConfig,
+    "run": RunConfig,
+    "rollout": RolloutConfig,
+}
+
+# OpenRLHF's defaults that do not suit GRPO; --help lists them.
+CHANGED_DEFAULTS: dict[str, tuple[Any, str]] = {
+    "algo.advantage.estimator": ("group_norm", "GRPO's advantages; no critic"),
+    "algo.kl.init_coef": (0.0, "no KL term and no reference model"),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every field of the sections above, and --config."""
+    parser.add_argument("--config", metavar="FILE.yaml", help="settings with the same names as the flags, nested or not")
+    for section, config in SECTIONS.items():
+        group = parser.add_argument_group(f"openrlhf_sfpo: {section}", config.__doc__)
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            group.add_argument(
+                f"--{section}.{field.name}",
+                default=field.default,
+                help=field.metadata["help"],
+                **_argument_type(hints[field.name]),
+            )
+    parser.set_defaults(**{name: value for name, (value, _) in CHANGED_DEFAULTS.items()})
+
+
+def section(config: type[Any], args: Any) -> Any:
+    """The config object for a section's namespace, such as SFPOConfig from args.sfpo."""
+    return config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config)})
+
+
+def _argument_type(hint: Any) -> dict[str, Any]:
+    """argparse keywords for a field's type."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return {"choices": typing.get_args(hint)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": hint}
+
+
+def check_flags(args: Any) -> None:
+    """Check flags against each other; no files, no devices. `args` is nested as OpenRLHF nests it.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
+    _check_sfpo(section(SFPOConfig, args.sfpo))
+    _check_rollout(args)
+    _refuse_unsupported(args)
+    for flag, value in (
+        ("--megatron.weight_bucket_mb", args.megatron.weight_bucket_mb),
+        ("--train.max_tokens_per_gpu", args.train.max_tokens_per_gpu),
+        ("--train.batch_size", args.train.batch_size),
+        ("--rollout.batch_size", args.rollout.batch_size),
+        ("--train.max_epochs", args.train.max_epochs),
+    ):
+        if value < 1:
+            raise UsageError(flag, f"is {value}.", "Use 1 or more.")
+
+
+def _check_sfpo(sfpo: SFPOConfig) -> None:
+    if sfpo.k < 0:
+        raise UsageError("--sfpo.k", f"is {sfpo.k}.", "Use 0 (plain GRPO) or more; the paper uses 3.")
+    if not 0.0 <= sfpo.alpha <= 1.0:
+        raise UsageError("--sfpo.alpha", f"is {sfpo.alpha}.", "Use a number from 0 to 1; the paper uses 0.8.")
+    if sfpo.gate_window < 2:
+        raise UsageError("--sfpo.gate_window", f"is {sfpo.gate_window}.", "Use 2 or more; the paper uses 30.")
+    if sfpo.gate_threshold <= 0:
+        raise UsageError("--sfpo.gate_threshold", f"is {sfpo.gate_threshold}.", "Use a number above 0.")
+    if sfpo.stop_step is not None and sfpo.stop_step < 0:
+        raise UsageError("--sfpo.stop_step", f"is {sfpo.stop_step}.", "Use 0 or more, or leave it out.")
+
+
+def _check_rollout(args: Any) -> None:
+    estimator = args.algo.advantage.estimator
+    if estimator in ("rloo", "reinforce_baseline", "group_norm", "dr_grpo") and args.rollout.n_samples_per_prompt < 2:
+        raise UsageError(
+            "--rollout.n_samples_per_prompt",
+            f"is {args.rollout.n_samples_per_prompt}, so that every advantage of --algo.advantage.estimator "
+            f"{estimator}, which compares the samples of one prompt, would be zero.",
+            "Use 2 or more.",
+        )
+    if args.rollout.record_dir and args.rollout.replay_dir:
+        raise UsageError("--rollout.replay_dir", "is given together with --rollout.record_dir.", "Use one of them.")
+    if args.rollout.replay_dir and args.eval.dataset:
+        raise UsageError("--eval.dataset", "needs an engine, and --rollout.replay_dir runs without.", "Drop one.")
+    if args.train.async_enable and args.rollout.replay_dir:
+        raise UsageError("--rollout.replay_dir", "works with the synchronous trainer.", "Drop --train.async_enable.")
+    if not args.rollout.replay_dir and not args.vllm.num_engines:
+        raise UsageError("--vllm.num_engines", "is not given.", "Use 1 or more, or --rollout.replay_dir.")
+
+
+def _refuse_unsupported(args: Any) -> None:
+    """OpenRLHF features that would be silently ignored or wrong with the Megatron actor."""
+    refusals: list[tuple[str, Any, str]] = [
+        ("--algo.advantage.estimator", args.algo.advantage.estimator == "gae", "Use group_norm: there is no critic."),
+        ("--reward.model_name_or_path", args.reward.model_name_or_path, "Serve it and pass --reward.remote_url URL."),
+        ("--actor.optim", args.actor.optim != "adam", "Use adam."),
+        ("--actor.aux_loss_coef", args.actor.aux_loss_coef, "Leave it 0: the families supported have no experts."),
+        ("--train.enable_ema", args.train.enable_ema, "Drop it."),
+        ("--ds.lora.rank", args.ds.lora.rank, "Leave it 0: all parameters are trained."),
+        ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
+        ("--ds.adam_offload", args.ds.adam_offload, "Drop it."),
+        ("--ds.enable_sleep", args.ds.enable_sleep, "Drop it."),
+        ("--ds.use_liger_kernel", args.ds.use_liger_kernel, "Drop it."),
+        ("--ds.ring_attn_size", args.ds.ring_attn_size > 1, "Leave it 1."),
+        (
+            "--ds.tensor_parallel_size",
+            args.ds.tensor_parallel_size > 1,
+            "Leave it 1 and use --megatron.tensor_model_parallel_size.",
+        ),
+        ("--ds.param_dtype", args.ds.param_dtype != "bf16", "Use bf16, or --megatron.param_dtype fp32."),
+        ("--ckpt.load_enable", args.ckpt.load_enable, "Drop it: models are saved, training states are not yet."),
+        ("--data.max_images_per_prompt", args.data.max_images_per_prompt, "Leave it 0: only text models."),
+    ]
+    for flag, used, fix in refusals:
+        if used:
+            value = args
+            for part in flag.removeprefix("--").split("."):
+                value = getattr(value, part)
+            raise UsageError(flag, f"is {value!r}, which the Megatron actor does not support.", fix)

@@ -1,0 +1,252 @@
+"""The Ray actors that stand where OpenRLHF's policy and reference actors stand, with Megatron inside."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ray.launcher import BaseModelActor
+
+from openrlhf_sfpo.config import MegatronConfig, SFPOConfig, section
+from openrlhf_sfpo.megatron.actor import MegatronActor
+from openrlhf_sfpo.megatron.batching import Sample
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
+from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+
+class MegatronModelActor(BaseModelActor):
+    """What the policy and the reference actor have in common: a Megatron model that gives log-probabilities."""
+
+    actor: MegatronActor
+
+    def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
+        """As OpenRLHF's, but `forward` gets its whole chunk at once, to pack and pipeline it."""
+        if method_name != "forward":
+            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+        chunk = {name: values[start_idx:end_idx] for name, values in all_data.items()}
+        return self.forward(**chunk)
+
+    def forward(
+        self,
+        sequences: list[torch.Tensor],
+        action_mask: list[torch.Tensor],
+        attention_mask: list[torch.Tensor],
+        **ignored: Any,
+    ) -> list[torch.Tensor]:
+        """Log-probabilities of the actions, for a list of right-padded batches.
+
+        Args:
+            sequences: int64 [B, T] each.
+            action_mask: [B, T - 1] each.
+            attention_mask: [B, T] each.
+
+        Returns:
+            fp32 [B, T - 1] each, on the CPU, zero outside the action mask.
+        """
+        samples, widths = [], []
+        for tokens, actions, attention in zip(sequences, action_mask, attention_mask, strict=True):
+            widths.append((len(tokens), actions.shape[1]))
+            samples += _unpad(tokens, actions, attention)
+        log_probs = iter(self.actor.forward(samples))
+        outputs = []
+        for rows, width in widths:
+            padded = torch.zeros(rows, width)
+            for row in range(rows):
+                values = next(log_probs)
+                padded[row, : len(values)] = values
+            outputs.append(padded)
+        return outputs
+
+    def _start(self, strategy: Any, pretrain: str, max_steps: int | None, train: bool) -> None:
+        self.strategy = strategy
+        self.args = strategy.args
+        self.events = Events()
+        megatron = section(MegatronConfig, self.args.megatron)
+        layout = Layout(
+            megatron.tensor_model_parallel_size,
+            megatron.pipeline_model_parallel_size,
+            megatron.virtual_pipeline_model_parallel_size,
+        )
+        self.actor = MegatronActor(pretrain, layout, actor_settings(self.args, megatron, max_steps), train)
+
+
+class PolicyActor(MegatronModelActor):
+    """The policy: log-probabilities, SFPO updates, weights to vLLM, models to disk.
+
+    The methods are those that OpenRLHF's controller calls on its own PolicyModelActor.
+    """
+
+    def init_model_from_pretrained(
+        self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+    ) -> None:
+        self._start(strategy, pretrain, max_steps, train=True)
+        self.sfpo = self._algorithm(section(SFPOConfig, self.args.sfpo))
+        self._samples: list[Sample] = []
+        self._infos: list[dict[str, float]] = []
+        self._sync = None
+        if vllm_engines:
+            from openrlhf_sfpo.rollout.weight_sync import WeightSync
+
+            workers = len(vllm_engines) * self.args.vllm.tensor_parallel_size
+            self._sync = WeightSync(self.actor, vllm_engines, workers, self._master_addr)
+
+    def append(self, experience: Experience) -> None:
+        """Add one batch of the rollouts that the next `fit` trains on."""
+        names = {
+            "old_log_probs": experience.action_log_probs,
+            "advantages": experience.advantages,
+            "base_log_probs": experience.base_action_log_probs,
+            "rollout_log_probs": experience.rollout_log_probs,
+        }
+        floats = {name: value for name, value in names.items() if value is not None}
+        self._samples += _unpad(experience.sequences, experience.action_mask, experience.attention_mask, floats)
+        self._infos += _sample_infos(experience)
+
+    def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
+        """One update over the rollouts appended since the last. Returns metrics, the same on every rank."""
+        samples, infos = self._samples, self._infos
+        self._samples, self._infos = [], []
+        status = self.actor.update(samples, OpenRLHFLoss(self.args, kl_ctl), self.sfpo)
+        status["entropy_loss"] = status.pop("entropy")
+        status["ppo_clip_ratio"] = status.pop("clip_ratio")
+        return {**_mean_infos(infos), **status}
+
+    def broadcast_to_vllm(self) -> None:
+        """Send the weights to the engines."""
+        assert self._sync is not None
+        self._stage("weights to vLLM")
+        if self.args.vllm.enable_prefix_caching and self._rank == 0:
+            self._sync.reset_prefix_caches()
+        metrics = self._sync.send()
+        if self._rank == 0:
+            self.events.send("sync", metrics=metrics)
+
+    def save_model(self) -> None:
+        """Write the final model as a Hugging Face directory."""
+        self._stage("saving the model")
+        self.actor.save_pretrained(self.args.ckpt.output_dir)
+
+    def save_checkpoint(
+        self,
+        tag: str,
+        client_states: dict[str, Any] | None = None,
+        metric_value: float | None = None,
+        metric_key: str | None = None,
+    ) -> None:
+        """Write the model under --ckpt.path as TAG_hf; rotate regular checkpoints, keep one best."""
+        directory = Path(self.args.ckpt.path)
+        self.actor.save_pretrained(str(directory / f"{tag}_hf"))
+        if self._rank == 0:
+            _rotate(directory, tag, self.args.ckpt.max_num)
+
+    def get_checkpoint_states(self) -> dict[str, Any]:
+        return {}
+
+    def _algorithm(self, config: SFPOConfig) -> SlowFastUpdate:
+        gate = EntropyGate(config.gate, config.gate_window, config.gate_threshold, config.stop_step)
+        return SlowFastUpdate(config.k if config.enable else 0, config.alpha, gate, self._stage)
+
+    def _stage(self, text: str) -> None:
+        if self._rank == 0:
+            self.events.send("phase", text=text)
+
+    def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
+        if method_name == "forward":
+            self._stage("old log-probabilities")
+        return super().execute_batch(method_name, all_data, start_idx, end_idx)
+
+
+class ReferenceActor(MegatronModelActor):
+    """The frozen reference model of a KL term."""
+
+    def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
+        self._start(strategy, pretrain, max_steps=None, train=False)
+
+
+def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -> ActorSettings:
+    """The Megatron actor's settings from OpenRLHF's flags and ours."""
+    cuda = megatron.device == "cuda"
+    assert megatron.device != "auto", "the launcher decides before any actor starts"
+    recompute = "full" if args.actor.gradient_checkpointing_enable else megatron.recompute
+    adam = args.actor.adam
+    return ActorSettings(
+        device=megatron.device,
+        param_dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[megatron.param_dtype],
+        fp32_residual=not cuda if megatron.fp32_residual_connection is None else megatron.fp32_residual_connection,
+        temperature=args.rollout.temperature,
+        train_batch_size=args.train.batch_size,
+        max_tokens_per_gpu=args.train.max_tokens_per_gpu,
+        epochs=args.train.max_epochs,
+        recompute=None if recompute == "none" else recompute,
+        overlap_grad_reduce=cuda if megatron.overlap_grad_reduce is None else megatron.overlap_grad_reduce,
+        overlap_param_gather=cuda if megatron.overlap_param_gather is None else megatron.overlap_param_gather,
+        ddp_bucket_size=megatron.ddp_bucket_size,
+        log_prob_chunk_size=megatron.log_prob_chunk_size or (1024 if cuda else 64),
+        weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
+        num_threads=None if cuda else max(1, (os.cpu_count() or 1) // args.actor.num_gpus_per_node),
+        optimizer=OptimizerSettings(
+            lr=adam.lr,
+            betas=tuple(adam.betas),
+            eps=adam.eps,
+            weight_decay=adam.weight_decay,
+            max_norm=args.actor.max_norm,
+            schedule=args.actor.lr_scheduler,
+            warmup_ratio=args.actor.lr_warmup_ratio,
+            min_lr_ratio=args.actor.min_lr_ratio,
+            total_steps=max_steps or 1,
+        ),
+    )
+
+
+def _unpad(
+    sequences: torch.Tensor,
+    action_mask: torch.Tensor,
+    attention_mask: torch.Tensor,
+    floats: dict[str, torch.Tensor] | None = None,
+) -> list[Sample]:
+    """Rows of a right-padded batch ([B, T], and [B, T - 1] for the rest) as samples without padding."""
+    samples = []
+    for row, length in enumerate(attention_mask.long().sum(dim=1).tolist()):
+        fields = {name: value[row, : length - 1].float() for name, value in (floats or {}).items()}
+        samples.append(Sample(sequences[row, :length], action_mask[row, : length - 1].bool(), **fields))
+    return samples
+
+
+def _sample_infos(experience: Experience) -> list[dict[str, float]]:
+    """The numbers that OpenRLHF logs per sample (reward, return, lengths and what the reward function added)."""
+    columns = {name: value for name, value in experience.info.items() if isinstance(value, torch.Tensor | list)}
+    for name in ("response_length", "truncated", "total_length"):
+        value = getattr(experience, name)
+        if value is not None:
+            columns[name] = value
+    rows = len(experience.sequences)
+    infos: list[dict[str, float]] = [{} for _ in range(rows)]
+    for name, values in columns.items():
+        if len(values) == rows:
+            for info, value in zip(infos, values, strict=True):
+                info[name] = float(value)
+    return infos
+
+
+def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the samples of all ranks. Ranks that share a model copy count the same samples; the mean is the same."""
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, infos)
+    rows = [info for part in gathered for info in part]
+    names = sorted({name for row in rows for name in row})
+    return {name: sum(values) / len(values) for name in names if (values := [r[name] for r in rows if name in r])}
+
+
+def _rotate(directory: Path, tag: str, max_num: int) -> None:
+    """Keep the newest `max_num` regular checkpoints and the newest best one."""
+    best = tag.startswith("best")
+    kind = [path for path in directory.glob("*_hf") if path.name.startswith("best") == best]
+    kind.sort(key=lambda path: path.stat().st_mtime)
+    keep = 1 if best else max_num
+    for path in kind[:-keep] if keep else kind:
+        shutil.rmtree(path)

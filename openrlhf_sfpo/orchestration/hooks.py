@@ -1,0 +1,173 @@
+"""Every name of OpenRLHF that is replaced, and why. Nothing of OpenRLHF is touched anywhere else.
+
+OpenRLHF's command line builds its parser and its cluster under `__main__`; its Ray actor classes are module attributes
+that it looks up when it starts. So the attributes are set first, then `openrlhf.cli.train_ppo_ray` runs as `__main__`.
+
+| name | replaced by | because |
+| --- | --- | --- |
+| trainer.ray.ppo_actor.PolicyModelActor | actors.PolicyActor | the policy trains with Megatron-Core and SFPO |
+| trainer.ray.launcher.ReferenceModelActor | actors.ReferenceActor | the reference model has the policy's layout |
+| trainer.ray.vllm_engine.RolloutRayActor | engine.RolloutEngine | weight transfer, log-probabilities, reward errors |
+| trainer.ppo_trainer.PPOTrainer | trainers.Trainer | run directory, record and replay, evaluation at both ends |
+| trainer.ppo_trainer_async.TrainingActor | trainers.TrainingActor | run directory, record |
+| trainer.ppo_trainer_async.GenerateSamplesActor | trainers.GenerateSamplesActor | evaluations in the run directory |
+| argparse.ArgumentParser.parse_args | returns our parsed flags | OpenRLHF parses in `__main__`, out of reach |
+"""
+
+import argparse
+import importlib
+import inspect
+import runpy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from openrlhf_sfpo.errors import UsageError
+
+SUPPORTED_VERSIONS = ("0.11.2",)
+
+# What the replacements rely on: (module, attribute path, parameters). A Ray actor class is looked through.
+EXPECTED_SIGNATURES: list[tuple[str, str, tuple[str, ...]]] = [
+    (
+        "openrlhf.trainer.ray.ppo_actor",
+        "PolicyModelActor.init_model_from_pretrained",
+        ("self", "strategy", "pretrain", "max_steps", "vllm_engines"),
+    ),
+    ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor.fit", ("self", "kl_ctl")),
+    ("openrlhf.trainer.ray.ppo_actor", "PolicyModelActor.append", ("self", "experience")),
+    (
+        "openrlhf.trainer.ray.ppo_actor",
+        "PolicyModelActor.save_checkpoint",
+        ("self", "tag", "client_states", "metric_value", "metric_key"),
+    ),
+    ("openrlhf.trainer.ray.launcher", "ReferenceModelActor.init_model_from_pretrained", ("self", "strategy", "pretrain")),
+    (
+        "openrlhf.trainer.ray.launcher",
+        "BaseModelActor.execute_batch",
+        ("self", "method_name", "all_data", "start_idx", "end_idx"),
+    ),
+    (
+        "openrlhf.trainer.ray.vllm_engine",
+        "RolloutRayActor.generate_responses",
+        ("self", "prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "num_samples", "images"),
+    ),
+    ("openrlhf.trainer.ppo_trainer", "PPOTrainer.fit", ("self", "global_step")),
+    ("openrlhf.trainer.ppo_trainer", "PPOTrainer.evaluate", ("self", "global_step", "generate_kwargs")),
+    ("openrlhf.trainer.ppo_trainer", "BasePPOTrainer.train_step", ("self", "rollout_samples", "global_step")),
+    (
+        "openrlhf.trainer.ppo_trainer",
+        "BasePPOTrainer.save_logs_and_checkpoints",
+        ("self", "global_step", "logs_dict", "client_states"),
+    ),
+    ("openrlhf.trainer.ppo_trainer_async", "GenerateSamplesActor._run_eval", ("self",)),
+    ("openrlhf.trainer.ppo_trainer_async", "TrainingActor.fit", ("self", "global_step")),
+    (
+        "openrlhf.models.loss",
+        "PolicyLoss.forward",
+        (
+            "self",
+            "log_probs",
+            "old_log_probs",
+            "advantages",
+            "action_mask",
+            "rollout_log_probs",
+            "dp_size",
+            "batch_num_tokens",
+            "global_batch_size",
+        ),
+    ),
+]
+
+
+def check_version() -> None:
+    """Check that the installed OpenRLHF is one that the hooks were written for. Imports nothing of it.
+
+    Raises:
+        UsageError: naming the versions that work.
+    """
+    works = f"Install one of: {', '.join(f'openrlhf=={known}' for known in SUPPORTED_VERSIONS)}."
+    try:
+        found = version("openrlhf")
+    except PackageNotFoundError:
+        raise UsageError("openrlhf", "is not installed.", works) from None
+    if found not in SUPPORTED_VERSIONS:
+        raise UsageError("openrlhf", f"{found} is installed, which the hooks were not written for.", works)
+
+
+def check_signatures() -> None:
+    """Check that everything in `EXPECTED_SIGNATURES` looks as expected. Imports OpenRLHF.
+
+    Raises:
+        UsageError: naming what changed and the versions that work.
+    """
+    for module_name, path, expected in EXPECTED_SIGNATURES:
+        found = _parameters(module_name, path)
+        if found != expected:
+            raise UsageError(
+                "openrlhf",
+                f"{version('openrlhf')} has {module_name}.{path}({', '.join(found)}) where "
+                f"({', '.join(expected)}) is expected; it may have been edited.",
+                f"Install one of: {', '.join(f'openrlhf=={known}' for known in SUPPORTED_VERSIONS)}.",
+            )
+
+
+def _parameters(module_name: str, path: str) -> tuple[str, ...]:
+    target: Any = importlib.import_module(module_name)
+    for part in path.split("."):
+        target = getattr(target, part, None)
+        if target is None:
+            return ("missing",)
+        metadata = getattr(target, "__ray_metadata__", None)
+        if metadata is not None and not isinstance(target, type):
+            target = metadata.modified_class.__ray_actor_class__
+    # Ray adds a parameter of its own to the methods of actor classes.
+    return tuple(name for name in inspect.signature(target).parameters if name != "_ray_trace_ctx")
+
+
+@contextmanager
+def installed(engine_class: Any) -> Iterator[None]:
+    """Put the replacements of the table above in place; take them away again at the end.
+
+    Args:
+        engine_class: an `engine.EngineClass`.
+    """
+    import ray
+    from openrlhf.trainer import ppo_trainer, ppo_trainer_async
+    from openrlhf.trainer.ray import launcher, ppo_actor, vllm_engine
+
+    from openrlhf_sfpo.orchestration import actors, trainers
+
+    on_gpu = ray.remote(num_gpus=1)
+    replacements = [
+        (ppo_actor, "PolicyModelActor", on_gpu(actors.PolicyActor)),
+        (launcher, "ReferenceModelActor", on_gpu(actors.ReferenceActor)),
+        (vllm_engine, "RolloutRayActor", engine_class),
+        (ppo_trainer, "PPOTrainer", ray.remote(trainers.Trainer)),
+        (ppo_trainer_async, "TrainingActor", ray.remote(trainers.TrainingActor)),
+        (ppo_trainer_async, "GenerateSamplesActor", ray.remote(trainers.GenerateSamplesActor)),
+    ]
+    with ExitStack() as stack:
+        for module, name, replacement in replacements:
+            stack.enter_context(_replaced(module, name, replacement))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def run_openrlhf(namespace: argparse.Namespace) -> None:
+    """Run OpenRLHF's train_ppo_ray as `__main__` with flags that are already parsed (flat, with dotted names)."""
+
+    def parse_args(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        return namespace
+
+    with _replaced(argparse.ArgumentParser, "parse_args", parse_args):
+        runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")

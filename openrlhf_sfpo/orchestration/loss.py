@@ -1,0 +1,74 @@
+"""OpenRLHF's own losses as the loss function of the Megatron actor."""
+
+from typing import Any
+
+import torch
+from openrlhf.models import PolicyLoss, aggregate_loss
+from openrlhf.models.utils import compute_approx_kl
+
+from openrlhf_sfpo.megatron.batching import MicroBatch
+from openrlhf_sfpo.megatron.pipeline import LossNorm
+
+
+class OpenRLHFLoss:
+    """Policy loss, KL loss and entropy bonus, put together as OpenRLHF's actor does it from the same flags.
+
+    OpenRLHF multiplies by the number of data-parallel ranks because DeepSpeed averages over them, and divides by the
+    accumulation steps because DeepSpeed does; here gradients are summed, so neither applies.
+
+    Args:
+        args: OpenRLHF's nested arguments.
+        kl_coef: weight of the KL loss.
+    """
+
+    def __init__(self, args: Any, kl_coef: float) -> None:
+        advantage = args.algo.advantage
+        self._args = args
+        self._kl_coef = kl_coef
+        self._policy_loss = PolicyLoss(
+            clip_eps_low=args.actor.eps_clip_low_high[0],
+            clip_eps_high=args.actor.eps_clip_low_high[1],
+            dual_clip=args.actor.dual_clip,
+            token_level_loss=args.actor.loss_agg_mode == "token-mean",
+            policy_loss_type=args.actor.policy_loss_type,
+            is_correction_level=advantage.is_correction_level,
+            is_correction_mode=advantage.is_correction_mode,
+            is_correction_gating=advantage.is_correction_gating,
+            is_correction_threshold=advantage.is_correction_threshold,
+        )
+
+    def __call__(
+        self, log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """See `openrlhf_sfpo.megatron.pipeline.LossFunction`."""
+        mask, old = batch.action_mask, batch.floats["old_log_probs"]
+        rollout = batch.floats.get("rollout_log_probs")
+        totals = {"batch_num_tokens": norm.num_tokens, "global_batch_size": norm.num_sequences}
+        loss, clip_ratio, ppo_kl, vllm_kl, filtered = self._policy_loss(
+            log_probs, old, batch.floats["advantages"], action_mask=mask, rollout_log_probs=rollout, **totals
+        )
+        metrics = {"clip_ratio": clip_ratio, "ppo_kl": ppo_kl}
+        count = mask.sum()
+        if vllm_kl is not None:
+            metrics.update(vllm_kl=vllm_kl, is_filter_ratio=filtered)
+        if rollout is not None:
+            metrics["rollout_log_prob_abs_diff"] = ((old - rollout).abs() * mask).sum() / count
+        if self._args.algo.kl.use_loss and self._args.algo.kl.init_coef > 0:
+            kl, metrics["logprobs_diff"] = self._kl(log_probs, batch)
+            loss = loss + self._kl_coef * aggregate_loss(kl, mask, **totals)
+            metrics["kl"] = (kl * mask).sum() / count
+        if self._args.actor.entropy_coef:
+            loss = loss - self._args.actor.entropy_coef * aggregate_loss(entropy, mask, **totals)
+        return loss, metrics
+
+    def _kl(self, log_probs: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Per-token KL estimate [B, A] against the reference model, and the mean log-ratio to it."""
+        base, mask = batch.floats["base_log_probs"], batch.action_mask
+        kl = compute_approx_kl(
+            log_probs,
+            base,
+            log_probs_old=batch.floats["old_log_probs"],
+            kl_estimator=self._args.algo.kl.estimator,
+            unbiased_gradient=self._args.algo.kl.unbiased_gradient,
+        )
+        return kl, ((log_probs.detach() - base) * mask).sum() / mask.sum()

@@ -1,0 +1,187 @@
+"""Everything that can be checked before a model is loaded or a GPU is taken."""
+
+import argparse
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from openrlhf_sfpo.config import check_flags
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.orchestration import hooks
+from openrlhf_sfpo.report.run_writer import CONFIG, METRICS
+from openrlhf_sfpo.rollout.recording import record_files
+from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
+from openrlhf_sfpo.tasks.rewards import check_reward
+
+
+def nested(flat: argparse.Namespace) -> SimpleNamespace:
+    """Dotted names as nested namespaces: `a.b` becomes args.a.b, as OpenRLHF does it."""
+    root: dict[str, Any] = {}
+    for name, value in vars(flat).items():
+        *sections, leaf = name.split(".")
+        node = root
+        for part in sections:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+
+    def build(node: Any) -> Any:
+        return SimpleNamespace(**{k: build(v) for k, v in node.items()}) if isinstance(node, dict) else node
+
+    return build(root)
+
+
+def gpus_needed(args: Any) -> int:
+    """GPUs that OpenRLHF's placement asks Ray for."""
+    actor = args.actor.num_nodes * args.actor.num_gpus_per_node
+    shared = args.train.colocate_all or args.train.colocate_actor_ref
+    reference = args.ref.num_nodes * args.ref.num_gpus_per_node if args.algo.kl.init_coef > 0 and not shared else 0
+    engines = (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
+    if args.train.colocate_all and not args.train.async_enable:
+        engines = 0
+    return actor + reference + engines
+
+
+def check(flat: argparse.Namespace) -> None:
+    """Check flags, OpenRLHF's version, model, layout, reward, data files and run directory; write nothing.
+
+    Raises:
+        UsageError: for the first thing that is wrong.
+    """
+    args = nested(flat)
+    hooks.check_version()
+    if not args.actor.model_name_or_path:
+        raise UsageError("--actor.model_name_or_path", "is not given.", "Give a Hugging Face model directory.")
+    if not args.data.prompt_dataset:
+        raise UsageError(
+            "--data.prompt_dataset", "is not given.", "Give a file, a Hugging Face name or reasoning_gym:NAME."
+        )
+    check_flags(args)
+    if args.rollout.replay_dir:
+        record_files(args.rollout.replay_dir)
+    elif not args.reward.remote_url and not args.train.agent_func_path:
+        raise UsageError(
+            "--reward.remote_url",
+            "is not given, so that nothing would be rewarded.",
+            "Give a Python file, a built-in reward's name or a URL (or --train.agent_func_path).",
+        )
+    if args.reward.remote_url:
+        check_reward(args.reward.remote_url.split(",")[0])
+    _check_datasets(args)
+    check_run_directory(Path(args.run.dir))
+    _check_model(args)
+
+
+def _check_model(args: Any) -> None:
+    """The model directory's content against its own config, the layout and the sequence length."""
+    from openrlhf_sfpo.megatron.checkpoint_files import check_complete
+    from openrlhf_sfpo.megatron.layout import Layout
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.weights import weight_plan
+
+    path = args.actor.model_name_or_path
+    model = ModelConfig.from_pretrained(path)
+    megatron = args.megatron
+    layout = Layout(
+        megatron.tensor_model_parallel_size,
+        megatron.pipeline_model_parallel_size,
+        megatron.virtual_pipeline_model_parallel_size,
+    )
+    worlds = [args.actor]
+    if args.algo.kl.init_coef > 0:
+        worlds.append(args.ref)
+    for group in worlds:
+        ranks = group.num_nodes * group.num_gpus_per_node
+        layout.check(ranks, model.num_layers, model.num_heads, model.num_kv_heads)
+    model.check_sequence_length(args.data.max_len)
+    names = [name for entry in weight_plan(model, Layout()) for name in entry.converter.names]
+    check_complete(path, names)
+
+
+def _check_datasets(args: Any) -> None:
+    """Data files are read to their ends; what reasoning-gym generates is generated later, in the run directory."""
+    for flag, spec in (("--data.prompt_dataset", args.data.prompt_dataset), ("--eval.dataset", args.eval.dataset)):
+        files = [part for part in (spec or "").split(",") if part and not part.strip().startswith(REASONING_GYM)]
+        if files:
+            resolve_dataset(flag, ",".join(files), args.data.input_key, args.data.label_key, Path())
+
+
+def check_run_directory(directory: Path) -> None:
+    """Check that the run directory can be made or is there, can be written to, and holds no run yet.
+
+    Raises:
+        UsageError: naming the directory.
+    """
+    for name in (CONFIG, METRICS):
+        if (directory / name).exists():
+            raise UsageError("--run.dir", f"{directory} already holds a run ({name} is there).", "Choose another one.")
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError("--run.dir", f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one.")
+    try:
+        probe = existing / f".openrlhf_sfpo_probe{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError("--run.dir", f"{directory} cannot be written ({error.strerror}).", "Choose another one.") from None
+
+
+def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
+    """Make the run directory, generate data sets into it, and fill in the defaults that depend on it.
+
+    Args:
+        flat: the flags; changed in place.
+        given: names of the flags that the user set.
+
+    Returns:
+        The run directory.
+    """
+    values = vars(flat)
+    directory = Path(values["run.dir"]).absolute()
+    values["run.dir"] = str(directory)
+    (directory / "logs").mkdir(parents=True, exist_ok=True)
+    for name, place in (
+        ("ckpt.path", "checkpoints"),
+        ("ckpt.output_dir", "hf"),
+        ("logger.tensorboard_dir", "tensorboard"),
+    ):
+        if name not in given:
+            values[name] = str(directory / place)
+    Path(values["ckpt.path"]).mkdir(parents=True, exist_ok=True)
+    _resolve_datasets(values, directory / "data")
+    return directory
+
+
+def _resolve_datasets(values: dict[str, Any], directory: Path) -> None:
+    """Generate what reasoning-gym makes; evaluation sets keep clear of the training prompts."""
+    specs = [values[name] for name in ("data.prompt_dataset", "eval.dataset") if values[name]]
+    input_key, label_key = values["data.input_key"], values["data.label_key"]
+    if label_key is None and any(REASONING_GYM in spec for spec in specs):
+        values["data.label_key"] = label_key = "label"
+    train = resolve_dataset("--data.prompt_dataset", values["data.prompt_dataset"], input_key, label_key, directory)
+    values["data.prompt_dataset"] = train
+    if values["eval.dataset"]:
+        seen = prompts_of(train, input_key)
+        values["eval.dataset"] = resolve_dataset(
+            "--eval.dataset", values["eval.dataset"], input_key, label_key, directory, held_out_from=seen
+        )
+
+
+def for_openrlhf(flat: argparse.Namespace) -> argparse.Namespace:
+    """The flags as OpenRLHF's own code must see them.
+
+    It sends one chunk of data to `ds.tensor_parallel_size` neighbouring ranks: the ranks that hold one copy of the
+    model. Its own packing and balancing stay off, because the actor packs and balances for itself.
+    """
+    values = dict(vars(flat))
+    values.pop("config", None)
+    values["ds.tensor_parallel_size"] = (
+        values["megatron.tensor_model_parallel_size"] * values["megatron.pipeline_model_parallel_size"]
+    )
+    values["train.dynamic_batch_enable"] = False
+    values["ds.packing_samples"] = False
+    if values["rollout.replay_dir"]:
+        values["vllm.num_engines"] = 0
+    return argparse.Namespace(**values)

@@ -1,0 +1,223 @@
+"""OpenRLHF's trainers with a run directory: recording, replaying, evaluation before and after, events.
+
+Each class only adds around the methods of OpenRLHF's; what they do is unchanged.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from openrlhf.trainer import ppo_trainer, ppo_trainer_async
+from openrlhf.trainer.ppo_utils.experience import Experience
+
+from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record_files, save_rollouts
+
+
+def undecorated(actor_class: Any) -> type:
+    """The class behind a Ray actor class, which itself cannot be subclassed."""
+    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
+
+
+class _Reports:
+    """What both trainers add around BasePPOTrainer's methods."""
+
+    args: Any
+    tokenizer: Any
+
+    def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict[str, Any], int]:
+        events = self._events()
+        if self.args.rollout.record_dir:
+            save_rollouts(self.args.rollout.record_dir, global_step + 1, [to_record(s) for s in rollout_samples])
+        shown = rollout_samples[: self.args.run.samples_per_step]
+        events.send("samples", step=global_step + 1, samples=[self._show(sample) for sample in shown])
+        return super().train_step(rollout_samples, global_step)
+
+    def save_logs_and_checkpoints(
+        self, global_step: int, logs_dict: dict[str, Any] | None = None, client_states: Any = None
+    ) -> None:
+        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+        metrics = {key: value for key, value in (logs_dict or {}).items() if key != "generated_samples"}
+        self._events().send("step", step=global_step, metrics=metrics)
+
+    def _events(self) -> Events:
+        if not hasattr(self, "_event_sender"):
+            self._event_sender = Events()
+        return self._event_sender
+
+    def _show(self, sample: Experience) -> dict[str, Any]:
+        text = self.tokenizer.decode(sample.sequences[0], skip_special_tokens=False)
+        prompt = sample.prompts[0]
+        return {
+            "prompt": prompt,
+            "response": text.removeprefix(prompt),
+            "label": sample.labels[0],
+            "reward": sample.rewards[0].item() if sample.rewards is not None else None,
+            "truncated": bool(sample.truncated[0]),
+        }
+
+
+class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
+    """The synchronous trainer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.samples_generator = _Watched(self.samples_generator, self._events())
+        if self.args.rollout.replay_dir:
+            self.samples_generator = Replay(self.args.rollout.replay_dir)
+        self._evaluated_at = -1
+
+    def fit(self, global_step: int = 0) -> None:
+        at_ends = self.eval_dataloader is not None and self.args.run.eval_at_ends
+        if at_ends:
+            self._evaluate(global_step)
+        with self._loggers_kept_open():
+            super().fit(global_step)
+            if at_ends and self._last_step > self._evaluated_at:
+                self._evaluate(self._last_step)
+
+    def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict[str, Any], int]:
+        status, self._last_step = super().train_step(rollout_samples, global_step)
+        return status, self._last_step
+
+    @torch.no_grad()
+    def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
+        self._events().send("phase", text="evaluation")
+        logs = super().evaluate(global_step, **generate_kwargs)
+        count = generate_kwargs["n_samples_per_prompt"]
+        logs.update(standard_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
+        self._events().send("eval", step=global_step, metrics=logs)
+        self._evaluated_at = global_step
+        return logs
+
+    _last_step = 0
+
+    def _evaluate(self, global_step: int) -> None:
+        kwargs = {
+            **self.generate_kwargs,
+            "temperature": self.args.eval.temperature,
+            "n_samples_per_prompt": self.args.eval.n_samples_per_prompt,
+        }
+        self.evaluate(global_step, **kwargs)
+
+    @contextmanager
+    def _loggers_kept_open(self) -> Iterator[None]:
+        """OpenRLHF closes its loggers at the end of `fit`; the evaluation after it logs as well."""
+        loggers = [logger for logger in (self.wandb_logger, self.tensorboard_logger) if logger]
+        for logger in loggers:
+            logger.close = lambda: None
+        yield
+        for logger in loggers:
+            del logger.close
+            logger.close()
+
+
+class TrainingActor(_Reports, undecorated(ppo_trainer_async.TrainingActor)):
+    """The training half of the asynchronous trainer."""
+
+
+class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
+    """The rollout half of the asynchronous trainer; evaluations run here."""
+
+    def _run_eval(self) -> dict[str, float]:
+        logs = super()._run_eval()
+        Events().send("eval", step=self._last_eval_step, metrics=logs)
+        return logs
+
+
+class _Watched:
+    """A samples generator that announces what it does and keeps the last evaluation's samples."""
+
+    def __init__(self, generator: Any, events: Events) -> None:
+        self._generator = generator
+        self._events = events
+        self.last_eval_samples: list[Experience] = []
+
+    def generate_samples(self, **kwargs: Any) -> Any:
+        self._events.send("phase", text="rollout")
+        return self._generator.generate_samples(**kwargs)
+
+    def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
+        self.last_eval_samples = self._generator.generate_eval_samples(**kwargs)
+        return self.last_eval_samples
+
+
+class Replay:
+    """A samples generator that reads recorded batches instead of asking an engine."""
+
+    def __init__(self, directory: str) -> None:
+        self._files = record_files(directory)
+
+    def generate_samples(self, **kwargs: Any) -> tuple[list[Experience], float | None, int, bool]:
+        """One recorded batch: (samples, filter pass rate, prompts consumed, whether it was the last)."""
+        if not self._files:
+            return [], None, 0, True
+        samples = [to_experience(record) for record in load_rollouts(self._files.pop(0))]
+        prompts = len({sample.prompts[0] for sample in samples})
+        return samples, None, prompts, not self._files
+
+
+def to_record(sample: Experience) -> RolloutRecord:
+    """One fresh rollout (a batch of one, without padding) as it is written to disk."""
+    log_probs = sample.rollout_log_probs
+    reward = sample.rewards[0].item()
+    return RolloutRecord(
+        tokens=sample.sequences[0],
+        action_mask=sample.action_mask[0].bool(),
+        rollout_log_probs=None if log_probs is None else log_probs[0],
+        reward=reward,
+        score=reward if sample.scores is None else sample.scores[0].item(),
+        truncated=bool(sample.truncated[0]),
+        prompt=sample.prompts[0],
+        label=sample.labels[0],
+        info={name: float(value[0]) for name, value in sample.info.items()},
+    )
+
+
+def to_experience(record: RolloutRecord) -> Experience:
+    """The reverse of `to_record`."""
+    length = len(record.tokens)
+    actions = record.action_mask.nonzero().squeeze(1)
+    span = int(actions[-1] - actions[0]) + 1 if len(actions) else 0
+    log_probs = record.rollout_log_probs
+    return Experience(
+        sequences=record.tokens.unsqueeze(0),
+        attention_mask=torch.ones(1, length, dtype=torch.long),
+        action_mask=record.action_mask.long().unsqueeze(0),
+        rollout_log_probs=None if log_probs is None else log_probs.unsqueeze(0),
+        prompts=[record.prompt],
+        labels=[record.label],
+        images=[None],
+        mm_train_inputs=[None],
+        rewards=torch.tensor([record.reward]),
+        scores=torch.tensor([record.score]),
+        response_length=torch.tensor([span]),
+        truncated=torch.tensor([record.truncated]),
+        total_length=torch.tensor([float(length)]),
+        info={name: torch.tensor([value]) for name, value in record.info.items()},
+    )
+
+
+def standard_errors(samples: list[Experience], per_prompt: int, eval_dataloader: Any) -> dict[str, float]:
+    """Standard error of each data source's pass1, with prompts as the independent unit.
+
+    Samples of one prompt are not independent, so the error is that of the mean over prompts of each prompt's mean:
+    std(prompt means) / sqrt(prompts), with the unbiased std.
+    """
+    source_of = {
+        prompt: source for sources, prompts, *_ in eval_dataloader for source, prompt in zip(sources, prompts, strict=True)
+    }
+    means: dict[str, list[float]] = {}
+    for start in range(0, len(samples), per_prompt):
+        group = samples[start : start + per_prompt]
+        source = source_of.get(group[0].prompts[0], "unknown")
+        means.setdefault(source, []).append(sum(sample.rewards[0].item() for sample in group) / len(group))
+    errors = {}
+    for source, values in means.items():
+        if len(values) > 1:
+            mean = sum(values) / len(values)
+            variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+            errors[f"eval_{source}_pass1_stderr"] = math.sqrt(variance / len(values))
+    return errors

@@ -1,0 +1,1 @@
+"""Run directories: writing them while a run goes on, and drawing them."""

@@ -1,0 +1,77 @@
+"""What a person sees while a run goes on: a line for each step, and what is happening right now."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+
+class Console:
+    """Prints progress to a stream that stays clean whatever the libraries print.
+
+    On a terminal the current phase is shown in place; elsewhere phases that take long get lines of their own.
+
+    Args:
+        stream: where to print.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._live = self._stream.isatty()
+        self._started = time.monotonic()
+        self._shown = ""
+
+    def say(self, text: str) -> None:
+        """Print a line, with the time since the start."""
+        self._clear()
+        print(f"[{self._clock()}] {text}", file=self._stream, flush=True)
+
+    def plain(self, text: str) -> None:
+        """Print text without the time."""
+        self._clear()
+        print(text, file=self._stream, flush=True)
+
+    def phase(self, text: str) -> None:
+        """Show what is happening now. Only on a terminal: in a log it would be a line every few seconds."""
+        if self._live:
+            self._clear()
+            self._shown = f"[{self._clock()}]   {text} ..."
+            print(self._shown, end="\r", file=self._stream, flush=True)
+
+    def metrics(self, line: dict[str, Any], total_steps: int | None) -> None:
+        """One line for a step or an evaluation."""
+        step = f"step {line['step']}" + (f"/{total_steps}" if total_steps else "")
+        evaluations = {
+            name.removeprefix("eval/").removesuffix("_pass1"): (value, line.get(f"{name}_stderr"))
+            for name, value in line.items()
+            if name.startswith("eval/") and name.endswith("_pass1")
+        }
+        if evaluations:
+            shown = ", ".join(f"{name} {accuracy(*pair)}" for name, pair in evaluations.items())
+            self.say(f"{step}: held-out accuracy {shown}")
+            return
+        parts = [
+            ("reward", line.get("reward_mean"), "{:.3f}"),
+            ("entropy", line.get("sfpo/entropy"), "{:.2f}"),
+            ("vllm|actor", line.get("train/rollout_log_prob_abs_diff"), "{:.4f}"),
+            ("grad norm", line.get("train/actor_grad_norm"), "{:.2f}"),
+            ("tokens/response", line.get("rollout/response_length_mean"), "{:.1f}"),
+            ("seconds", line.get("time/step_total"), "{:.1f}"),
+        ]
+        shown = "  ".join(f"{name} {form.format(value)}" for name, value, form in parts if value is not None)
+        mode = "SFPO" if line.get("sfpo/active") else "GRPO"
+        self.say(f"{step}: {mode}  {shown}")
+
+    def _clear(self) -> None:
+        if self._shown:
+            print(" " * len(self._shown), end="\r", file=self._stream)
+            self._shown = ""
+
+    def _clock(self) -> str:
+        seconds = int(time.monotonic() - self._started)
+        return f"{seconds // 60:2d}:{seconds % 60:02d}"
+
+
+def accuracy(value: float, stderr: float | None) -> str:
+    """An accuracy in percent with its standard error."""
+    error = "" if stderr is None else f" ± {100 * stderr:.1f}"
+    return f"{100 * value:.1f}{error} %"

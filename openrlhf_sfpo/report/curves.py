@@ -1,0 +1,77 @@
+"""curves.png: how a run went, at a glance."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def draw_curves(directory: Path) -> Path | None:
+    """Draw `directory`/curves.png from metrics.jsonl; return its path, or None while there is nothing to draw."""
+    # Imported here: matplotlib takes a second, and most users of this package's parts never draw.
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(text) for text in (directory / "metrics.jsonl").read_text().splitlines()]
+    if not lines:
+        return None
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels: list[tuple[str, Callable[[Any, list[dict[str, Any]]], None]]] = [
+        ("Mean reward of the rollouts", _reward),
+        ("Held-out accuracy", _accuracy),
+        ("Policy entropy (nats per token)", _entropy),
+        ("Movement in the fast passes, relative to the weights", _displacement),
+    ]
+    for axes, (title, draw) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        draw(axes, lines)
+        axes.set_title(title)
+        axes.set_xlabel("step (rollout batch)")
+        axes.grid(alpha=0.3)
+        if not axes.has_data():
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+    path = directory / "curves.png"
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=110)
+    part.rename(path)
+    return path
+
+
+def _series(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _reward(axes: Any, lines: list[dict[str, Any]]) -> None:
+    steps, values = _series(lines, "reward_mean")
+    if steps:
+        axes.plot(steps, values, marker="o", markersize=3, color="tab:blue")
+
+
+def _accuracy(axes: Any, lines: list[dict[str, Any]]) -> None:
+    names = sorted({name for line in lines for name in line if name.startswith("eval/") and name.endswith("_pass1")})
+    for name in names:
+        steps, values = _series(lines, name)
+        errors = dict(zip(*_series(lines, f"{name}_stderr"), strict=True))
+        bars = [errors.get(step, 0.0) for step in steps]
+        label = name.removeprefix("eval/").removesuffix("_pass1")
+        axes.errorbar(steps, values, yerr=bars, marker="o", capsize=4, label=f"{label} (± standard error)")
+    if names:
+        axes.set_ylim(0, 1)
+        axes.legend()
+
+
+def _entropy(axes: Any, lines: list[dict[str, Any]]) -> None:
+    steps, values = _series(lines, "sfpo/entropy")
+    if steps:
+        axes.plot(steps, values, marker="o", markersize=3, color="tab:green")
+        axes.set_ylim(bottom=0)
+
+
+def _displacement(axes: Any, lines: list[dict[str, Any]]) -> None:
+    steps, values = _series(lines, "sfpo/displacement_rel")
+    if steps:
+        axes.plot(steps, values, marker="o", markersize=3, color="tab:orange")
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))

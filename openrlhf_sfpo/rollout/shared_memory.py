@@ -1,0 +1,153 @@
+"""A vLLM weight-transfer engine for machines without GPUs: buckets pass through a file in shared memory.
+
+The protocol is vLLM's own (init, start, update for each bucket, finish), so that a run without GPUs takes the same
+path as one with NCCL; only the bytes travel differently.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    VLLMWeightSyncClient,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.packed_tensor import pack_tensors, unpack_tensor
+
+from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY
+
+_DIRECTORY = Path("/dev/shm")
+
+
+@dataclass
+class SharedMemoryInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on beforehand: every update names its file."""
+
+
+@dataclass
+class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket: the file that holds it and how to cut it up, in the order of `names`."""
+
+    path: str
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+    tensor_sizes: list[int]
+
+
+class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]):
+    """The receiving side, inside each vLLM worker."""
+
+    init_info_cls = SharedMemoryInitInfo
+    update_info_cls = SharedMemoryUpdateInfo
+
+    def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
+        """There is no connection to open."""
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        # On CPU vLLM keeps linear layers packed for its kernels; this unpacks them so that they can be loaded again.
+        initialize_layerwise_reload(self.model)
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class waits for the accelerator here; there is none.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
+        """Copy a bucket out of shared memory and load it."""
+        if not Path(update_info.path).exists():
+            raise RuntimeError(
+                f"{update_info.path} is not there: the shared-memory weight transfer needs trainer and engine on one "
+                "machine. On several machines use GPUs and --vllm.sync_backend nccl."
+            )
+        # A layer's weights are loaded once all of them are here, possibly after the file has been overwritten.
+        packed = _map(update_info.path, sum(update_info.tensor_sizes)).clone()
+        dtypes = [getattr(torch, name) for name in update_info.dtype_names]
+        weights = unpack_tensor(packed, update_info.names, update_info.shapes, dtypes, update_info.tensor_sizes)
+        self.model.load_weights(weights)
+
+    def shutdown(self) -> None:
+        """Nothing is held between updates."""
+
+
+@dataclass
+class SharedMemoryTrainerInitInfo(TrainerInitInfo):
+    """`bucket_bytes`: how much is packed into one update."""
+
+    backend: ClassVar[str] = SHARED_MEMORY
+    bucket_bytes: int
+
+
+class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerInitInfo]):
+    """The sending side. Rank 0 packs and sends; the other ranks only help to gather the weights."""
+
+    init_info_cls = SharedMemoryTrainerInitInfo
+
+    def __init__(
+        self, *, client: VLLMWeightSyncClient, source: WeightSource, is_sender: bool, bucket_bytes: int
+    ) -> None:
+        super().__init__(client=client, source=source, is_sender=is_sender)
+        self._bucket_bytes = bucket_bytes
+
+    @classmethod
+    def trainer_init(
+        cls,
+        init_info: SharedMemoryTrainerInitInfo,
+        *,
+        client: VLLMWeightSyncClient,
+        source: WeightSource | None = None,
+    ) -> Self:
+        if source is None:
+            raise ValueError("the shared-memory weight transfer needs a WeightSource")
+        engine = cls(
+            client=client, source=source, is_sender=init_info.is_sender, bucket_bytes=init_info.bucket_bytes
+        )
+        if engine.is_sender:
+            client.init_weight_transfer_engine({})
+        return engine
+
+    def send_weights(self) -> None:
+        """One full update: start, one update for each bucket, finish."""
+        weights = iter(self.source)
+        if not self.is_sender:
+            for _ in weights:
+                pass
+            return
+        self.client.start_weight_update()
+        with tempfile.NamedTemporaryFile(dir=_DIRECTORY, prefix="openrlhf_sfpo_weights_") as file:
+            for info in self._write_buckets(weights, file.name):
+                self.client.update_weights(asdict(info))
+        self.client.finish_weight_update()
+
+    def _write_buckets(
+        self, weights: Iterator[tuple[str, torch.Tensor]], path: str
+    ) -> Iterator[SharedMemoryUpdateInfo]:
+        """Put one bucket after the other into the file; the receivers are done with it when `update_weights` returns."""
+        while (bucket := pack_tensors(weights, lambda item: item[1], self._bucket_bytes)) is not None:
+            _map(path, bucket.packed_tensor.numel()).copy_(bucket.packed_tensor)
+            yield SharedMemoryUpdateInfo(
+                path=path,
+                names=bucket.names,
+                dtype_names=[str(dtype).removeprefix("torch.") for dtype in bucket.dtypes],
+                shapes=bucket.shapes,
+                tensor_sizes=bucket.tensor_sizes,
+            )
+
+
+def _map(path: str, size: int) -> torch.Tensor:
+    """The first `size` bytes of the file as a uint8 tensor that shares its memory; the file grows as needed."""
+    return torch.from_file(path, shared=True, size=size, dtype=torch.uint8)

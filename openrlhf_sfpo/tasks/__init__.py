@@ -1,0 +1,1 @@
+"""Prompts and rewards: where they come from, and checking them before anything expensive starts."""

