@@ -1,0 +1,107 @@
+"""What the rank processes run; module level, so that they can be sent by name."""
+
+from typing import Any
+
+import torch
+
+
+def make_actor(path: str, layout: tuple[int, int, int], train: bool = True, **settings: Any) -> Any:
+    """A MegatronActor with small defaults. `layout` is (TP, PP, VPP); `optimizer` may be a dict."""
+    from openrlhf_sfpo.megatron.actor import MegatronActor
+    from openrlhf_sfpo.megatron.layout import Layout
+    from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+
+    optimizer = {"lr": 5e-5, "weight_decay": 0.01, **settings.pop("optimizer", {})}
+    defaults: dict[str, Any] = {"param_dtype": torch.float32, "max_tokens_per_gpu": 64, "train_batch_size": 6}
+    chosen = {**defaults, **settings, "num_threads": 1, "optimizer": OptimizerSettings(**optimizer)}
+    return MegatronActor(path, Layout(*layout), ActorSettings(**chosen), train=train)
+
+
+def my_share(samples: list[Any]) -> list[Any]:
+    """This rank's samples: contiguous parts, one for each data-parallel replica."""
+    from megatron.core import parallel_state
+
+    size, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
+    return samples[rank * len(samples) // size : (rank + 1) * len(samples) // size]
+
+
+def weights_of(actor: Any) -> dict[str, torch.Tensor]:
+    """Full Hugging Face tensors, on rank 0 (elsewhere empty)."""
+    return {name: tensor.clone() for name, tensor in actor.export()}
+
+
+def forward(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> list[torch.Tensor]:
+    actor = make_actor(path, layout, train=False, **settings)
+    return actor.forward(my_share(samples))
+
+
+def round_trip(path: str, layout: tuple[int, int, int], target: str, dtype: torch.dtype) -> None:
+    make_actor(path, layout, train=False, param_dtype=dtype, weight_bucket_bytes=20_000).save_pretrained(target)
+
+
+def train(
+    path: str,
+    layout: tuple[int, int, int],
+    samples: list[Any],
+    k: int = 2,
+    alpha: float = 0.8,
+    batches: int = 1,
+    gate: dict[str, Any] | None = None,
+    **settings: Any,
+) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """Update `batches` times on the same samples; return the metrics of each and the weights at the end."""
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+    actor = make_actor(path, layout, **settings)
+    update = SlowFastUpdate(k, alpha, EntropyGate(**(gate or {"side": "off"})))
+    loss = PPOClipLoss(0.2, 0.2)
+    metrics = [actor.update(my_share(samples), loss, update) for _ in range(batches)]
+    return metrics, weights_of(actor)
+
+
+def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:
+    """Old log-probabilities from the actor itself, then one GRPO update."""
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+    actor = make_actor(path, layout, **settings)
+    mine = my_share(samples)
+    for sample, log_probs in zip(mine, actor.forward(mine), strict=True):
+        sample.old_log_probs = log_probs
+    return actor.update(mine, PPOClipLoss(), SlowFastUpdate(0, 0.8, EntropyGate("off")))
+
+
+def inspect_reposition(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:
+    """Run two fast passes and a reposition by hand; report what every invariant needs."""
+    from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+
+    actor = make_actor(path, layout, **settings)
+    runner = _PassRunner(actor, _RolloutBatch(actor, my_share(samples)), PPOClipLoss())
+    slow = [shard.clone() for _, _, shard in actor.shards.pairs()]
+    bytes_held = runner.snapshot()
+    for _ in range(2):
+        runner.run_pass("fast")
+    fast = [shard.clone() for _, _, shard in actor.shards.pairs()]
+    displacement = runner.reposition(0.8)
+    main = [shard.clone() for _, _, shard in actor.shards.pairs()]
+    runner.release_snapshot()
+    actor.finish_parameter_gather()
+    parameters = {name: p.detach().clone() for chunk in actor._chunks for name, p in chunk.named_parameters()}
+    owned = []
+    for child, parameter, shard in actor.shards.pairs():
+        place = child._get_model_param_range_map(parameter)["param"]
+        owned.append((parameter.detach().view(-1)[place.start : place.end].clone(), shard.detach().clone()))
+    steps = {int(state["step"]) for child in actor.shards._children for state in child.optimizer.state.values()}
+    return {
+        "slow": slow,
+        "fast": fast,
+        "main": main,
+        "owned": owned,
+        "parameters": parameters,
+        "displacement": displacement,
+        "bytes": bytes_held,
+        "adam_steps": steps,
+        "weights": weights_of(actor),
+    }

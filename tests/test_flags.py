@@ -1,0 +1,422 @@
+"""The command line: OpenRLHF's flags, ours, YAML, and every bad input with its message and status."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_models import make_model
+
+from openrlhf_sfpo.cli import train
+from openrlhf_sfpo.cli.flags import build_parser, openrlhf_parser, parse
+from openrlhf_sfpo.config import CHANGED_DEFAULTS, SECTIONS
+from openrlhf_sfpo.errors import UsageError
+
+# Run in a fresh process: what OpenRLHF's own __main__ hands to parse_args.
+PRINT_OPENRLHF_FLAGS = """
+import argparse, json, runpy
+from openrlhf_sfpo.orchestration import flash_attn_stub
+flash_attn_stub.install_if_missing()
+class Stop(Exception): pass
+def parse_args(self, *args):
+    print("FLAGS" + json.dumps([describe(action) for action in self._actions]))
+    raise Stop
+def describe(action):
+    return [action.dest, action.option_strings, repr(action.default), repr(action.type), repr(action.choices),
+            repr(action.nargs), type(action).__name__, action.required]
+argparse.ArgumentParser.parse_args = parse_args
+try:
+    runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
+except Stop:
+    pass
+"""
+
+
+def describe(action: argparse.Action) -> list[Any]:
+    return [
+        action.dest,
+        action.option_strings,
+        repr(action.default),
+        repr(action.type),
+        repr(action.choices),
+        repr(action.nargs),
+        type(action).__name__,
+        action.required,
+    ]
+
+
+def test_every_openrlhf_flag_is_there_name_by_name_and_default_by_default() -> None:
+    done = subprocess.run([sys.executable, "-c", PRINT_OPENRLHF_FLAGS], capture_output=True, text=True, timeout=300)
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("FLAGS")]
+    theirs = {entry[0]: entry for entry in json.loads(line.removeprefix("FLAGS"))}
+    del theirs["help"]
+    ours = {action.dest: describe(action) for action in build_parser()._actions}
+    assert len(theirs) > 150
+    for name, entry in theirs.items():
+        if name == "logger.wandb.run_name":  # has the time in it
+            continue
+        if name in CHANGED_DEFAULTS:
+            entry[2] = repr(CHANGED_DEFAULTS[name][0])
+        assert ours[name] == entry
+    added = set(ours) - set(theirs) - {"help"}
+    assert added == {"config"} | {f"{s}.{f}" for s, c in SECTIONS.items() for f in c.__dataclass_fields__}
+
+
+def test_help_lists_the_changed_defaults() -> None:
+    text = " ".join(build_parser().format_help().split())
+    for name, (value, _) in CHANGED_DEFAULTS.items():
+        assert f"--{name} {value}" in text
+
+
+def test_the_parser_comes_without_heavy_imports() -> None:
+    code = (
+        "import sys; from openrlhf_sfpo.cli.flags import build_parser; build_parser();"
+        "print([m for m in ('torch', 'ray', 'vllm', 'openrlhf', 'deepspeed') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
+def test_yaml_settings_have_the_flags_names_and_the_command_line_the_last_word(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "sfpo": {"k": 5, "enable": False},
+                "actor.adam.lr": 2e-5,
+                "actor": {"adam": {"betas": [0.8, 0.9]}, "gradient_checkpointing_enable": True},
+                "data.input_template": "Q: {}\nA:",
+                "vllm.enforce_eager": False,
+                "train.max_epochs": None,
+            }
+        )
+    )
+    flat, given = parse(["--config", str(config), "--sfpo.k", "2"])
+    values = vars(flat)
+    assert values["sfpo.k"] == 2
+    assert values["sfpo.enable"] is False
+    assert values["actor.adam.lr"] == 2e-5
+    assert values["actor.adam.betas"] == [0.8, 0.9]
+    assert values["actor.gradient_checkpointing_enable"] is True
+    assert values["data.input_template"] == "Q: {}\nA:"
+    assert values["vllm.enforce_eager"] is False
+    assert {"sfpo.k", "actor.adam.lr"} <= given
+    assert "sfpo.alpha" not in given
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("sfpo: {kk: 3}", "sets 'sfpo.kk', which is no flag"),
+        ("- a\n- b", "is not a mapping"),
+        ("a: [", "is not YAML"),
+        (None, "does not exist"),
+    ],
+)
+def test_yaml_that_is_wrong(tmp_path: Path, content: str | None, message: str) -> None:
+    config = tmp_path / "run.yaml"
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        parse(["--config", str(config)])
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Flags that pass every check."""
+    root = tmp_path_factory.mktemp("good")
+    data = root / "data.jsonl"
+    data.write_text('{"input": "1 + 1", "label": "2"}\n')
+    return {
+        "--actor.model_name_or_path": make_model(root / "model", "llama"),
+        "--actor.num_gpus_per_node": 2,
+        "--vllm.num_engines": 1,
+        "--data.prompt_dataset": data,
+        "--data.label_key": "label",
+        "--data.max_len": 64,
+        "--reward.remote_url": "last_integer",
+        "--rollout.n_samples_per_prompt": 4,
+        "--run.dir": root / "run",
+    }
+
+
+def words(flags: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" if value is not True else name for name, value in flags.items() if value is not None]
+
+
+def test_good_input_passes_and_nothing_is_written(good: dict[str, Any]) -> None:
+    from openrlhf_sfpo.orchestration import preflight
+
+    preflight.check(parse(words(good))[0])
+    assert not good["--run.dir"].exists()
+
+
+def edited_model(tmp_path: Path, **changes: Any) -> Path:
+    path = make_model(tmp_path / "edited", "llama")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+    return path
+
+
+def without(tmp_path: Path, *names: str) -> Path:
+    path = make_model(tmp_path / "lacking", "llama")
+    for name in names:
+        (path / name).unlink()
+    return path
+
+
+def half_a_model(tmp_path: Path) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    path = make_model(tmp_path / "half", "llama")
+    tensors = load_file(path / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.3" not in name}
+    save_file(kept, path / "model.safetensors")
+    return path
+
+
+def cut_model(tmp_path: Path) -> Path:
+    path = make_model(tmp_path / "cut", "llama")
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    return path
+
+
+def reward_file(tmp_path: Path, code: str) -> Path:
+    path = tmp_path / "reward.py"
+    path.write_text(code)
+    return path
+
+
+def data_file(tmp_path: Path, content: str) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text(content)
+    return path
+
+
+def used_run(tmp_path: Path) -> Path:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "metrics.jsonl").write_text("{}\n")
+    return tmp_path / "used"
+
+
+def under_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "run"
+
+
+# (what is wrong, flags to change (values may be functions of a directory), words of the message)
+BAD: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("model missing", {"--actor.model_name_or_path": "/nowhere"}, ["--actor.model_name_or_path", "not a directory"]),
+    ("no model", {"--actor.model_name_or_path": None}, ["--actor.model_name_or_path", "not given"]),
+    (
+        "no config",
+        {"--actor.model_name_or_path": lambda t: without(t, "config.json")},
+        ["--actor.model_name_or_path", "no config.json"],
+    ),
+    (
+        "no weights",
+        {"--actor.model_name_or_path": lambda t: without(t, "model.safetensors")},
+        ["--actor.model_name_or_path", "neither model.safetensors nor"],
+    ),
+    (
+        "no tokenizer",
+        {"--actor.model_name_or_path": lambda t: without(t, "tokenizer.json")},
+        ["--actor.model_name_or_path", "no tokenizer"],
+    ),
+    ("weights incomplete", {"--actor.model_name_or_path": half_a_model}, ["lacks the tensors model.layers.3"]),
+    ("weights cut short", {"--actor.model_name_or_path": cut_model}, ["damaged or cut short", "Download"]),
+    (
+        "architecture",
+        {"--actor.model_name_or_path": lambda t: edited_model(t, model_type="mamba")},
+        ["model_type 'mamba'", "llama, mistral, qwen2, qwen3"],
+    ),
+    (
+        "attention bias",
+        {"--actor.model_name_or_path": lambda t: edited_model(t, attention_bias=True)},
+        ["attention_bias", "does not support"],
+    ),
+    (
+        "rope scaling",
+        {"--actor.model_name_or_path": lambda t: edited_model(t, rope_parameters={"rope_type": "longrope"})},
+        ["'longrope'", "default, linear, llama3, yarn"],
+    ),
+    (
+        "sliding window",
+        {"--actor.model_name_or_path": lambda t: edited_model(t, model_type="mistral", sliding_window=32)},
+        ["--data.max_len", "sliding-window", "32 or less"],
+    ),
+    (
+        "TP and heads",
+        {"--megatron.tensor_model_parallel_size": 3, "--actor.num_gpus_per_node": 3},
+        ["--megatron.tensor_model_parallel_size", "2 key/value heads", "[1, 2]"],
+    ),
+    (
+        "PP and layers",
+        {"--megatron.pipeline_model_parallel_size": 3, "--actor.num_gpus_per_node": 3},
+        ["--megatron.pipeline_model_parallel_size", "4 layers", "[1, 2, 4]"],
+    ),
+    (
+        "VPP and layers",
+        {"--megatron.pipeline_model_parallel_size": 2, "--megatron.virtual_pipeline_model_parallel_size": 3},
+        ["--megatron.virtual_pipeline_model_parallel_size", "4 layers"],
+    ),
+    (
+        "VPP without PP",
+        {"--megatron.virtual_pipeline_model_parallel_size": 2},
+        ["--megatron.virtual_pipeline_model_parallel_size", "only one pipeline stage"],
+    ),
+    (
+        "world size",
+        {"--megatron.pipeline_model_parallel_size": 2, "--actor.num_gpus_per_node": 3},
+        ["--actor.num_gpus_per_node", "3 ranks", "multiple of 2"],
+    ),
+    ("no data", {"--data.prompt_dataset": None}, ["--data.prompt_dataset", "not given"]),
+    ("data missing", {"--data.prompt_dataset": "/nowhere.jsonl"}, ["--data.prompt_dataset", "does not exist"]),
+    ("data empty", {"--data.prompt_dataset": lambda t: data_file(t, "")}, ["--data.prompt_dataset", "empty"]),
+    (
+        "data not JSON",
+        {"--data.prompt_dataset": lambda t: data_file(t, '{"input": "a", "label": "b"}\nnot json\n')},
+        ["--data.prompt_dataset", "line 2 is not JSON"],
+    ),
+    (
+        "no prompt key",
+        {"--data.prompt_dataset": lambda t: data_file(t, '{"question": "a", "label": "b"}\n')},
+        ["--data.input_key", "'input'", "question"],
+    ),
+    ("no label key", {"--data.label_key": "answer"}, ["--data.label_key", "'answer'"]),
+    ("eval data missing", {"--eval.dataset": "/nowhere.parquet"}, ["--eval.dataset", "does not exist"]),
+    ("K", {"--sfpo.k": -1}, ["--sfpo.k", "-1"]),
+    ("alpha too large", {"--sfpo.alpha": 1.5}, ["--sfpo.alpha", "1.5", "from 0 to 1"]),
+    ("alpha too small", {"--sfpo.alpha": -0.1}, ["--sfpo.alpha", "-0.1"]),
+    ("gate window", {"--sfpo.gate_window": 1}, ["--sfpo.gate_window"]),
+    ("gate threshold", {"--sfpo.gate_threshold": 0}, ["--sfpo.gate_threshold"]),
+    ("stop step", {"--sfpo.stop_step": -2}, ["--sfpo.stop_step"]),
+    (
+        "n = 1",
+        {"--rollout.n_samples_per_prompt": 1},
+        ["--rollout.n_samples_per_prompt", "--algo.advantage.estimator", "2 or more"],
+    ),
+    ("no engines", {"--vllm.num_engines": None}, ["--vllm.num_engines", "--rollout.replay_dir"]),
+    ("no reward", {"--reward.remote_url": None}, ["--reward.remote_url", "not given"]),
+    ("reward missing", {"--reward.remote_url": "/nowhere.py"}, ["--reward.remote_url", "does not exist"]),
+    ("reward unknown", {"--reward.remote_url": "maths"}, ["--reward.remote_url", "'maths'", "reasoning_gym"]),
+    (
+        "reward without function",
+        {"--reward.remote_url": lambda t: reward_file(t, "def other(): pass\n")},
+        ["--reward.remote_url", "does not define reward_func"],
+    ),
+    (
+        "reward not Python",
+        {"--reward.remote_url": lambda t: reward_file(t, "def (:\n")},
+        ["--reward.remote_url", "not valid Python"],
+    ),
+    ("run directory under a file", {"--run.dir": under_a_file}, ["--run.dir", "no writable directory"]),
+    ("run directory read-only", {"--run.dir": "/proc/run"}, ["--run.dir", "cannot be written"]),
+    ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "already holds a run"]),
+    ("nothing to replay", {"--rollout.replay_dir": "/nowhere"}, ["--rollout.replay_dir", "rollouts_*.safetensors"]),
+    ("critic", {"--algo.advantage.estimator": "gae"}, ["--algo.advantage.estimator", "group_norm"]),
+    ("LoRA", {"--ds.lora.rank": 8}, ["--ds.lora.rank", "does not support"]),
+    ("DeepSpeed TP", {"--ds.tensor_parallel_size": 2}, ["--megatron.tensor_model_parallel_size"]),
+    ("batch size", {"--train.batch_size": 0}, ["--train.batch_size", "1 or more"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_bad_input_ends_with_one_message_and_status_2(
+    good: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], expected: list[str]
+) -> None:
+    made = {name: value(tmp_path) if callable(value) else value for name, value in changes.items()}
+    capsys.readouterr()
+    status = train.main(words({**good, **made}))
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.out == ""
+    (line,) = shown.err.strip().splitlines()
+    assert line.startswith("openrlhf-sfpo train: error: ")
+    for part in expected:
+        assert part in line
+    assert not good["--run.dir"].exists(), "nothing was written"
+
+
+def test_argparse_errors_also_exit_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--sfpo.k", "three"])
+    assert stopped.value.code == 2
+    assert "--sfpo.k" in capsys.readouterr().err
+
+
+def test_openrlhfs_parser_is_found_without_running_its_main() -> None:
+    names = {action.dest for action in openrlhf_parser()._actions}
+    assert {"actor.model_name_or_path", "rollout.n_samples_per_prompt", "algo.advantage.estimator"} <= names
+
+
+def test_an_openrlhf_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openrlhf_sfpo.orchestration import hooks
+
+    monkeypatch.setattr(hooks, "version", lambda name: "0.12.0")
+    with pytest.raises(UsageError, match=r"0\.12\.0 is installed.*openrlhf==0\.11\.2"):
+        hooks.check_version()
+
+
+CHANGED_SIGNATURE = """
+from openrlhf_sfpo.orchestration import flash_attn_stub, hooks
+flash_attn_stub.install_if_missing()
+hooks.check_signatures()
+print("as expected")
+from openrlhf.models.loss import PolicyLoss
+PolicyLoss.forward = lambda self, log_probs, old_log_probs: None
+try:
+    hooks.check_signatures()
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_changed_openrlhf_is_refused() -> None:
+    done = subprocess.run([sys.executable, "-c", CHANGED_SIGNATURE], capture_output=True, text=True, timeout=300)
+    shown = done.stdout.splitlines()
+    assert "as expected" in shown
+    assert "PolicyLoss.forward(self, log_probs, old_log_probs)" in shown[-1]
+    assert "openrlhf==0.11.2" in shown[-1]
+
+
+BLOCKED = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ray", "vllm", "openrlhf", "deepspeed"}:
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
+sys.meta_path.insert(0, Block())
+import pkgutil, importlib
+for package in ("openrlhf_sfpo.sfpo", "openrlhf_sfpo.megatron"):
+    module = importlib.import_module(package)
+    for info in pkgutil.iter_modules(module.__path__):
+        importlib.import_module(f"{package}.{info.name}")
+assert not {"ray", "vllm", "openrlhf", "deepspeed"} & set(sys.modules)
+print("imported")
+"""
+
+
+def test_sfpo_and_megatron_import_without_ray_vllm_openrlhf_or_deepspeed() -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "imported", done.stderr
+
+
+def test_flash_attn_stands_in_until_it_is_called() -> None:
+    code = (
+        "from openrlhf_sfpo.orchestration.flash_attn_stub import install_if_missing; install_if_missing();"
+        "from flash_attn.bert_padding import pad_input, index_first_axis, rearrange, unpad_input;"
+        "from flash_attn.utils.distributed import all_gather; import transformers.utils as u;"
+        "print(u.is_flash_attn_2_available())\n"
+        "try: pad_input()\nexcept RuntimeError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == [
+        "False",
+        "flash_attn.bert_padding.pad_input was called, but flash-attn is not installed: it needs CUDA.",
+    ]

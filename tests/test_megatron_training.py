@@ -1,0 +1,268 @@
+"""Updates of the actor against a plain PyTorch loop, and what must hold for every update."""
+
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+import torch
+from ranks import RankPool
+from reference import PlainSFPO, flat, old_log_probs
+from tiny_models import make_model, make_samples
+
+from openrlhf_sfpo.megatron.batching import plan_micro_batches
+
+# (TP, PP, VPP), DP
+LAYOUTS = [((1, 1, 1), 1), ((2, 1, 1), 1), ((1, 2, 1), 2), ((1, 2, 2), 1)]
+
+
+def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
+    for sample, log_probs in zip(samples, old_log_probs(path, samples), strict=True):
+        sample.old_log_probs = log_probs
+    return samples
+
+
+def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list[Any]]:
+    """The samples of each optimizer step, as the actor divides them."""
+    count = len(samples)
+    bounds = [(rank * count // dp, (rank + 1) * count // dp) for rank in range(dp)]
+    lengths = [[len(sample.tokens) for sample in samples[start:end]] for start, end in bounds]
+    plan = plan_micro_batches(lengths, batch_size, max_tokens=64)
+    return [[samples[n] for rank in step for members in rank for n in members] for step in plan]
+
+
+@pytest.mark.parametrize(("layout", "dp"), LAYOUTS, ids=["TP1PP1DP1", "TP2PP1DP1", "TP1PP2DP2", "VPP2"])
+@pytest.mark.parametrize("k", [0, 2], ids=["GRPO", "SFPO"])
+@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("qwen2", False), ("qwen3", True)])
+def test_updates_equal_a_plain_pytorch_loop(
+    ranks: RankPool, tmp_path: Path, family: str, tied: bool, k: int, layout: tuple[int, int, int], dp: int
+) -> None:
+    """Two rollout batches of two optimizer steps each. Adam's first steps are sign-like, so norms are compared."""
+    path = str(make_model(tmp_path / "model", family, tied))
+    samples = with_old_log_probs(path, make_samples(12))
+    plain = PlainSFPO(path, lr=5e-5)
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain.update(train_batches(samples, dp), k, alpha=0.8)
+    results = ranks.run(layout[0] * layout[1] * dp, jobs.train, path, layout, samples, k, 0.8, 2)
+    metrics, weights = results[0]
+    moved = (flat(plain.weights()) - start).norm()
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
+    assert metrics[-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-5)
+    for other, _ in results[1:]:
+        assert other == metrics, "every rank must report the same"
+
+
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+@pytest.mark.parametrize("layout", [(2, 2, 1), (1, 2, 2)], ids=["TP2PP2", "VPP2"])
+def test_overlap_and_recomputation_change_nothing(
+    ranks: RankPool, tmp_path: Path, layout: tuple[int, int, int], recompute: str
+) -> None:
+    path = str(make_model(tmp_path / "model", "qwen3"))
+    samples = with_old_log_probs(path, make_samples(12))
+    world = layout[0] * layout[1] * 2
+    plain = ranks.run(world, jobs.train, path, layout, samples)[0]
+    other = ranks.run(world, train_with, path, layout, samples, recompute)[0]
+    difference = (flat(plain[1]) - flat(other[1])).norm() / flat(plain[1]).norm()
+    assert difference < 1e-7
+    assert other[0][0]["actor_grad_norm"] == pytest.approx(plain[0][0]["actor_grad_norm"], rel=1e-6)
+
+
+def train_with(path: str, layout: tuple[int, int, int], samples: list[Any], recompute: str) -> Any:
+    return jobs.train(
+        path,
+        layout,
+        samples,
+        recompute=recompute,
+        overlap_grad_reduce=True,
+        overlap_param_gather=True,
+        ddp_bucket_size=5000,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("layout", "dp"), [((1, 1, 1), 1), ((1, 2, 1), 2), ((2, 1, 1), 1)])
+def test_first_on_policy_step_has_ratio_one(
+    ranks: RankPool, tmp_path: Path, layout: tuple[int, int, int], dp: int, dtype: torch.dtype
+) -> None:
+    """The actor forms the same micro-batches for old log-probabilities and for training, so even bf16 agrees."""
+    path = str(make_model(tmp_path / "model", "llama", tied=True))
+    world = layout[0] * layout[1] * dp
+    metrics = ranks.run(world, on_policy, path, layout, make_samples(10), dtype)[0]
+    assert abs(metrics["ppo_kl"]) < 1e-8
+    assert metrics["ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["clip_ratio"] == 0.0
+
+
+def on_policy(path: str, layout: tuple[int, int, int], samples: list[Any], dtype: torch.dtype) -> dict[str, Any]:
+    return jobs.on_policy_update(path, layout, samples, param_dtype=dtype, train_batch_size=100)
+
+
+@pytest.mark.parametrize("stop", [{"k": 0}, {"gate": {"side": "off", "stop_step": 0}}], ids=["K=0", "gate closed"])
+def test_without_fast_passes_it_is_grpo_to_the_bit(ranks: RankPool, tmp_path: Path, stop: dict[str, Any]) -> None:
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(8))
+    grpo = ranks.run(2, grpo_by_hand, path, samples)[0]
+    ours = ranks.run(2, stopped, path, samples, stop)[0]
+    assert grpo.keys() == ours.keys()
+    assert all(torch.equal(grpo[name], ours[name]) for name in grpo)
+
+
+def stopped(path: str, samples: list[Any], stop: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return jobs.train(path, (1, 1, 1), samples, batches=2, param_dtype=torch.bfloat16, **stop)[1]
+
+
+def grpo_by_hand(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
+    """GRPO without the algorithm's driver: one pass for each of two batches."""
+    from openrlhf_sfpo.megatron import cpu
+    from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+
+    actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
+    for _ in range(2):
+        with cpu.device_scope():
+            _PassRunner(actor, _RolloutBatch(actor, jobs.my_share(samples)), PPOClipLoss()).run_pass("slow")
+    return jobs.weights_of(actor)
+
+
+def test_alpha_one_is_grpo_with_k_plus_one_passes(ranks: RankPool, tmp_path: Path) -> None:
+    path = str(make_model(tmp_path / "model", "qwen2"))
+    samples = with_old_log_probs(path, make_samples(8))
+    sfpo = ranks.run(2, jobs.train, path, (1, 2, 1), samples, 2, 1.0)[0][1]
+    grpo = ranks.run(2, jobs.train, path, (1, 2, 1), samples, 0, 0.8, 3)[0][1]
+    assert all(torch.equal(sfpo[name], grpo[name]) for name in sfpo)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_reposition_on_the_shards(ranks: RankPool, tmp_path: Path, dtype: torch.dtype) -> None:
+    """TP2 x PP2 x DP2, tied embeddings: the blend, the copies that follow it, the norms and the memory."""
+    path = str(make_model(tmp_path / "model", "llama", tied=True))
+    samples = with_old_log_probs(path, make_samples(12))
+    results = ranks.run(8, reposition, path, samples, dtype)
+    for result in results:
+        for slow, fast, main in zip(result["slow"], result["fast"], result["main"], strict=True):
+            torch.testing.assert_close(main, slow + 0.8 * (fast - slow), rtol=1e-6, atol=1e-8)
+        for parameter, shard in result["owned"]:
+            assert torch.equal(parameter, shard.to(dtype)), "parameters must be the rounded main parameters"
+        assert result["adam_steps"] == {2 * 2}, "two fast passes of two optimizer steps"
+        assert result["displacement"].norm == results[0]["displacement"].norm
+    # Rank = tp + 2 * pp + 4 * dp: data-parallel replicas are four ranks apart.
+    for rank in range(4):
+        mine, theirs = results[rank]["parameters"], results[rank + 4]["parameters"]
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    for tp in (0, 1):
+        first = results[tp]["parameters"]["module.embedding.word_embeddings.weight"]
+        last = results[2 + tp]["parameters"]["module.output_layer.weight"]
+        assert torch.equal(first, last), "tied embeddings on the first and last stage"
+    assert_norms_match_the_whole_model(path, results, samples, dtype)
+    largest = max(sum(slow.numel() for slow in result["slow"]) for result in results)
+    assert all(result["bytes"] == 4 * largest for result in results), "one fp32 copy of the shard"
+
+
+def assert_norms_match_the_whole_model(path: str, results: list[Any], samples: list[Any], dtype: torch.dtype) -> None:
+    """The reported norms count every parameter of the model once, however it is spread."""
+    if dtype != torch.float32:
+        return
+    plain = PlainSFPO(path, lr=5e-5)
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain._pass(train_batches(samples, dp=2))
+    displacement = results[0]["displacement"]
+    assert displacement.slow_norm == pytest.approx(start.norm().item(), rel=1e-5)
+    assert displacement.norm == pytest.approx((flat(plain.weights()) - start).norm().item(), rel=1e-3)
+
+
+def reposition(path: str, samples: list[Any], dtype: torch.dtype) -> dict[str, Any]:
+    from openrlhf_sfpo.megatron import cpu
+
+    cpu.install()
+    with cpu.device_scope():
+        return jobs.inspect_reposition(path, (2, 2, 1), samples, param_dtype=dtype)
+
+
+def test_learning_rate_advances_with_the_slow_pass_only(ranks: RankPool, tmp_path: Path) -> None:
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(12))
+    rates = {k: ranks.run(1, scheduled, path, samples, k)[0] for k in (0, 2)}
+    assert rates[0] == rates[2]
+    # 4 steps of a cosine from 1e-3 to a tenth of it after 1 of warm-up; the last step of batch b is step 2 b + 1.
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1e-3)
+    scheduler = get_scheduler("cosine_with_min_lr", optimizer, 1, 4, scheduler_specific_kwargs={"min_lr_rate": 0.1})
+    expected = []
+    for _ in range(4):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx([expected[1], expected[3]])
+
+
+def scheduled(path: str, samples: list[Any], k: int) -> list[float]:
+    optimizer = {
+        "lr": 1e-3,
+        "schedule": "cosine_with_min_lr",
+        "warmup_ratio": 0.25,
+        "min_lr_ratio": 0.1,
+        "total_steps": 4,
+    }
+    metrics, _ = jobs.train(path, (1, 1, 1), samples, k, batches=2, optimizer=optimizer)
+    return [line["actor_lr"] for line in metrics]
+
+
+def test_weight_decay_spares_norms_and_biases(ranks: RankPool, tmp_path: Path) -> None:
+    """With zero advantages there are no gradients: only what decays can move."""
+    path = str(make_model(tmp_path / "model", "qwen2"))
+    samples = with_old_log_probs(path, make_samples(4))
+    for sample in samples:
+        sample.advantages = torch.zeros_like(sample.advantages)
+    weights = ranks.run(1, decayed, path, samples)[0]
+    before = PlainSFPO(path).weights()
+    for name, value in weights.items():
+        if "norm" in name or name.endswith("bias"):
+            assert torch.equal(value, before[name]), name
+        else:
+            torch.testing.assert_close(value, before[name] * (1 - 0.1 * 0.5), rtol=1e-5, atol=1e-7)
+
+
+def decayed(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
+    return jobs.train(path, (1, 1, 1), samples, k=0, optimizer={"lr": 0.1, "weight_decay": 0.5})[1]
+
+
+@pytest.mark.parametrize("used", ["precision", "offload", "fp8", "fsdp"])
+def test_optimizers_that_keep_their_weights_elsewhere_are_refused(used: str) -> None:
+    from types import SimpleNamespace
+
+    from openrlhf_sfpo.megatron.shards import MainShards
+
+    config = SimpleNamespace(
+        use_precision_aware_optimizer=used == "precision", optimizer_cpu_offload=used == "offload"
+    )
+    ddp = SimpleNamespace(fp8_param_gather=used == "fp8", use_megatron_fsdp=used == "fsdp")
+    child = SimpleNamespace(config=config, ddp_config=ddp, is_stub_optimizer=False)
+    with pytest.raises(ValueError, match="SFPO does not work with"):
+        MainShards(SimpleNamespace(chained_optimizers=[child]), [])
+
+
+def test_uneven_shares_and_empty_ranks(ranks: RankPool, tmp_path: Path) -> None:
+    """One sample for two replicas: the other takes part with an empty micro-batch, and nothing is lost."""
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(1))
+    plain = PlainSFPO(path, lr=5e-5)
+    start = flat(plain.weights())
+    plain.update([samples], 1, 0.8)
+    _, weights = ranks.run(4, jobs.train, path, (1, 2, 1), samples, 1)[0]
+    moved = (flat(plain.weights()) - start).norm()
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
+
+
+def test_a_sample_without_actions_contributes_nothing(ranks: RankPool, tmp_path: Path) -> None:
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(4))
+    silent = make_samples(1, seed=9)[0]
+    silent.action_mask[:] = False
+    silent.old_log_probs = torch.zeros_like(silent.advantages)
+    without = ranks.run(1, jobs.train, path, (1, 1, 1), samples)[0]
+    with_it = ranks.run(1, jobs.train, path, (1, 1, 1), [*samples, silent])[0]
+    assert (flat(without[1]) - flat(with_it[1])).norm() <= 1e-6 * flat(without[1]).norm()
+    assert with_it[0][0]["entropy"] == pytest.approx(without[0][0]["entropy"], rel=1e-5)

@@ -1,0 +1,76 @@
+"""The run directory and what is seen on the console."""
+
+import io
+import json
+from pathlib import Path
+
+import yaml
+
+from openrlhf_sfpo.report.console import Console, accuracy
+from openrlhf_sfpo.report.run_writer import RunWriter, read_metrics
+
+STATUS = {
+    "rollout/num_samples": 64.0,
+    "rollout/reward_mean": 0.25,
+    "timing/generation": 3.0,
+    "sfpo/active": 1.0,
+    "sfpo/entropy": 1.5,
+    "sfpo/entropy_z": None,
+    "policy_loss": 0.1,
+}
+
+
+def step(number: int) -> dict[str, object]:
+    return {"kind": "step", "step": number, "metrics": STATUS}
+
+
+def test_metrics_have_one_line_per_step_with_its_evaluation(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, {"sfpo.alpha": 0.8, "actor.adam.betas": (0.9, 0.95)})
+    writer.handle({"kind": "eval", "step": 0, "metrics": {"eval_sums_pass1": 0.1}})
+    writer.handle({"kind": "sync", "metrics": {"weight_sync/bytes": 10.0}})
+    writer.handle(step(1))
+    writer.handle(step(2))
+    writer.handle({"kind": "eval", "step": 2, "metrics": {"eval_sums_pass1": 0.5, "eval_sums_pass1_stderr": 0.02}})
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert [line["rollouts_total"] for line in lines] == [0, 64, 128]
+    assert lines[0]["eval/sums_pass1"] == 0.1
+    assert lines[1]["time/generation"] == 3.0
+    assert lines[1]["train/policy_loss"] == 0.1
+    assert lines[1]["weight_sync/bytes"] == 10.0
+    assert lines[1]["reward_mean"] == 0.25
+    assert lines[2]["eval/sums_pass1_stderr"] == 0.02
+    assert lines[2]["sfpo/entropy"] == 1.5
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
+        "actor.adam.betas": [0.9, 0.95],
+        "sfpo.alpha": 0.8,
+    }
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_are_written_as_they_are(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, {})
+    writer.handle({"kind": "samples", "step": 3, "samples": [{"prompt": "é?", "response": "\n7", "reward": 1.0}]})
+    (line,) = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 3, "prompt": "é?", "response": "\n7", "reward": 1.0}
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "rew')
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+def test_the_console_shows_steps_and_accuracies() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    console.phase("rollout")  # shown in place on terminals only
+    console.metrics({"step": 1, "reward_mean": 0.5, "sfpo/active": 1.0, "sfpo/entropy": 1.25}, 12)
+    console.metrics({"step": 12, "eval/sums_pass1": 0.5, "eval/sums_pass1_stderr": 0.021}, 12)
+    shown = stream.getvalue()
+    assert "rollout" not in shown
+    assert "step 1/12: SFPO  reward 0.500  entropy 1.25" in shown
+    assert "held-out accuracy sums 50.0 ± 2.1 %" in shown
+
+
+def test_accuracy_without_an_error() -> None:
+    assert accuracy(0.123, None) == "12.3 %"
