@@ -102,7 +102,9 @@ CHANGED_DEFAULTS: dict[str, tuple[Any, str]] = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of the sections above, and --config."""
-    parser.add_argument("--config", metavar="FILE.yaml", help="settings with the same names as the flags, nested or not")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="settings with the same names as the flags, nested or not"
+    )
     for section, config in SECTIONS.items():
         group = parser.add_argument_group(f"openrlhf_sfpo: {section}", config.__doc__)
         hints = typing.get_type_hints(config)

@@ -79,13 +79,13 @@ def inspect_reposition(path: str, layout: tuple[int, int, int], samples: list[An
 
     actor = make_actor(path, layout, **settings)
     runner = _PassRunner(actor, _RolloutBatch(actor, my_share(samples)), PPOClipLoss())
-    slow = [shard.clone() for _, _, shard in actor.shards.pairs()]
+    slow = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
     bytes_held = runner.snapshot()
     for _ in range(2):
         runner.run_pass("fast")
-    fast = [shard.clone() for _, _, shard in actor.shards.pairs()]
+    fast = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
     displacement = runner.reposition(0.8)
-    main = [shard.clone() for _, _, shard in actor.shards.pairs()]
+    main = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
     runner.release_snapshot()
     actor.finish_parameter_gather()
     parameters = {name: p.detach().clone() for chunk in actor._chunks for name, p in chunk.named_parameters()}

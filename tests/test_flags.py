@@ -328,7 +328,11 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("changes", "expected"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_bad_input_ends_with_one_message_and_status_2(
-    good: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], expected: list[str]
+    good: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    expected: list[str],
 ) -> None:
     made = {name: value(tmp_path) if callable(value) else value for name, value in changes.items()}
     capsys.readouterr()
@@ -386,12 +390,12 @@ def test_a_changed_openrlhf_is_refused() -> None:
 
 
 BLOCKED = """
-import importlib.abc, sys
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"ray", "vllm", "openrlhf", "deepspeed"}:
-            raise ModuleNotFoundError(f"blocked: {name}", name=name)
-sys.meta_path.insert(0, Block())
+import importlib.machinery, sys
+original = importlib.machinery.PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    absent = name.split(".")[0] in {"ray", "vllm", "openrlhf", "deepspeed"}
+    return None if absent else original(name, path, target)
+importlib.machinery.PathFinder.find_spec = find_spec
 import pkgutil, importlib
 for package in ("openrlhf_sfpo.sfpo", "openrlhf_sfpo.megatron"):
     module = importlib.import_module(package)

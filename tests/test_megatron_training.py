@@ -235,9 +235,7 @@ def test_optimizers_that_keep_their_weights_elsewhere_are_refused(used: str) -> 
 
     from openrlhf_sfpo.megatron.shards import MainShards
 
-    config = SimpleNamespace(
-        use_precision_aware_optimizer=used == "precision", optimizer_cpu_offload=used == "offload"
-    )
+    config = SimpleNamespace(use_precision_aware_optimizer=used == "precision", optimizer_cpu_offload=used == "offload")
     ddp = SimpleNamespace(fp8_param_gather=used == "fp8", use_megatron_fsdp=used == "fsdp")
     child = SimpleNamespace(config=config, ddp_config=ddp, is_stub_optimizer=False)
     with pytest.raises(ValueError, match="SFPO does not work with"):

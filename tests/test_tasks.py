@@ -160,9 +160,9 @@ def test_generated_data_sets_keep_evaluation_apart_from_training(tmp_path: Path)
     train = resolve_dataset("--t", f"reasoning_gym:chain_sum?{options}&size=60&seed=1", "question", "truth", tmp_path)
     seen = prompts_of(train, "question")
     held_out = resolve_dataset(
-        "--e", f"reasoning_gym:chain_sum?{options}&size=60&seed=2", "question", "truth", tmp_path, held_out_from=seen
+        "--e", f"reasoning_gym:chain_sum?{options}&size=60&seed=1000", "question", "truth", tmp_path, held_out_from=seen
     )
-    rows = [json.loads(line) for line in Path(held_out).open()]
+    rows = [json.loads(line) for line in Path(held_out).read_text().splitlines()]
     assert 0 < len(rows) < 60
     assert len({row["question"] for row in rows}) == len(rows)
     assert not seen & {row["question"] for row in rows}

@@ -6,19 +6,19 @@ from typing import Any
 import torch
 import transformers
 
-SHAPES: dict[str, Any] = dict(
-    num_hidden_layers=4,
-    hidden_size=48,
-    intermediate_size=64,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    vocab_size=131,  # prime: every tensor-parallel size needs padding
-    max_position_embeddings=128,
-    initializer_range=0.1,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
-)
+SHAPES: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 131,  # prime: every tensor-parallel size needs padding
+    "max_position_embeddings": 128,
+    "initializer_range": 0.1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 

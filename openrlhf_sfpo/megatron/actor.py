@@ -187,10 +187,7 @@ class _RolloutBatch:
     def norm(self, step: int) -> LossNorm:
         """Totals of a train batch over all ranks."""
         masks = [
-            self._samples[number].action_mask
-            for rank in self._plan[step]
-            for members in rank
-            for number in members
+            self._samples[number].action_mask for rank in self._plan[step] for members in rank for number in members
         ]
         return LossNorm(
             num_tokens=max(1.0, float(sum(int(mask.sum()) for mask in masks))),

@@ -88,7 +88,12 @@ REPLACED: list[tuple[str, str, Any, str]] = [
     ("torch.cuda", "manual_seed", torch.manual_seed, "the same"),
     ("torch.Tensor", "cuda", lambda self, *args, **kwargs: self, "shared embeddings are moved to the GPU"),
     ("torch.nn.Module", "cuda", lambda self, *args, **kwargs: self, "modules are moved to the GPU"),
-    ("torch.Tensor", "type", _tensor_type, "the optimizer sorts parameters by type names such as torch.cuda.HalfTensor"),
+    (
+        "torch.Tensor",
+        "type",
+        _tensor_type,
+        "the optimizer sorts parameters by type names such as torch.cuda.HalfTensor",
+    ),
     (
         "megatron.core.tensor_parallel.random",
         "_get_cuda_rng_state",

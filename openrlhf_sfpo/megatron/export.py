@@ -23,9 +23,7 @@ class WeightExchange:
         bucket_bytes: how much is gathered and sent at a time.
     """
 
-    def __init__(
-        self, model: ModelConfig, layout: Layout, chunks: list[torch.nn.Module], bucket_bytes: int
-    ) -> None:
+    def __init__(self, model: ModelConfig, layout: Layout, chunks: list[torch.nn.Module], bucket_bytes: int) -> None:
         self.layout = layout
         self.bucket_bytes = bucket_bytes
         self.plan = weight_plan(model, layout)

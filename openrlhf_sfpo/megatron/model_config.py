@@ -61,9 +61,7 @@ class ModelConfig:
         try:
             raw = json.loads(config_file.read_text())
         except ValueError as error:
-            raise UsageError(
-                MODEL_FLAG, f"{config_file} is not JSON ({error}).", "Download the file again."
-            ) from None
+            raise UsageError(MODEL_FLAG, f"{config_file} is not JSON ({error}).", "Download the file again.") from None
         return cls.from_dict(raw, str(config_file))
 
     @classmethod

@@ -125,7 +125,9 @@ class MainShards:
 
 def _counts_once(child: DistributedOptimizer, shard: torch.Tensor) -> bool:
     """Whether this rank's shard enters norms: not a copy of tied embeddings, not replicated over tensor ranks."""
-    return param_is_not_shared(shard) and param_is_not_tensor_parallel_duplicate(shard, getattr(child, "tp_group", None))
+    return param_is_not_shared(shard) and param_is_not_tensor_parallel_duplicate(
+        shard, getattr(child, "tp_group", None)
+    )
 
 
 def _refuse_unhandled(child: Any) -> None:
@@ -139,4 +141,6 @@ def _refuse_unhandled(child: Any) -> None:
     }
     for name, used in refusals.items():
         if used:
-            raise ValueError(f"SFPO does not work with {name} yet: its main parameters are not repositioned. Turn it off.")
+            raise ValueError(
+                f"SFPO does not work with {name} yet: its main parameters are not repositioned. Turn it off."
+            )

@@ -199,9 +199,7 @@ def _layer_entries(model: ModelConfig, prefix: str) -> list[tuple[str, Converter
         ("pre_mlp_layernorm.weight", replicated("post_attention_layernorm", hidden)),
         (
             "mlp.linear_fc1.weight",
-            GateUp(
-                (f"{prefix}.mlp.gate_proj.weight", f"{prefix}.mlp.up_proj.weight"), ((ffn, hidden), (ffn, hidden))
-            ),
+            GateUp((f"{prefix}.mlp.gate_proj.weight", f"{prefix}.mlp.up_proj.weight"), ((ffn, hidden), (ffn, hidden))),
         ),
         ("mlp.linear_fc2.weight", Columns((f"{prefix}.mlp.down_proj.weight",), ((hidden, ffn),))),
     ]

@@ -234,7 +234,7 @@ def _sample_infos(experience: Experience) -> list[dict[str, float]]:
 
 
 def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the samples of all ranks. Ranks that share a model copy count the same samples; the mean is the same."""
+    """Means over the samples of all ranks. (Ranks that share a model copy repeat its samples; means stay the same.)"""
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, infos)
     rows = [info for part in gathered for info in part]

@@ -41,7 +41,11 @@ EXPECTED_SIGNATURES: list[tuple[str, str, tuple[str, ...]]] = [
         "PolicyModelActor.save_checkpoint",
         ("self", "tag", "client_states", "metric_value", "metric_key"),
     ),
-    ("openrlhf.trainer.ray.launcher", "ReferenceModelActor.init_model_from_pretrained", ("self", "strategy", "pretrain")),
+    (
+        "openrlhf.trainer.ray.launcher",
+        "ReferenceModelActor.init_model_from_pretrained",
+        ("self", "strategy", "pretrain"),
+    ),
     (
         "openrlhf.trainer.ray.launcher",
         "BaseModelActor.execute_batch",

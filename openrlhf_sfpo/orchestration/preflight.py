@@ -119,13 +119,17 @@ def check_run_directory(directory: Path) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError("--run.dir", f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one.")
+        raise UsageError(
+            "--run.dir", f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one."
+        )
     try:
         probe = existing / f".openrlhf_sfpo_probe{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError("--run.dir", f"{directory} cannot be written ({error.strerror}).", "Choose another one.") from None
+        raise UsageError(
+            "--run.dir", f"{directory} cannot be written ({error.strerror}).", "Choose another one."
+        ) from None
 
 
 def prepare(flat: argparse.Namespace, given: set[str]) -> Path:

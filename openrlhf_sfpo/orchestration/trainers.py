@@ -207,7 +207,9 @@ def standard_errors(samples: list[Experience], per_prompt: int, eval_dataloader:
     std(prompt means) / sqrt(prompts), with the unbiased std.
     """
     source_of = {
-        prompt: source for sources, prompts, *_ in eval_dataloader for source, prompt in zip(sources, prompts, strict=True)
+        prompt: source
+        for sources, prompts, *_ in eval_dataloader
+        for source, prompt in zip(sources, prompts, strict=True)
     }
     means: dict[str, list[float]] = {}
     for start in range(0, len(samples), per_prompt):

@@ -3,7 +3,7 @@
 | file | content |
 | --- | --- |
 | config.yaml | every setting, resolved |
-| metrics.jsonl | one object per step: step, rollouts_total, wall_seconds, reward_mean, eval/*, sfpo/*, time/*, train/* |
+| metrics.jsonl | one object per step: step, rollouts_total, wall_seconds, reward_mean, eval/*, sfpo/*, time/*, ... |
 | samples.jsonl | some rollouts of every step: prompt, response, label, reward |
 | curves.png | reward, accuracy, entropy and displacement over the steps |
 | checkpoints/, hf/ | models saved on the way, and the final one |
@@ -80,7 +80,13 @@ class RunWriter:
             line = {**self._last, **named}
         else:
             elapsed = round(time.monotonic() - self._started, 3)
-            line = {"step": step, "rollouts_total": self._rollouts, "wall_seconds": elapsed, "reward_mean": None, **named}
+            line = {
+                "step": step,
+                "rollouts_total": self._rollouts,
+                "wall_seconds": elapsed,
+                "reward_mean": None,
+                **named,
+            }
         self._write(line)
         draw_curves(self.directory)
         return line

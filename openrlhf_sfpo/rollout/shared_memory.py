@@ -113,9 +113,7 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
     ) -> Self:
         if source is None:
             raise ValueError("the shared-memory weight transfer needs a WeightSource")
-        engine = cls(
-            client=client, source=source, is_sender=init_info.is_sender, bucket_bytes=init_info.bucket_bytes
-        )
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender, bucket_bytes=init_info.bucket_bytes)
         if engine.is_sender:
             client.init_weight_transfer_engine({})
         return engine
@@ -136,7 +134,7 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
     def _write_buckets(
         self, weights: Iterator[tuple[str, torch.Tensor]], path: str
     ) -> Iterator[SharedMemoryUpdateInfo]:
-        """Put one bucket after the other into the file; the receivers are done with it when `update_weights` returns."""
+        """Put bucket after bucket into the file; the receivers are done with one when `update_weights` returns."""
         while (bucket := pack_tensors(weights, lambda item: item[1], self._bucket_bytes)) is not None:
             _map(path, bucket.packed_tensor.numel()).copy_(bucket.packed_tensor)
             yield SharedMemoryUpdateInfo(

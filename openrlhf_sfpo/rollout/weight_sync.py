@@ -34,9 +34,7 @@ class WeightSync:
         init_info = _init_info(actor.settings, rank, engine_workers, master_address)
         self._client = CountingClient(RayVLLMWeightSyncClient(engines))
         self._source = _weight_source(actor)
-        self._engine = WeightTransferTrainerFactory.trainer_init(
-            init_info, client=self._client, source=self._source
-        )
+        self._engine = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=self._source)
 
     def send(self) -> dict[str, float]:
         """Send all weights; return how long it took and how many bytes and calls, as rank 0 saw it."""
@@ -49,7 +47,6 @@ class WeightSync:
             "weight_sync/bytes": float(self._source.total_bytes),
             "weight_sync/updates": float(self._client.updates),
         }
-
 
     def reset_prefix_caches(self) -> None:
         """Forget cached prefixes, which were computed with the old weights. Call it on one rank."""

@@ -161,4 +161,3 @@ class SlowFastUpdate:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gate.load_state_dict(state["gate"])
         self.backward_passes_total = state["backward_passes_total"]
-

