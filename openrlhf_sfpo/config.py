@@ -44,8 +44,10 @@ class MegatronConfig:
         1, "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble"
     )
     device: Literal["auto", "cpu", "cuda"] = _flag("auto", "where the actor runs; auto takes CUDA where there is one")
-    param_dtype: Literal["bf16", "fp32"] = _flag(
-        "bf16", "dtype of the parameters; with bf16 the optimizer keeps fp32 main parameters"
+    param_dtype: Literal["auto", "bf16", "fp32"] = _flag(
+        "auto",
+        "dtype of the parameters; with bf16 the optimizer keeps fp32 main parameters; auto is bf16, and fp32 on a CPU "
+        "without bf16 instructions, where bf16 is ten times slower",
     )
     fp32_residual_connection: bool | None = _flag(
         None, "keep the residual stream between layers in fp32; halves the error of log-probabilities; default: on CPU"
@@ -70,7 +72,9 @@ class RunConfig:
 
     dir: str | None = _flag(None, "run directory (metrics, samples, plots, checkpoints, model); default: runs/TIME")
     verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
-    eval_at_ends: bool = _flag(True, "with --eval.dataset, also evaluate before the first and after the last step")
+    eval_at_ends: bool = _flag(
+        True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
+    )
     samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl")
     kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU")
     engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(

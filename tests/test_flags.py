@@ -392,10 +392,10 @@ def test_a_changed_openrlhf_is_refused() -> None:
 BLOCKED = """
 import importlib.machinery, sys
 original = importlib.machinery.PathFinder.find_spec
-def find_spec(name, path=None, target=None):
+def find_spec(cls, name, path=None, target=None):
     absent = name.split(".")[0] in {"ray", "vllm", "openrlhf", "deepspeed"}
     return None if absent else original(name, path, target)
-importlib.machinery.PathFinder.find_spec = find_spec
+importlib.machinery.PathFinder.find_spec = classmethod(find_spec)
 import pkgutil, importlib
 for package in ("openrlhf_sfpo.sfpo", "openrlhf_sfpo.megatron"):
     module = importlib.import_module(package)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from openrlhf_sfpo.report.console import Console, accuracy
-from openrlhf_sfpo.report.run_writer import RunWriter, read_metrics
+from openrlhf_sfpo.report.console import Console, accuracy, before_and_after
+from openrlhf_sfpo.report.reading import read_metrics
+from openrlhf_sfpo.report.run_writer import RunWriter
 
 STATUS = {
     "rollout/num_samples": 64.0,
@@ -74,3 +75,15 @@ def test_the_console_shows_steps_and_accuracies() -> None:
 
 def test_accuracy_without_an_error() -> None:
     assert accuracy(0.123, None) == "12.3 %"
+
+
+def test_the_gain_is_told_from_the_first_and_the_last_evaluation() -> None:
+    name = "eval/sums_pass1"
+    lines = [
+        {"step": 0, name: 0.25, f"{name}_stderr": 0.02},
+        {"step": 1, "reward_mean": 0.5},
+        {"step": 2, name: 0.75, f"{name}_stderr": 0.011},
+    ]
+    (sentence,) = before_and_after(lines)
+    assert "sums: 25.0 ± 2.0 % before, 75.0 ± 1.1 % after step 2 (+50.0 points" in sentence
+    assert before_and_after(lines[:2]) == []

@@ -12,7 +12,8 @@ from typing import Any
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import events, flash_attn_stub, hooks
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, gpus_needed, nested
-from openrlhf_sfpo.report.console import Console
+from openrlhf_sfpo.report.console import Console, before_and_after
+from openrlhf_sfpo.report.reading import read_metrics
 from openrlhf_sfpo.report.run_writer import RunWriter
 
 _HOOK = "openrlhf_sfpo.orchestration.worker.setup"
@@ -34,8 +35,13 @@ def run(flat: argparse.Namespace, directory: Path) -> int:
         try:
             device = _start_ray(args)
             vars(flat)["megatron.device"] = device
-            console.say(f"Ray is up; actor on {device}, {_what_runs(args)}")
+            if args.megatron.param_dtype == "auto":
+                vars(flat)["megatron.param_dtype"] = "bf16" if device == "cuda" or _cpu_has_bf16() else "fp32"
+            dtype = vars(flat)["megatron.param_dtype"]
+            console.say(f"Ray is up; actor on {device} in {dtype}, {_what_runs(args)}")
             _train(flat, directory, console, device)
+            for sentence in before_and_after(read_metrics(directory)):
+                console.say(sentence)
             console.say(f"done: model in {vars(flat)['ckpt.output_dir']}, plot in {directory / 'curves.png'}")
             return 0
         except UsageError:
@@ -151,6 +157,13 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _what_runs(args: Any) -> str:

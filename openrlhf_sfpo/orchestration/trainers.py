@@ -3,6 +3,8 @@
 Each class only adds around the methods of OpenRLHF's; what they do is unchanged.
 """
 
+import copy
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,9 +64,9 @@ class _Reports:
 class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
     """The synchronous trainer."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.samples_generator = _Watched(self.samples_generator, self._events())
+    def __init__(self, pretrain: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(pretrain, *args, **kwargs)
+        self.samples_generator = _Watched(self.samples_generator, self._events(), pretrain)
         if self.args.rollout.replay_dir:
             self.samples_generator = Replay(self.args.rollout.replay_dir)
         self._evaluated_at = -1
@@ -121,17 +123,25 @@ class TrainingActor(_Reports, undecorated(ppo_trainer_async.TrainingActor)):
 class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
     """The rollout half of the asynchronous trainer; evaluations run here."""
 
+    def __init__(self, pretrain: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(pretrain, *args, **kwargs)
+        self._event_sender = Events()
+        self.samples_generator = _Watched(self.samples_generator, self._event_sender, pretrain)
+
     def _run_eval(self) -> dict[str, float]:
         logs = super()._run_eval()
-        Events().send("eval", step=self._last_eval_step, metrics=logs)
+        count = self.args.eval.n_samples_per_prompt
+        logs.update(standard_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
+        self._event_sender.send("eval", step=self._last_eval_step, metrics=logs)
         return logs
 
 
 class _Watched:
-    """A samples generator that announces what it does and keeps the last evaluation's samples."""
+    """A samples generator that announces what it does, keeps the last evaluation's samples and sends no tokenizers."""
 
-    def __init__(self, generator: Any, events: Events) -> None:
+    def __init__(self, generator: Any, events: Events, pretrain: str) -> None:
         self._generator = generator
+        generator.tokenizer = _TokenizerAt(pretrain, not generator.args.data.disable_fast_tokenizer)
         self._events = events
         self.last_eval_samples: list[Experience] = []
 
@@ -140,8 +150,43 @@ class _Watched:
         return self._generator.generate_samples(**kwargs)
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
-        self.last_eval_samples = self._generator.generate_eval_samples(**kwargs)
+        """As OpenRLHF's, with as many samples in flight as a rollout batch has.
+
+        OpenRLHF sends --rollout.batch_size prompts at a time, which starves the engines when an evaluation draws fewer
+        samples from each prompt than training does.
+        """
+        args = self._generator.args
+        wanted = args.rollout.batch_size * args.rollout.n_samples_per_prompt // kwargs["n_samples_per_prompt"]
+        larger = copy.copy(args)
+        larger.rollout = copy.copy(args.rollout)
+        larger.rollout.batch_size = max(args.rollout.batch_size, wanted)
+        self._generator.args = larger
+        try:
+            self.last_eval_samples = self._generator.generate_eval_samples(**kwargs)
+        finally:
+            self._generator.args = args
         return self.last_eval_samples
+
+
+class _TokenizerAt:
+    """Arrives in another process as the model's tokenizer.
+
+    OpenRLHF sends its tokenizer along with every prompt, and unpickling one takes 0.2 s and more. This one is loaded
+    there once.
+    """
+
+    def __init__(self, pretrain: str, use_fast: bool) -> None:
+        self._arguments = (pretrain, use_fast)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _tokenizer_at, self._arguments
+
+
+@functools.cache
+def _tokenizer_at(pretrain: str, use_fast: bool) -> Any:
+    from openrlhf.utils.utils import get_tokenizer
+
+    return get_tokenizer(pretrain, None, "left", use_fast=use_fast)
 
 
 class Replay:

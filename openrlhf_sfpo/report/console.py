@@ -71,6 +71,24 @@ class Console:
         return f"{seconds // 60:2d}:{seconds % 60:02d}"
 
 
+def before_and_after(lines: list[dict[str, Any]]) -> list[str]:
+    """For each evaluated data set a sentence with its first and its last accuracy, from the lines of metrics.jsonl."""
+    sentences = []
+    for name in sorted({key for line in lines for key in line if key.startswith("eval/") and key.endswith("_pass1")}):
+        found = [line for line in lines if line.get(name) is not None]
+        first, last = found[0], found[-1]
+        if first is last:
+            continue
+        shown = [accuracy(line[name], line.get(f"{name}_stderr")) for line in (first, last)]
+        gain = 100 * (last[name] - first[name])
+        dataset = name.removeprefix("eval/").removesuffix("_pass1")
+        sentences.append(
+            f"held-out accuracy {dataset}: {shown[0]} before, {shown[1]} after step {last['step']} "
+            f"({gain:+.1f} points; ± standard error)"
+        )
+    return sentences
+
+
 def accuracy(value: float, stderr: float | None) -> str:
     """An accuracy in percent with its standard error."""
     error = "" if stderr is None else f" ± {100 * stderr:.1f}"

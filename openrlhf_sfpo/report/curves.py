@@ -1,9 +1,10 @@
 """curves.png: how a run went, at a glance."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from openrlhf_sfpo.report.reading import read_metrics
 
 
 def draw_curves(directory: Path) -> Path | None:
@@ -14,7 +15,7 @@ def draw_curves(directory: Path) -> Path | None:
     matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
 
-    lines = [json.loads(text) for text in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(directory)
     if not lines:
         return None
     figure = Figure(figsize=(11, 7), layout="constrained")

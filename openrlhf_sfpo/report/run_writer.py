@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from openrlhf_sfpo.report.curves import draw_curves
+from openrlhf_sfpo.report.reading import METRICS
 
-METRICS, SAMPLES, CURVES, CONFIG = "metrics.jsonl", "samples.jsonl", "curves.png", "config.yaml"
+SAMPLES, CONFIG = "samples.jsonl", "config.yaml"
 
 
 class RunWriter:
@@ -101,17 +102,6 @@ class RunWriter:
         with (self.directory / SAMPLES).open("a") as file:
             for sample in samples:
                 file.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
-
-
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a line that is cut short (a run that is being written) is left out."""
-    lines = []
-    for text in (directory / METRICS).read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
 
 
 def _metric_name(name: str) -> str:

@@ -62,6 +62,18 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
+        self._repack_tied_output_layers()
+
+    def _repack_tied_output_layers(self) -> None:
+        """On CPU an output layer keeps a packed copy of its weight for the kernel. One that is tied to the embedding
+        gets no weights of its own, so vLLM would leave the old copy in place."""
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+        layers = [layer for layer in self.model.modules() if isinstance(layer, VocabParallelEmbedding)]
+        embeddings = {layer.weight.data_ptr() for layer in layers if not isinstance(layer, ParallelLMHead)}
+        for layer in layers:
+            if isinstance(layer, ParallelLMHead) and layer.weight.data_ptr() in embeddings:
+                layer.quant_method.process_weights_after_loading(layer)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class waits for the accelerator here; there is none.

@@ -24,8 +24,9 @@ def resolve_dataset(
 
     Args:
         flag: the flag that the value came from, for errors.
-        spec: comma-separated data sets: `reasoning_gym:NAME?option=value&...`, a .jsonl, .json or .parquet file, or
-            anything else that OpenRLHF loads (a directory, a Hugging Face name), which is passed on as it is.
+        spec: comma-separated data sets: `reasoning_gym:NAME?option=value&...` (as in a URL: + is %2B, and an option
+            given twice is a list), a .jsonl, .json or .parquet file, or anything else that OpenRLHF loads (a
+            directory, a Hugging Face name), which is passed on as it is.
         input_key, label_key: the fields that must be there.
         directory: where generated data sets are written.
         held_out_from: for evaluation sets, the training prompts. Generated rows among them are left out, and so are
@@ -130,7 +131,7 @@ def _generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict
     import reasoning_gym
 
     name, _, query = spec.removeprefix(REASONING_GYM).partition("?")
-    options = {key: _number(value) for key, value in parse_qsl(query, strict_parsing=bool(query))}
+    options = _options(query)
     known = sorted(reasoning_gym.factory.DATASETS)
     if name not in known:
         close = [other for other in known if name[:4] in other][:5]
@@ -153,6 +154,14 @@ def _write(rows: list[dict[str, Any]], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def _options(query: str) -> dict[str, Any]:
+    """The options of a query string; one that comes more than once is a list."""
+    values: dict[str, list[Any]] = {}
+    for key, value in parse_qsl(query, strict_parsing=bool(query)):
+        values.setdefault(key, []).append(_number(value))
+    return {key: found if len(found) > 1 else found[0] for key, found in values.items()}
 
 
 def _number(value: str) -> Any:

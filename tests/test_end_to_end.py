@@ -1,0 +1,253 @@
+"""The whole system as a user starts it: `openrlhf-sfpo train` with Ray, vLLM, OpenRLHF's trainers and Megatron-Core."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from openrlhf_sfpo.report.reading import read_metrics
+
+SFPO_METRICS = {
+    "active",
+    "alpha",
+    "entropy",
+    "entropy_z",
+    "displacement",
+    "displacement_rel",
+    "fast_kl",
+    "fast_clip_ratio",
+    "momentum_grad_cosine",
+    "backward_passes_total",
+    "snapshot_bytes",
+    "reposition_seconds",
+}
+PROBLEMS = "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1"
+
+
+def flags(run_dir: Path, model: Path, **changes: Any) -> list[str]:
+    """Two small steps on two pipeline stages; `changes` has names with __ for dots, None drops a flag."""
+    chosen = {
+        "run.dir": run_dir,
+        "actor.model_name_or_path": model,
+        "actor.num_gpus_per_node": 2,
+        "megatron.pipeline_model_parallel_size": 2,
+        "vllm.num_engines": 1,
+        "vllm.enforce_eager": True,
+        "run.kv_cache_mb": 256,
+        "sfpo.k": 2,
+        "sfpo.alpha": 0.8,
+        "actor.adam.lr": 1e-5,
+        "actor.lr_scheduler": "constant",
+        "data.prompt_dataset": f"{PROBLEMS}&size=8&seed=1",
+        "data.input_key": "question",
+        "data.max_len": 64,
+        "reward.remote_url": "last_integer",
+        "rollout.batch_size": 4,
+        "rollout.n_samples_per_prompt": 4,
+        "rollout.max_new_tokens": 8,
+        "train.batch_size": 16,
+        "train.max_tokens_per_gpu": 128,
+        "ckpt.best_metric_key": "none",
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    return [
+        f"--{name}" if value is True else f"--{name}={value}" for name, value in chosen.items() if value is not None
+    ]
+
+
+def train(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "train", *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, env=env)
+
+
+def logs_of(run_dir: Path) -> str:
+    log = run_dir / "logs" / "driver.log"
+    return log.read_text()[-4000:] if log.exists() else "no log"
+
+
+@pytest.fixture(scope="module")
+def small_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first three layers of the pretrained model: quick to load, and its tokenizer is real."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("models") / "three_layers"
+    shutil.copytree(smollm2, path, ignore=shutil.ignore_patterns("*.safetensors"))
+    model = AutoModelForCausalLM.from_pretrained(smollm2)
+    model.model.layers = model.model.layers[:4]
+    model.config.num_hidden_layers = 4
+    model.config.layer_types = None
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished_run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of the pretrained model with evaluation and recording: (run directory, what was printed)."""
+    run_dir = tmp_path_factory.mktemp("runs") / "sfpo"
+    arguments = flags(
+        run_dir,
+        smollm2,
+        rollout__record_dir=run_dir.parent / "rollouts",
+        eval__dataset=f"{PROBLEMS}&size=12&seed=5000",
+        eval__n_samples_per_prompt=2,
+        eval__temperature=1.0,
+    )
+    done = train(*arguments)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(run_dir)}"
+    return run_dir, done.stdout + done.stderr
+
+
+def test_the_console_shows_progress_and_no_noise(finished_run: tuple[Path, str]) -> None:
+    run_dir, shown = finished_run
+    lines = shown.strip().splitlines()
+    assert all(re.match(r"\[ *\d+:\d\d\] ", line) for line in lines), shown
+    assert any("step 1/2: SFPO  reward" in line for line in lines)
+    assert sum("held-out accuracy chain_sum" in line and "±" in line for line in lines) >= 2
+    assert any(re.search(r"held-out accuracy chain_sum: .* before, .* after step 2", line) for line in lines)
+    assert str(run_dir / "curves.png") in shown
+
+
+def test_the_run_directory_is_complete(finished_run: tuple[Path, str]) -> None:
+    run_dir, _ = finished_run
+    settings = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert (settings["sfpo.k"], settings["sfpo.alpha"]) == (2, 0.8)
+    assert settings["megatron.device"] == "cpu", "what `auto` became is written down"
+    lines = read_metrics(run_dir)
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert [line["rollouts_total"] for line in lines] == [0, 16, 32]
+    for line in (lines[0], lines[2]):
+        assert 0 <= line["eval/chain_sum_pass1"] <= 1
+        assert line["eval/chain_sum_pass1_stderr"] >= 0
+    for line in lines[1:]:
+        assert {f"sfpo/{name}" for name in SFPO_METRICS} <= set(line)
+        assert line["sfpo/active"] == 1.0
+        assert line["sfpo/displacement"] > 0
+        assert line["time/step_total"] > 0
+        assert line["train/optimizer_steps"] == 1.0
+    assert lines[2]["sfpo/backward_passes_total"] == 6.0
+    assert lines[1]["wall_seconds"] < lines[2]["wall_seconds"]
+    samples = [json.loads(text) for text in (run_dir / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {1, 2}
+    assert set(samples[0]) == {"step", "prompt", "response", "label", "reward", "truncated"}
+    assert "arithmetic problem" in samples[0]["prompt"]
+    assert (run_dir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (run_dir / "checkpoints").is_dir()
+
+
+def test_vllm_and_the_actor_agree_before_and_after_a_weight_transfer(finished_run: tuple[Path, str]) -> None:
+    _, first, second = read_metrics(finished_run[0])
+    assert first["train/rollout_log_prob_abs_diff"] < 0.03
+    assert second["train/rollout_log_prob_abs_diff"] < 0.03
+    for line in (first, second):
+        assert line["weight_sync/bytes"] > 2e8
+        assert line["weight_sync/updates"] <= 2, "buckets, not tensors"
+
+
+def test_the_trained_model_loads_in_transformers(finished_run: tuple[Path, str], smollm2: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trained = AutoModelForCausalLM.from_pretrained(finished_run[0] / "hf").state_dict()
+    original = AutoModelForCausalLM.from_pretrained(smollm2).state_dict()
+    assert {name: tensor.shape for name, tensor in trained.items()} == {n: t.shape for n, t in original.items()}
+    assert any(not trained[name].equal(original[name]) for name in original)
+    assert len(AutoTokenizer.from_pretrained(finished_run[0] / "hf")) == 49152
+
+
+def test_recorded_rollouts_train_again_to_the_same_numbers(
+    finished_run: tuple[Path, str], smollm2: Path, tmp_path: Path
+) -> None:
+    run_dir, _ = finished_run
+    arguments = flags(
+        tmp_path / "again",
+        smollm2,
+        rollout__replay_dir=run_dir.parent / "rollouts",
+        vllm__num_engines=None,
+        reward__remote_url=None,
+    )
+    done = train(*arguments)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path / 'again')}"
+    again, before = read_metrics(tmp_path / "again"), read_metrics(run_dir)[1:]
+    assert len(again) == len(before) == 2
+    for new, old in zip(again, before, strict=True):
+        for name in ("reward_mean", "train/policy_loss", "train/actor_grad_norm", "sfpo/displacement", "sfpo/entropy"):
+            assert new[name] == pytest.approx(old[name], rel=1e-4, abs=1e-6), name
+
+
+def test_a_kl_term_brings_a_reference_model(finished_run: tuple[Path, str], smollm2: Path, tmp_path: Path) -> None:
+    arguments = flags(
+        tmp_path / "kl",
+        smollm2,
+        rollout__replay_dir=finished_run[0].parent / "rollouts",
+        vllm__num_engines=None,
+        reward__remote_url=None,
+        algo__kl__init_coef=0.05,
+        algo__kl__use_loss=True,
+        algo__kl__estimator="k3",
+        ref__num_gpus_per_node=2,
+    )
+    done = train(*arguments)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path / 'kl')}"
+    first, second = read_metrics(tmp_path / "kl")
+    # The slow pass has left theta_0, which is the reference model, by the fast passes.
+    assert 0 < first["train/kl"] < 1
+    assert second["train/kl"] > 0
+    without = read_metrics(finished_run[0])[1]
+    assert first["reward_mean"] == without["reward_mean"]
+    assert first["sfpo/displacement"] != without["sfpo/displacement"], "the KL term is part of the loss"
+
+
+def test_the_asynchronous_trainer(small_model: Path, tmp_path: Path) -> None:
+    done = train(*flags(tmp_path / "run", small_model, train__async_enable=True))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path / 'run')}"
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line["sfpo/active"] == 1.0 for line in lines)
+    assert (tmp_path / "run" / "hf" / "config.json").is_file()
+    assert (tmp_path / "run" / "samples.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError('no such problem')", "no such problem"),
+        ("return {'rewards': [float('nan')]}", "must be finite"),
+    ],
+    ids=["raises", "NaN"],
+)
+def test_a_reward_function_that_fails_stops_the_run(small_model: Path, tmp_path: Path, body: str, message: str) -> None:
+    reward = tmp_path / "my_reward.py"
+    reward.write_text(f"def reward_func(queries, prompts, labels):\n    {body}\n")
+    done = train(*flags(tmp_path / "run", small_model, reward__remote_url=reward))
+    assert done.returncode == 1
+    assert message in done.stdout
+    assert "my_reward.py" in done.stdout
+    assert "Traceback" in done.stdout, "the reward function's own traceback"
+    assert str(tmp_path / "run" / "logs") in done.stdout
+
+
+def test_more_gpus_than_ray_has(small_model: Path, tmp_path: Path) -> None:
+    ray = str(Path(sys.executable).parent / "ray")
+    started = subprocess.run(
+        [ray, "start", "--head", "--port=0", "--num-gpus=1", "--num-cpus=2", "--include-dashboard=false"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert started.returncode == 0, started.stderr
+    try:
+        address = re.search(r"--address='([^']+)'", started.stdout).group(1)
+        done = train(*flags(tmp_path / "run", small_model), RAY_ADDRESS=address)
+    finally:
+        subprocess.run([ray, "stop", "--force"], capture_output=True, timeout=120)
+    assert done.returncode == 2
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("openrlhf-sfpo train: error")]
+    assert "ask for 3 GPUs, but Ray has 1" in line
+    assert "--actor.num_gpus_per_node" in line

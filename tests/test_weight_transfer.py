@@ -1,0 +1,44 @@
+"""Weights into a real vLLM engine: after a transfer it computes what an engine does that loads the same weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import make_model
+
+# Sizes that vLLM's CPU kernels take.
+SHAPE = {
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 192,
+    "vocab_size": 160,
+}
+
+
+def probe(*arguments: Any) -> dict[str, Any]:
+    script = Path(__file__).parent / "engine_probe.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("qwen2", False), ("qwen3", True)])
+def test_a_synced_engine_equals_a_fresh_one_to_the_bit(tmp_path: Path, family: str, tied: bool) -> None:
+    extra = {"head_dim": 32} if family == "qwen3" else {}
+    models = [make_model(tmp_path / f"{seed}", family, tied, seed=seed, **SHAPE, **extra) for seed in (1, 2)]
+    size = (models[1] / "model.safetensors").stat().st_size
+    result = probe(*models, 300_000)
+    assert result["before"] != result["fresh"]
+    assert result["after"] == result["fresh"]
+    assert result["again"] == result["fresh"]
+    start, *updates, finish = result["calls"]
+    assert (start, finish) == ("start", "finish")
+    assert set(updates) == {"update"}
+    assert len(updates) <= size / 300_000 + 1, "buckets are filled before they are sent"
+    assert result["left_behind"] == []
