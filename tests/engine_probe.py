@@ -105,7 +105,7 @@ def main(model: str, other: str, bucket_bytes: int) -> None:
     )
     sender.send_weights()
     result["after"] = log_probs(engine)
-    result["calls"] = client.calls
+    result["calls"] = list(client.calls)
     sender.send_weights()
     result["again"] = log_probs(engine)
     result["left_behind"] = [path.name for path in Path("/dev/shm").glob("openrlhf_sfpo_weights_*")]

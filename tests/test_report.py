@@ -2,13 +2,17 @@
 
 import io
 import json
+import random
 from pathlib import Path
+from statistics import fmean, stdev
 
+import pytest
 import yaml
 
 from openrlhf_sfpo.report.console import Console, accuracy, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
 from openrlhf_sfpo.report.run_writer import RunWriter
+from openrlhf_sfpo.report.statistics import standard_errors
 
 STATUS = {
     "rollout/num_samples": 64.0,
@@ -80,10 +84,33 @@ def test_accuracy_without_an_error() -> None:
 def test_the_gain_is_told_from_the_first_and_the_last_evaluation() -> None:
     name = "eval/sums_pass1"
     lines = [
-        {"step": 0, name: 0.25, f"{name}_stderr": 0.02},
+        {"step": 0, name: 0.25, f"{name}_stderr": 0.05, f"{name}_sampling_stderr": 0.02, "eval/sums_prompts": 80.0},
         {"step": 1, "reward_mean": 0.5},
-        {"step": 2, name: 0.75, f"{name}_stderr": 0.011},
+        {"step": 2, name: 0.75, f"{name}_stderr": 0.03, f"{name}_sampling_stderr": 0.011, "eval/sums_prompts": 80.0},
     ]
-    (sentence,) = before_and_after(lines)
-    assert "sums: 25.0 ± 2.0 % before, 75.0 ± 1.1 % after step 2 (+50.0 points" in sentence
+    gain, errors = before_and_after(lines)
+    assert "sums: 25.0 ± 2.0 % before, 75.0 ± 1.1 % after step 2 (+50.0 points)" in gain
+    assert "these 80 prompts" in errors
+    assert "5.0 and 3.0" in errors
     assert before_and_after(lines[:2]) == []
+
+
+def test_standard_errors_against_a_simulation() -> None:
+    generator = random.Random(0)
+
+    def draw(difficulties: list[float], samples: int) -> list[list[float]]:
+        return [[float(generator.random() < p) for _ in range(samples)] for p in difficulties]
+
+    fixed = [generator.random() for _ in range(60)]
+    mean_of = [fmean(fmean(scores) for scores in draw(fixed, 4)) for _ in range(2000)]
+    errors = [standard_errors(draw(fixed, 4))["sampling_stderr"] for _ in range(200)]
+    assert fmean(errors) == pytest.approx(stdev(mean_of), rel=0.05)
+    fresh = [draw([generator.random() for _ in range(60)], 4) for _ in range(2000)]
+    mean_of = [fmean(fmean(scores) for scores in prompts) for prompts in fresh]
+    assert fmean(standard_errors(p)["stderr"] for p in fresh) == pytest.approx(stdev(mean_of), rel=0.05)
+
+
+def test_standard_errors_that_cannot_be_known_are_left_out() -> None:
+    assert standard_errors([[1.0], [0.0]]).keys() == {"stderr"}
+    assert standard_errors([[1.0, 0.0]]).keys() == {"sampling_stderr"}
+    assert standard_errors([]) == {}

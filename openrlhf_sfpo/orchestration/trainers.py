@@ -5,7 +5,6 @@ Each class only adds around the methods of OpenRLHF's; what they do is unchanged
 
 import copy
 import functools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.report.statistics import standard_errors
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record_files, save_rollouts
 
 
@@ -89,7 +89,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         self._events().send("phase", text="evaluation")
         logs = super().evaluate(global_step, **generate_kwargs)
         count = generate_kwargs["n_samples_per_prompt"]
-        logs.update(standard_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
+        logs.update(evaluation_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
         self._events().send("eval", step=global_step, metrics=logs)
         self._evaluated_at = global_step
         return logs
@@ -117,7 +117,17 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
 
 
 class TrainingActor(_Reports, undecorated(ppo_trainer_async.TrainingActor)):
-    """The training half of the asynchronous trainer."""
+    """The training half of the asynchronous trainer.
+
+    OpenRLHF's methods that call super() are repeated here, because Ray sends inherited methods by value, and their
+    super() would then mean a copy of the class that this one does not derive from.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    def broadcast_to_vllm(self) -> None:
+        super().broadcast_to_vllm()
 
 
 class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
@@ -131,7 +141,7 @@ class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
     def _run_eval(self) -> dict[str, float]:
         logs = super()._run_eval()
         count = self.args.eval.n_samples_per_prompt
-        logs.update(standard_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
+        logs.update(evaluation_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
         self._event_sender.send("eval", step=self._last_eval_step, metrics=logs)
         return logs
 
@@ -245,26 +255,23 @@ def to_experience(record: RolloutRecord) -> Experience:
     )
 
 
-def standard_errors(samples: list[Experience], per_prompt: int, eval_dataloader: Any) -> dict[str, float]:
-    """Standard error of each data source's pass1, with prompts as the independent unit.
-
-    Samples of one prompt are not independent, so the error is that of the mean over prompts of each prompt's mean:
-    std(prompt means) / sqrt(prompts), with the unbiased std.
-    """
+def evaluation_errors(samples: list[Experience], per_prompt: int, eval_dataloader: Any) -> dict[str, float]:
+    """Standard errors of each data source's pass1, named as OpenRLHF names its evaluation metrics."""
     source_of = {
         prompt: source
         for sources, prompts, *_ in eval_dataloader
         for source, prompt in zip(sources, prompts, strict=True)
     }
-    means: dict[str, list[float]] = {}
+    scores: dict[str, list[list[float]]] = {}
     for start in range(0, len(samples), per_prompt):
         group = samples[start : start + per_prompt]
         source = source_of.get(group[0].prompts[0], "unknown")
-        means.setdefault(source, []).append(sum(sample.rewards[0].item() for sample in group) / len(group))
-    errors = {}
-    for source, values in means.items():
-        if len(values) > 1:
-            mean = sum(values) / len(values)
-            variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-            errors[f"eval_{source}_pass1_stderr"] = math.sqrt(variance / len(values))
-    return errors
+        scores.setdefault(source, []).append([sample.rewards[0].item() for sample in group])
+    return {
+        f"eval_{source}_{name}": value
+        for source, by_prompt in scores.items()
+        for name, value in {
+            "prompts": float(len(by_prompt)),
+            **{f"pass1_{error}": value for error, value in standard_errors(by_prompt).items()},
+        }.items()
+    }

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets
+
 
 class Console:
     """Prints progress to a stream that stays clean whatever the libraries print.
@@ -40,13 +42,9 @@ class Console:
     def metrics(self, line: dict[str, Any], total_steps: int | None) -> None:
         """One line for a step or an evaluation."""
         step = f"step {line['step']}" + (f"/{total_steps}" if total_steps else "")
-        evaluations = {
-            name.removeprefix("eval/").removesuffix("_pass1"): (value, line.get(f"{name}_stderr"))
-            for name, value in line.items()
-            if name.startswith("eval/") and name.endswith("_pass1")
-        }
-        if evaluations:
-            shown = ", ".join(f"{name} {accuracy(*pair)}" for name, pair in evaluations.items())
+        datasets = evaluated_datasets([line])
+        if datasets:
+            shown = ", ".join(f"{name} {accuracy(*accuracy_of(line, name))}" for name in datasets)
             self.say(f"{step}: held-out accuracy {shown}")
             return
         parts = [
@@ -72,20 +70,23 @@ class Console:
 
 
 def before_and_after(lines: list[dict[str, Any]]) -> list[str]:
-    """For each evaluated data set a sentence with its first and its last accuracy, from the lines of metrics.jsonl."""
+    """For each evaluated data set, its first and its last accuracy in words, from the lines of metrics.jsonl."""
     sentences = []
-    for name in sorted({key for line in lines for key in line if key.startswith("eval/") and key.endswith("_pass1")}):
-        found = [line for line in lines if line.get(name) is not None]
-        first, last = found[0], found[-1]
-        if first is last:
+    for name in evaluated_datasets(lines):
+        first, *_, last = [line for line in lines if accuracy_of(line, name)] * 2
+        if first["step"] == last["step"]:
             continue
-        shown = [accuracy(line[name], line.get(f"{name}_stderr")) for line in (first, last)]
-        gain = 100 * (last[name] - first[name])
-        dataset = name.removeprefix("eval/").removesuffix("_pass1")
+        gain = 100 * (last[f"eval/{name}_pass1"] - first[f"eval/{name}_pass1"])
         sentences.append(
-            f"held-out accuracy {dataset}: {shown[0]} before, {shown[1]} after step {last['step']} "
-            f"({gain:+.1f} points; ± standard error)"
+            f"held-out accuracy {name}: {accuracy(*accuracy_of(first, name))} before, "
+            f"{accuracy(*accuracy_of(last, name))} after step {last['step']} ({gain:+.1f} points)"
         )
+        errors = [line.get(f"eval/{name}_pass1_stderr") for line in (first, last)]
+        if f"eval/{name}_pass1_sampling_stderr" in last and None not in errors:
+            sentences.append(
+                f"  (± is the standard error on these {last[f'eval/{name}_prompts']:.0f} prompts; taking them as draws "
+                f"from others like them it is {100 * errors[0]:.1f} and {100 * errors[1]:.1f})"
+            )
     return sentences
 
 

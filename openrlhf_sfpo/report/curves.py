@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.report.reading import read_metrics
+from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets, read_metrics
 
 
 def draw_curves(directory: Path) -> Path | None:
@@ -51,13 +51,12 @@ def _reward(axes: Any, lines: list[dict[str, Any]]) -> None:
 
 
 def _accuracy(axes: Any, lines: list[dict[str, Any]]) -> None:
-    names = sorted({name for line in lines for name in line if name.startswith("eval/") and name.endswith("_pass1")})
+    names = evaluated_datasets(lines)
     for name in names:
-        steps, values = _series(lines, name)
-        errors = dict(zip(*_series(lines, f"{name}_stderr"), strict=True))
-        bars = [errors.get(step, 0.0) for step in steps]
-        label = name.removeprefix("eval/").removesuffix("_pass1")
-        axes.errorbar(steps, values, yerr=bars, marker="o", capsize=4, label=f"{label} (± standard error)")
+        points = [(line["step"], *found) for line in lines if (found := accuracy_of(line, name))]
+        steps, values, errors = zip(*points, strict=True)
+        bars = [error or 0.0 for error in errors]
+        axes.errorbar(steps, values, yerr=bars, marker="o", capsize=4, label=f"{name} (± standard error)")
     if names:
         axes.set_ylim(0, 1)
         axes.legend()
