@@ -75,10 +75,10 @@ def logs_of(run_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def small_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first three layers of the pretrained model: quick to load, and its tokenizer is real."""
+    """The first four layers of the pretrained model: quick to load, and its tokenizer is real."""
     from transformers import AutoModelForCausalLM
 
-    path = tmp_path_factory.mktemp("models") / "three_layers"
+    path = tmp_path_factory.mktemp("models") / "four_layers"
     shutil.copytree(smollm2, path, ignore=shutil.ignore_patterns("*.safetensors"))
     model = AutoModelForCausalLM.from_pretrained(smollm2)
     model.model.layers = model.model.layers[:4]
@@ -204,12 +204,14 @@ def test_a_kl_term_brings_a_reference_model(finished_run: tuple[Path, str], smol
     assert first["sfpo/displacement"] != without["sfpo/displacement"], "the KL term is part of the loss"
 
 
-def test_the_asynchronous_trainer(small_model: Path, tmp_path: Path) -> None:
-    done = train(*flags(tmp_path / "run", small_model, train__async_enable=True))
+def test_the_asynchronous_trainer_with_bf16_parameters(small_model: Path, tmp_path: Path) -> None:
+    arguments = flags(tmp_path / "run", small_model, train__async_enable=True, megatron__param_dtype="bf16")
+    done = train(*arguments)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path / 'run')}"
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["sfpo/active"] == 1.0 for line in lines)
+    assert lines[0]["train/rollout_log_prob_abs_diff"] < 0.03
     assert (tmp_path / "run" / "hf" / "config.json").is_file()
     assert (tmp_path / "run" / "samples.jsonl").is_file()
 
