@@ -42,17 +42,18 @@ exec "$venv/bin/openrlhf-sfpo" train \
     --sfpo.alpha 0.8 \
     --actor.adam.lr 3e-5 \
     --actor.lr_scheduler cosine_with_min_lr \
-    --data.prompt_dataset "$problems&size=128&seed=1" \
+    --data.prompt_dataset "$problems&size=56&seed=1" \
     --data.input_key question \
+    --data.input_template $'{}\nAnswer:' \
     --data.max_len 64 \
     --reward.remote_url last_integer \
-    --rollout.batch_size 16 \
-    --rollout.n_samples_per_prompt 4 \
-    --rollout.max_new_tokens 16 \
+    --rollout.batch_size 8 \
+    --rollout.n_samples_per_prompt 8 \
+    --rollout.max_new_tokens 8 \
     --train.batch_size 64 \
     --train.max_tokens_per_gpu 512 \
     --eval.dataset "$problems&size=3000&seed=100000" \
-    --eval.n_samples_per_prompt 4 \
+    --eval.n_samples_per_prompt 2 \
     --eval.temperature 1.0 \
     --ckpt.best_metric_key none \
     "${@:2}"

@@ -37,7 +37,7 @@ command -v cc >/dev/null || command -v gcc >/dev/null ||
 
 started=$SECONDS
 say() { printf '[%3d s] %s\n' $((SECONDS - started)) "$*"; }
-quiet_pip() { "$venv/bin/python" -m pip --disable-pip-version-check -q "$@"; }
+quiet_pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
 
 say "virtual environment in $venv ($("$python" --version))"
 "$python" -m venv "$venv" || fail "could not make $venv (Debian: apt install python3-venv)."
