@@ -42,6 +42,7 @@ exec "$venv/bin/openrlhf-sfpo" train \
     --sfpo.alpha 0.8 \
     --actor.adam.lr 3e-5 \
     --actor.lr_scheduler cosine_with_min_lr \
+    --actor.lr_warmup_ratio 0 \
     --data.prompt_dataset "$problems&size=48&seed=1" \
     --data.input_key question \
     --data.input_template $'{}\nAnswer:' \
