@@ -198,6 +198,11 @@ def _refuse_unsupported(args: Any) -> None:
         ("--actor.optim", args.actor.optim != "adam", "Use adam."),
         ("--actor.aux_loss_coef", args.actor.aux_loss_coef, "Leave it 0: the families supported have no experts."),
         ("--train.enable_ema", args.train.enable_ema, "Drop it."),
+        (
+            "--train.colocate_all",
+            args.train.colocate_all,
+            "Drop it: engines and actor need GPUs of their own (--train.colocate_actor_ref works).",
+        ),
         ("--ds.lora.rank", args.ds.lora.rank, "Leave it 0: all parameters are trained."),
         ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
         ("--ds.adam_offload", args.ds.adam_offload, "Drop it."),

@@ -320,6 +320,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "already holds a run"]),
     ("nothing to replay", {"--rollout.replay_dir": "/nowhere"}, ["--rollout.replay_dir", "rollouts_*.safetensors"]),
     ("critic", {"--algo.advantage.estimator": "gae"}, ["--algo.advantage.estimator", "group_norm"]),
+    ("colocation", {"--train.colocate_all": True}, ["--train.colocate_all", "colocate_actor_ref"]),
     ("LoRA", {"--ds.lora.rank": 8}, ["--ds.lora.rank", "does not support"]),
     ("DeepSpeed TP", {"--ds.tensor_parallel_size": 2}, ["--megatron.tensor_model_parallel_size"]),
     ("batch size", {"--train.batch_size": 0}, ["--train.batch_size", "1 or more"]),

@@ -35,11 +35,9 @@ def nested(flat: argparse.Namespace) -> SimpleNamespace:
 def gpus_needed(args: Any) -> int:
     """GPUs that OpenRLHF's placement asks Ray for."""
     actor = args.actor.num_nodes * args.actor.num_gpus_per_node
-    shared = args.train.colocate_all or args.train.colocate_actor_ref
+    shared = args.train.colocate_actor_ref
     reference = args.ref.num_nodes * args.ref.num_gpus_per_node if args.algo.kl.init_coef > 0 and not shared else 0
     engines = (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
-    if args.train.colocate_all and not args.train.async_enable:
-        engines = 0
     return actor + reference + engines
 
 
@@ -189,4 +187,6 @@ def for_openrlhf(flat: argparse.Namespace) -> argparse.Namespace:
     values["ds.packing_samples"] = False
     if values["rollout.replay_dir"]:
         values["vllm.num_engines"] = 0
+        # Without a URL OpenRLHF would wait for the GPUs of a reward model; the rewards are in the recording.
+        values["reward.remote_url"] = values["reward.remote_url"] or "replayed"
     return argparse.Namespace(**values)
