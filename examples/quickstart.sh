@@ -3,7 +3,7 @@
 #
 #   bash examples/quickstart.sh [RUN_DIR [FLAGS...]]
 #
-# Sets everything up by itself (requirements/install.sh), then trains for about ten minutes on two cores. RUN_DIR defaults
+# Sets everything up by itself (requirements/install.sh), then trains. RUN_DIR defaults
 # to runs/quickstart-TIME. FLAGS go to `openrlhf-sfpo train` and win over those below; --run.verbose shows everything that
 # Ray, vLLM and transformers print.
 set -euo pipefail
@@ -40,21 +40,20 @@ exec "$venv/bin/openrlhf-sfpo" train \
     --vllm.enforce_eager \
     --sfpo.k 3 \
     --sfpo.alpha 0.8 \
-    --actor.adam.lr 3e-5 \
-    --actor.lr_scheduler cosine_with_min_lr \
-    --actor.lr_warmup_ratio 0 \
-    --data.prompt_dataset "$problems&size=48&seed=1" \
+    --actor.adam.lr 2e-5 \
+    --actor.lr_scheduler constant \
+    --data.prompt_dataset "$problems&size=96&seed=1" \
     --data.input_key question \
     --data.input_template $'{}\nAnswer:' \
     --data.max_len 64 \
     --reward.remote_url last_integer \
     --rollout.batch_size 8 \
     --rollout.n_samples_per_prompt 8 \
-    --rollout.max_new_tokens 8 \
+    --rollout.max_new_tokens 16 \
     --train.batch_size 64 \
     --train.max_tokens_per_gpu 512 \
     --eval.dataset "$problems&size=3000&seed=100000" \
-    --eval.n_samples_per_prompt 2 \
+    --eval.n_samples_per_prompt 4 \
     --eval.temperature 1.0 \
     --ckpt.best_metric_key none \
     "${@:2}"
