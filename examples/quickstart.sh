@@ -3,9 +3,8 @@
 #
 #   bash examples/quickstart.sh [RUN_DIR [FLAGS...]]
 #
-# Sets everything up by itself (requirements/install.sh), then trains. RUN_DIR defaults
-# to runs/quickstart-TIME. FLAGS go to `openrlhf-sfpo train` and win over those below; --run.verbose shows everything that
-# Ray, vLLM and transformers print.
+# Sets everything up by itself (requirements/install.sh), then trains. RUN_DIR defaults to runs/quickstart-TIME. FLAGS go
+# to `openrlhf-sfpo train` and win over those below; --run.verbose shows everything that Ray, vLLM and transformers print.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -40,20 +39,20 @@ exec "$venv/bin/openrlhf-sfpo" train \
     --vllm.enforce_eager \
     --sfpo.k 3 \
     --sfpo.alpha 0.8 \
-    --actor.adam.lr 2e-5 \
+    --actor.adam.lr 1.5e-5 \
     --actor.lr_scheduler constant \
-    --data.prompt_dataset "$problems&size=96&seed=1" \
-    --data.input_key question \
-    --data.input_template $'{}\nAnswer:' \
-    --data.max_len 64 \
+    --data.prompt_dataset "$problems&size=64&seed=1" \
+    --data.input_key expression \
+    --data.input_template $'Calculate: {}\nResult:' \
+    --data.max_len 32 \
     --reward.remote_url last_integer \
     --rollout.batch_size 8 \
     --rollout.n_samples_per_prompt 8 \
-    --rollout.max_new_tokens 16 \
+    --rollout.max_new_tokens 4 \
     --train.batch_size 64 \
-    --train.max_tokens_per_gpu 512 \
+    --train.max_tokens_per_gpu 208 \
     --eval.dataset "$problems&size=3000&seed=100000" \
-    --eval.n_samples_per_prompt 4 \
+    --eval.n_samples_per_prompt 3 \
     --eval.temperature 1.0 \
     --ckpt.best_metric_key none \
     "${@:2}"

@@ -37,27 +37,31 @@ command -v cc >/dev/null || command -v gcc >/dev/null ||
 
 started=$SECONDS
 say() { printf '[%3d s] %s\n' $((SECONDS - started)) "$*"; }
-quiet_pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+# What pip prints is of interest only when it fails.
+quiet_pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@" >"$log" 2>&1; }
+pip_or_fail() { quiet_pip "$@" || { tail -n 40 "$log" >&2; fail "pip $1 failed, see above."; }; }
 
 say "virtual environment in $venv ($("$python" --version))"
 "$python" -m venv "$venv" || fail "could not make $venv (Debian: apt install python3-venv)."
-quiet_pip install "pip==$pip"
+pip_or_fail install "pip==$pip"
 
 # PyTorch's own index has the CPU build. Where it cannot be reached, whatever pip finds does as well; PyPI's build is
 # larger by gigabytes of CUDA libraries, which it needs even where there is no GPU.
 say "torch $torch"
 if ! quiet_pip install --no-deps --retries 1 --timeout 20 --index-url https://download.pytorch.org/whl/cpu \
-        "torch==$torch+cpu" 2>/dev/null; then
+        "torch==$torch+cpu"; then
     say "PyTorch's CPU index cannot be reached or lacks it; taking pip's torch==$torch"
-    quiet_pip install "torch==$torch"
+    pip_or_fail install "torch==$torch"
 fi
 
-say "$(grep -c == "$list") packages of $(basename "$list")"
-quiet_pip install --no-deps --build-constraint "$here/build.txt" -r "$list"
+say "$(grep -c == "$list") packages of $(basename "$list"), a few minutes"
+pip_or_fail install --no-deps --build-constraint "$here/build.txt" -r "$list"
 # Apart from the list, because its build must not see the environment: it would look for CUDA in torch.
 say "deepspeed $deepspeed"
-quiet_pip install --no-deps --build-constraint "$here/build.txt" "deepspeed==$deepspeed"
+pip_or_fail install --no-deps --build-constraint "$here/build.txt" "deepspeed==$deepspeed"
 say "openrlhf_sfpo"
-quiet_pip install --no-deps --no-build-isolation -e "$root" 2>/dev/null
+pip_or_fail install --no-deps --no-build-isolation -e "$root"
 echo "$wanted" >"$stamp"
 say "installed"

@@ -80,11 +80,10 @@ def main(kind: str) -> None:
     cuda = ("nvidia-", "cuda-") if kind == "cpu" else ()
     kept = sorted(name for name in pinned if name not in LEFT_OUT[kind] and not name.startswith(cuda))
     lines = [f"{name}=={pinned[name]}" for name in kept]
-    head = (
-        f"# Made by `python requirements/lock.py {kind}` under Python {sys.version_info.major}.{sys.version_info.minor}"
-    )
-    head += ", Linux x86_64. install.sh installs it, after torch.\n"
-    (HERE / f"{kind}-{tag}.txt").write_text(head + "\n".join(lines) + "\n")
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    made_by = f"# Made by `python requirements/lock.py {kind}` under {python}, Linux x86_64."
+    head = f"{made_by} install.sh installs it, after torch."
+    (HERE / f"{kind}-{tag}.txt").write_text("\n".join([head, *lines]) + "\n")
     print(f"{kind}-{tag}.txt: {len(lines)} packages")
 
 

@@ -56,7 +56,7 @@ def test_packing_and_unpacking() -> None:
     for sample in samples:
         sample.old_log_probs = torch.arange(len(sample.action_mask), dtype=torch.float32)
     batch = pack(samples, "cpu")
-    assert batch.tokens.shape == (1, sum(len(sample.tokens) for sample in samples))
+    assert batch.tokens.shape == (1, sum(len(sample.tokens) - 1 for sample in samples))
     assert batch.packed.cu_seqlens_q.tolist()[-1] == batch.tokens.shape[1]
     scored = int(sum(sample.action_mask.sum() for sample in samples))
     assert batch.selected.shape == batch.labels.shape == (scored,)
@@ -74,7 +74,7 @@ def test_packing_and_unpacking() -> None:
 def test_an_empty_pack_scores_nothing() -> None:
     batch = pack([], "cpu")
     assert batch.selected.numel() == 0
-    assert batch.tokens.shape == (1, 2)
+    assert batch.tokens.shape == (1, 1)
 
 
 @pytest.mark.parametrize("count", [1, 7])

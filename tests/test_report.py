@@ -69,10 +69,12 @@ def test_the_console_shows_steps_and_accuracies() -> None:
     stream = io.StringIO()
     console = Console(stream)
     console.phase("rollout")  # shown in place on terminals only
+    console.phase("evaluating on 3 prompts", long=True)
     console.metrics({"step": 1, "reward_mean": 0.5, "sfpo/active": 1.0, "sfpo/entropy": 1.25}, 12)
     console.metrics({"step": 12, "eval/sums_pass1": 0.5, "eval/sums_pass1_stderr": 0.021}, 12)
     shown = stream.getvalue()
     assert "rollout" not in shown
+    assert "evaluating on 3 prompts ..." in shown
     assert "step 1/12: SFPO  reward 0.500  entropy 1.25" in shown
     assert "held-out accuracy sums 50.0 ± 2.1 %" in shown
 

@@ -171,6 +171,17 @@ def test_generated_data_sets_keep_evaluation_apart_from_training(tmp_path: Path)
     assert rows[0]["datasource"] == "chain_sum"
 
 
+def test_a_metadata_field_can_be_the_prompt(tmp_path: Path) -> None:
+    path = resolve_dataset("--d", "reasoning_gym:chain_sum?size=3&seed=1", "expression", "label", tmp_path)
+    for line in Path(path).read_text().splitlines():
+        row = json.loads(line)
+        entry = json.loads(row["label"])["entry"]
+        assert row["expression"] == entry["metadata"]["expression"]
+        assert row["expression"] in entry["question"]
+    with pytest.raises(UsageError, match="'num_terms' as metadata that is not text"):
+        resolve_dataset("--d", "reasoning_gym:chain_sum?size=3", "num_terms", "label", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

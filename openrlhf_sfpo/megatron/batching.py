@@ -36,8 +36,10 @@ class Sample:
 class MicroBatch:
     """Sequences one after the other, with the positions that are scored. B sequences, A = longest length - 1.
 
+    A sample's last token predicts nothing, so it is a label and no input.
+
     Attributes:
-        tokens: int64 [1, sum of lengths].
+        tokens: int64 [1, sum of (length - 1)].
         packed: boundaries of the sequences.
         selected: int64 [n], positions in the pack where `action_mask` is set.
         labels: int64 [n], the tokens predicted there.
@@ -129,15 +131,16 @@ def pack(samples: Sequence[Sample], device: torch.device | str) -> MicroBatch:
     rank without work still takes part in communication."""
     if not samples:
         samples = [Sample(torch.zeros(2, dtype=torch.long), torch.zeros(1, dtype=torch.bool))]
-    lengths = torch.tensor([len(sample.tokens) for sample in samples])
+    lengths = torch.tensor([len(sample.tokens) - 1 for sample in samples])
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    width = int(lengths.max()) - 1
+    width = int(lengths.max())
     mask = torch.zeros(len(samples), width)
     for row, sample in enumerate(samples):
         mask[row, : len(sample.action_mask)] = sample.action_mask.float()
     rows, columns = mask.nonzero(as_tuple=True)
     selected = cu_seqlens[rows].long() + columns
-    tokens = torch.cat([sample.tokens for sample in samples])
+    tokens = torch.cat([sample.tokens[:-1] for sample in samples])
+    following = torch.cat([sample.tokens[1:] for sample in samples])
     floats = {}
     for name in FLOAT_FIELDS:
         values = [getattr(sample, name) for sample in samples]
@@ -149,14 +152,14 @@ def pack(samples: Sequence[Sample], device: torch.device | str) -> MicroBatch:
         qkv_format="thd",
         cu_seqlens_q=cu_seqlens.to(device),
         cu_seqlens_kv=cu_seqlens.to(device),
-        max_seqlen_q=width + 1,
-        max_seqlen_kv=width + 1,
+        max_seqlen_q=width,
+        max_seqlen_kv=width,
     )
     return MicroBatch(
         tokens=tokens.unsqueeze(0).to(device),
         packed=packed,
         selected=selected.to(device),
-        labels=tokens[selected + 1].to(device),
+        labels=following[selected].to(device),
         rows=rows.to(device),
         columns=columns.to(device),
         action_mask=mask.to(device),

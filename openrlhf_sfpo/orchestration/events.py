@@ -20,8 +20,8 @@ class Events:
         """Queue an event.
 
         Args:
-            kind: `phase` (text), `step` (step, metrics), `eval` (step, metrics), `samples` (step, samples) or `sync`
-                (metrics).
+            kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
+                `samples` (step, samples) or `sync` (metrics).
             fields: its content, plain Python values.
         """
         if self._queue is not None:

@@ -89,7 +89,7 @@ def _listening(writer: RunWriter, console: Console, total_steps: int | None) -> 
         count = ray.get(queue.actor.qsize.remote())
         for event in ray.get(queue.actor.get_nowait_batch.remote(count)) if count else []:
             if event["kind"] == "phase":
-                console.phase(event["text"])
+                console.phase(event["text"], event.get("long", False))
             line = writer.handle(event)
             if line is not None:
                 console.metrics(line, total_steps)

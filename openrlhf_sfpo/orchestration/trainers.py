@@ -66,9 +66,10 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
 
     def __init__(self, pretrain: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(pretrain, *args, **kwargs)
-        self.samples_generator = _Watched(self.samples_generator, self._events(), pretrain)
         if self.args.rollout.replay_dir:
             self.samples_generator = Replay(self.args.rollout.replay_dir)
+        else:
+            self.samples_generator = _Watched(self.samples_generator, self._events(), pretrain)
         self._evaluated_at = -1
 
     def fit(self, global_step: int = 0) -> None:
@@ -86,13 +87,10 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
 
     @torch.no_grad()
     def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
-        self._events().send("phase", text="evaluation")
+        self._events().send("phase", text=f"evaluating on {len(self.eval_dataloader.dataset)} prompts", long=True)
         logs = super().evaluate(global_step, **generate_kwargs)
-        count = generate_kwargs["n_samples_per_prompt"]
-        logs.update(evaluation_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
-        self._events().send("eval", step=global_step, metrics=logs)
         self._evaluated_at = global_step
-        return logs
+        return self.samples_generator.report_evaluation(global_step, logs, self.eval_dataloader)
 
     _last_step = 0
 
@@ -135,25 +133,22 @@ class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
 
     def __init__(self, pretrain: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(pretrain, *args, **kwargs)
-        self._event_sender = Events()
-        self.samples_generator = _Watched(self.samples_generator, self._event_sender, pretrain)
+        self.samples_generator = _Watched(self.samples_generator, Events(), pretrain)
 
     def _run_eval(self) -> dict[str, float]:
         logs = super()._run_eval()
-        count = self.args.eval.n_samples_per_prompt
-        logs.update(evaluation_errors(self.samples_generator.last_eval_samples, count, self.eval_dataloader))
-        self._event_sender.send("eval", step=self._last_eval_step, metrics=logs)
-        return logs
+        return self.samples_generator.report_evaluation(self._last_eval_step, logs, self.eval_dataloader)
 
 
 class _Watched:
-    """A samples generator that announces what it does, keeps the last evaluation's samples and sends no tokenizers."""
+    """A samples generator that announces what it does, adds errors to evaluations and sends no tokenizers."""
 
     def __init__(self, generator: Any, events: Events, pretrain: str) -> None:
         self._generator = generator
         generator.tokenizer = _TokenizerAt(pretrain, not generator.args.data.disable_fast_tokenizer)
         self._events = events
-        self.last_eval_samples: list[Experience] = []
+        self._eval_samples: list[Experience] = []
+        self._eval_samples_per_prompt = 1
 
     def generate_samples(self, **kwargs: Any) -> Any:
         self._events.send("phase", text="rollout")
@@ -167,15 +162,22 @@ class _Watched:
         """
         args = self._generator.args
         wanted = args.rollout.batch_size * args.rollout.n_samples_per_prompt // kwargs["n_samples_per_prompt"]
+        self._eval_samples_per_prompt = kwargs["n_samples_per_prompt"]
         larger = copy.copy(args)
         larger.rollout = copy.copy(args.rollout)
         larger.rollout.batch_size = max(args.rollout.batch_size, wanted)
         self._generator.args = larger
         try:
-            self.last_eval_samples = self._generator.generate_eval_samples(**kwargs)
+            self._eval_samples = self._generator.generate_eval_samples(**kwargs)
         finally:
             self._generator.args = args
-        return self.last_eval_samples
+        return self._eval_samples
+
+    def report_evaluation(self, step: int, logs: dict[str, float], eval_dataloader: Any) -> dict[str, float]:
+        """The metrics of the evaluation just made, `logs`, with their standard errors; announced as well."""
+        logs = {**logs, **evaluation_errors(self._eval_samples, self._eval_samples_per_prompt, eval_dataloader)}
+        self._events.send("eval", step=step, metrics=logs)
+        return logs
 
 
 class _TokenizerAt:
@@ -267,11 +269,9 @@ def evaluation_errors(samples: list[Experience], per_prompt: int, eval_dataloade
         group = samples[start : start + per_prompt]
         source = source_of.get(group[0].prompts[0], "unknown")
         scores.setdefault(source, []).append([sample.rewards[0].item() for sample in group])
-    return {
-        f"eval_{source}_{name}": value
-        for source, by_prompt in scores.items()
-        for name, value in {
-            "prompts": float(len(by_prompt)),
-            **{f"pass1_{error}": value for error, value in standard_errors(by_prompt).items()},
-        }.items()
-    }
+    errors = {}
+    for source, by_prompt in scores.items():
+        errors[f"eval_{source}_prompts"] = float(len(by_prompt))
+        for name, value in standard_errors(by_prompt).items():
+            errors[f"eval_{source}_pass1_{name}"] = value
+    return errors

@@ -32,8 +32,10 @@ class Console:
         self._clear()
         print(text, file=self._stream, flush=True)
 
-    def phase(self, text: str) -> None:
-        """Show what is happening now. Only on a terminal: in a log it would be a line every few seconds."""
+    def phase(self, text: str, long: bool = False) -> None:
+        """Show what is happening now. In a log only what takes long: the rest would be a line every few seconds."""
+        if long and not self._live:
+            self.say(f"{text} ...")
         if self._live:
             self._clear()
             self._shown = f"[{self._clock()}]   {text} ..."
@@ -73,7 +75,8 @@ def before_and_after(lines: list[dict[str, Any]]) -> list[str]:
     """For each evaluated data set, its first and its last accuracy in words, from the lines of metrics.jsonl."""
     sentences = []
     for name in evaluated_datasets(lines):
-        first, *_, last = [line for line in lines if accuracy_of(line, name)] * 2
+        found = [line for line in lines if accuracy_of(line, name)]
+        first, last = found[0], found[-1]
         if first["step"] == last["step"]:
             continue
         gain = 100 * (last[f"eval/{name}_pass1"] - first[f"eval/{name}_pass1"])

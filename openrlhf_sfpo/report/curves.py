@@ -23,7 +23,7 @@ def draw_curves(directory: Path) -> Path | None:
         ("Mean reward of the rollouts", _reward),
         ("Held-out accuracy", _accuracy),
         ("Policy entropy (nats per token)", _entropy),
-        ("Movement in the fast passes, relative to the weights", _displacement),
+        ("Relative movement in the fast passes", _displacement),
     ]
     for axes, (title, draw) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         draw(axes, lines)

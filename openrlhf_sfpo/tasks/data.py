@@ -27,7 +27,8 @@ def resolve_dataset(
         spec: comma-separated data sets: `reasoning_gym:NAME?option=value&...` (as in a URL: + is %2B, and an option
             given twice is a list), a .jsonl, .json or .parquet file, or anything else that OpenRLHF loads (a
             directory, a Hugging Face name), which is passed on as it is.
-        input_key, label_key: the fields that must be there.
+        input_key, label_key: the fields that must be there. Of a generated row, input_key is the question, or the
+            metadata field of that name if it has one.
         directory: where generated data sets are written.
         held_out_from: for evaluation sets, the training prompts. Generated rows among them are left out, and so are
             repetitions: small problems come up again under every seed.
@@ -144,9 +145,17 @@ def _generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict
             flag, f"reasoning-gym does not take the options {query!r} for {name} ({error}).", "Mend them."
         ) from None
     labels = [json.dumps({"dataset": name, "options": options, "entry": _plain(entry)}) for entry in entries]
+    # A metadata field by that name is the prompt itself: chain_sum's "expression" is its question without the sentence.
+    prompts = [entry.get("metadata", {}).get(input_key, entry["question"]) for entry in entries]
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise UsageError(
+            "--data.input_key",
+            f"reasoning-gym's {name} has {input_key!r} as metadata that is not text.",
+            "Name one that is, or any other name for the question.",
+        )
     return [
-        {input_key: entry["question"], label_key: label, "datasource": name}
-        for entry, label in zip(entries, labels, strict=True)
+        {input_key: prompt, label_key: label, "datasource": name}
+        for prompt, label in zip(prompts, labels, strict=True)
     ]
 
 
