@@ -154,8 +154,7 @@ def _generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict
             "Name one that is, or any other name for the question.",
         )
     return [
-        {input_key: prompt, label_key: label, "datasource": name}
-        for prompt, label in zip(prompts, labels, strict=True)
+        {input_key: prompt, label_key: label, "datasource": name} for prompt, label in zip(prompts, labels, strict=True)
     ]
 
 
