@@ -32,6 +32,34 @@ class SFPOConfig:
     gate_window: int = _flag(30, "rollout batches over which the entropy's mean and deviation are taken")
     gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes")
     stop_step: int | None = _flag(None, "turn SFPO off after this many rollout batches whatever the entropy does")
+    gate_warmup: int = _flag(0, "the first so many entropies go into the window but cannot close the gate")
+    gate_patience: int = _flag(1, "how many entropies in a row must be at the threshold")
+    gate_after: Literal["latch", "decay", "reopen"] = _flag(
+        "latch",
+        "what closing means: no SFPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
+        "(decay), or no SFPO until the entropy is below the threshold again (reopen)",
+    )
+    gate_decay_steps: int = _flag(10, "rollout batches over which alpha falls, with --sfpo.gate_after decay")
+    gate_entropy: Literal["slow_pass", "start"] = _flag(
+        "slow_pass",
+        "the entropy that the gate reads: the slow pass's mean, which decides about the next batch (the authors' "
+        "code), or that of the weights which made the rollouts, which decides about this one (the paper)",
+    )
+    preset: Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"] = _flag(
+        "sfpo",
+        "the update, or a control to compare it with: grpo, one pass; grpo_k_passes, K + 1 passes without reposition; "
+        "grpo_scaled_lr, one pass at (K * alpha + 1) times the learning rate; lookahead, no slow pass; extragradient, "
+        "a slow pass from theta_slow whose first gradient is taken at theta_fast",
+    )
+    optimizer_state: Literal["maintain", "restore", "interpolate", "reset"] = _flag(
+        "maintain",
+        "Adam's moments and step count at the reposition: left as they are (maintain, the authors' code), as before "
+        "the fast passes (restore), moments moved by alpha like the weights (interpolate), or as before the first step "
+        "(reset)",
+    )
+    snapshot_device: Literal["same", "cpu"] = _flag(
+        "same", "where theta_slow lives during the fast passes: beside the weights, or in pinned host memory"
+    )
 
 
 @dataclass(frozen=True)
@@ -169,6 +197,11 @@ def _check_sfpo(sfpo: SFPOConfig) -> None:
         raise UsageError("--sfpo.gate_threshold", f"is {sfpo.gate_threshold}.", "Use a number above 0.")
     if sfpo.stop_step is not None and sfpo.stop_step < 0:
         raise UsageError("--sfpo.stop_step", f"is {sfpo.stop_step}.", "Use 0 or more, or leave it out.")
+    if sfpo.gate_warmup < 0:
+        raise UsageError("--sfpo.gate_warmup", f"is {sfpo.gate_warmup}.", "Use 0 or more.")
+    for name in ("gate_patience", "gate_decay_steps"):
+        if getattr(sfpo, name) < 1:
+            raise UsageError(f"--sfpo.{name}", f"is {getattr(sfpo, name)}.", "Use 1 or more.")
 
 
 def _check_rollout(args: Any) -> None:

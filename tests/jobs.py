@@ -47,14 +47,23 @@ def train(
     alpha: float = 0.8,
     batches: int = 1,
     gate: dict[str, Any] | None = None,
+    preset: Any = "sfpo",
+    optimizer_state: Any = "maintain",
     **settings: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Update `batches` times on the same samples; return the metrics of each and the weights at the end."""
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
 
     actor = make_actor(path, layout, **settings)
-    update = SlowFastUpdate(k, alpha, EntropyGate(**(gate or {"side": "off"})))
+    update = SlowFastUpdate(
+        actor.shards,
+        k,
+        alpha,
+        EntropyGate(**(gate or {"side": "off"})),
+        slow_copy=SlowCopy(actor.shards, optimizer_state),
+        preset=preset,
+    )
     loss = PPOClipLoss(0.2, 0.2)
     metrics = [actor.update(my_share(samples), loss, update) for _ in range(batches)]
     return metrics, weights_of(actor)
@@ -69,24 +78,26 @@ def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any]
     mine = my_share(samples)
     for sample, log_probs in zip(mine, actor.forward(mine), strict=True):
         sample.old_log_probs = log_probs
-    return actor.update(mine, PPOClipLoss(), SlowFastUpdate(0, 0.8, EntropyGate("off")))
+    return actor.update(mine, PPOClipLoss(), SlowFastUpdate(actor.shards, 0, 0.8, EntropyGate("off")))
 
 
 def inspect_reposition(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:
     """Run two fast passes and a reposition by hand; report what every invariant needs."""
     from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import Pass, SlowCopy
 
     actor = make_actor(path, layout, **settings)
     runner = _PassRunner(actor, _RolloutBatch(actor, my_share(samples)), PPOClipLoss())
     slow = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
-    bytes_held = runner.snapshot()
-    for _ in range(2):
-        runner.run_pass("fast")
+    slow_copy = SlowCopy(actor.shards)
+    bytes_held = slow_copy.take()
+    for index in range(2):
+        runner.run_pass(Pass("fast", repositioned_next=index == 1))
     fast = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
-    displacement = runner.reposition(0.8)
+    displacement = slow_copy.reposition(0.8)
     main = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
-    runner.release_snapshot()
+    slow_copy.release()
     actor.finish_parameter_gather()
     parameters = {name: p.detach().clone() for chunk in actor._chunks for name, p in chunk.named_parameters()}
     owned = []

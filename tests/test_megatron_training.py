@@ -117,11 +117,13 @@ def grpo_by_hand(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
     from openrlhf_sfpo.megatron import cpu
     from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import Pass
 
     actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
     for _ in range(2):
         with cpu.device_scope():
-            _PassRunner(actor, _RolloutBatch(actor, jobs.my_share(samples)), PPOClipLoss()).run_pass("slow")
+            runner = _PassRunner(actor, _RolloutBatch(actor, jobs.my_share(samples)), PPOClipLoss())
+            runner.run_pass(Pass("slow", advances_schedule=True))
     return jobs.weights_of(actor)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -19,8 +20,7 @@ from openrlhf_sfpo.megatron.optimizer import LearningRate, build_optimizer
 from openrlhf_sfpo.megatron.pipeline import LossFunction, LossNorm, Pipeline
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.shards import MainShards
-from openrlhf_sfpo.sfpo import Displacement, SlowFastUpdate
-from openrlhf_sfpo.sfpo.update import Stage
+from openrlhf_sfpo.sfpo import Pass, SlowFastUpdate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,6 +77,7 @@ class MegatronActor:
         self.weights = WeightExchange(self.model_config, self.layout, plain, self.settings.weight_bucket_bytes)
         self.weights.load(self.path)
         self._pipeline = Pipeline(config, self._chunks)
+        self._start_entropy = torch.zeros(2, dtype=torch.float64)  # sum and tokens
         if train:
             # The optimizer copies the parameters into its fp32 shards, so it comes after the weights.
             self.optimizer = build_optimizer(self._chunks, self.settings)
@@ -98,10 +99,17 @@ class MegatronActor:
         for step in range(batch.num_steps):
             numbers, batches = batch.micro_batches(step)
             outputs = self._pipeline.forward(batches)
-            for members, output in zip(numbers, outputs, strict=False):  # empty on stages before the last
+            for members, (values, entropies) in zip(numbers, outputs, strict=False):  # empty before the last stage
+                self._start_entropy += torch.tensor([entropies.sum(dtype=torch.float64).item(), len(entropies)])
                 for row, number in enumerate(members):
-                    log_probs[number] = output[row, : batch.length(number) - 1].cpu()
+                    log_probs[number] = values[row, : batch.length(number) - 1].cpu()
         return batch.to_owners(log_probs)
+
+    def take_start_entropy(self) -> float | None:
+        """Mean entropy (nats per token) in the `forward` calls since the last time, over all ranks; None without."""
+        total, tokens = self.shards.reduce((self._start_entropy * _speaks()).tolist(), "sum")
+        self._start_entropy.zero_()
+        return total / tokens if tokens else None
 
     @_on_device
     def update(self, samples: list[Sample], loss_function: LossFunction, sfpo: SlowFastUpdate) -> dict[str, Any]:
@@ -218,30 +226,27 @@ class _PassRunner:
         self._batch = batch
         self._loss_function = loss_function
 
-    def run_pass(self, stage: Stage) -> dict[str, float]:
+    def run_pass(self, pass_: Pass) -> dict[str, float]:
         actor, totals = self._actor, _TokenMeans()
         metrics: dict[str, float] = {}
-        for _ in range(actor.settings.epochs):
-            for step in range(self._batch.num_steps):
-                _, batches = self._batch.micro_batches(step)
-                totals.add(actor.compute_gradients(batches, self._loss_function, self._batch.norm(step)))
-                if stage == "slow" and "momentum_grad_cosine" not in metrics:
+        steps = [step for _ in range(actor.settings.epochs) for step in range(self._batch.num_steps)]
+        for index, step in enumerate(steps):
+            _, batches = self._batch.micro_batches(step)
+            totals.add(actor.compute_gradients(batches, self._loss_function, self._batch.norm(step)))
+            if index == 0:
+                if pass_.stage == "slow":
                     metrics["momentum_grad_cosine"] = actor.shards.momentum_grad_cosine()
-                metrics["actor_lr"] = actor.learning_rate.value
+                pass_.before_first_step()
+            metrics["actor_lr"] = actor.learning_rate.value
+            nobody_reads = pass_.repositioned_next and index == len(steps) - 1
+            with actor.shards.gather_skipped() if nobody_reads else nullcontext():
                 _, metrics["actor_grad_norm"], _ = actor.optimizer.step()
-                metrics["optimizer_steps"] = metrics.get("optimizer_steps", 0.0) + 1.0
-                if stage == "slow":
-                    actor.learning_rate.advance()
-        return {**metrics, **totals.reduce()}
+            if pass_.advances_schedule:
+                actor.learning_rate.advance()
+        return {**metrics, "optimizer_steps": float(len(steps)), **totals.reduce()}
 
-    def snapshot(self) -> int:
-        return self._actor.shards.snapshot()
-
-    def reposition(self, alpha: float) -> Displacement:
-        return self._actor.shards.reposition(alpha)
-
-    def release_snapshot(self) -> None:
-        self._actor.shards.release()
+    def start_entropy(self) -> float | None:
+        return self._actor.take_start_entropy()
 
 
 class _TokenMeans:
@@ -266,12 +271,8 @@ class _TokenMeans:
 
     def reduce(self) -> dict[str, float]:
         """The same means on every rank."""
-        # One tensor-parallel rank of each last stage speaks; the others know the same or nothing.
-        speaks = parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.is_pipeline_last_stage(
-            ignore_virtual=True
-        )
         gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, (self._sums, self._tokens) if speaks else ({}, 0.0))
+        dist.all_gather_object(gathered, (self._sums, self._tokens) if _speaks() else ({}, 0.0))
         tokens = sum(part[1] for part in gathered)
         names = sorted({name for part in gathered for name in part[0]})
         sums = {name: sum(part[0].get(name, 0.0) for part in gathered) for name in names}
@@ -279,3 +280,11 @@ class _TokenMeans:
             name: total / self._steps if name == "policy_loss" else total / max(tokens, 1.0)
             for name, total in sums.items()
         }
+
+
+def _speaks() -> bool:
+    """Whether this rank's token means enter sums over all ranks: one tensor-parallel rank of each last stage does, the
+    others know the same or nothing."""
+    return parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.is_pipeline_last_stage(
+        ignore_virtual=True
+    )

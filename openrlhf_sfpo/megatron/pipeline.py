@@ -68,11 +68,12 @@ class Pipeline:
                 config.no_sync_func = hooks if len(chunks) > 1 else hooks[0]
 
     @torch.no_grad()
-    def forward(self, batches: list[MicroBatch]) -> list[torch.Tensor]:
-        """Log-probabilities of each micro-batch, fp32 [B, A], on the last pipeline stage; nothing elsewhere."""
+    def forward(self, batches: list[MicroBatch]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For each micro-batch log-probabilities, fp32 [B, A], and entropies of the scored positions, fp32 [n]; on the
+        last pipeline stage, nothing elsewhere."""
 
         def collect(batch: MicroBatch, output: torch.Tensor) -> Any:
-            return output.sum(), torch.tensor(0), batch.padded(output[0])
+            return output.sum(), torch.tensor(0), (batch.padded(output[0]), output[1])
 
         return self._run(batches, collect, forward_only=True)
 

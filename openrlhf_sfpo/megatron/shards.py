@@ -4,9 +4,9 @@ Everything here acts on this rank's shard only. With bf16 parameters the shards 
 fp32 parameters they are views of the parameters themselves.
 """
 
-import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -14,11 +14,11 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 from megatron.core.transformer.module import param_is_not_shared
 
-from openrlhf_sfpo.sfpo import Displacement, reposition_
+from openrlhf_sfpo.sfpo import Shard
 
 
 class MainShards:
-    """Snapshot, reposition and norms over the main-parameter shards of a Megatron optimizer.
+    """`sfpo.OwnedWeights` over the main-parameter shards of a Megatron optimizer.
 
     Args:
         optimizer: what `get_megatron_optimizer` returned.
@@ -33,7 +33,6 @@ class MainShards:
             child for child in optimizer.chained_optimizers if not child.is_stub_optimizer
         ]
         self._chunks = chunks
-        self._slow: list[torch.Tensor] | None = None
         for child in self._children:
             _refuse_unhandled(child)
 
@@ -47,38 +46,37 @@ class MainShards:
                     for parameter, shard in zip(parameters, shards, strict=True):
                         yield child, parameter, shard
 
-    @torch.no_grad()
-    def snapshot(self) -> int:
-        """Copy the shards as theta_slow; return the copy's bytes on the largest rank."""
-        assert self._slow is None, "a snapshot is already held"
-        self._slow = [shard.detach().clone() for _, _, shard in self.pairs()]
-        local = sum(slow.numel() * slow.element_size() for slow in self._slow)
-        return int(self._reduce([local], dist.ReduceOp.MAX)[0])
+    def shards(self) -> Iterator[Shard]:
+        for child, _, shard in self.pairs():
+            yield Shard(shard, child.optimizer, _counts_once(child, shard))
 
     @torch.no_grad()
-    def reposition(self, alpha: float) -> Displacement:
-        """main <- slow + alpha * (main - slow) in place, then main -> parameters, gathered over data-parallel ranks.
+    def refresh(self) -> None:
+        """Main parameters -> the parameters that the next forward pass reads, gathered over data-parallel ranks.
 
-        Adam's moments and step count stay as the fast passes left them.
+        With overlap_param_gather the optimizer step leaves the all-gather to the next forward pass; so does this.
         """
-        assert self._slow is not None, "reposition needs a snapshot"
-        self._synchronize()
-        started = time.perf_counter()
-        device = self._slow[0].device
-        sums = torch.zeros(2, dtype=torch.float64, device=device)
-        for slow, (child, _, shard) in zip(self._slow, self.pairs(), strict=True):
-            moved, start = reposition_(shard, slow, alpha)
-            if _counts_once(child, shard):
-                sums += torch.stack([moved, start])
-        self._refresh_parameters()
-        self._synchronize()
-        seconds = self._reduce([time.perf_counter() - started], dist.ReduceOp.MAX)[0]
-        moved, start = self._reduce(sums.tolist(), dist.ReduceOp.SUM)
-        return Displacement(norm=moved**0.5, slow_norm=start**0.5, seconds=seconds)
+        for child in self._children:
+            child._copy_main_params_to_model_params()
+        for chunk in self._chunks:
+            if not chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync()
 
-    def release(self) -> None:
-        """Free theta_slow."""
-        self._slow = None
+    @contextmanager
+    def gather_skipped(self) -> Iterator[None]:
+        """Optimizer steps inside leave the other data-parallel ranks' parameters as they were: `refresh` follows."""
+        for chunk in self._chunks:
+            chunk.start_param_sync = lambda *args, **kwargs: None
+        try:
+            yield
+        finally:
+            for chunk in self._chunks:
+                del chunk.start_param_sync
+
+    def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        reduced = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(reduced, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
+        return reduced.tolist()
 
     @torch.no_grad()
     def momentum_grad_cosine(self) -> float:
@@ -97,30 +95,8 @@ class MainShards:
             momentum = state["exp_avg"].view(-1)
             products = [torch.dot(momentum, grad), torch.dot(momentum, momentum), torch.dot(grad, grad)]
             sums += torch.stack(products).double().cpu()
-        dot, momentum_sq, grad_sq = self._reduce(sums.tolist(), dist.ReduceOp.SUM)
+        dot, momentum_sq, grad_sq = self.reduce(sums.tolist(), "sum")
         return dot / (momentum_sq * grad_sq) ** 0.5 if momentum_sq > 0 and grad_sq > 0 else 0.0
-
-    def _refresh_parameters(self) -> None:
-        """Bring the parameters that the next forward pass reads in line with the shards.
-
-        With overlap_param_gather the optimizer step leaves the all-gather to the next forward pass; the same holds
-        here, and the gather of the last fast step, which nobody would read, never happens.
-        """
-        for child in self._children:
-            child._copy_main_params_to_model_params()
-        for chunk in self._chunks:
-            if not chunk.ddp_config.overlap_param_gather:
-                chunk.start_param_sync()
-
-    def _synchronize(self) -> None:
-        if self._slow and self._slow[0].is_cuda:
-            torch.cuda.synchronize()
-
-    @staticmethod
-    def _reduce(values: list[float], op: dist.ReduceOp.RedOpType) -> list[float]:
-        reduced = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(reduced, op=op)
-        return reduced.tolist()
 
 
 def _counts_once(child: DistributedOptimizer, shard: torch.Tensor) -> bool:

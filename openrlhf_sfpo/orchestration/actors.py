@@ -16,7 +16,7 @@ from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
-from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate, learning_rate_factor
 
 
 class MegatronModelActor(BaseModelActor):
@@ -148,8 +148,26 @@ class PolicyActor(MegatronModelActor):
         return {}
 
     def _algorithm(self, config: SFPOConfig) -> SlowFastUpdate:
-        gate = EntropyGate(config.gate, config.gate_window, config.gate_threshold, config.stop_step)
-        return SlowFastUpdate(config.k if config.enable else 0, config.alpha, gate, self._stage)
+        gate = EntropyGate(
+            config.gate,
+            config.gate_window,
+            config.gate_threshold,
+            config.stop_step,
+            warmup=config.gate_warmup,
+            patience=config.gate_patience,
+            after=config.gate_after,
+            decay_steps=config.gate_decay_steps,
+        )
+        return SlowFastUpdate(
+            self.actor.shards,
+            config.k if config.enable else 0,
+            config.alpha,
+            gate,
+            slow_copy=SlowCopy(self.actor.shards, config.optimizer_state, config.snapshot_device),
+            preset=config.preset,
+            entropy_source=config.gate_entropy,
+            on_stage=self._stage,
+        )
 
     def _stage(self, text: str) -> None:
         if self._rank == 0:
@@ -174,6 +192,7 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
     assert megatron.device != "auto", "the launcher decides before any actor starts"
     recompute = "full" if args.actor.gradient_checkpointing_enable else megatron.recompute
     adam = args.actor.adam
+    sfpo = section(SFPOConfig, args.sfpo)
     return ActorSettings(
         device=megatron.device,
         param_dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[megatron.param_dtype],
@@ -190,7 +209,7 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
         weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
         num_threads=None if cuda else max(1, (os.cpu_count() or 1) // args.actor.num_gpus_per_node),
         optimizer=OptimizerSettings(
-            lr=adam.lr,
+            lr=adam.lr * learning_rate_factor(sfpo.preset, sfpo.k, sfpo.alpha) if sfpo.enable else adam.lr,
             betas=tuple(adam.betas),
             eps=adam.eps,
             weight_decay=adam.weight_decay,

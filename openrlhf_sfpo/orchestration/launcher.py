@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.config import SFPOConfig, section
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import events, flash_attn_stub, hooks
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, gpus_needed, nested
@@ -30,7 +31,7 @@ def run(flat: argparse.Namespace, directory: Path) -> int:
     """
     args = nested(flat)
     with _quiet(directory / "logs" / "driver.log", args.run.verbose) as stream:
-        console = Console(stream)
+        console = Console(stream, "SFPO" if args.sfpo.preset == "sfpo" else args.sfpo.preset)
         console.say(f"run directory {directory}")
         try:
             device = _start_ray(args)
@@ -174,10 +175,22 @@ def _what_runs(args: Any) -> str:
         m.pipeline_model_parallel_size,
         m.virtual_pipeline_model_parallel_size,
     )
-    sfpo = f"SFPO K={args.sfpo.k} alpha={args.sfpo.alpha}" if args.sfpo.enable and args.sfpo.k else "GRPO"
+    sfpo = _update_in_words(section(SFPOConfig, args.sfpo))
     interleaved = f" VPP={vpp}" if vpp > 1 else ""
     engines = f"{args.vllm.num_engines or 0} vLLM engine(s)" if not args.rollout.replay_dir else "replayed rollouts"
     return f"{ranks} rank(s) TP={tp} PP={pp}{interleaved} DP={ranks // (tp * pp)}, {engines}, {sfpo}"
+
+
+def _update_in_words(sfpo: SFPOConfig) -> str:
+    if not sfpo.enable or sfpo.k == 0 or sfpo.preset == "grpo":
+        return "GRPO"
+    return {
+        "sfpo": f"SFPO K={sfpo.k} alpha={sfpo.alpha}",
+        "grpo_k_passes": f"GRPO with {sfpo.k + 1} passes",
+        "grpo_scaled_lr": f"GRPO at {sfpo.k * sfpo.alpha + 1:g} times the learning rate",
+        "lookahead": f"Lookahead K={sfpo.k} alpha={sfpo.alpha}, no slow pass",
+        "extragradient": f"extragradient K={sfpo.k}",
+    }[sfpo.preset]
 
 
 def _total_steps(values: dict[str, Any]) -> int | None:

@@ -4,6 +4,20 @@ This package needs torch and nothing else.
 """
 
 from openrlhf_sfpo.sfpo.gate import EntropyGate
-from openrlhf_sfpo.sfpo.update import Displacement, PassRunner, SlowFastUpdate, reposition_
+from openrlhf_sfpo.sfpo.slow_copy import Displacement, SlowCopy, reposition_
+from openrlhf_sfpo.sfpo.update import Pass, PassRunner, SlowFastUpdate, learning_rate_factor
+from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard, TorchWeights
 
-__all__ = ["Displacement", "EntropyGate", "PassRunner", "SlowFastUpdate", "reposition_"]
+__all__ = [
+    "Displacement",
+    "EntropyGate",
+    "OwnedWeights",
+    "Pass",
+    "PassRunner",
+    "Shard",
+    "SlowCopy",
+    "SlowFastUpdate",
+    "TorchWeights",
+    "learning_rate_factor",
+    "reposition_",
+]

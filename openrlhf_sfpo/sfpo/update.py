@@ -1,121 +1,130 @@
 """One SFPO update over a rollout batch: fast passes, reposition, slow pass (arXiv 2510.04072, Algorithm 1)."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import torch
-
 from openrlhf_sfpo.sfpo.gate import EntropyGate
+from openrlhf_sfpo.sfpo.slow_copy import SlowCopy
+from openrlhf_sfpo.sfpo.weights import OwnedWeights
 
 Stage = Literal["fast", "slow"]
-# Elements handled at a time, so that the temporary difference stays small beside the shard it is taken of.
-_CHUNK = 1 << 24
+Preset = Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"]
+EntropySource = Literal["slow_pass", "start"]
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
-class Displacement:
-    """What a reposition saw, over all ranks.
+class Pass:
+    """One traversal of the rollout batch.
 
     Attributes:
-        norm: ||theta_fast - theta_slow||_2, before the move.
-        slow_norm: ||theta_slow||_2.
-        seconds: wall-clock time of the reposition on the slowest rank.
+        stage: which of the three stages it belongs to.
+        advances_schedule: whether its optimizer steps advance the learning-rate schedule. One pass of every batch
+            does, so that a run ends at the learning rate of the GRPO run that it is compared with.
+        before_first_step: called when the first train batch's gradients are there (reduced, in the gradient buffers)
+            and before the optimizer's step.
+        repositioned_next: the weights are moved right after it, so that nobody reads what the last optimizer step
+            leaves: gathering the parameters may be skipped.
     """
 
-    norm: float
-    slow_norm: float
-    seconds: float
-
-    @property
-    def relative(self) -> float:
-        return self.norm / self.slow_norm if self.slow_norm > 0 else math.nan
+    stage: Stage
+    advances_schedule: bool = False
+    before_first_step: Callable[[], None] = _nothing
+    repositioned_next: bool = False
 
 
 class PassRunner(Protocol):
-    """What the algorithm asks of a trainer. Every rank calls every method in the same order."""
+    """What the algorithm asks of a trainer, for one rollout batch. Every rank calls everything in the same order."""
 
-    def run_pass(self, stage: Stage) -> dict[str, float]:
+    def run_pass(self, pass_: Pass) -> dict[str, float]:
         """Traverse the rollout batch once with ordinary optimizer steps; return metrics reduced over all ranks.
 
-        Old log-probabilities and advantages are those of theta_0 in every pass. Only the slow pass advances the
-        learning-rate schedule. Required keys: `entropy`, `ppo_kl`, `clip_ratio`; the slow pass may add
-        `momentum_grad_cosine`.
+        Old log-probabilities and advantages are those of theta_0 in every pass. Required keys: `entropy`, `ppo_kl`,
+        `clip_ratio`; a slow pass may add `momentum_grad_cosine`.
         """
 
-    def snapshot(self) -> int:
-        """Keep a copy of the fp32 weights as theta_slow; return its bytes on the largest rank."""
-
-    def reposition(self, alpha: float) -> Displacement:
-        """theta <- theta_slow + alpha * (theta - theta_slow) in place on the fp32 weights, then refresh the copies
-        that the next forward pass reads."""
-
-    def release_snapshot(self) -> None:
-        """Free theta_slow. Called also after a failure; must be harmless when there is no snapshot."""
-
-
-def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """fast <- slow + alpha * (fast - slow), in place.
-
-    alpha = 1 leaves `fast` and alpha = 0 gives `slow` to the bit (a property of `lerp`).
-
-    Args:
-        fast: fp32 weights after the fast passes, any shape, contiguous; overwritten.
-        slow: fp32 weights before them, same shape, on the same device or in host memory.
-        alpha: step size in [0, 1].
-
-    Returns:
-        The squared L2 norms of (fast - slow), before the move, and of slow: fp64 scalars.
-    """
-    moved = torch.zeros((), dtype=torch.float64, device=fast.device)
-    start = torch.zeros((), dtype=torch.float64, device=fast.device)
-    for fast_part, slow_part in zip(fast.view(-1).split(_CHUNK), slow.view(-1).split(_CHUNK), strict=True):
-        slow_part = slow_part.to(fast.device, non_blocking=True)
-        moved += torch.linalg.vector_norm(fast_part - slow_part, dtype=torch.float64) ** 2
-        start += torch.linalg.vector_norm(slow_part, dtype=torch.float64) ** 2
-        fast_part.lerp_(slow_part, 1.0 - alpha)
-    return moved, start
+    def start_entropy(self) -> float | None:
+        """Mean entropy of the policy at theta_0 over the batch's response tokens, or None if it is not known."""
 
 
 class SlowFastUpdate:
-    """Drives the three stages over a `PassRunner` and keeps what must survive between rollout batches.
+    """Drives the stages over a `PassRunner` and keeps what must survive between rollout batches.
 
-    With k = 0, or once the gate has closed, an update is exactly one slow pass: GRPO.
+    With k = 0, or once the gate has closed, an update is exactly one slow pass: GRPO. The presets are the update and
+    the controls that it is compared with; K, alpha, gate and optimizer state mean the same in each:
+
+    | preset           | what a batch runs                                                                     |
+    | `sfpo`           | K fast passes, reposition, slow pass                                                  |
+    | `grpo`           | one slow pass                                                                         |
+    | `grpo_k_passes`  | K + 1 passes, no reposition                                                           |
+    | `grpo_scaled_lr` | one slow pass; the trainer multiplies the learning rate by `learning_rate_factor`     |
+    | `lookahead`      | K fast passes, reposition, no slow pass                                               |
+    | `extragradient`  | K fast passes to look ahead; the slow pass's first gradient, taken there, is applied  |
+    |                  | at theta_slow (alpha = 0), and the rest of the slow pass goes on from there           |
 
     Args:
+        weights: what the optimizer owns.
         k: number of fast passes over the rollout batch.
         alpha: step size of the reposition, in [0, 1].
         gate: decides before each batch whether stages 1 and 2 run.
+        slow_copy: keeps theta_slow; by default a copy beside the weights, with the optimizer's state maintained.
+        preset: one of the above.
+        entropy_source: what the gate reads: the mean over the slow pass (`slow_pass`, the authors' code; it decides
+            about the next batch), or the entropy at theta_0 (`start`, the paper; it decides about this batch).
         on_stage: called with a stage's name as it begins ("fast 1/3", "reposition", "slow"), for progress display.
 
     Raises:
-        ValueError: k < 0 or alpha outside [0, 1].
+        ValueError: k < 0, alpha outside [0, 1] or an unknown preset.
     """
 
     def __init__(
-        self, k: int, alpha: float, gate: EntropyGate, on_stage: Callable[[str], None] = lambda stage: None
+        self,
+        weights: OwnedWeights,
+        k: int,
+        alpha: float,
+        gate: EntropyGate,
+        *,
+        slow_copy: SlowCopy | None = None,
+        preset: Preset = "sfpo",
+        entropy_source: EntropySource = "slow_pass",
+        on_stage: Callable[[str], None] = lambda stage: None,
     ) -> None:
         if k < 0:
             raise ValueError(f"k must not be negative, got {k}")
         if not 0.0 <= alpha <= 1.0:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-        self.k = k
-        self.alpha = alpha
+        if preset not in ("sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"):
+            raise ValueError(f"unknown preset {preset!r}")
+        self.k = 0 if preset in ("grpo", "grpo_scaled_lr") else k
+        self.alpha = {"grpo_k_passes": 1.0, "extragradient": 0.0}.get(preset, alpha)
+        self.preset = preset
         self.gate = gate
         self.backward_passes_total = 0
+        self._copy = slow_copy or SlowCopy(weights)
+        self._entropy_source = entropy_source
         self._on_stage = on_stage
 
     def step(self, runner: PassRunner) -> tuple[dict[str, float], dict[str, float | None]]:
         """Update on one rollout batch.
 
         Returns:
-            The slow pass's metrics as `run_pass` gave them, and the `sfpo/*` metrics.
+            The metrics of the last pass as `run_pass` gave them, and the `sfpo/*` metrics.
         """
-        active = self.k > 0 and self.gate.is_open
+        start_entropy = runner.start_entropy()
+        z = None
+        if self._entropy_source == "start":
+            if start_entropy is None:
+                raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
+            z = self.gate.observe(start_entropy)
+        alpha = self.alpha * self.gate.opening
+        active = self.k > 0 and self.gate.opening > 0
         metrics: dict[str, float | None] = {
             "sfpo/active": float(active),
-            "sfpo/alpha": self.alpha if active else 0.0,
+            "sfpo/alpha": alpha if active else 0.0,
             "sfpo/displacement": 0.0,
             "sfpo/displacement_rel": 0.0,
             "sfpo/fast_kl": 0.0,
@@ -123,36 +132,62 @@ class SlowFastUpdate:
             "sfpo/snapshot_bytes": 0.0,
             "sfpo/reposition_seconds": 0.0,
         }
-        if active:
-            metrics.update(self._fast_and_reposition(runner))
-        self._on_stage("slow")
-        slow = runner.run_pass("slow")
-        self.backward_passes_total += 1 + (self.k if active else 0)
-        metrics["sfpo/momentum_grad_cosine"] = slow.get("momentum_grad_cosine")
-        metrics["sfpo/backward_passes_total"] = float(self.backward_passes_total)
-        metrics["sfpo/entropy"] = slow["entropy"]
-        metrics["sfpo/entropy_z"] = self.gate.observe(slow["entropy"])
-        return slow, metrics
-
-    def _fast_and_reposition(self, runner: PassRunner) -> dict[str, float]:
         try:
-            snapshot_bytes = runner.snapshot()
-            for index in range(self.k):
-                self._on_stage(f"fast {index + 1}/{self.k}")
-                last_fast = runner.run_pass("fast")
-            self._on_stage("reposition")
-            displacement = runner.reposition(self.alpha)
+            last = self._passes(runner, alpha, metrics) if active else self._slow_pass(runner)
         finally:
-            runner.release_snapshot()
-        return {
-            "sfpo/displacement": displacement.norm,
-            "sfpo/displacement_rel": displacement.relative,
-            # Where the fast trajectory ended up against theta_0: the K-th pass sees K-1 passes' worth of movement.
-            "sfpo/fast_kl": last_fast["ppo_kl"],
-            "sfpo/fast_clip_ratio": last_fast["clip_ratio"],
-            "sfpo/snapshot_bytes": float(snapshot_bytes),
-            "sfpo/reposition_seconds": displacement.seconds,
-        }
+            self._copy.release()
+        self.gate.finish_batch()
+        if self._entropy_source == "slow_pass":
+            z = self.gate.observe(last["entropy"])
+        metrics["sfpo/momentum_grad_cosine"] = last.get("momentum_grad_cosine")
+        metrics["sfpo/backward_passes_total"] = float(self.backward_passes_total)
+        metrics["sfpo/entropy"] = last["entropy"]
+        metrics["sfpo/entropy_start"] = start_entropy
+        metrics["sfpo/entropy_z"] = z
+        return last, metrics
+
+    def _passes(self, runner: PassRunner, alpha: float, metrics: dict[str, float | None]) -> dict[str, float]:
+        """Everything that an active batch runs; returns the last pass's metrics."""
+        copies = self.preset != "grpo_k_passes"
+        has_slow_pass = self.preset != "lookahead"
+        if copies:
+            metrics["sfpo/snapshot_bytes"] = float(self._copy.take())
+        for index in range(self.k):
+            final = index == self.k - 1
+            self._on_stage(f"fast {index + 1}/{self.k}")
+            fast = self._run(
+                runner,
+                Pass(
+                    "fast",
+                    advances_schedule=final and not has_slow_pass,
+                    before_first_step=self._copy.wait if index == 0 else _nothing,
+                    repositioned_next=final and self.preset in ("sfpo", "lookahead"),
+                ),
+            )
+        # Where the fast trajectory ended up against theta_0: the K-th pass sees K-1 passes' worth of movement.
+        metrics.update({"sfpo/fast_kl": fast["ppo_kl"], "sfpo/fast_clip_ratio": fast["clip_ratio"]})
+
+        def reposition() -> None:
+            self._on_stage("reposition")
+            moved = self._copy.reposition(alpha)
+            metrics["sfpo/displacement"] = moved.norm
+            metrics["sfpo/displacement_rel"] = moved.relative
+            metrics["sfpo/reposition_seconds"] = moved.seconds
+            self._copy.release()
+
+        if self.preset == "extragradient":
+            return self._slow_pass(runner, reposition)
+        if copies:
+            reposition()
+        return self._slow_pass(runner) if has_slow_pass else fast
+
+    def _slow_pass(self, runner: PassRunner, before_first_step: Callable[[], None] = _nothing) -> dict[str, float]:
+        self._on_stage("slow")
+        return self._run(runner, Pass("slow", advances_schedule=True, before_first_step=before_first_step))
+
+    def _run(self, runner: PassRunner, pass_: Pass) -> dict[str, float]:
+        self.backward_passes_total += 1
+        return runner.run_pass(pass_)
 
     def state_dict(self) -> dict[str, Any]:
         """Gate and counters, as plain Python values."""
@@ -161,3 +196,9 @@ class SlowFastUpdate:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gate.load_state_dict(state["gate"])
         self.backward_passes_total = state["backward_passes_total"]
+
+
+def learning_rate_factor(preset: Preset, k: int, alpha: float) -> float:
+    """What a trainer multiplies its learning rate by: K * alpha + 1 for `grpo_scaled_lr`, the distance in GRPO passes
+    that an SFPO batch covers; 1 for every other preset."""
+    return k * alpha + 1.0 if preset == "grpo_scaled_lr" else 1.0

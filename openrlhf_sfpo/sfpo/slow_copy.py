@@ -1,0 +1,221 @@
+"""theta_slow: the copy of the weights from before the fast passes, and the move back towards it."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard
+
+OptimizerStateMode = Literal["maintain", "restore", "interpolate", "reset"]
+# Elements handled at a time, so that the temporary difference stays small beside the shard it is taken of.
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """What a reposition saw, over all ranks.
+
+    Attributes:
+        norm: ||theta_fast - theta_slow||_2, before the move.
+        slow_norm: ||theta_slow||_2.
+        seconds: wall-clock time of the reposition on the slowest rank.
+    """
+
+    norm: float
+    slow_norm: float
+    seconds: float
+
+    @property
+    def relative(self) -> float:
+        return self.norm / self.slow_norm if self.slow_norm > 0 else math.nan
+
+
+def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """fast <- slow + alpha * (fast - slow), in place.
+
+    alpha = 1 leaves `fast` and alpha = 0 gives `slow` to the bit (a property of `lerp`).
+
+    Args:
+        fast: fp32 weights after the fast passes, any shape, contiguous; overwritten.
+        slow: fp32 weights before them, same shape, on the same device or in host memory.
+        alpha: step size in [0, 1].
+
+    Returns:
+        The squared L2 norms of (fast - slow), before the move, and of slow: fp64 scalars.
+    """
+    moved = torch.zeros((), dtype=torch.float64, device=fast.device)
+    start = torch.zeros((), dtype=torch.float64, device=fast.device)
+    for fast_part, slow_part in zip(fast.view(-1).split(_CHUNK), slow.view(-1).split(_CHUNK), strict=True):
+        slow_part = slow_part.to(fast.device, non_blocking=True)
+        moved += torch.linalg.vector_norm(fast_part - slow_part, dtype=torch.float64) ** 2
+        start += torch.linalg.vector_norm(slow_part, dtype=torch.float64) ** 2
+        fast_part.lerp_(slow_part, 1.0 - alpha)
+    return moved, start
+
+
+class SlowCopy:
+    """Keeps theta_slow during the fast passes, and the optimizer's state of that time where the mode needs it.
+
+    What the reposition does to the optimizer's state S (Adam: first and second moment m and v, step count t), with
+    S_slow from before the fast passes and S_fast from after them; P is the size of the shard in bytes:
+
+    | mode          | state after the reposition                                        | extra memory |
+    | `maintain`    | S_fast: nothing is touched (the authors' code)                    | P            |
+    | `restore`     | S_slow, step count included                                       | P + state    |
+    | `interpolate` | m_slow + alpha (m_fast - m_slow), v likewise; t stays t_fast      | P + state    |
+    | `reset`       | empty, as before the first step: m = v = 0, t = 0                 | P            |
+
+    State that did not exist before the fast passes counts as zero in `interpolate` and is dropped by `restore`.
+
+    Args:
+        weights: what is moved.
+        optimizer_state: one of the modes above.
+        device: where the copies live: `same` as the weights, or `cpu`, host memory (pinned if the weights are on a
+            GPU, kept for the next batch, and filled while the first fast pass computes).
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    def __init__(
+        self,
+        weights: OwnedWeights,
+        optimizer_state: OptimizerStateMode = "maintain",
+        device: Literal["same", "cpu"] = "same",
+    ) -> None:
+        if optimizer_state not in ("maintain", "restore", "interpolate", "reset"):
+            raise ValueError(
+                f"optimizer_state must be maintain, restore, interpolate or reset, got {optimizer_state!r}"
+            )
+        self._weights = weights
+        self._mode = optimizer_state
+        self._offload = device == "cpu"
+        self._host: dict[Any, torch.Tensor] = {}
+        self._copied: torch.cuda.Event | None = None
+        self.release()
+
+    @torch.no_grad()
+    def take(self) -> int:
+        """Copy the weights; return the bytes of all copies on the largest rank."""
+        assert self._slow is None, "a snapshot is already held"
+        shards = list(self._weights.shards())
+        with self._beside_the_fast_pass(shards):
+            self._slow = [self._copy(index, shard.weight) for index, shard in enumerate(shards)]
+            if self._mode in ("restore", "interpolate"):
+                self._state = [
+                    {name: self._copy((index, name), value) for name, value in shard.state.items()}
+                    for index, shard in enumerate(shards)
+                ]
+                self._group_steps = [
+                    self._copy(("step", index), group.get("step")) for index, group in enumerate(self._groups())
+                ]
+        return int(self._weights.reduce([self._bytes()], "max")[0])
+
+    def wait(self) -> None:
+        """Call before the weights first change: copies to host memory may still be under way."""
+        if self._copied is not None:
+            torch.cuda.current_stream().wait_event(self._copied)
+            self._copied = None
+
+    @torch.no_grad()
+    def reposition(self, alpha: float) -> Displacement:
+        """weights <- slow + alpha * (weights - slow) in place, the optimizer's state by the mode, then refresh."""
+        assert self._slow is not None, "reposition needs a snapshot"
+        self._synchronize()
+        started = time.perf_counter()
+        sums = torch.zeros(2, dtype=torch.float64, device=self._device())
+        for index, shard in enumerate(self._weights.shards()):
+            moved, start = reposition_(shard.weight.detach(), self._slow[index], alpha)
+            if shard.counted:
+                sums += torch.stack([moved, start])
+            self._reposition_state(index, shard, alpha)
+        self._reposition_group_steps()
+        self._weights.refresh()
+        self._synchronize()
+        (seconds,) = self._weights.reduce([time.perf_counter() - started], "max")
+        moved_sq, start_sq = self._weights.reduce(sums.tolist(), "sum")
+        return Displacement(norm=moved_sq**0.5, slow_norm=start_sq**0.5, seconds=seconds)
+
+    def release(self) -> None:
+        """Free the copies (pinned host memory is kept: making it takes longer than the copy)."""
+        self._slow: list[torch.Tensor] | None = None
+        self._state: list[dict[str, Any]] = []
+        self._group_steps: list[Any] = []
+
+    def _reposition_state(self, index: int, shard: Shard, alpha: float) -> None:
+        if self._mode == "reset" or (self._mode == "restore" and not self._state[index]):
+            shard.optimizer.state.pop(shard.weight, None)
+        elif self._mode == "restore":
+            for name, slow in self._state[index].items():
+                if isinstance(slow, torch.Tensor):
+                    shard.state[name].copy_(slow)
+                else:
+                    shard.state[name] = slow
+        elif self._mode == "interpolate":
+            for name, fast in shard.state.items():
+                if not _is_moment(name, fast, shard.weight):
+                    continue
+                slow = self._state[index].get(name)
+                if slow is None:
+                    fast.mul_(alpha)
+                else:
+                    fast.lerp_(slow.to(fast.device, fast.dtype), 1.0 - alpha)
+
+    def _reposition_group_steps(self) -> None:
+        """Fused optimizers (Apex, Transformer Engine) count steps in the parameter group, not in each state."""
+        if self._mode == "reset":
+            for group in self._groups():
+                group.pop("step", None)
+        elif self._mode == "restore":
+            for group, step in zip(self._groups(), self._group_steps, strict=True):
+                if step is None:
+                    group.pop("step", None)
+                else:
+                    group["step"] = step
+
+    def _groups(self) -> list[dict[str, Any]]:
+        optimizers = {id(shard.optimizer): shard.optimizer for shard in self._weights.shards()}
+        return [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+
+    def _copy(self, key: Any, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if not self._offload or value.dim() == 0 or not value.is_cuda:
+            return value.detach().clone()
+        if key not in self._host:
+            self._host[key] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        return self._host[key].copy_(value.detach(), non_blocking=True)
+
+    @contextmanager
+    def _beside_the_fast_pass(self, shards: list[Shard]) -> Iterator[None]:
+        """Copies from a GPU to host memory go on while the first fast pass computes; `wait` holds its first optimizer
+        step until they are done."""
+        if not (self._offload and shards and shards[0].weight.is_cuda):
+            yield
+            return
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            yield
+        self._copied = stream.record_event()
+
+    def _bytes(self) -> int:
+        copies = list(self._slow or [])
+        copies += [value for state in self._state for value in state.values() if isinstance(value, torch.Tensor)]
+        return sum(copy.numel() * copy.element_size() for copy in copies)
+
+    def _device(self) -> torch.device:
+        return next((shard.weight.device for shard in self._weights.shards()), torch.device("cpu"))
+
+    def _synchronize(self) -> None:
+        if self._device().type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _is_moment(name: str, value: Any, weight: torch.Tensor) -> bool:
+    return name != "step" and isinstance(value, torch.Tensor) and value.shape == weight.shape

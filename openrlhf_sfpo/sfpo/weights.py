@@ -1,0 +1,78 @@
+"""What SFPO moves: the fp32 weights that an optimizer owns on this rank, and the optimizer's state for them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of the weights.
+
+    Attributes:
+        weight: contiguous fp32 (or fp64) tensor of any shape that the optimizer updates in place.
+        optimizer: the torch optimizer that holds `weight` as one of its parameters, and its state.
+        counted: whether it enters norms over the whole model; False for what another rank holds as well.
+    """
+
+    weight: torch.Tensor
+    optimizer: torch.optim.Optimizer
+    counted: bool = True
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The optimizer's state of this weight; empty before the first step."""
+        return self.optimizer.state.get(self.weight, {})
+
+
+class OwnedWeights(Protocol):
+    """The weights that are trained, as the optimizer holds them on this rank."""
+
+    def shards(self) -> Iterator[Shard]:
+        """This rank's pieces, in the same order every time. Frozen parameters and buffers are not among them."""
+
+    def refresh(self) -> None:
+        """Bring every other copy of the weights that a forward pass reads in line with the shards."""
+
+    def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        """Combine each value over the ranks that hold different pieces; the same result on all of them."""
+
+
+class TorchWeights:
+    """The weights of any torch optimizer whose parameters are whole on every rank (one process, or DDP).
+
+    Args:
+        optimizer: its parameters that require gradients are the weights.
+
+    Raises:
+        ValueError: a parameter is neither fp32 nor fp64. A blend in 16 bits loses most of an update: at a learning
+            rate of 1e-6 nearly every weight is rounded back to where it was.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        for parameter in self._parameters():
+            if parameter.dtype not in (torch.float32, torch.float64):
+                raise ValueError(
+                    f"SFPO needs fp32 weights, and the optimizer has a parameter in {parameter.dtype}, in which small "
+                    "updates are lost. Load the model in fp32 and compute in 16 bits with torch.autocast."
+                )
+
+    def shards(self) -> Iterator[Shard]:
+        return (Shard(parameter, self._optimizer) for parameter in self._parameters())
+
+    def refresh(self) -> None:
+        """Nothing to do: the forward pass reads the weights themselves."""
+
+    def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        return values
+
+    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+        return (
+            parameter
+            for group in self._optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.requires_grad
+        )
