@@ -1,6 +1,7 @@
 """SFPO over a transformers model in a plain, single-process PyTorch loop: what every layout must reproduce."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,30 +46,46 @@ class PlainSFPO:
         self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8)
         self.grad_norms: list[float] = []
 
-    def update(self, train_batches: Sequence[Sequence[Any]], k: int, alpha: float) -> None:
-        slow = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-        for _ in range(k):
-            self._pass(train_batches)
-        if k:
-            with torch.no_grad():
-                for name, value in self.model.named_parameters():
-                    value.copy_(slow[name] + alpha * (value - slow[name]))
-        self._pass(train_batches)
+    def update(
+        self,
+        train_batches: Sequence[Sequence[Any]],
+        k: int,
+        alpha: float,
+        state: str = "maintain",
+        preset: str = "sfpo",
+    ) -> None:
+        textbook_batch(
+            self.model,
+            self.optimizer,
+            len(train_batches),
+            lambda step: self._gradients(train_batches[step]),
+            lambda advance: self._step(),
+            k,
+            alpha,
+            state,
+            preset,
+        )
 
-    def _pass(self, train_batches: Sequence[Sequence[Any]]) -> None:
+    def one_pass(self, train_batches: Sequence[Sequence[Any]]) -> None:
         for samples in train_batches:
-            self.optimizer.zero_grad()
-            tokens = sum(int(sample.action_mask.sum()) for sample in samples)
-            for sample in samples:
-                log_probs, entropy = log_probs_of(self.model, sample)
-                ratio = (log_probs - sample.old_log_probs).exp()
-                clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
-                gain = torch.minimum(ratio * sample.advantages, clipped * sample.advantages)
-                loss = -((gain + self.entropy_coef * entropy) * sample.action_mask).sum() / tokens
-                loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
-            self.grad_norms.append(float(norm))
-            self.optimizer.step()
+            self._gradients(samples)
+            self._step()
+
+    def _gradients(self, samples: Sequence[Any]) -> None:
+        self.optimizer.zero_grad()
+        tokens = sum(int(sample.action_mask.sum()) for sample in samples)
+        for sample in samples:
+            log_probs, entropy = log_probs_of(self.model, sample)
+            ratio = (log_probs - sample.old_log_probs).exp()
+            clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+            gain = torch.minimum(ratio * sample.advantages, clipped * sample.advantages)
+            loss = -((gain + self.entropy_coef * entropy) * sample.action_mask).sum() / tokens
+            loss.backward()
+
+    def _step(self) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        self.grad_norms.append(float(norm))
+        self.optimizer.step()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """By Hugging Face name; a tied lm_head.weight is left out."""
@@ -78,3 +95,67 @@ class PlainSFPO:
 
 def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([weights[name].double().reshape(-1) for name in sorted(weights)])
+
+
+def textbook_batch(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    gradients: Callable[[int], None],
+    step: Callable[[bool], None],
+    k: int,
+    alpha: float,
+    state: str,
+    preset: str,
+) -> None:
+    """One rollout batch of `steps` train batches from the formulas, with copies of everything. `gradients(m)` computes
+    those of train batch m, `step(advance)` applies them and, if told to, advances the schedule."""
+
+    def one_pass(advance: bool, first: int = 0) -> None:
+        for index in range(first, steps):
+            gradients(index)
+            step(advance)
+
+    if k == 0 or preset in ("grpo", "grpo_scaled_lr"):
+        return one_pass(True)
+    slow = copy.deepcopy(model.state_dict())
+    slow_optimizer = copy.deepcopy(optimizer.state_dict())
+    for index in range(k):
+        one_pass(preset == "lookahead" and index == k - 1)
+    if preset == "extragradient":
+        gradients(0)
+        _move(model, optimizer, slow, slow_optimizer, 0.0, state)
+        step(True)
+        return one_pass(True, first=1)
+    if preset != "grpo_k_passes":
+        _move(model, optimizer, slow, slow_optimizer, alpha, state)
+    if preset != "lookahead":
+        one_pass(True)
+    return None
+
+
+def _move(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    slow: dict[str, Any],
+    slow_optimizer: dict[str, Any],
+    alpha: float,
+    state: str,
+) -> None:
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(slow[name] + alpha * (value - slow[name]))
+    now = optimizer.state_dict()
+    kept: dict[int, dict[str, Any]] = copy.deepcopy(now["state"])
+    if state == "restore":
+        kept = slow_optimizer["state"]
+    elif state == "reset":
+        kept = {}
+    elif state == "interpolate":
+        for index, entries in kept.items():
+            before = slow_optimizer["state"].get(index, {})
+            for name in entries.keys() - {"step"}:
+                if entries[name] is not None:
+                    start = before.get(name, torch.zeros_like(entries[name]))
+                    entries[name] = start + alpha * (entries[name] - start)
+    optimizer.load_state_dict({**now, "state": kept})

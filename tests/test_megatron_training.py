@@ -7,7 +7,7 @@ import jobs
 import pytest
 import torch
 from ranks import RankPool
-from reference import PlainSFPO, flat, old_log_probs
+from reference import PlainSFPO, flat, load, log_probs_of, old_log_probs
 from tiny_models import make_model, make_samples
 
 from openrlhf_sfpo.megatron.batching import plan_micro_batches
@@ -51,6 +51,137 @@ def test_updates_equal_a_plain_pytorch_loop(
     assert metrics[-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-5)
     for other, _ in results[1:]:
         assert other == metrics, "every rank must report the same"
+
+
+@pytest.mark.parametrize(
+    ("state", "preset"),
+    [
+        ("restore", "sfpo"),
+        ("interpolate", "sfpo"),
+        ("reset", "sfpo"),
+        ("maintain", "grpo_k_passes"),
+        ("interpolate", "lookahead"),
+        ("maintain", "extragradient"),
+        ("restore", "extragradient"),
+    ],
+)
+def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
+    ranks: RankPool, tmp_path: Path, state: str, preset: str
+) -> None:
+    """TP1 PP2 DP2, tied embeddings, two rollout batches of two optimizer steps each."""
+    path = str(make_model(tmp_path / "model", "llama", tied=True))
+    samples = with_old_log_probs(path, make_samples(12))
+    plain = PlainSFPO(path, lr=5e-5)
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain.update(train_batches(samples, dp=2), 2, 0.8, state, preset)
+    metrics, weights = ranks.run(4, optioned, path, samples, state, preset)[0]
+    moved = (flat(plain.weights()) - start).norm()
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
+    assert metrics[-1]["sfpo/backward_passes_total"] == (4 if preset == "lookahead" else 6)
+
+
+def optioned(path: str, samples: list[Any], state: str, preset: str) -> Any:
+    return jobs.train(path, (1, 2, 1), samples, batches=2, optimizer_state=state, preset=preset)
+
+
+def test_the_entropy_at_the_start_is_that_of_the_weights_before(ranks: RankPool, tmp_path: Path) -> None:
+    """Read off the pass that computes the old log-probabilities; TP2 PP1 DP2."""
+    path = str(make_model(tmp_path / "model", "qwen2"))
+    samples = make_samples(10)
+    model = load(path)
+    with torch.no_grad():
+        entropies = [log_probs_of(model, sample)[1] for sample in samples]
+    tokens = sum(float(sample.action_mask.sum()) for sample in samples)
+    expected = sum(float(entropy.sum()) for entropy in entropies) / tokens
+    for metrics in ranks.run(4, jobs.on_policy_update, path, (2, 1, 1), samples):
+        assert metrics["sfpo/entropy_start"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_gather_before_a_reposition_is_skipped(ranks: RankPool, tmp_path: Path, overlap: bool) -> None:
+    """Of the (K + 1) M optimizer steps of an update all but the K-th fast pass's last gather parameters, and the
+    reposition does. With overlap nothing is gathered but by the forward passes."""
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(12))
+    for gathers in ranks.run(2, count_gathers, path, samples, overlap):
+        assert gathers == (0 if overlap else 3 * 2 - 1 + 1)
+
+
+def count_gathers(path: str, samples: list[Any], overlap: bool) -> int:
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+    actor = jobs.make_actor(path, (1, 1, 1), overlap_param_gather=overlap, overlap_grad_reduce=overlap)
+    calls: list[str] = []
+    for chunk in actor._chunks:
+        for group in chunk.bucket_groups:
+            group.start_param_sync = _counting(group.start_param_sync, calls)
+    groups = sum(len(chunk.bucket_groups) for chunk in actor._chunks)
+    inside_passes: list[str] = []
+    original = actor._pipeline.forward_backward
+
+    def forward_backward(*args: Any) -> Any:
+        before = len(calls)
+        result = original(*args)
+        inside_passes.extend(calls[before:])
+        return result
+
+    actor._pipeline.forward_backward = forward_backward
+    actor.update(jobs.my_share(samples), PPOClipLoss(), SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off")))
+    return (len(calls) - len(inside_passes)) // groups
+
+
+def _counting(function: Any, calls: list[str]) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append("gather")
+        return function(*args, **kwargs)
+
+    return counted
+
+
+@pytest.mark.parametrize(("state", "shards"), [("maintain", 1), ("restore", 3), ("interpolate", 3), ("reset", 1)])
+def test_an_updates_extra_memory_is_what_the_mode_says(
+    ranks: RankPool, tmp_path: Path, state: str, shards: int
+) -> None:
+    """Live tensors just before the reposition, beside those of a GRPO pass at the same place: TP1 PP1 DP2."""
+    path = str(make_model(tmp_path / "model", "llama", hidden_size=128, intermediate_size=512, vocab_size=1031))
+    samples = with_old_log_probs(path, make_samples(8, vocab=1031))
+    for extra, owned in ranks.run(2, live_memory, path, samples, state):
+        assert extra == pytest.approx(shards * owned, rel=0.02)
+
+
+def live_memory(path: str, samples: list[Any], state: Any) -> tuple[int, int]:
+    """Bytes that live at the reposition and not between updates; bytes of the fp32 shard."""
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
+
+    actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
+    mine, seen = jobs.my_share(samples), {}
+
+    def on_stage(stage: str) -> None:
+        seen[stage] = live_bytes()
+
+    update = SlowFastUpdate(
+        actor.shards, 1, 0.8, EntropyGate("off"), slow_copy=SlowCopy(actor.shards, state), on_stage=on_stage
+    )
+    actor.update(mine, PPOClipLoss(), update)  # the optimizer's state exists from here on
+    before = live_bytes()
+    actor.update(mine, PPOClipLoss(), update)
+    owned = sum(shard.numel() * shard.element_size() for _, _, shard in actor.shards.pairs())
+    return seen["reposition"] - before, owned
+
+
+def live_bytes() -> int:
+    import gc
+
+    gc.collect()
+    storages = {}
+    for item in gc.get_objects():
+        if isinstance(item, torch.Tensor):
+            storage = item.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
 
 
 @pytest.mark.parametrize("recompute", ["full", "selective"])
@@ -168,7 +299,7 @@ def assert_norms_match_the_whole_model(path: str, results: list[Any], samples: l
     plain = PlainSFPO(path, lr=5e-5)
     start = flat(plain.weights())
     for _ in range(2):
-        plain._pass(train_batches(samples, dp=2))
+        plain.one_pass(train_batches(samples, dp=2))
     displacement = results[0]["displacement"]
     assert displacement.slow_norm == pytest.approx(start.norm().item(), rel=1e-5)
     assert displacement.norm == pytest.approx((flat(plain.weights()) - start).norm().item(), rel=1e-3)

@@ -1,6 +1,5 @@
 """The algorithm without Megatron: the gate, the three stages, the reposition's arithmetic."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import textbook_batch
 
 from openrlhf_sfpo.sfpo import (
     EntropyGate,
@@ -207,10 +207,13 @@ def sfpo(trainer: Trainer, k: int, alpha: float, state: Any = "maintain", **opti
 
 
 class Textbook(Trainer):
-    """The same update written down from its formulas, with copies of everything."""
+    """The same updates from their formulas."""
 
-    def one_pass(self, advance: bool, first: int = 0) -> None:
-        for step in range(first, len(self.data)):
+    def batch(self, k: int, alpha: float, state: str, preset: str) -> None:
+        textbook_batch(self.model, self.optimizer, len(self.data), self.gradients, self.step, k, alpha, state, preset)
+
+    def one_pass(self, advance: bool) -> None:
+        for step in range(len(self.data)):
             self.gradients(step)
             self.step(advance)
 
@@ -218,45 +221,6 @@ class Textbook(Trainer):
         self.optimizer.step()
         if advance:
             self.schedule.step()
-
-    def batch(self, k: int, alpha: float, state: str, preset: str) -> None:
-        k = 0 if preset in ("grpo", "grpo_scaled_lr") else k
-        if k == 0:
-            return self.one_pass(True)
-        slow = copy.deepcopy(self.model.state_dict())
-        slow_optimizer = copy.deepcopy(self.optimizer.state_dict())
-        for index in range(k):
-            self.one_pass(preset == "lookahead" and index == k - 1)
-        if preset == "grpo_k_passes":
-            return self.one_pass(True)
-        if preset == "extragradient":
-            self.gradients(0)
-            self.move(slow, slow_optimizer, 0.0, state)
-            self.step(True)
-            return self.one_pass(True, first=1)
-        self.move(slow, slow_optimizer, alpha, state)
-        if preset == "sfpo":
-            self.one_pass(True)
-        return None
-
-    def move(self, slow: dict[str, Any], slow_optimizer: dict[str, Any], alpha: float, state: str) -> None:
-        with torch.no_grad():
-            for name, value in self.model.named_parameters():
-                value.copy_(slow[name] + alpha * (value - slow[name]))
-        now = self.optimizer.state_dict()
-        kept: dict[int, dict[str, Any]] = copy.deepcopy(now["state"])
-        if state == "restore":
-            kept = slow_optimizer["state"]
-        elif state == "reset":
-            kept = {}
-        elif state == "interpolate":
-            for index, entries in kept.items():
-                before = slow_optimizer["state"].get(index, {})
-                for name in entries.keys() - {"step"}:
-                    if entries[name] is not None:
-                        start = before.get(name, torch.zeros_like(entries[name]))
-                        entries[name] = start + alpha * (entries[name] - start)
-        self.optimizer.load_state_dict({**now, "state": kept})
 
 
 @given(
