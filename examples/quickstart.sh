@@ -12,6 +12,10 @@ run_dir="${1:-$root/runs/quickstart-$(date +%Y%m%d-%H%M%S)}"
 model="$root/models/SmolLM2-135M-Instruct"
 venv="${VENV:-$root/.venv}"
 
+case "$run_dir" in -*)
+    echo "quickstart.sh: usage: bash examples/quickstart.sh [RUN_DIR [FLAGS...]]; $run_dir is no directory." >&2
+    exit 2 ;;
+esac
 if [ -e "$run_dir/metrics.jsonl" ]; then
     echo "quickstart.sh: $run_dir already holds a run. Choose another directory." >&2
     exit 2

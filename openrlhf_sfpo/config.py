@@ -177,12 +177,15 @@ def check_flags(args: Any) -> None:
     _refuse_unsupported(args)
     for flag, value in (
         ("--megatron.weight_bucket_mb", args.megatron.weight_bucket_mb),
+        ("--megatron.log_prob_chunk_size", args.megatron.log_prob_chunk_size),
+        ("--megatron.ddp_bucket_size", args.megatron.ddp_bucket_size),
+        ("--run.kv_cache_mb", args.run.kv_cache_mb),
         ("--train.max_tokens_per_gpu", args.train.max_tokens_per_gpu),
         ("--train.batch_size", args.train.batch_size),
         ("--rollout.batch_size", args.rollout.batch_size),
         ("--train.max_epochs", args.train.max_epochs),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise UsageError(flag, f"is {value}.", "Use 1 or more.")
 
 

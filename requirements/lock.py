@@ -82,7 +82,7 @@ def main(kind: str) -> None:
     lines = [f"{name}=={pinned[name]}" for name in kept]
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     made_by = f"# Made by `python requirements/lock.py {kind}` under {python}, Linux x86_64."
-    head = f"{made_by} install.sh installs it, after torch."
+    head = f"{made_by} To be installed after torch, with --no-deps."
     (HERE / f"{kind}-{tag}.txt").write_text("\n".join([head, *lines]) + "\n")
     print(f"{kind}-{tag}.txt: {len(lines)} packages")
 

@@ -99,6 +99,7 @@ def finished_run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         eval__dataset=f"{PROBLEMS}&size=12&seed=5000",
         eval__n_samples_per_prompt=2,
         eval__temperature=1.0,
+        megatron__param_dtype="fp32",
     )
     done = train(*arguments)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(run_dir)}"
@@ -144,8 +145,9 @@ def test_the_run_directory_is_complete(finished_run: tuple[Path, str]) -> None:
 
 def test_vllm_and_the_actor_agree_before_and_after_a_weight_transfer(finished_run: tuple[Path, str]) -> None:
     _, first, second = read_metrics(finished_run[0])
-    assert first["train/rollout_log_prob_abs_diff"] < 0.03
-    assert second["train/rollout_log_prob_abs_diff"] < 0.03
+    # Both sides compute in fp32 here. Weights that did not arrive, or a stale copy of one layer, show as 0.01 and more.
+    assert first["train/rollout_log_prob_abs_diff"] < 1e-3
+    assert second["train/rollout_log_prob_abs_diff"] < 1e-3
     for line in (first, second):
         assert line["weight_sync/bytes"] > 2e8
         assert line["weight_sync/updates"] <= 2, "buckets, not tensors"
@@ -171,6 +173,7 @@ def test_recorded_rollouts_train_again_to_the_same_numbers(
         rollout__replay_dir=run_dir.parent / "rollouts",
         vllm__num_engines=None,
         reward__remote_url=None,
+        megatron__param_dtype="fp32",
     )
     done = train(*arguments)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path / 'again')}"
@@ -220,7 +223,7 @@ def test_the_asynchronous_trainer_with_bf16_parameters(small_model: Path, tmp_pa
     ("body", "message"),
     [
         ("raise KeyError('no such problem')", "no such problem"),
-        ("return {'rewards': [float('nan')]}", "must be finite"),
+        pytest.param("return {'rewards': [float('nan')]}", "must be finite", marks=pytest.mark.slow),
     ],
     ids=["raises", "NaN"],
 )
@@ -236,20 +239,14 @@ def test_a_reward_function_that_fails_stops_the_run(small_model: Path, tmp_path:
 
 
 def test_more_gpus_than_ray_has(small_model: Path, tmp_path: Path) -> None:
-    ray = str(Path(sys.executable).parent / "ray")
-    started = subprocess.run(
-        [ray, "start", "--head", "--port=0", "--num-gpus=1", "--num-cpus=2", "--include-dashboard=false"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert started.returncode == 0, started.stderr
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 1, "num_cpus": 2, "include_dashboard": False})
     try:
-        address = re.search(r"--address='([^']+)'", started.stdout).group(1)
-        done = train(*flags(tmp_path / "run", small_model), RAY_ADDRESS=address)
+        done = train(*flags(tmp_path / "run", small_model), RAY_ADDRESS=cluster.address)
     finally:
-        subprocess.run([ray, "stop", "--force"], capture_output=True, timeout=120)
+        cluster.shutdown()
     assert done.returncode == 2
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("openrlhf-sfpo train: error")]
-    assert "ask for 3 GPUs, but Ray has 1" in line
+    assert "ask for 3 GPUs together, but Ray has 1" in line
     assert "--actor.num_gpus_per_node" in line

@@ -210,6 +210,46 @@ def under_a_file(tmp_path: Path) -> Path:
 
 
 # (what is wrong, flags to change (values may be functions of a directory), words of the message)
+def latin_1_file(directory: Path) -> Path:
+    path = directory / "latin.jsonl"
+    path.write_bytes(b'{"input": "caf\xe9", "label": "b"}\n')
+    return path
+
+
+def used_recording(directory: Path) -> Path:
+    (directory / "rollouts_000001.safetensors").touch()
+    return directory
+
+
+def recording_of_pairs(directory: Path) -> Path:
+    import torch
+
+    from openrlhf_sfpo.rollout.recording import RolloutRecord, save_rollouts
+
+    def record(prompt: str) -> RolloutRecord:
+        return RolloutRecord(
+            tokens=torch.arange(4),
+            action_mask=torch.ones(3, dtype=torch.bool),
+            rollout_log_probs=None,
+            reward=0.0,
+            score=0.0,
+            truncated=False,
+            prompt=prompt,
+            label="",
+            info={},
+        )
+
+    save_rollouts(directory / "recorded", 1, [record(prompt) for prompt in ("a", "a", "b", "b")])
+    return directory / "recorded"
+
+
+def cut_index(directory: Path) -> Path:
+    path = make_model(directory / "indexed", "llama")
+    (path / "model.safetensors").rename(path / "model-00001-of-00001.safetensors")
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"model.norm')
+    return path
+
+
 BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("model missing", {"--actor.model_name_or_path": "/nowhere"}, ["--actor.model_name_or_path", "not a directory"]),
     ("no model", {"--actor.model_name_or_path": None}, ["--actor.model_name_or_path", "not given"]),
@@ -315,9 +355,41 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         {"--reward.remote_url": lambda t: reward_file(t, "def (:\n")},
         ["--reward.remote_url", "not valid Python"],
     ),
+    (
+        "reward module without function",
+        {"--reward.remote_url": "json.decoder:score"},
+        ["--reward.remote_url", "decoder.py does not define score"],
+    ),
+    ("log-prob chunks", {"--megatron.log_prob_chunk_size": -5}, ["--megatron.log_prob_chunk_size", "1 or more"]),
+    ("data that is a missing CSV", {"--data.prompt_dataset": "data/none.csv"}, ["--data.prompt_dataset", "exist"]),
+    (
+        "data with a broken character",
+        {"--data.prompt_dataset": lambda t: latin_1_file(t)},
+        ["--data.prompt_dataset", "not UTF-8"],
+    ),
+    ("checkpoints read-only", {"--ckpt.path": "/proc/checkpoints"}, ["--ckpt.path", "cannot be written"]),
+    ("output read-only", {"--ckpt.output_dir": "/proc/model"}, ["--ckpt.output_dir", "cannot be written"]),
+    ("recording read-only", {"--rollout.record_dir": "/proc/rollouts"}, ["--rollout.record_dir", "cannot be written"]),
+    ("recording in use", {"--rollout.record_dir": used_recording}, ["--rollout.record_dir", "already holds"]),
+    (
+        "reference model's world size",
+        {
+            "--megatron.pipeline_model_parallel_size": 2,
+            "--actor.num_gpus_per_node": 2,
+            "--algo.kl.init_coef": 0.1,
+            "--ref.num_gpus_per_node": 3,
+        },
+        ["--ref.num_gpus_per_node", "3 ranks"],
+    ),
+    ("index cut short", {"--actor.model_name_or_path": cut_index}, ["index.json is damaged", "Download"]),
     ("run directory under a file", {"--run.dir": under_a_file}, ["--run.dir", "no writable directory"]),
     ("run directory read-only", {"--run.dir": "/proc/run"}, ["--run.dir", "cannot be written"]),
     ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "already holds a run"]),
+    (
+        "replay with other groups",
+        {"--rollout.replay_dir": recording_of_pairs, "--rollout.n_samples_per_prompt": 4},
+        ["--rollout.n_samples_per_prompt", "recorded with 2", "Use 2"],
+    ),
     ("nothing to replay", {"--rollout.replay_dir": "/nowhere"}, ["--rollout.replay_dir", "rollouts_*.safetensors"]),
     ("critic", {"--algo.advantage.estimator": "gae"}, ["--algo.advantage.estimator", "group_norm"]),
     ("colocation", {"--train.colocate_all": True}, ["--train.colocate_all", "colocate_actor_ref"]),
@@ -352,7 +424,14 @@ def test_argparse_errors_also_exit_with_status_2(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stopped:
         train.main(["--sfpo.k", "three"])
     assert stopped.value.code == 2
-    assert "--sfpo.k" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--sfpo.k: invalid int value: 'three'" in line
+
+
+def test_flags_are_not_guessed_from_their_beginnings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--conf", "run.yaml"])
+    assert "--conf" in capsys.readouterr().err
 
 
 def test_openrlhfs_parser_is_found_without_running_its_main() -> None:

@@ -114,10 +114,12 @@ def test_an_exported_directory_loads_in_transformers_in_several_shards(
     original = load_file(path / "model.safetensors")
     target = tmp_path / "sharded"
     target.mkdir()
-    (target / "stale").write_text("an older model")
+    (target / "notes.txt").write_text("somebody's own")
+    (target / "model.safetensors").write_text("an older model")
     checkpoint_files.save_model_directory(target, path, iter(original.items()), torch.float32)
     assert len(list(target.glob("*.safetensors"))) > 3
-    assert not (target / "stale").exists()
+    assert (target / "notes.txt").read_text() == "somebody's own"
+    assert not (target / "model.safetensors").exists(), "the index names other files"
     assert not list(tmp_path.glob(".sharded*"))
     loaded = reference.load(str(target))
     assert all(torch.equal(parameter, original[name]) for name, parameter in loaded.named_parameters())

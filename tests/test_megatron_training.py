@@ -343,6 +343,18 @@ def scheduled(path: str, samples: list[Any], k: int) -> list[float]:
     return [line["actor_lr"] for line in metrics]
 
 
+def test_the_learning_rate_stays_at_its_floor_after_the_schedule(ranks: RankPool, tmp_path: Path) -> None:
+    """Six optimizer steps of a cosine over two: it must not rise again."""
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(12))
+    assert ranks.run(1, beyond_the_end, path, samples)[0][1:] == pytest.approx([1e-4, 1e-4])
+
+
+def beyond_the_end(path: str, samples: list[Any]) -> list[float]:
+    optimizer = {"lr": 1e-3, "schedule": "cosine_with_min_lr", "min_lr_ratio": 0.1, "total_steps": 2}
+    return [line["actor_lr"] for line in jobs.train(path, (1, 1, 1), samples, 0, batches=3, optimizer=optimizer)[0]]
+
+
 def test_weight_decay_spares_norms_and_biases(ranks: RankPool, tmp_path: Path) -> None:
     """With zero advantages there are no gradients: only what decays can move."""
     path = str(make_model(tmp_path / "model", "qwen2"))

@@ -62,6 +62,11 @@ def test_last_integer_reward_takes_plain_and_generated_labels() -> None:
     assert result["rewards"] == [1.0, 0.0]
 
 
+def test_last_integer_reward_wants_an_integer_to_compare_with() -> None:
+    with pytest.raises(ValueError, match="'Paris'"):
+        rewards.last_integer_reward(["Q no idea"], ["Q "], ["Paris"])
+
+
 def test_reasoning_gym_reward_is_its_own_score() -> None:
     import reasoning_gym
 
@@ -178,8 +183,9 @@ def test_a_metadata_field_can_be_the_prompt(tmp_path: Path) -> None:
         entry = json.loads(row["label"])["entry"]
         assert row["expression"] == entry["metadata"]["expression"]
         assert row["expression"] in entry["question"]
-    with pytest.raises(UsageError, match="'num_terms' as metadata that is not text"):
-        resolve_dataset("--d", "reasoning_gym:chain_sum?size=3", "num_terms", "label", tmp_path)
+    path = resolve_dataset("--d", "reasoning_gym:chain_sum?size=3&seed=1", "num_terms", "label", tmp_path)
+    row = json.loads(Path(path).read_text().splitlines()[0])
+    assert row["num_terms"] == json.loads(row["label"])["entry"]["question"], "metadata that is not text"
 
 
 @pytest.mark.parametrize(
@@ -211,6 +217,19 @@ def test_data_files_are_checked_to_the_last_line(tmp_path: Path, content: str, m
     path.write_text(content)
     with pytest.raises(UsageError, match=message):
         resolve_dataset("--data.prompt_dataset", str(path), "input", "label", tmp_path)
+
+
+def test_data_files_as_people_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    chat = [{"role": "user", "content": "2 + 2?"}]
+    rows = [{"input": chat, "label": "4"}, {"input": "one\u2028two", "label": "b"}]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert resolve_dataset("--d", str(path), "input", "label", tmp_path) == str(path)
+    assert prompts_of(str(path), "input") == {"one\u2028two"}
+    listed = tmp_path / "data.json"
+    listed.write_text("[1, 2]")
+    with pytest.raises(UsageError, match="row 1 is not a JSON object"):
+        resolve_dataset("--d", str(listed), "input", "label", tmp_path)
 
 
 def test_parquet_columns_are_checked(tmp_path: Path) -> None:

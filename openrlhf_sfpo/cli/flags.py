@@ -40,6 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     """OpenRLHF's parser with our flags, defaults and help."""
     parser = openrlhf_parser()
     parser.prog = "openrlhf-sfpo train"
+    parser.allow_abbrev = False
+    # The usage of all these flags is several screens long and would push the error out of sight.
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message} (--help lists all flags)\n")
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     changed = "; ".join(f"--{name} {value} ({why})" for name, (value, why) in CHANGED_DEFAULTS.items())
     parser.description = (

@@ -29,7 +29,12 @@ def tensor_files(path: str | Path) -> dict[str, Path]:
     """
     path = Path(path)
     if (path / _INDEX).is_file():
-        weight_map = json.loads((path / _INDEX).read_text())["weight_map"]
+        try:
+            weight_map = json.loads((path / _INDEX).read_text())["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                MODEL_FLAG, f"{path / _INDEX} is damaged or cut short ({error!r}).", "Download that file again."
+            ) from None
         files = {name: path / file for name, file in weight_map.items()}
         for file in sorted(set(files.values())):
             with _open(file):
@@ -96,7 +101,8 @@ class CheckpointReader:
 def save_model_directory(
     target: str | Path, source: str | Path, weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype
 ) -> None:
-    """Write a Hugging Face model directory; what was at `target` is replaced only once the new one is whole.
+    """Write a Hugging Face model directory. A model at `target` is replaced only once the new one is whole; other files
+    there stay.
 
     Args:
         target: directory to write.
@@ -116,11 +122,16 @@ def save_model_directory(
     config["dtype"] = str(dtype).removeprefix("torch.")
     (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     _write_shards(part, weights)
-    old = target.with_name(f".{target.name}.old{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    if not target.exists():
+        part.rename(target)
+        return
+    written = {file.name for file in part.iterdir()}
+    for name in written:
+        os.replace(part / name, target / name)
+    part.rmdir()
+    for file in [*target.glob("model*.safetensors"), target / _INDEX]:
+        if file.name not in written:
+            file.unlink(missing_ok=True)
 
 
 def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -34,8 +34,8 @@ class Layout:
         """Number of data-parallel replicas."""
         return world_size // self.block
 
-    def check(self, world_size: int, num_layers: int, num_heads: int, num_kv_heads: int) -> None:
-        """Check the layout against a number of ranks and a model.
+    def check(self, world_size: int, num_layers: int, num_heads: int, num_kv_heads: int, role: str = "actor") -> None:
+        """Check the layout against a number of ranks and a model. `role` names the flags: actor or ref.
 
         Raises:
             UsageError: naming the flag that does not fit and values that do.
@@ -71,7 +71,7 @@ class Layout:
             )
         if world_size % self.block:
             raise UsageError(
-                "--actor.num_nodes, --actor.num_gpus_per_node",
+                f"--{role}.num_nodes, --{role}.num_gpus_per_node",
                 f"ask for {world_size} ranks, which is not a multiple of the {self.block} "
                 f"(tensor parallel {self.tp} x pipeline parallel {self.pp}) that hold one copy of the model.",
                 f"Use a multiple of {self.block}, or other --megatron.*_model_parallel_size.",

@@ -63,7 +63,8 @@ class _LogProbsAndEntropy(torch.autograd.Function):
         hidden, weight, labels, lse, entropy = ctx.saved_tensors
         first, valid, temperature, chunk_size, group = ctx.settings
         grad_hidden = torch.zeros_like(hidden)
-        grad_weight = torch.zeros_like(weight)
+        # fp32 even for bf16 weights: rounding after every chunk would add up with their number.
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         operand = _operand(weight)
         for start in range(0, hidden.shape[0], chunk_size):
             part = slice(start, min(start + chunk_size, hidden.shape[0]))
@@ -77,9 +78,12 @@ class _LogProbsAndEntropy(torch.autograd.Function):
             grad_logits[mine, local[mine]] += grad_log_probs[part][mine]
             grad_logits = (grad_logits / temperature).to(hidden.dtype)
             grad_hidden[part] = grad_logits @ weight[:valid]
-            grad_weight[:valid].addmm_(grad_logits.t(), hidden[part])
+            if grad_weight.dtype == hidden.dtype:
+                grad_weight[:valid].addmm_(grad_logits.t(), hidden[part])
+            else:
+                grad_weight[:valid] += grad_logits.t() @ hidden[part]
         _all_reduce(grad_hidden, dist.ReduceOp.SUM, group)
-        return grad_hidden, grad_weight, None, None, None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
 
 
 def log_probs_and_entropy(

@@ -43,6 +43,7 @@ class LearningRate:
 
     def __init__(self, optimizer: Any, settings: OptimizerSettings) -> None:
         self._optimizer = optimizer
+        self._total_steps = settings.total_steps
         # transformers schedules act on a torch optimizer; this one exists only to be scheduled.
         stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=settings.lr)
         has_floor = settings.schedule in ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
@@ -62,6 +63,9 @@ class LearningRate:
         return self._scheduler.get_last_lr()[0]
 
     def advance(self) -> None:
+        """One optimizer step further; beyond the schedule's end (where a cosine would rise again) nothing changes."""
+        if self._scheduler.last_epoch >= self._total_steps and self._total_steps > 1:
+            return
         self._stand_in.step()  # a scheduler stepped before its optimizer warns
         self._scheduler.step()
         self._apply()

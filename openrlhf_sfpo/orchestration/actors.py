@@ -1,5 +1,6 @@
 """The Ray actors that stand where OpenRLHF's policy and reference actors stand, with Megatron inside."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -187,7 +188,7 @@ class ReferenceActor(MegatronModelActor):
 
 
 def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -> ActorSettings:
-    """The Megatron actor's settings from OpenRLHF's flags and ours."""
+    """The Megatron actor's settings from OpenRLHF's flags and ours, which the launcher has settled for the device."""
     cuda = megatron.device == "cuda"
     assert megatron.device != "auto", "the launcher decides before any actor starts"
     recompute = "full" if args.actor.gradient_checkpointing_enable else megatron.recompute
@@ -196,16 +197,16 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
     return ActorSettings(
         device=megatron.device,
         param_dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[megatron.param_dtype],
-        fp32_residual=not cuda if megatron.fp32_residual_connection is None else megatron.fp32_residual_connection,
+        fp32_residual=megatron.fp32_residual_connection,
         temperature=args.rollout.temperature,
         train_batch_size=args.train.batch_size,
         max_tokens_per_gpu=args.train.max_tokens_per_gpu,
         epochs=args.train.max_epochs,
         recompute=None if recompute == "none" else recompute,
-        overlap_grad_reduce=cuda if megatron.overlap_grad_reduce is None else megatron.overlap_grad_reduce,
-        overlap_param_gather=cuda if megatron.overlap_param_gather is None else megatron.overlap_param_gather,
+        overlap_grad_reduce=megatron.overlap_grad_reduce,
+        overlap_param_gather=megatron.overlap_param_gather,
         ddp_bucket_size=megatron.ddp_bucket_size,
-        log_prob_chunk_size=megatron.log_prob_chunk_size or (1024 if cuda else 64),
+        log_prob_chunk_size=megatron.log_prob_chunk_size,
         weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
         num_threads=None if cuda else max(1, (os.cpu_count() or 1) // args.actor.num_gpus_per_node),
         optimizer=OptimizerSettings(
@@ -217,9 +218,17 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
             schedule=args.actor.lr_scheduler,
             warmup_ratio=args.actor.lr_warmup_ratio,
             min_lr_ratio=args.actor.min_lr_ratio,
-            total_steps=max_steps or 1,
+            total_steps=_schedule_steps(args, max_steps or 0),
         ),
     )
+
+
+def _schedule_steps(args: Any, max_steps: int) -> int:
+    """Optimizer steps of the whole run. OpenRLHF's `max_steps` counts full train batches; each rollout batch here ends
+    with a smaller one if need be, and makes at least one step."""
+    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    steps = math.ceil(samples / args.train.batch_size)
+    return max(1, math.ceil(max_steps * args.train.batch_size * steps / samples))
 
 
 def _unpad(
@@ -264,7 +273,7 @@ def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
 def _rotate(directory: Path, tag: str, max_num: int) -> None:
     """Keep the newest `max_num` regular checkpoints and the newest best one."""
     best = tag.startswith("best")
-    kind = [path for path in directory.glob("*_hf") if path.name.startswith("best") == best]
+    kind = list(directory.glob("best*_hf" if best else "global_step*_hf"))
     kind.sort(key=lambda path: path.stat().st_mtime)
     keep = 1 if best else max_num
     for path in kind[:-keep] if keep else kind:

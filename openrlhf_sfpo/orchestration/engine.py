@@ -4,6 +4,7 @@ silently. Generation is OpenRLHF's own."""
 import os
 from typing import Any
 
+import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
 from openrlhf_sfpo.rollout.plugin import register
@@ -60,8 +61,12 @@ class RolloutEngine(_Undecorated):
         responses = await super().generate_responses(prompt, label, sampling_params, **kwargs)
         if self._reward is not None and self._reward.failure is not None:
             raise RewardFailure(self._reward.failure)
-        if self._wants_reward and any(response["reward"] is None for response in responses):
+        rewards = [response["reward"] for response in responses]
+        if self._wants_reward and any(reward is None for reward in rewards):
             raise RewardFailure("The reward server did not answer; OpenRLHF's log of this engine says why.")
+        for reward in rewards:
+            if reward is not None and not torch.as_tensor(reward, dtype=torch.float32).isfinite().all():
+                raise RewardFailure(f"A reward is {reward}; rewards must be finite numbers.")
         return responses
 
     async def init_weight_transfer_engine(self, request: Any) -> None:

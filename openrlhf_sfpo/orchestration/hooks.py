@@ -12,6 +12,19 @@ that it looks up when it starts. So the attributes are set first, then `openrlhf
 | trainer.ppo_trainer_async.TrainingActor | trainers.TrainingActor | run directory, record |
 | trainer.ppo_trainer_async.GenerateSamplesActor | trainers.GenerateSamplesActor | evaluations in the run directory |
 | argparse.ArgumentParser.parse_args | returns our parsed flags | OpenRLHF parses in `__main__`, out of reach |
+| sys.modules["flash_attn"], where it is missing | flash_attn_stub | OpenRLHF imports it and never calls it here |
+
+Inside the classes on the right, on their own instances and on no class of OpenRLHF's:
+
+| what | set by | because |
+| --- | --- | --- |
+| the trainers' `samples_generator` | trainers._Watched, trainers.Replay | progress, errors of evaluations, replay |
+| its `tokenizer` | trainers._TokenizerAt | it is sent with every prompt, and loading one takes 0.2 s |
+| its `args.rollout.batch_size`, in evaluations | trainers._Watched | as many samples in flight as in training |
+| the loggers' `close`, until the last evaluation | trainers.Trainer | OpenRLHF closes them before it |
+| the engine executor's `reward_func`, `reward_endpoints` | engine.RolloutEngine | rewards by name, failures stop |
+| the sampling parameters' `logprobs` | engine.RolloutEngine | every step compares them with the actor's |
+| flags as OpenRLHF sees them | preflight.for_openrlhf | dispatch to the ranks of one model copy; packing is ours |
 """
 
 import argparse
@@ -66,6 +79,22 @@ EXPECTED_SIGNATURES: list[tuple[str, str, tuple[str, ...]]] = [
     ),
     ("openrlhf.trainer.ppo_trainer_async", "GenerateSamplesActor._run_eval", ("self",)),
     ("openrlhf.trainer.ppo_trainer_async", "TrainingActor.fit", ("self", "global_step")),
+    ("openrlhf.trainer.ppo_utils.samples_generator", "SamplesGenerator.generate_samples", ("self", "generate_kwargs")),
+    (
+        "openrlhf.trainer.ppo_utils.samples_generator",
+        "SamplesGenerator.generate_eval_samples",
+        ("self", "generate_kwargs"),
+    ),
+    (
+        "openrlhf.models.loss",
+        "aggregate_loss",
+        ("loss", "loss_mask", "token_level_loss", "dp_size", "batch_num_tokens", "global_batch_size"),
+    ),
+    (
+        "openrlhf.models.utils",
+        "compute_approx_kl",
+        ("log_probs", "log_probs_base", "log_probs_old", "kl_estimator", "unbiased_gradient"),
+    ),
     (
         "openrlhf.models.loss",
         "PolicyLoss.forward",

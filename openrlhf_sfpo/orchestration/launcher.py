@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,9 +36,7 @@ def run(flat: argparse.Namespace, directory: Path) -> int:
         console.say(f"run directory {directory}")
         try:
             device = _start_ray(args)
-            vars(flat)["megatron.device"] = device
-            if args.megatron.param_dtype == "auto":
-                vars(flat)["megatron.param_dtype"] = "bf16" if device == "cuda" or _cpu_has_bf16() else "fp32"
+            _settle(vars(flat), device)
             dtype = vars(flat)["megatron.param_dtype"]
             console.say(f"Ray is up; actor on {device} in {dtype}, {_what_runs(args)}")
             _train(flat, directory, console, device)
@@ -64,17 +63,50 @@ def _train(flat: argparse.Namespace, directory: Path, console: Console, device: 
     from openrlhf_sfpo.orchestration.engine import EngineClass, engine_env
 
     values = vars(flat)
-    dtype = {"cpu": "float32", "cuda": "bfloat16"}[device] if values["run.engine_dtype"] == "auto" else None
     engine = EngineClass(
         engine_env(device, eager=values["vllm.enforce_eager"], verbose=values["run.verbose"]),
         device=device,
         kv_cache_bytes=values["run.kv_cache_mb"] * 1024 * 1024,
-        engine_dtype=dtype or values["run.engine_dtype"],
+        engine_dtype=values["run.engine_dtype"],
     )
-    writer = RunWriter(directory, {k: v for k, v in values.items() if k != "config"})
+    shown = {key: value for key, value in values.items() if key != "config"}
+    if shown.get("logger.wandb.key"):
+        shown["logger.wandb.key"] = "(not written down)"
+    writer = RunWriter(directory, shown)
     console.say("starting vLLM and loading the model" if not values["rollout.replay_dir"] else "loading the model")
     with _listening(writer, console, _total_steps(values)), hooks.installed(engine):
         hooks.run_openrlhf(for_openrlhf(flat))
+
+
+def _settle(values: dict[str, Any], device: str) -> None:
+    """Fill in the settings that depend on the device.
+
+    Raises:
+        UsageError: a bucket of weights does not fit into shared memory.
+    """
+    cuda = device == "cuda"
+    values["megatron.device"] = device
+    if values["megatron.param_dtype"] == "auto":
+        values["megatron.param_dtype"] = "bf16" if cuda or _cpu_has_bf16() else "fp32"
+    if values["run.engine_dtype"] == "auto":
+        values["run.engine_dtype"] = "bfloat16" if cuda else "float32"
+    for name, value in (
+        ("megatron.fp32_residual_connection", not cuda),
+        ("megatron.overlap_grad_reduce", cuda),
+        ("megatron.overlap_param_gather", cuda),
+        ("megatron.log_prob_chunk_size", 1024 if cuda else 64),
+    ):
+        if values[name] is None:
+            values[name] = value
+    if not cuda and not values["rollout.replay_dir"]:
+        free = shutil.disk_usage("/dev/shm").free // 2**20
+        if free < values["megatron.weight_bucket_mb"]:
+            raise UsageError(
+                "--megatron.weight_bucket_mb",
+                f"is {values['megatron.weight_bucket_mb']}, but the weights go to vLLM through /dev/shm, which has "
+                f"{free} MB free.",
+                "Lower it, or give the container more shared memory (docker run --shm-size=2g).",
+            )
 
 
 @contextmanager
@@ -129,16 +161,25 @@ def _start_ray(args: Any) -> str:
         "logging_level": "INFO" if args.run.verbose else "ERROR",
     }
     joins = bool(os.environ.get("RAY_ADDRESS"))
+    if not joins and args.megatron.device == "cuda" and not _has_cuda():
+        raise UsageError("--megatron.device", "is cuda, and this machine has no GPU.", "Use auto, or set RAY_ADDRESS.")
+    if not joins and args.megatron.device == "cpu" and _has_cuda():
+        raise UsageError(
+            "--megatron.device",
+            "is cpu on a machine with GPUs.",
+            "Use auto, or hide them with CUDA_VISIBLE_DEVICES=''.",
+        )
     if not joins and (args.megatron.device == "cpu" or not _has_cuda()):
         cpus = max(os.cpu_count() or 1, needed + 4)
         options.update(num_gpus=needed, num_cpus=cpus, include_dashboard=False, object_store_memory=2**30)
+        options["address"] = "local"  # a cluster that happens to run here is left alone
     ray.init(**options)
     resources = ray.cluster_resources()
     available = int(resources.get("GPU", 0))
     if available < needed:
         raise UsageError(
-            "--actor.num_gpus_per_node, --vllm.num_engines",
-            f"actor, reference model and engines ask for {needed} GPUs, but Ray has {available}.",
+            "--actor.num_gpus_per_node, --ref.num_gpus_per_node, --vllm.num_engines, --vllm.tensor_parallel_size",
+            f"ask for {needed} GPUs together, but Ray has {available}.",
             "Ask for fewer, or add nodes to the Ray cluster.",
         )
     if args.megatron.device != "auto":

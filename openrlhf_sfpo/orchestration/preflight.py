@@ -1,6 +1,7 @@
 """Everything that can be checked before a model is loaded or a GPU is taken."""
 
 import argparse
+import itertools
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import hooks
 from openrlhf_sfpo.report.reading import METRICS
 from openrlhf_sfpo.report.run_writer import CONFIG
-from openrlhf_sfpo.rollout.recording import record_files
+from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
 from openrlhf_sfpo.tasks.rewards import check_reward
 
@@ -37,7 +38,7 @@ def gpus_needed(args: Any) -> int:
     actor = args.actor.num_nodes * args.actor.num_gpus_per_node
     shared = args.train.colocate_actor_ref
     reference = args.ref.num_nodes * args.ref.num_gpus_per_node if args.algo.kl.init_coef > 0 and not shared else 0
-    engines = (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
+    engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
     return actor + reference + engines
 
 
@@ -57,7 +58,7 @@ def check(flat: argparse.Namespace) -> None:
         )
     check_flags(args)
     if args.rollout.replay_dir:
-        record_files(args.rollout.replay_dir)
+        _check_recording(args)
     elif not args.reward.remote_url and not args.train.agent_func_path:
         raise UsageError(
             "--reward.remote_url",
@@ -68,7 +69,21 @@ def check(flat: argparse.Namespace) -> None:
         check_reward(args.reward.remote_url.split(",")[0])
     _check_datasets(args)
     check_run_directory(Path(args.run.dir))
+    _check_places(args)
     _check_model(args)
+
+
+def _check_recording(args: Any) -> None:
+    """The recording's first batch against the flag that says which samples belong together."""
+    first = load_rollouts(record_files(args.rollout.replay_dir)[0])
+    runs = [len(list(group)) for _, group in itertools.groupby(record.prompt for record in first)]
+    asked, recorded = args.rollout.n_samples_per_prompt, min(runs)
+    if recorded != asked:
+        raise UsageError(
+            "--rollout.n_samples_per_prompt",
+            f"is {asked}, but {args.rollout.replay_dir} was recorded with {recorded}.",
+            f"Use {recorded}.",
+        )
 
 
 def _check_model(args: Any) -> None:
@@ -86,12 +101,10 @@ def _check_model(args: Any) -> None:
         megatron.pipeline_model_parallel_size,
         megatron.virtual_pipeline_model_parallel_size,
     )
-    worlds = [args.actor]
-    if args.algo.kl.init_coef > 0:
-        worlds.append(args.ref)
-    for group in worlds:
+    for role in ("actor", "ref") if args.algo.kl.init_coef > 0 else ("actor",):
+        group = getattr(args, role)
         ranks = group.num_nodes * group.num_gpus_per_node
-        layout.check(ranks, model.num_layers, model.num_heads, model.num_kv_heads)
+        layout.check(ranks, model.num_layers, model.num_heads, model.num_kv_heads, role)
     model.check_sequence_length(args.data.max_len)
     names = [name for entry in weight_plan(model, Layout()) for name in entry.converter.names]
     check_complete(path, names)
@@ -114,21 +127,46 @@ def check_run_directory(directory: Path) -> None:
     for name in (CONFIG, METRICS):
         if (directory / name).exists():
             raise UsageError("--run.dir", f"{directory} already holds a run ({name} is there).", "Choose another one.")
+    _check_writable("--run.dir", directory)
+
+
+def _check_places(args: Any) -> None:
+    """Other directories that the run writes to; what is found out at their first use may come hours later."""
+    for flag, place in (
+        ("--ckpt.path", args.ckpt.path),
+        ("--ckpt.output_dir", args.ckpt.output_dir),
+        ("--rollout.record_dir", args.rollout.record_dir),
+    ):
+        if place and place != _default_of(flag):
+            _check_writable(flag, Path(place))
+    if args.rollout.record_dir and list(Path(args.rollout.record_dir).glob("rollouts_*.safetensors")):
+        raise UsageError(
+            "--rollout.record_dir", f"{args.rollout.record_dir} already holds recorded rollouts.", "Choose another one."
+        )
+
+
+def _default_of(flag: str) -> Any:
+    """OpenRLHF's default; `prepare` puts a place inside the run directory there."""
+    from openrlhf_sfpo.cli.flags import openrlhf_parser
+
+    return openrlhf_parser().get_default(flag.removeprefix("--")) if flag.startswith("--ckpt") else None
+
+
+def _check_writable(flag: str, directory: Path) -> None:
+    """Check that the directory can be made or is there, and can be written to; nothing is left behind."""
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(
-            "--run.dir", f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one."
+            flag, f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one."
         )
     try:
         probe = existing / f".openrlhf_sfpo_probe{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(
-            "--run.dir", f"{directory} cannot be written ({error.strerror}).", "Choose another one."
-        ) from None
+        raise UsageError(flag, f"{directory} cannot be written ({error.strerror}).", "Choose another one.") from None
 
 
 def prepare(flat: argparse.Namespace, given: set[str]) -> Path:

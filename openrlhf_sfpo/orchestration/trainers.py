@@ -33,7 +33,9 @@ class _Reports:
         events = self._events()
         if self.args.rollout.record_dir:
             save_rollouts(self.args.rollout.record_dir, global_step + 1, [to_record(s) for s in rollout_samples])
-        shown = rollout_samples[: self.args.run.samples_per_step]
+        count = self.args.run.samples_per_step
+        # Spread over the batch: samples of one prompt are neighbours.
+        shown = rollout_samples[:: max(1, len(rollout_samples) // max(1, count))][:count]
         events.send("samples", step=global_step + 1, samples=[self._show(sample) for sample in shown])
         return super().train_step(rollout_samples, global_step)
 

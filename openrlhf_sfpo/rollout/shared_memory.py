@@ -84,7 +84,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         if not Path(update_info.path).exists():
             raise RuntimeError(
                 f"{update_info.path} is not there: the shared-memory weight transfer needs trainer and engine on one "
-                "machine. On several machines use GPUs and --vllm.sync_backend nccl."
+                "machine. On several machines use GPUs, where weights travel by NCCL."
             )
         # A layer's weights are loaded once all of them are here, possibly after the file has been overwritten.
         packed = _map(update_info.path, sum(update_info.tensor_sizes)).clone()

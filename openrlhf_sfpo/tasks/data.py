@@ -28,7 +28,7 @@ def resolve_dataset(
             given twice is a list), a .jsonl, .json or .parquet file, or anything else that OpenRLHF loads (a
             directory, a Hugging Face name), which is passed on as it is.
         input_key, label_key: the fields that must be there. Of a generated row, input_key is the question, or the
-            metadata field of that name if it has one.
+            metadata field of that name if there is one and it is text.
         directory: where generated data sets are written.
         held_out_from: for evaluation sets, the training prompts. Generated rows among them are left out, and so are
             repetitions: small problems come up again under every seed.
@@ -56,10 +56,15 @@ def resolve_dataset(
             continue
         if Path(part).suffix in _FILES:
             check_file(flag, Path(part), [key for key in (input_key, label_key) if key])
-        elif part.startswith(("/", "./", "../")) and not Path(part.split("@")[0]).exists():
+        elif _is_path(part) and not Path(part.split("@")[0]).exists():
             raise UsageError(flag, f"{part} does not exist.", "Give the path of a file or directory.")
         resolved.append(part)
     return ",".join(resolved)
+
+
+def _is_path(part: str) -> bool:
+    """Whether it can only mean a place on disk, and no name on a hub."""
+    return part.startswith(("/", "./", "../")) or part.endswith((".csv", ".arrow", ".txt"))
 
 
 def check_file(flag: str, path: Path, keys: list[str]) -> None:
@@ -89,7 +94,8 @@ def check_file(flag: str, path: Path, keys: list[str]) -> None:
 def prompts_of(paths: str, input_key: str) -> set[str]:
     """The prompts of those data sets, of a resolved comma-separated list, that are JSONL files."""
     files = [Path(part) for part in paths.split(",") if part.endswith(".jsonl")]
-    return {json.loads(line)[input_key] for file in files for line in file.open() if line.strip()}
+    prompts = (json.loads(line)[input_key] for file in files for line in file.open() if line.strip())
+    return {prompt for prompt in prompts if isinstance(prompt, str)}  # a chat is never a generated prompt
 
 
 def _rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,15 +111,21 @@ def _rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if count:
             yield "its schema", dict.fromkeys(schema.names)
         return
-    text = path.read_text()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(flag, f"{path} is not UTF-8 text ({error}).", "Write it again as UTF-8.") from None
     if path.suffix == ".json" and text.lstrip().startswith("["):
         try:
             rows = json.loads(text)
         except ValueError as error:
             raise UsageError(flag, f"{path} is not JSON ({error}).", "Mend the file.") from None
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict):
+                raise UsageError(flag, f"{path}, row {number} is not a JSON object.", "Write a list of objects.")
+            yield f"row {number}", row
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also break at U+2028 inside a string
         if not line.strip():
             continue
         try:
@@ -145,14 +157,11 @@ def _generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict
             flag, f"reasoning-gym does not take the options {query!r} for {name} ({error}).", "Mend them."
         ) from None
     labels = [json.dumps({"dataset": name, "options": options, "entry": _plain(entry)}) for entry in entries]
+    prompts = [entry["question"] for entry in entries]
     # A metadata field by that name is the prompt itself: chain_sum's "expression" is its question without the sentence.
-    prompts = [entry.get("metadata", {}).get(input_key, entry["question"]) for entry in entries]
-    if not all(isinstance(prompt, str) for prompt in prompts):
-        raise UsageError(
-            "--data.input_key",
-            f"reasoning-gym's {name} has {input_key!r} as metadata that is not text.",
-            "Name one that is, or any other name for the question.",
-        )
+    fields = [entry.get("metadata", {}).get(input_key) for entry in entries]
+    if all(isinstance(field, str) for field in fields):
+        prompts = fields
     return [
         {input_key: prompt, label_key: label, "datasource": name} for prompt, label in zip(prompts, labels, strict=True)
     ]

@@ -32,10 +32,12 @@ RewardFunction = Callable[[list[str], list[str], list[str]], dict[str, Any]]
 
 def last_integer_reward(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
     """1 if the last integer in the response is the label, else 0."""
-    scores = [
-        float(last_integer(response_text(query, prompt)) == last_integer(expected_text(label)))
-        for query, prompt, label in zip(queries, prompts, labels, strict=True)
-    ]
+    scores = []
+    for query, prompt, label in zip(queries, prompts, labels, strict=True):
+        expected = last_integer(expected_text(label))
+        if expected is None:
+            raise ValueError(f"the reward 'last_integer' needs a label with an integer, but this one is {label[:80]!r}")
+        scores.append(float(last_integer(response_text(query, prompt)) == expected))
     return {"rewards": scores, "scores": scores}
 
 
@@ -135,7 +137,9 @@ def check_reward(spec: str) -> None:
                 f"{spec!r} is neither a file, a module:function, a URL nor a built-in reward.",
                 f"Built in are {', '.join(BUILTIN)}.",
             )
-        return
+        if not (found.origin or "").endswith(".py"):
+            return  # a compiled module can only be asked by importing it
+        source = found.origin
     path = Path(source)
     if not path.is_file():
         raise UsageError(FLAG, f"{path} does not exist.", "Give the path of a Python file.")
