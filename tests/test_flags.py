@@ -336,6 +336,9 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("gate window", {"--sfpo.gate_window": 1}, ["--sfpo.gate_window"]),
     ("gate threshold", {"--sfpo.gate_threshold": 0}, ["--sfpo.gate_threshold"]),
     ("stop step", {"--sfpo.stop_step": -2}, ["--sfpo.stop_step"]),
+    ("gate warm-up", {"--sfpo.gate_warmup": -1}, ["--sfpo.gate_warmup", "0 or more"]),
+    ("gate patience", {"--sfpo.gate_patience": 0}, ["--sfpo.gate_patience", "1 or more"]),
+    ("gate decay", {"--sfpo.gate_decay_steps": 0}, ["--sfpo.gate_decay_steps", "1 or more"]),
     (
         "n = 1",
         {"--rollout.n_samples_per_prompt": 1},

@@ -159,11 +159,11 @@ def install() -> None:
     check_names()
     for module, name, replacement, _ in REPLACED:
         setattr(_resolve(module), name, replacement)
-    _keep_freed_memory()
+    keep_freed_memory()
     _installed = True
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Make glibc keep freed memory instead of returning it to the kernel.
 
     Activations and logits are tens of megabytes, allocated and freed in every micro-batch. Mapped afresh each time
