@@ -26,8 +26,17 @@ def old_log_probs(path: str, samples: Sequence[Any]) -> list[torch.Tensor]:
         return [log_probs_of(model, sample)[0] for sample in samples]
 
 
+class Mains(torch.nn.Module):
+    """fp32 copies of a 16-bit model's parameters, which the optimizer moves."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.values = torch.nn.ParameterList([parameter.detach().float() for parameter in model.parameters()])
+
+
 class PlainSFPO:
-    """The textbook loop. `train_batches` lists, for each optimizer step of a pass, the samples in it."""
+    """The textbook loop. `train_batches` lists, for each optimizer step of a pass, the samples in it. With a 16-bit
+    dtype the model computes in it, and fp32 main parameters are trained."""
 
     def __init__(
         self,
@@ -37,13 +46,19 @@ class PlainSFPO:
         max_norm: float = 1.0,
         clip: float = 0.2,
         entropy_coef: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        optimizer: str = "adam",
     ) -> None:
-        self.model = load(path)
+        self.model = load(path, dtype)
+        self.trained = self.model if dtype == torch.float32 else Mains(self.model)
         self.clip, self.max_norm, self.entropy_coef = clip, max_norm, entropy_coef
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        rest = [p for p in self.model.parameters() if p.dim() == 1]
+        decayed = [p for p in self.trained.parameters() if p.dim() > 1]
+        rest = [p for p in self.trained.parameters() if p.dim() == 1]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8)
+        if optimizer == "adam":
+            self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8)
+        else:
+            self.optimizer = torch.optim.SGD(groups, lr=lr)
         self.grad_norms: list[float] = []
 
     def update(
@@ -55,7 +70,7 @@ class PlainSFPO:
         preset: str = "sfpo",
     ) -> None:
         textbook_batch(
-            self.model,
+            self.trained,
             self.optimizer,
             len(train_batches),
             lambda step: self._gradients(train_batches[step]),
@@ -72,7 +87,8 @@ class PlainSFPO:
             self._step()
 
     def _gradients(self, samples: Sequence[Any]) -> None:
-        self.optimizer.zero_grad()
+        self._refresh()
+        self.model.zero_grad()
         tokens = sum(int(sample.action_mask.sum()) for sample in samples)
         for sample in samples:
             log_probs, entropy = log_probs_of(self.model, sample)
@@ -81,14 +97,24 @@ class PlainSFPO:
             gain = torch.minimum(ratio * sample.advantages, clipped * sample.advantages)
             loss = -((gain + self.entropy_coef * entropy) * sample.action_mask).sum() / tokens
             loss.backward()
+        if self.trained is not self.model:
+            for main, parameter in zip(self.trained.parameters(), self.model.parameters(), strict=True):
+                main.grad = parameter.grad.float()
+
+    def _refresh(self) -> None:
+        if self.trained is not self.model:
+            with torch.no_grad():
+                for main, parameter in zip(self.trained.parameters(), self.model.parameters(), strict=True):
+                    parameter.copy_(main)
 
     def _step(self) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.max_norm)
         self.grad_norms.append(float(norm))
         self.optimizer.step()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """By Hugging Face name; a tied lm_head.weight is left out."""
+        self._refresh()
         tied = self.model.config.tie_word_embeddings
         return {n: p.detach().clone() for n, p in self.model.named_parameters() if not (tied and n == "lm_head.weight")}
 

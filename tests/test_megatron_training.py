@@ -13,7 +13,15 @@ from tiny_models import make_model, make_samples
 from openrlhf_sfpo.megatron.batching import plan_micro_batches
 
 # (TP, PP, VPP), DP
-LAYOUTS = [((1, 1, 1), 1), ((2, 1, 1), 1), ((1, 2, 1), 2), ((1, 2, 2), 1)]
+LAYOUTS = {
+    "TP1PP1DP1": ((1, 1, 1), 1),
+    "TP2PP1DP1": ((2, 1, 1), 1),
+    "TP1PP2DP1": ((1, 2, 1), 1),
+    "TP1PP1DP2": ((1, 1, 1), 2),
+    "TP2PP2DP1": ((2, 2, 1), 1),
+    "TP1PP2DP2": ((1, 2, 1), 2),
+    "VPP2": ((1, 2, 2), 1),
+}
 
 
 def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
@@ -31,13 +39,13 @@ def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list
     return [[samples[n] for rank in step for members in rank for n in members] for step in plan]
 
 
-@pytest.mark.parametrize(("layout", "dp"), LAYOUTS, ids=["TP1PP1DP1", "TP2PP1DP1", "TP1PP2DP2", "VPP2"])
+@pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("k", [0, 2], ids=["GRPO", "SFPO"])
-@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("qwen2", False), ("qwen3", True)])
-def test_updates_equal_a_plain_pytorch_loop(
-    ranks: RankPool, tmp_path: Path, family: str, tied: bool, k: int, layout: tuple[int, int, int], dp: int
-) -> None:
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_updates_equal_a_plain_pytorch_loop(ranks: RankPool, tmp_path: Path, tied: bool, k: int, name: str) -> None:
     """Two rollout batches of two optimizer steps each. Adam's first steps are sign-like, so norms are compared."""
+    layout, dp = LAYOUTS[name]
+    family = ("llama", "mistral", "qwen2", "qwen3")[(list(LAYOUTS).index(name) + 2 * tied + k // 2) % 4]
     path = str(make_model(tmp_path / "model", family, tied))
     samples = with_old_log_probs(path, make_samples(12))
     plain = PlainSFPO(path, lr=5e-5)
@@ -51,6 +59,49 @@ def test_updates_equal_a_plain_pytorch_loop(
     assert metrics[-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-5)
     for other, _ in results[1:]:
         assert other == metrics, "every rank must report the same"
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_updates_with_sgd_are_equal_element_by_element(ranks: RankPool, tmp_path: Path, name: str) -> None:
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "qwen3", tied=dp == 2))
+    samples = with_old_log_probs(path, make_samples(12))
+    plain = PlainSFPO(path, lr=0.05, weight_decay=0.0, optimizer="sgd")
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain.update(train_batches(samples, dp), 2, alpha=0.8)
+    _, weights = ranks.run(layout[0] * layout[1] * dp, with_sgd, path, layout, samples)[0]
+    assert (flat(plain.weights()) - start).abs().max() > 1e-3
+    torch.testing.assert_close(flat(weights), flat(plain.weights()), rtol=0, atol=1e-5)
+
+
+def with_sgd(path: str, layout: tuple[int, int, int], samples: list[Any]) -> Any:
+    optimizer = {"name": "sgd", "lr": 0.05, "weight_decay": 0.0}
+    return jobs.train(path, layout, samples, batches=2, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_updates_in_bf16_are_as_good_as_a_plain_loops(ranks: RankPool, tmp_path: Path, name: str) -> None:
+    """bf16 parameters with fp32 main parameters: the update points where fp32's does, as nearly as a plain loop's."""
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "llama", tied=dp == 1))
+    samples = with_old_log_probs(path, make_samples(12))
+    updates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = PlainSFPO(path, lr=1e-3, dtype=dtype)
+        start = flat(plain.weights())
+        for _ in range(2):
+            plain.update(train_batches(samples, dp), 2, alpha=0.8)
+        updates[dtype] = flat(plain.weights()) - start
+    _, weights = ranks.run(layout[0] * layout[1] * dp, in_bf16, path, layout, samples)[0]
+    ours = torch.cosine_similarity(flat(weights) - start, updates[torch.float32], dim=0)
+    plains = torch.cosine_similarity(updates[torch.bfloat16], updates[torch.float32], dim=0)
+    assert ours >= plains - 0.02
+    assert ours > 0.8
+
+
+def in_bf16(path: str, layout: tuple[int, int, int], samples: list[Any]) -> Any:
+    return jobs.train(path, layout, samples, batches=2, param_dtype=torch.bfloat16, optimizer={"lr": 1e-3})
 
 
 @pytest.mark.parametrize(

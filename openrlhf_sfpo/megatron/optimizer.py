@@ -1,4 +1,4 @@
-"""Megatron's distributed Adam, set up to match OpenRLHF's optimizer flags, and the learning-rate schedule."""
+"""Megatron's distributed optimizer, set up to match OpenRLHF's optimizer flags, and the learning-rate schedule."""
 
 import math
 from typing import Any
@@ -11,10 +11,11 @@ from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 
 
 def build_optimizer(chunks: list[torch.nn.Module], settings: ActorSettings) -> Any:
-    """Distributed AdamW over DDP-wrapped model chunks, with fp32 main parameters if the model is in bf16."""
+    """Distributed AdamW (or SGD) over DDP-wrapped model chunks, with fp32 main parameters if the model is in bf16."""
     optim = settings.optimizer
     config = OptimizerConfig(
-        optimizer="adam",
+        optimizer=optim.name,
+        sgd_momentum=0.0,
         lr=optim.lr,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.betas[0],

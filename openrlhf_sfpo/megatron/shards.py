@@ -88,7 +88,7 @@ class MainShards:
         sums = torch.zeros(3, dtype=torch.float64)
         for child, parameter, shard in self.pairs():
             state = child.optimizer.state.get(shard)
-            if not state or not _counts_once(child, shard):
+            if not state or "exp_avg" not in state or not _counts_once(child, shard):
                 continue
             owned = child._get_model_param_range_map(parameter)["param"]
             grad = parameter.main_grad.view(-1)[owned.start : owned.end].float()
