@@ -88,11 +88,12 @@ def measure(parameters: int, device: str, rounds: int) -> dict[str, Any]:
     target = [torch.empty_like(tensor) for tensor in source]
 
     def copy() -> None:
-        moved = 0
-        while moved < 2.5 * parameters:
+        left = 5 * parameters // 2
+        while left:
             for to, origin in zip(target, source, strict=True):
-                to.copy_(origin)
-                moved += origin.numel()
+                count = min(left, origin.numel())
+                to[:count].copy_(origin[:count])
+                left -= count
 
     row: dict[str, Any] = {"parameters": parameters, **interleaved([ours, clones, copy], device, rounds)}
     row.update(taken)

@@ -42,8 +42,8 @@ class SFPOConfig:
     gate_decay_steps: int = _flag(10, "rollout batches over which alpha falls, with --sfpo.gate_after decay")
     gate_entropy: Literal["slow_pass", "start"] = _flag(
         "slow_pass",
-        "the entropy that the gate reads: the slow pass's mean, which decides about the next batch (the authors' "
-        "code), or that of the weights which made the rollouts, which decides about this one (the paper)",
+        "the entropy that the gate reads: the slow pass's mean (the authors' code), or that of the weights which made "
+        "the rollouts (start, the paper)",
     )
     preset: Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"] = _flag(
         "sfpo",

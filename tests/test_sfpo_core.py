@@ -359,13 +359,14 @@ def test_the_gate_sees_the_slow_passes_and_turns_sfpo_off() -> None:
     assert restored.gate.opening == 0.0
 
 
-def test_the_gate_can_read_the_entropy_at_the_start_and_decide_about_the_same_batch() -> None:
+def test_the_gate_can_read_the_entropy_at_the_start() -> None:
+    """Algorithm 1 closes the gate for the batches after the one whose entropy fires."""
     trainer = Trainer("sgd", 1)
     update = sfpo(trainer, 2, 0.5, gate=EntropyGate("upper", window=4, threshold=1.5), entropy_source="start")
     active = []
     for trainer.entropy_at_start in (1.0, 1.0, 1.0, 2.0, 1.0):
         active.append(update.step(trainer)[1]["sfpo/active"])
-    assert active == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert active == [1.0, 1.0, 1.0, 1.0, 0.0]
     trainer.entropy_at_start = None
     with pytest.raises(RuntimeError, match="entropy at theta_0"):
         update.step(trainer)

@@ -16,6 +16,8 @@ from megatron.core.transformer.module import param_is_not_shared
 
 from openrlhf_sfpo.sfpo import Shard
 
+_REFUSAL = "SFPO does not work with {} yet: its main parameters are not repositioned. Turn it off."
+
 
 class MainShards:
     """`sfpo.OwnedWeights` over the main-parameter shards of a Megatron optimizer.
@@ -35,6 +37,8 @@ class MainShards:
         self._chunks = chunks
         for child in self._children:
             _refuse_unhandled(child)
+        if any(getattr(chunk.config, "fp4_param", False) for chunk in chunks):
+            raise ValueError(_REFUSAL.format("FP4 parameter gather"))
 
     def pairs(self) -> Iterator[tuple[DistributedOptimizer, torch.nn.Parameter, torch.Tensor]]:
         """(optimizer, model parameter, this rank's fp32 shard of it), in a fixed order."""
@@ -117,6 +121,4 @@ def _refuse_unhandled(child: Any) -> None:
     }
     for name, used in refusals.items():
         if used:
-            raise ValueError(
-                f"SFPO does not work with {name} yet: its main parameters are not repositioned. Turn it off."
-            )
+            raise ValueError(_REFUSAL.format(name))

@@ -36,6 +36,10 @@ class Displacement:
         return self.norm / self.slow_norm if self.slow_norm > 0 else math.nan
 
 
+def _chunk(tensor: torch.Tensor) -> int:
+    return _CHUNK["cpu" if tensor.device.type == "cpu" else "cuda"]
+
+
 def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
     """fast <- slow + alpha * (fast - slow), in place.
 
@@ -51,7 +55,7 @@ def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float) -> tuple[t
     """
     moved = torch.zeros((), dtype=torch.float64, device=fast.device)
     start = torch.zeros((), dtype=torch.float64, device=fast.device)
-    chunk = _CHUNK[fast.device.type]
+    chunk = _chunk(fast)
     for fast_part, slow_part in zip(fast.view(-1).split(chunk), slow.view(-1).split(chunk), strict=True):
         slow_part = slow_part.to(fast.device, non_blocking=True)
         difference = fast_part - slow_part
@@ -105,7 +109,8 @@ class SlowCopy:
 
     @torch.no_grad()
     def take(self) -> int:
-        """Copy the weights; return the bytes of all copies on the largest rank."""
+        """Copy the weights; return the bytes of all copies on the largest rank. With copies in host memory call `wait`
+        before the weights change."""
         assert self._slow is None, "a snapshot is already held"
         shards = list(self._weights.shards())
         with self._beside_the_fast_pass(shards):
@@ -147,6 +152,7 @@ class SlowCopy:
 
     def release(self) -> None:
         """Free the copies (pinned host memory is kept: making it takes longer than the copy)."""
+        self.wait()  # after a failure a copy into that memory may still be under way
         self._slow: list[torch.Tensor] | None = None
         self._state: list[dict[str, Any]] = []
         self._group_steps: list[Any] = []
@@ -168,7 +174,9 @@ class SlowCopy:
                 if slow is None:
                     fast.mul_(alpha)
                 else:
-                    fast.lerp_(slow.to(fast.device, fast.dtype), 1.0 - alpha)
+                    chunk = _chunk(fast)
+                    for part, before in zip(fast.view(-1).split(chunk), slow.view(-1).split(chunk), strict=True):
+                        part.lerp_(before.to(fast.device, non_blocking=True), 1.0 - alpha)
 
     def _reposition_group_steps(self) -> None:
         """Fused optimizers (Apex, Transformer Engine) count steps in the parameter group, not in each state."""

@@ -73,8 +73,8 @@ class SlowFastUpdate:
         gate: decides before each batch whether stages 1 and 2 run.
         slow_copy: keeps theta_slow; by default a copy beside the weights, with the optimizer's state maintained.
         preset: one of the above.
-        entropy_source: what the gate reads: the mean over the slow pass (`slow_pass`, the authors' code; it decides
-            about the next batch), or the entropy at theta_0 (`start`, the paper; it decides about this batch).
+        entropy_source: what the gate reads after each batch: the mean over the slow pass (`slow_pass`, the authors'
+            code), or the entropy at theta_0 (`start`, the paper). Either decides about the batches after this one.
         on_stage: called with a stage's name as it begins ("fast 1/3", "reposition", "slow"), for progress display.
 
     Raises:
@@ -115,11 +115,8 @@ class SlowFastUpdate:
             The metrics of the last pass as `run_pass` gave them, and the `sfpo/*` metrics.
         """
         start_entropy = runner.start_entropy()
-        z = None
-        if self._entropy_source == "start":
-            if start_entropy is None:
-                raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
-            z = self.gate.observe(start_entropy)
+        if self._entropy_source == "start" and start_entropy is None:
+            raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
         alpha = self.alpha * self.gate.opening
         active = self.k > 0 and self.gate.opening > 0
         metrics: dict[str, float | None] = {
@@ -137,8 +134,7 @@ class SlowFastUpdate:
         finally:
             self._copy.release()
         self.gate.finish_batch()
-        if self._entropy_source == "slow_pass":
-            z = self.gate.observe(last["entropy"])
+        z = self.gate.observe(start_entropy if self._entropy_source == "start" else last["entropy"])
         metrics["sfpo/momentum_grad_cosine"] = last.get("momentum_grad_cosine")
         metrics["sfpo/backward_passes_total"] = float(self.backward_passes_total)
         metrics["sfpo/entropy"] = last["entropy"]

@@ -59,6 +59,8 @@ class TorchWeights:
                     f"SFPO needs fp32 weights, and the optimizer has a parameter in {parameter.dtype}, in which small "
                     "updates are lost. Load the model in fp32 and compute in 16 bits with torch.autocast."
                 )
+            if not parameter.is_contiguous():
+                raise ValueError("SFPO needs contiguous weights; call .contiguous() on the parameters first.")
 
     def shards(self) -> Iterator[Shard]:
         return (Shard(parameter, self._optimizer) for parameter in self._parameters())
