@@ -10,7 +10,8 @@ from ranks import RankPool
 from reference import PlainSFPO, flat, old_log_probs
 from tiny_models import make_model, make_samples
 
-from openrlhf_sfpo.megatron.batching import plan_micro_batches
+from openrlhf_sfpo.megatron.batching import Sample, plan_micro_batches
+from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, save_rollouts
 
 # (TP, PP, VPP), DP
 LAYOUTS = [((1, 1, 1), 1), ((2, 1, 1), 1), ((1, 2, 1), 2), ((1, 2, 2), 1)]
@@ -20,6 +21,33 @@ def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
     for sample, log_probs in zip(samples, old_log_probs(path, samples), strict=True):
         sample.old_log_probs = log_probs
     return samples
+
+
+def recorded(directory: Path, samples: list[Any]) -> list[Any]:
+    """The samples after a way through a rollout file; what it calls the reward is the advantage here."""
+    records = [
+        RolloutRecord(
+            tokens=sample.tokens,
+            action_mask=sample.action_mask,
+            rollout_log_probs=sample.old_log_probs,
+            reward=float(sample.advantages.sum() / sample.action_mask.sum()),
+            score=0.0,
+            truncated=False,
+            prompt="",
+            label="",
+            info={},
+        )
+        for sample in samples
+    ]
+    return [
+        Sample(
+            record.tokens,
+            record.action_mask,
+            old_log_probs=record.rollout_log_probs,
+            advantages=record.reward * record.action_mask.float(),
+        )
+        for record in load_rollouts(save_rollouts(directory, 1, records))
+    ]
 
 
 def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list[Any]]:
@@ -37,9 +65,10 @@ def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list
 def test_updates_equal_a_plain_pytorch_loop(
     ranks: RankPool, tmp_path: Path, family: str, tied: bool, k: int, layout: tuple[int, int, int], dp: int
 ) -> None:
-    """Two rollout batches of two optimizer steps each. Adam's first steps are sign-like, so norms are compared."""
+    """Two rollout batches of two optimizer steps each, from recorded rollouts. Adam's first steps are sign-like, so
+    norms are compared."""
     path = str(make_model(tmp_path / "model", family, tied))
-    samples = with_old_log_probs(path, make_samples(12))
+    samples = recorded(tmp_path, with_old_log_probs(path, make_samples(12)))
     plain = PlainSFPO(path, lr=5e-5)
     start = flat(plain.weights())
     for _ in range(2):
