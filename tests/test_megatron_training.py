@@ -10,7 +10,8 @@ from ranks import RankPool
 from reference import PlainSFPO, flat, load, log_probs_of, old_log_probs
 from tiny_models import make_model, make_samples
 
-from openrlhf_sfpo.megatron.batching import plan_micro_batches
+from openrlhf_sfpo.megatron.batching import Sample, plan_micro_batches
+from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, save_rollouts
 
 # (TP, PP, VPP), DP
 LAYOUTS = {
@@ -30,6 +31,33 @@ def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
     return samples
 
 
+def recorded(directory: Path, samples: list[Any]) -> list[Any]:
+    """The samples after a way through a rollout file; what it calls the reward is the advantage here."""
+    records = [
+        RolloutRecord(
+            tokens=sample.tokens,
+            action_mask=sample.action_mask,
+            rollout_log_probs=sample.old_log_probs,
+            reward=float(sample.advantages.sum() / sample.action_mask.sum()),
+            score=0.0,
+            truncated=False,
+            prompt="",
+            label="",
+            info={},
+        )
+        for sample in samples
+    ]
+    return [
+        Sample(
+            record.tokens,
+            record.action_mask,
+            old_log_probs=record.rollout_log_probs,
+            advantages=record.reward * record.action_mask.float(),
+        )
+        for record in load_rollouts(save_rollouts(directory, 1, records))
+    ]
+
+
 def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list[Any]]:
     """The samples of each optimizer step, as the actor divides them."""
     count = len(samples)
@@ -43,11 +71,12 @@ def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list
 @pytest.mark.parametrize("k", [0, 2], ids=["GRPO", "SFPO"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_updates_equal_a_plain_pytorch_loop(ranks: RankPool, tmp_path: Path, tied: bool, k: int, name: str) -> None:
-    """Two rollout batches of two optimizer steps each. Adam's first steps are sign-like, so norms are compared."""
+    """Two rollout batches of two optimizer steps each, from recorded rollouts. Adam's first steps are sign-like, so
+    norms are compared."""
     layout, dp = LAYOUTS[name]
     family = ("llama", "mistral", "qwen2", "qwen3")[(list(LAYOUTS).index(name) + 2 * tied + k // 2) % 4]
     path = str(make_model(tmp_path / "model", family, tied))
-    samples = with_old_log_probs(path, make_samples(12))
+    samples = recorded(tmp_path, with_old_log_probs(path, make_samples(12)))
     plain = PlainSFPO(path, lr=5e-5)
     start = flat(plain.weights())
     for _ in range(2):
