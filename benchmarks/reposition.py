@@ -2,21 +2,23 @@
 
     python benchmarks/reposition.py [--sizes 10 30 100 300 1000] [--device cpu|cuda] [--out DIR]
 
-For weights of the given sizes (millions of fp32 parameters, cut into tensors of 4 M as a model of a few billion has
-them), in one run and in turns:
+For Llama models of about so many million fp32 parameters, in one run and in turns:
 
 - ours: `SlowCopy.take`, then `SlowCopy.reposition` with its norms;
-- two clones: the released SFPO code's way, a clone of all weights before the fast passes, another after them, a blend
-  of the two into temporaries, copied back;
+- two clones: the way of the released SFPO code, a clone of all weights before the fast passes, another after them, a
+  blend of the two into temporaries, copied back;
 - plain copy: `Tensor.copy_` of the least bytes that have to move. A snapshot reads and writes every weight, a
   reposition reads two and writes one: five times the weights, which is what a copy of 2.5 times the weights moves.
 
-and, for the share of a training step, one AdamW step over the same weights (without the forward and backward pass that
-a real one has). Extra bytes are those of the copies held. Prints a table, writes reposition.json.
+Extra bytes are measured: the most that is alive at a time beyond what was there before (see memory.py). And for the
+share of an optimizer pass, in the same run: forward and backward passes over --tokens tokens, in sequences of 256, and
+one AdamW step. A pass over a rollout batch of T tokens takes at least T / --tokens times the former and one of the
+latter. Prints a table and writes it to reposition.md, with everything measured in reposition.json.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -26,12 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import peak_bytes
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from openrlhf_sfpo.megatron.cpu import keep_freed_memory
 from openrlhf_sfpo.sfpo import SlowCopy, TorchWeights
 
 ALPHA = 0.8
-TENSOR = 4_000_000
+SEQUENCE = 256
+BATCH_TOKENS = 65_536  # 128 responses of 512 tokens: a small rollout batch
 
 
 def main() -> None:
@@ -39,81 +44,107 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 30, 100, 300, 1000], help="millions of parameters")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=512, help="of the measured forward and backward pass")
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()
     if args.device == "cpu":
         keep_freed_memory()  # as the actor does: otherwise page faults are most of what is measured, for all three
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    rows = [measure(size * 1_000_000, args.device, args.rounds) for size in args.sizes]
-    print(f"{machine}, torch {torch.__version__}, {date.today()}; medians of {args.rounds} rounds\n")
-    columns = (
-        "parameters|ours|two clones|plain copy|ours / copy|ours / two clones|bytes, ours / two clones|ours / AdamW"
+    rows = []
+    for size in args.sizes:
+        print(f"{size} M parameters ...", flush=True)
+        rows.append(measure(size, args.device, args.rounds, args.tokens))
+    machine = (
+        torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
     )
-    print(f"|{columns}|\n|{' --- |' * (columns.count('|') + 1)}")
-    for row in rows:
-        print(
-            f"| {row['parameters'] / 1e6:.0f} M | {1e3 * row['ours']:.1f} ms | {1e3 * row['clones']:.1f} ms "
-            f"| {1e3 * row['copy']:.1f} ms | {row['ours'] / row['copy']:.2f} | {row['ours'] / row['clones']:.2f} "
-            f"| {row['ours_bytes'] / row['clones_bytes']:.2f} | {row['ours'] / row['adamw']:.2f} |"
-        )
+    result = {"date": str(date.today()), "machine": machine, "torch": torch.__version__, **vars(args), "rows": rows}
+    table = as_table(result)
+    print(f"\n{table}")
     args.out.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine, "host": platform.machine(), "torch": torch.__version__, "rows": rows}
-    (args.out / "reposition.json").write_text(json.dumps(result, indent=2) + "\n")
+    (args.out / "reposition.md").write_text(table)
+    (args.out / "reposition.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
 
 
-def measure(parameters: int, device: str, rounds: int) -> dict[str, Any]:
-    count = max(1, parameters // TENSOR)
-    weights = [torch.nn.Parameter(torch.randn(parameters // count, device=device) * 0.02) for _ in range(count)]
+def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, Any]:
+    """Seconds and bytes of everything, for one model."""
+    model = make_model(millions).to(device)
+    weights = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
     slow_copy = SlowCopy(TorchWeights(optimizer))
-    taken: dict[str, int] = {}
 
     def ours() -> None:
-        taken["ours_bytes"] = slow_copy.take()
+        slow_copy.take()
         slow_copy.reposition(ALPHA)
         slow_copy.release()
 
+    @torch.no_grad()
     def clones() -> None:
-        with torch.no_grad():
-            slow = [weight.detach().clone() for weight in weights]
-            fast = [weight.detach().clone() for weight in weights]
-            for weight, before, after in zip(weights, slow, fast, strict=True):
-                weight.copy_(before + ALPHA * (after - before))
-            taken["clones_bytes"] = sum(tensor.numel() * 4 for tensor in [*slow, *fast])
+        slow = [weight.detach().clone() for weight in weights]
+        fast = [weight.detach().clone() for weight in weights]
+        for weight, before, after in zip(weights, slow, fast, strict=True):
+            weight.copy_(before + ALPHA * (after - before))
 
-    def adamw() -> None:
-        optimizer.step()
+    row: dict[str, Any] = {"parameters": sum(weight.numel() for weight in weights)}
+    for function in (ours, clones):
+        row[f"{function.__name__}_bytes"] = peak_bytes(function, device)
+    row.update(interleaved([ours, clones, plain_copy(row["parameters"], device)], device, rounds))
+    row.update(interleaved([forward_and_backward(model, tokens), optimizer.step], device, 1))
+    # An optimizer pass over a rollout batch, with a single optimizer step.
+    row["pass"] = row["forward_and_backward"] * BATCH_TOKENS / tokens + row["step"]
+    return row
 
-    source = [torch.randn(parameters // count, device=device) for _ in range(min(count, 8))]
-    target = [torch.empty_like(tensor) for tensor in source]
+
+def make_model(millions: int) -> LlamaForCausalLM:
+    """A Llama of about so many parameters: as deep as it takes."""
+    hidden = {10: 256, 30: 512, 100: 768, 300: 1024, 1000: 2048}.get(millions, 2048)
+    per_layer = 12 * hidden * hidden
+    vocab = 8192
+    layers = max(1, round((1e6 * millions - vocab * hidden) / per_layer))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=hidden,
+            intermediate_size=8 * hidden // 3,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 64,
+            num_key_value_heads=hidden // 64,
+            vocab_size=vocab,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def plain_copy(parameters: int, device: str) -> Callable[[], None]:
+    """A copy of 2.5 times the parameters, through buffers of 8 million numbers, far more than a cache holds."""
+    source, target = torch.randn(8_000_000, device=device), torch.empty(8_000_000, device=device)
 
     def copy() -> None:
         left = 5 * parameters // 2
         while left:
-            for to, origin in zip(target, source, strict=True):
-                count = min(left, origin.numel())
-                to[:count].copy_(origin[:count])
-                left -= count
+            size = min(left, source.numel())
+            target[:size].copy_(source[:size])
+            left -= size
 
-    row: dict[str, Any] = {"parameters": parameters, **interleaved([ours, clones, copy], device, rounds)}
-    row.update(taken)
-    del source[:], target[:]
-    for weight in weights:
-        weight.grad = torch.randn_like(weight)
-    row.update(interleaved([adamw], device, 3))
-    return row
+    return copy
 
 
-def interleaved(functions: list[Callable[[], None]], device: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each function, called in turns after one round to warm up."""
+def forward_and_backward(model: LlamaForCausalLM, tokens: int) -> Callable[[], None]:
+    inputs = torch.randint(0, 8192, (tokens // SEQUENCE, SEQUENCE), device=model.device)
+
+    def forward_and_backward() -> None:
+        model(inputs, labels=inputs).loss.backward()
+
+    return forward_and_backward
+
+
+def interleaved(functions: list[Callable[[], Any]], device: str, rounds: int) -> dict[str, float]:
+    """Median seconds of each function, called in turns, after one round to warm up."""
     seconds: dict[str, list[float]] = {function.__name__: [] for function in functions}
-    for number in range(rounds + 1):
+    for number in range(-1, rounds):
         for function in functions:
             synchronize(device)
             started = time.perf_counter()
             function()
             synchronize(device)
-            if number:
+            if number >= 0:
                 seconds[function.__name__].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -121,6 +152,45 @@ def interleaved(functions: list[Callable[[], None]], device: str, rounds: int) -
 def synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def as_table(result: dict[str, Any]) -> str:
+    heads = [
+        "parameters",
+        "ours",
+        "two clones",
+        "plain copy",
+        "time, ours / copy",
+        "time, ours / two clones",
+        "extra bytes / weights, ours",
+        "two clones",
+        f"ours / a pass over {BATCH_TOKENS} tokens",
+    ]
+    lines = [
+        f"{result['machine']}, torch {result['torch']}, {result['date']}; medians of {result['rounds']} rounds.",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"|{' --- |' * len(heads)}",
+    ]
+    for row in result["rows"]:
+        size = 4 * row["parameters"]
+        cells = [
+            f"{row['parameters'] / 1e6:.0f} M",
+            *(f"{1e3 * row[name]:.1f} ms" for name in ("ours", "clones", "copy")),
+            f"{row['ours'] / row['copy']:.2f}",
+            f"{row['ours'] / row['clones']:.2f}",
+            f"{row['ours_bytes'] / size:.3f}",
+            f"{row['clones_bytes'] / size:.3f}",
+            f"{100 * row['ours'] / row['pass']:.3f} %",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else f"{platform.machine()} ({os.cpu_count()} cores)"
 
 
 if __name__ == "__main__":

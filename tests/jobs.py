@@ -30,6 +30,16 @@ def weights_of(actor: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in actor.export()}
 
 
+def use_sgd(actor: Any) -> None:
+    """Put plain SGD, whose updates are linear in the gradients, where the distributed optimizer has its Adam."""
+    for child in actor.shards._children:
+        sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
+        # The shards are views of buffers, which a torch optimizer takes in its groups only, as Megatron gives them.
+        sgd.param_groups = [{**sgd.defaults, **group} for group in child.optimizer.param_groups]
+        child.optimizer = sgd
+    actor.learning_rate.scale(1.0)
+
+
 def forward(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> list[torch.Tensor]:
     actor = make_actor(path, layout, train=False, **settings)
     return actor.forward(my_share(samples))
@@ -49,6 +59,7 @@ def train(
     gate: dict[str, Any] | None = None,
     preset: Any = "sfpo",
     optimizer_state: Any = "maintain",
+    sgd: bool = False,
     **settings: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Update `batches` times on the same samples; return the metrics of each and the weights at the end."""
@@ -56,6 +67,8 @@ def train(
     from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
 
     actor = make_actor(path, layout, **settings)
+    if sgd:
+        use_sgd(actor)
     update = SlowFastUpdate(
         actor.shards,
         k,
@@ -81,22 +94,25 @@ def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any]
     return actor.update(mine, PPOClipLoss(), SlowFastUpdate(actor.shards, 0, 0.8, EntropyGate("off")))
 
 
-def inspect_reposition(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:
-    """Run two fast passes and a reposition by hand; report what every invariant needs."""
+def inspect_reposition(
+    path: str, layout: tuple[int, int, int], samples: list[Any], state: Any = "maintain", **settings: Any
+) -> dict[str, Any]:
+    """Run a slow pass, two fast passes and a reposition by hand; report what every invariant needs."""
     from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import Pass, SlowCopy
 
     actor = make_actor(path, layout, **settings)
     runner = _PassRunner(actor, _RolloutBatch(actor, my_share(samples)), PPOClipLoss())
-    slow = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
-    slow_copy = SlowCopy(actor.shards)
+    runner.run_pass(Pass("slow"))
+    slow = owned_state(actor)
+    slow_copy = SlowCopy(actor.shards, state)
     bytes_held = slow_copy.take()
     for index in range(2):
         runner.run_pass(Pass("fast", repositioned_next=index == 1))
-    fast = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
+    fast = owned_state(actor)
     displacement = slow_copy.reposition(0.8)
-    main = [shard.detach().clone() for _, _, shard in actor.shards.pairs()]
+    after = owned_state(actor)
     slow_copy.release()
     actor.finish_parameter_gather()
     parameters = {name: p.detach().clone() for chunk in actor._chunks for name, p in chunk.named_parameters()}
@@ -104,15 +120,22 @@ def inspect_reposition(path: str, layout: tuple[int, int, int], samples: list[An
     for child, parameter, shard in actor.shards.pairs():
         place = child._get_model_param_range_map(parameter)["param"]
         owned.append((parameter.detach().view(-1)[place.start : place.end].clone(), shard.detach().clone()))
-    steps = {int(state["step"]) for child in actor.shards._children for state in child.optimizer.state.values()}
     return {
         "slow": slow,
         "fast": fast,
-        "main": main,
+        "after": after,
         "owned": owned,
         "parameters": parameters,
         "displacement": displacement,
         "bytes": bytes_held,
-        "adam_steps": steps,
         "weights": weights_of(actor),
     }
+
+
+def owned_state(actor: Any) -> dict[str, list[torch.Tensor]]:
+    """Copies of this rank's fp32 shards and of Adam's state of them."""
+    shards = list(actor.shards.shards())
+    found = {"weight": [shard.weight.detach().clone() for shard in shards]}
+    for name in ("exp_avg", "exp_avg_sq", "step"):
+        found[name] = [torch.as_tensor(shard.state[name]).clone() for shard in shards]
+    return found

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+import pytest
+
+
+_PRELOADED = ("openrlhf_sfpo.megatron.actor", "openrlhf_sfpo.megatron.loss")
+
 
 class RankFailure(AssertionError):
     """One or more ranks raised; the message has their tracebacks."""
@@ -18,7 +23,9 @@ class RankPool:
     """Runs a function on `world_size` processes joined by gloo; processes are started once and reused."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
+        # Ranks are forked from a process that has done the imports and nothing else, no threads and no collectives.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(_PRELOADED))
         self._ranks: list[tuple[Any, Connection]] = []
 
     def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
@@ -61,14 +68,15 @@ class RankPool:
         while len(self._ranks) < world_size:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_serve, args=(theirs, list(sys.path)), daemon=True)
-            process.start()
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("OMP_NUM_THREADS", "1")  # read when torch is imported, by the first start
+                process.start()
             theirs.close()
             self._ranks.append((process, ours))
 
 
 def _serve(pipe: Connection, path: list[str]) -> None:
     sys.path[:] = path
-    os.environ["OMP_NUM_THREADS"] = "1"
     import warnings
 
     warnings.filterwarnings("ignore")

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -48,8 +49,11 @@ class PlainSFPO:
         entropy_coef: float = 0.0,
         dtype: torch.dtype = torch.float32,
         optimizer: str = "adam",
+        frozen: str | None = None,
     ) -> None:
         self.model = load(path, dtype)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(frozen is None or frozen not in name)
         self.trained = self.model if dtype == torch.float32 else Mains(self.model)
         self.clip, self.max_norm, self.entropy_coef = clip, max_norm, entropy_coef
         decayed = [p for p in self.trained.parameters() if p.dim() > 1]
@@ -142,8 +146,10 @@ def textbook_batch(
             gradients(index)
             step(advance)
 
-    if k == 0 or preset in ("grpo", "grpo_scaled_lr"):
+    if k == 0 or preset == "grpo":
         return one_pass(True)
+    if preset == "grpo_scaled_lr":
+        return with_scaled_rate(optimizer, k * alpha + 1, one_pass)
     slow = copy.deepcopy(model.state_dict())
     slow_optimizer = copy.deepcopy(optimizer.state_dict())
     for index in range(k):
@@ -158,6 +164,54 @@ def textbook_batch(
     if preset != "lookahead":
         one_pass(True)
     return None
+
+
+def gate_openings(
+    entropies: Sequence[float],
+    side: str,
+    window: int,
+    threshold: float,
+    stop_step: int | None,
+    warmup: int,
+    patience: int,
+    after: str,
+    decay_steps: int,
+) -> list[float]:
+    """How far the gate is open for each batch, each worked out from the whole series before it."""
+
+    def fires(index: int) -> bool:
+        if index < max(window - 1, warmup) or side == "off":
+            return False
+        seen = np.array(entropies[index + 1 - window : index + 1], dtype=float)
+        z = (seen[-1] - seen.mean()) / (seen.std() + 1e-9)
+        return bool(z >= threshold or (side == "two_sided" and z <= -threshold))
+
+    def closes(index: int) -> bool:
+        return index + 1 >= patience and all(fires(index - back) for back in range(patience))
+
+    openings = []
+    for batch in range(len(entropies)):
+        closing = [index for index in range(batch) if closes(index)]
+        opening = 1.0
+        if stop_step is not None and batch >= stop_step:
+            opening = 0.0
+        elif after == "reopen":
+            opening = 0.0 if batch and closes(batch - 1) else 1.0
+        elif closing and after == "latch":
+            opening = 0.0
+        elif closing:
+            opening = max(0.0, 1.0 - (batch - closing[0]) / (decay_steps + 1))
+        openings.append(opening)
+    return openings
+
+
+def with_scaled_rate(optimizer: torch.optim.Optimizer, factor: float, one_pass: Callable[[bool], None]) -> None:
+    """A pass at a multiple of the learning rate; a schedule that sets the rate in the pass multiplies its own."""
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+    one_pass(True)
+    for group in optimizer.param_groups:
+        group["lr"] /= factor
 
 
 def _move(

@@ -13,7 +13,7 @@ from tiny_models import make_model
 
 from openrlhf_sfpo.cli import train
 from openrlhf_sfpo.cli.flags import build_parser, openrlhf_parser, parse
-from openrlhf_sfpo.config import CHANGED_DEFAULTS, SECTIONS
+from openrlhf_sfpo.config import CHANGED_DEFAULTS, SECTIONS, SFPOConfig
 from openrlhf_sfpo.errors import UsageError
 
 # Run in a fresh process: what OpenRLHF's own __main__ hands to parse_args.
@@ -507,3 +507,45 @@ def test_flash_attn_stands_in_until_it_is_called() -> None:
         "False",
         "flash_attn.bert_padding.pad_input was called, but flash-attn is not installed: it needs CUDA.",
     ]
+
+
+def test_sfpo_flags_reach_the_algorithm() -> None:
+    """Every --sfpo.* flag, through the parser, changes what the algorithm is built with."""
+    import torch
+
+    from openrlhf_sfpo.orchestration.algorithm import build_update
+    from openrlhf_sfpo.sfpo import TorchWeights
+
+    def built(*flags: str) -> dict[str, Any]:
+        args, _ = parse(list(flags))
+        names = SFPOConfig.__dataclass_fields__
+        config = SFPOConfig(**{name: getattr(args, f"sfpo.{name}") for name in names})
+        weights = TorchWeights(torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))]))
+        update = build_update(config, weights, print)
+        gate, slow_copy = vars(update.gate), vars(update._copy)
+        gate["window"] = gate.pop("_entropies").maxlen
+        return {**vars(update), **gate, "state": slow_copy["_mode"], "offload": slow_copy["_offload"]}
+
+    plain = built()
+    expected = {
+        "k": (["--sfpo.k", "5"], 5),
+        "alpha": (["--sfpo.alpha", "0.25"], 0.25),
+        "preset": (["--sfpo.preset", "lookahead"], "lookahead"),
+        "side": (["--sfpo.gate", "two_sided"], "two_sided"),
+        "window": (["--sfpo.gate_window", "7"], 7),
+        "threshold": (["--sfpo.gate_threshold", "2.5"], 2.5),
+        "stop_step": (["--sfpo.stop_step", "9"], 9),
+        "warmup": (["--sfpo.gate_warmup", "4"], 4),
+        "patience": (["--sfpo.gate_patience", "3"], 3),
+        "after": (["--sfpo.gate_after", "decay"], "decay"),
+        "decay_steps": (["--sfpo.gate_decay_steps", "6"], 6),
+        "_entropy_source": (["--sfpo.gate_entropy", "start"], "start"),
+        "state": (["--sfpo.optimizer_state", "interpolate"], "interpolate"),
+        "offload": (["--sfpo.snapshot_device", "cpu"], True),
+    }
+    assert len(expected) == len(SFPOConfig.__dataclass_fields__) - 1, "all but --sfpo.enable"
+    for name, (flags, value) in expected.items():
+        assert plain[name] != value
+        assert built(*flags)[name] == value
+    off = built("--no-sfpo.enable", "--sfpo.preset", "grpo_scaled_lr")
+    assert (off["preset"], off["k"], off["_scale"]) == ("grpo", 0, 0.0)

@@ -25,6 +25,9 @@ LAYOUTS = {
 }
 
 
+STATE_MODES = ("maintain", "restore", "interpolate", "reset")
+
+
 def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
     for sample, log_probs in zip(samples, old_log_probs(path, samples), strict=True):
         sample.old_log_probs = log_probs
@@ -84,7 +87,9 @@ def test_updates_equal_a_plain_pytorch_loop(ranks: RankPool, tmp_path: Path, tie
     results = ranks.run(layout[0] * layout[1] * dp, jobs.train, path, layout, samples, k, 0.8, 2)
     metrics, weights = results[0]
     moved = (flat(plain.weights()) - start).norm()
-    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
+    difference = (flat(weights) - flat(plain.weights())).norm()
+    assert difference <= 1e-3 * moved
+    assert difference <= 1e-6 * flat(weights).norm()
     assert metrics[-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-5)
     for other, _ in results[1:]:
         assert other == metrics, "every rank must report the same"
@@ -105,8 +110,7 @@ def test_updates_with_sgd_are_equal_element_by_element(ranks: RankPool, tmp_path
 
 
 def with_sgd(path: str, layout: tuple[int, int, int], samples: list[Any]) -> Any:
-    optimizer = {"name": "sgd", "lr": 0.05, "weight_decay": 0.0}
-    return jobs.train(path, layout, samples, batches=2, optimizer=optimizer)
+    return jobs.train(path, layout, samples, batches=2, sgd=True, optimizer={"lr": 0.05, "weight_decay": 0.0})
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -117,7 +121,7 @@ def test_updates_in_bf16_are_as_good_as_a_plain_loops(ranks: RankPool, tmp_path:
     samples = with_old_log_probs(path, make_samples(12))
     updates = {}
     for dtype in (torch.float32, torch.bfloat16):
-        plain = PlainSFPO(path, lr=1e-3, dtype=dtype)
+        plain = PlainSFPO(path, lr=5e-5, dtype=dtype)
         start = flat(plain.weights())
         for _ in range(2):
             plain.update(train_batches(samples, dp), 2, alpha=0.8)
@@ -130,39 +134,96 @@ def test_updates_in_bf16_are_as_good_as_a_plain_loops(ranks: RankPool, tmp_path:
 
 
 def in_bf16(path: str, layout: tuple[int, int, int], samples: list[Any]) -> Any:
-    return jobs.train(path, layout, samples, batches=2, param_dtype=torch.bfloat16, optimizer={"lr": 1e-3})
+    return jobs.train(path, layout, samples, batches=2, param_dtype=torch.bfloat16)
+
+
+OPTIONS = [
+    *((state, preset) for preset in ("sfpo", "lookahead", "extragradient") for state in STATE_MODES),
+    ("maintain", "grpo"),
+    ("maintain", "grpo_k_passes"),
+    ("maintain", "grpo_scaled_lr"),
+]
 
 
 @pytest.mark.parametrize(
-    ("state", "preset"),
-    [
-        ("restore", "sfpo"),
-        ("interpolate", "sfpo"),
-        ("reset", "sfpo"),
-        ("maintain", "grpo_k_passes"),
-        ("interpolate", "lookahead"),
-        ("maintain", "extragradient"),
-        ("restore", "extragradient"),
-    ],
+    ("state", "preset", "name"),
+    [(*options, list(LAYOUTS)[number % len(LAYOUTS)]) for number, options in enumerate(OPTIONS)],
 )
 def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
-    ranks: RankPool, tmp_path: Path, state: str, preset: str
+    ranks: RankPool, tmp_path: Path, state: str, preset: str, name: str
 ) -> None:
-    """TP1 PP2 DP2, tied embeddings, two rollout batches of two optimizer steps each."""
-    path = str(make_model(tmp_path / "model", "llama", tied=True))
+    """Every combination, on one layout after the other; two rollout batches of two optimizer steps each."""
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "llama", tied=preset != "sfpo"))
     samples = with_old_log_probs(path, make_samples(12))
     plain = PlainSFPO(path, lr=5e-5)
     start = flat(plain.weights())
     for _ in range(2):
-        plain.update(train_batches(samples, dp=2), 2, 0.8, state, preset)
-    metrics, weights = ranks.run(4, optioned, path, samples, state, preset)[0]
-    moved = (flat(plain.weights()) - start).norm()
+        plain.update(train_batches(samples, dp), 2, 0.8, state, preset)
+    metrics, weights = ranks.run(layout[0] * layout[1] * dp, optioned, path, layout, samples, state, preset)[0]
+    difference = (flat(weights) - flat(plain.weights())).norm()
+    assert difference <= 1e-3 * (flat(plain.weights()) - start).norm()
+    assert difference <= 1e-6 * flat(weights).norm()
+    passes = {"grpo": 2, "grpo_scaled_lr": 2, "lookahead": 4}.get(preset, 6)
+    assert metrics[-1]["sfpo/backward_passes_total"] == passes
+    assert metrics[-1]["actor_lr"] == pytest.approx(5e-5 * (2.6 if preset == "grpo_scaled_lr" else 1.0))
+
+
+def optioned(path: str, layout: tuple[int, int, int], samples: list[Any], state: str, preset: str) -> Any:
+    return jobs.train(path, layout, samples, batches=2, optimizer_state=state, preset=preset)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_alpha_zero_with_restored_state_is_grpo_to_the_bit(ranks: RankPool, tmp_path: Path, dtype: torch.dtype) -> None:
+    path = str(make_model(tmp_path / "model", "qwen3"))
+    samples = with_old_log_probs(path, make_samples(8))
+    sfpo = ranks.run(4, restored_to_the_start, path, samples, dtype, 2)[0]
+    grpo = ranks.run(4, restored_to_the_start, path, samples, dtype, 0)[0]
+    assert all(torch.equal(sfpo[name], grpo[name]) for name in sfpo)
+
+
+def restored_to_the_start(path: str, samples: list[Any], dtype: torch.dtype, k: int) -> dict[str, torch.Tensor]:
+    settings: dict[str, Any] = {"batches": 2, "optimizer_state": "restore", "param_dtype": dtype}
+    return jobs.train(path, (1, 2, 1), samples, k, 0.0, **settings)[1]
+
+
+def test_frozen_parameters_stay_as_they_are(ranks: RankPool, tmp_path: Path) -> None:
+    """With TP2 DP2 and a frozen layer the rest is trained as a plain loop with the same frozen layer trains it."""
+    path = str(make_model(tmp_path / "model", "qwen2", tied=False))
+    samples = with_old_log_probs(path, make_samples(12))
+    plain = PlainSFPO(path, lr=5e-5, frozen=".layers.1.")
+    start = plain.weights()
+    for _ in range(2):
+        plain.update(train_batches(samples, dp=2), 2, 0.8, "interpolate")
+    weights = ranks.run(4, with_a_frozen_layer, path, samples)[0]
+    for name in start:
+        assert torch.equal(weights[name], start[name]) == (".layers.1." in name), name
+    moved = (flat(plain.weights()) - flat(start)).norm()
     assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
-    assert metrics[-1]["sfpo/backward_passes_total"] == (4 if preset == "lookahead" else 6)
 
 
-def optioned(path: str, samples: list[Any], state: str, preset: str) -> Any:
-    return jobs.train(path, (1, 2, 1), samples, batches=2, optimizer_state=state, preset=preset)
+def with_a_frozen_layer(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
+    from openrlhf_sfpo.megatron import model
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
+
+    build_chunk = model._build_chunk
+
+    def frozen(*args: Any) -> torch.nn.Module:
+        chunk = build_chunk(*args)
+        chunk.decoder.layers[1].requires_grad_(False)
+        return chunk
+
+    model._build_chunk = frozen
+    try:
+        actor = jobs.make_actor(path, (2, 1, 1))
+    finally:
+        model._build_chunk = build_chunk
+    slow_copy = SlowCopy(actor.shards, "interpolate")
+    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off"), slow_copy=slow_copy)
+    for _ in range(2):
+        actor.update(jobs.my_share(samples), PPOClipLoss(), update)
+    return jobs.weights_of(actor)
 
 
 def test_the_entropy_at_the_start_is_that_of_the_weights_before(ranks: RankPool, tmp_path: Path) -> None:
@@ -224,32 +285,43 @@ def _counting(function: Any, calls: list[str]) -> Any:
 def test_an_updates_extra_memory_is_what_the_mode_says(
     ranks: RankPool, tmp_path: Path, state: str, shards: int
 ) -> None:
-    """Live tensors just before the reposition, beside those of a GRPO pass at the same place: TP1 PP1 DP2."""
+    """The peak of an update's tensors over the peak of a GRPO update on the same batch, on one rank (where gloo's threads
+    free what they send, the profiler does not see it); and what lives at the reposition on each of two ranks."""
     path = str(make_model(tmp_path / "model", "llama", hidden_size=128, intermediate_size=512, vocab_size=1031))
     samples = with_old_log_probs(path, make_samples(8, vocab=1031))
-    for extra, owned in ranks.run(2, live_memory, path, samples, state):
-        assert extra == pytest.approx(shards * owned, rel=0.02)
+    ((extra, at_reposition, owned),) = ranks.run(1, memory, path, samples, state)
+    assert extra == pytest.approx(shards * owned, rel=0.02)
+    assert at_reposition == pytest.approx(shards * owned, rel=0.02)
+    for _, at_reposition, owned in ranks.run(2, memory, path, samples, state):
+        assert at_reposition == pytest.approx(shards * owned, rel=0.02)
 
 
-def live_memory(path: str, samples: list[Any], state: Any) -> tuple[int, int]:
-    """Bytes that live at the reposition and not between updates; bytes of the fp32 shard."""
+def memory(path: str, samples: list[Any], state: Any) -> tuple[int, int, int]:
+    """Bytes of an SFPO update's peak over a GRPO update's; of what lives at the reposition and not between updates; of
+    the fp32 shard."""
+    from memory import peak_bytes
+
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
 
     actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
     mine, seen = jobs.my_share(samples), {}
 
-    def on_stage(stage: str) -> None:
-        seen[stage] = live_bytes()
+    def see(stage: str) -> None:
+        if stage == "reposition":
+            seen[stage] = live_bytes()
 
-    update = SlowFastUpdate(
-        actor.shards, 1, 0.8, EntropyGate("off"), slow_copy=SlowCopy(actor.shards, state), on_stage=on_stage
-    )
-    actor.update(mine, PPOClipLoss(), update)  # the optimizer's state exists from here on
+    def update(k: int, on_stage: Any = lambda stage: None) -> None:
+        slow_copy = SlowCopy(actor.shards, state)
+        algorithm = SlowFastUpdate(actor.shards, k, 0.8, EntropyGate("off"), slow_copy=slow_copy, on_stage=on_stage)
+        actor.update(mine, PPOClipLoss(), algorithm)
+
+    update(1)  # the optimizer's state exists from here on
     before = live_bytes()
-    actor.update(mine, PPOClipLoss(), update)
+    update(1, see)
+    extra = peak_bytes(lambda: update(1), "cpu") - peak_bytes(lambda: update(0), "cpu")
     owned = sum(shard.numel() * shard.element_size() for _, _, shard in actor.shards.pairs())
-    return seen["reposition"] - before, owned
+    return extra, seen["reposition"] - before, owned
 
 
 def live_bytes() -> int:
@@ -346,30 +418,63 @@ def test_alpha_one_is_grpo_with_k_plus_one_passes(ranks: RankPool, tmp_path: Pat
     assert all(torch.equal(sfpo[name], grpo[name]) for name in sfpo)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_reposition_on_the_shards(ranks: RankPool, tmp_path: Path, dtype: torch.dtype) -> None:
-    """TP2 x PP2 x DP2, tied embeddings: the blend, the copies that follow it, the norms and the memory."""
+@pytest.mark.parametrize(
+    ("tp", "state", "dtype"),
+    [
+        (2, "maintain", torch.float32),
+        (2, "restore", torch.bfloat16),
+        (1, "interpolate", torch.float32),
+        (1, "maintain", torch.bfloat16),
+        (1, "reset", torch.bfloat16),
+        (1, "interpolate", torch.bfloat16),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
+def test_reposition_on_the_shards(ranks: RankPool, tmp_path: Path, tp: int, state: str, dtype: torch.dtype) -> None:
+    """TP x PP2 x DP2, tied embeddings: the blend, Adam's state, the copies that follow, the norms and the memory."""
     path = str(make_model(tmp_path / "model", "llama", tied=True))
     samples = with_old_log_probs(path, make_samples(12))
-    results = ranks.run(8, reposition, path, samples, dtype)
+    results = ranks.run(4 * tp, reposition, path, samples, tp, state, dtype)
     for result in results:
-        for slow, fast, main in zip(result["slow"], result["fast"], result["main"], strict=True):
-            torch.testing.assert_close(main, slow + 0.8 * (fast - slow), rtol=1e-6, atol=1e-8)
+        for slow, fast, after in moved_tensors(result, "weight"):
+            torch.testing.assert_close(after, slow + 0.8 * (fast - slow), rtol=1e-6, atol=1e-8)
+        assert_adam_state_follows_the_mode(result, state)
         for parameter, shard in result["owned"]:
             assert torch.equal(parameter, shard.to(dtype)), "parameters must be the rounded main parameters"
-        assert result["adam_steps"] == {2 * 2}, "two fast passes of two optimizer steps"
         assert result["displacement"].norm == results[0]["displacement"].norm
-    # Rank = tp + 2 * pp + 4 * dp: data-parallel replicas are four ranks apart.
-    for rank in range(4):
-        mine, theirs = results[rank]["parameters"], results[rank + 4]["parameters"]
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    for tp in (0, 1):
-        first = results[tp]["parameters"]["module.embedding.word_embeddings.weight"]
-        last = results[2 + tp]["parameters"]["module.output_layer.weight"]
+    # Rank = tp + TP * (pp + 2 * dp)
+    for rank in range(2 * tp):
+        mine, theirs = results[rank]["parameters"], results[rank + 2 * tp]["parameters"]
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine), "data-parallel replicas"
+    for rank in range(tp):
+        first = results[rank]["parameters"]["module.embedding.word_embeddings.weight"]
+        last = results[tp + rank]["parameters"]["module.output_layer.weight"]
         assert torch.equal(first, last), "tied embeddings on the first and last stage"
     assert_norms_match_the_whole_model(path, results, samples, dtype)
-    largest = max(sum(slow.numel() for slow in result["slow"]) for result in results)
-    assert all(result["bytes"] == 4 * largest for result in results), "one fp32 copy of the shard"
+    largest = max(sum(slow.numel() for slow in result["slow"]["weight"]) for result in results)
+    tensors = max(len(result["slow"]["weight"]) for result in results)
+    copies = 3 if state in ("restore", "interpolate") else 1
+    held = {result["bytes"] for result in results}
+    assert len(held) == 1
+    assert held.pop() == pytest.approx(4 * largest * copies, abs=4 * tensors), "step counts are one number a tensor"
+
+
+def moved_tensors(result: dict[str, Any], name: str) -> list[tuple[torch.Tensor, ...]]:
+    return list(zip(*(result[when][name] for when in ("slow", "fast", "after")), strict=True))
+
+
+def assert_adam_state_follows_the_mode(result: dict[str, Any], state: str) -> None:
+    """The table of `SlowCopy`. Two optimizer steps before the copy was taken, four while it was held."""
+    for name in ("exp_avg", "exp_avg_sq"):
+        for slow, fast, after in moved_tensors(result, name):
+            expected = {"maintain": fast, "restore": slow, "reset": torch.zeros_like(fast)}
+            if state == "interpolate":
+                scale = max(slow.abs().max(), fast.abs().max())
+                torch.testing.assert_close(after / scale, (slow + 0.8 * (fast - slow)) / scale, rtol=0, atol=1e-6)
+            else:
+                assert torch.equal(after, expected[state])
+    counts = {"maintain": 6, "interpolate": 6, "restore": 2, "reset": 0}
+    assert {int(step) for step in result["after"]["step"]} == {counts[state]}
 
 
 def assert_norms_match_the_whole_model(path: str, results: list[Any], samples: list[Any], dtype: torch.dtype) -> None:
@@ -377,6 +482,7 @@ def assert_norms_match_the_whole_model(path: str, results: list[Any], samples: l
     if dtype != torch.float32:
         return
     plain = PlainSFPO(path, lr=5e-5)
+    plain.one_pass(train_batches(samples, dp=2))
     start = flat(plain.weights())
     for _ in range(2):
         plain.one_pass(train_batches(samples, dp=2))
@@ -385,12 +491,12 @@ def assert_norms_match_the_whole_model(path: str, results: list[Any], samples: l
     assert displacement.norm == pytest.approx((flat(plain.weights()) - start).norm().item(), rel=1e-3)
 
 
-def reposition(path: str, samples: list[Any], dtype: torch.dtype) -> dict[str, Any]:
+def reposition(path: str, samples: list[Any], tp: int, state: str, dtype: torch.dtype) -> dict[str, Any]:
     from openrlhf_sfpo.megatron import cpu
 
     cpu.install()
     with cpu.device_scope():
-        return jobs.inspect_reposition(path, (2, 2, 1), samples, param_dtype=dtype)
+        return jobs.inspect_reposition(path, (tp, 2, 1), samples, state, param_dtype=dtype)
 
 
 def test_learning_rate_advances_with_the_slow_pass_only(ranks: RankPool, tmp_path: Path) -> None:
@@ -454,17 +560,43 @@ def decayed(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
     return jobs.train(path, (1, 1, 1), samples, k=0, optimizer={"lr": 0.1, "weight_decay": 0.5})[1]
 
 
-@pytest.mark.parametrize("used", ["precision", "offload", "fp8", "fsdp"])
-def test_optimizers_that_keep_their_weights_elsewhere_are_refused(used: str) -> None:
-    from types import SimpleNamespace
+def test_optimizers_that_keep_their_weights_elsewhere_are_refused(ranks: RankPool, tmp_path: Path) -> None:
+    """Each setting in the configurations of a real optimizer, whose names are thereby those of this Megatron-Core."""
+    path = str(make_model(tmp_path / "model", "llama"))
+    said = ranks.run(1, refusals, path)[0]
+    assert list(said) == ["precision", "offload", "fp8", "fsdp", "fp4"]
+    for expected, message in zip(
+        ("precision-aware", "HybridDeviceOptimizer", "FP8 parameter gather", "Megatron-FSDP", "FP4 parameter gather"),
+        said.values(),
+        strict=True,
+    ):
+        assert message.startswith("SFPO does not work with")
+        assert expected in message
 
+
+def refusals(path: str) -> dict[str, str]:
     from openrlhf_sfpo.megatron.shards import MainShards
 
-    config = SimpleNamespace(use_precision_aware_optimizer=used == "precision", optimizer_cpu_offload=used == "offload")
-    ddp = SimpleNamespace(fp8_param_gather=used == "fp8", use_megatron_fsdp=used == "fsdp")
-    child = SimpleNamespace(config=config, ddp_config=ddp, is_stub_optimizer=False)
-    with pytest.raises(ValueError, match="SFPO does not work with"):
-        MainShards(SimpleNamespace(chained_optimizers=[child]), [])
+    actor = jobs.make_actor(path, (1, 1, 1))
+    (child,), (chunk,) = actor.shards._children, actor._chunks
+    places = {
+        "precision": (child.config, "use_precision_aware_optimizer"),
+        "offload": (child.config, "optimizer_cpu_offload"),
+        "fp8": (child.ddp_config, "fp8_param_gather"),
+        "fsdp": (child.ddp_config, "use_megatron_fsdp"),
+        "fp4": (chunk.config, "fp4_param"),
+    }
+    said = {}
+    for name, (config, setting) in places.items():
+        assert getattr(config, setting) is False, "unknown to this Megatron-Core"
+        setattr(config, setting, True)
+        try:
+            MainShards(actor.optimizer, actor._chunks)
+        except ValueError as error:
+            said[name] = str(error)
+        setattr(config, setting, False)
+    MainShards(actor.optimizer, actor._chunks)
+    return said
 
 
 def test_uneven_shares_and_empty_ranks(ranks: RankPool, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 import pytest
 import yaml
 
-from openrlhf_sfpo.report.console import Console, accuracy, before_and_after
+from openrlhf_sfpo.report.console import Console, accuracy, before_and_after, warnings
 from openrlhf_sfpo.report.reading import read_metrics
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.report.statistics import standard_errors
@@ -77,6 +77,22 @@ def test_the_console_shows_steps_and_accuracies() -> None:
     assert "evaluating on 3 prompts ..." in shown
     assert "step 1/12: SFPO  reward 0.500  entropy 1.25" in shown
     assert "held-out accuracy sums 50.0 ± 2.1 %" in shown
+
+
+def test_too_large_k_or_alpha_is_said_once_with_the_flags() -> None:
+    quiet = {"sfpo/fast_clip_ratio": 0.05, "sfpo/displacement_rel": 3e-4}
+    assert warnings(quiet) == {}
+    assert warnings({"sfpo/fast_clip_ratio": None}) == {}, "metrics of a batch without fast passes"
+    stream = io.StringIO()
+    console = Console(stream)
+    for step in (1, 2):
+        console.metrics({"step": step, "sfpo/fast_clip_ratio": 0.41, "sfpo/displacement_rel": 0.025}, None)
+    shown = [line for line in stream.getvalue().splitlines() if "warning" in line]
+    assert len(shown) == 2
+    assert "41 % of the tokens were clipped" in shown[0]
+    assert "--sfpo.k" in shown[0]
+    assert "2.5 % of their norm" in shown[1]
+    assert "--sfpo.alpha, --sfpo.k" in shown[1]
 
 
 def test_accuracy_without_an_error() -> None:

@@ -1,5 +1,6 @@
 """The algorithm without Megatron: the gate, the three stages, the reposition's arithmetic."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import textbook_batch
+from reference import gate_openings, textbook_batch
 
 from openrlhf_sfpo.sfpo import (
     EntropyGate,
@@ -15,7 +16,6 @@ from openrlhf_sfpo.sfpo import (
     SlowCopy,
     SlowFastUpdate,
     TorchWeights,
-    learning_rate_factor,
     reposition_,
 )
 
@@ -25,6 +25,13 @@ FLAT = [1.0] * 60
 # Ten quiet values, then a jump up (z of the newest of 10 is 3) and later a jump down.
 JUMP_UP = [1.0] * 15 + [2.0] + [1.0] * 10
 JUMP_DOWN = [1.0] * 15 + [0.0] + [1.0] * 10
+
+# Draws around 1, rounded; in windows of 10 the z-scores of the tenth value and those after it are
+# 0.00 -0.43 1.15 -1.70 0.59 1.58 -0.36 -1.26 0.91 -1.65 0.18 (from numpy's mean and std of each window).
+NOISE = [
+    *(1.02, 0.99, 1.01, 0.98, 1.00, 1.03, 0.97, 1.01, 0.99, 1.00),
+    *(0.99, 1.02, 0.96, 1.01, 1.04, 0.99, 0.97, 1.02, 0.95, 1.00),
+]
 
 
 def feed(gate: EntropyGate, series: list[float]) -> list[float]:
@@ -46,10 +53,14 @@ def feed(gate: EntropyGate, series: list[float]) -> list[float]:
         (RISING, "two_sided", 10),
         (FLAT, "upper", None),
         (FLAT, "two_sided", None),
+        (NOISE, "upper", 15),
+        (NOISE, "two_sided", 13),
+        (NOISE[:12], "two_sided", None),
         (JUMP_UP, "upper", 16),
         (JUMP_DOWN, "upper", None),
         (JUMP_DOWN, "two_sided", 16),
-        ([1.0, 5.0], "upper", None),  # the window is not full: two values always have z = +-1
+        ([1.0, 5.0], "upper", None),  # the window is not full
+        ([5.0, 1.0], "two_sided", None),
         (RISING, "off", None),
     ],
 )
@@ -58,6 +69,23 @@ def test_gate_closes_at_the_known_step(series: list[float], side: Any, closed_af
     feed(gate, series)
     assert gate.closed_at == closed_after
     assert gate.opening == (1.0 if closed_after is None else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("series", "side", "threshold", "closed_after"),
+    [
+        ([1.0, 5.0], "upper", 0.9, 2),
+        ([5.0, 1.0], "upper", 0.9, None),
+        ([5.0, 1.0], "two_sided", 0.9, 2),
+        ([1.0, 5.0], "two_sided", 1.1, None),
+        ([1.0, 1.0], "two_sided", 0.9, None),
+    ],
+)
+def test_gate_with_a_window_of_two(series: list[float], side: Any, threshold: float, closed_after: int | None) -> None:
+    """Two different values always have a z of 1 or -1."""
+    gate = EntropyGate(side, window=2, threshold=threshold)
+    feed(gate, series)
+    assert gate.closed_at == closed_after
 
 
 def test_gate_z_score_is_the_populations_with_the_newest_value_in_it() -> None:
@@ -156,6 +184,20 @@ class Toy(torch.nn.Module):
         return self.scale * self.second(self.first(inputs).tanh())
 
 
+# Thresholds that no window of small integers meets exactly.
+GATES = st.fixed_dictionaries(
+    {
+        "side": st.sampled_from(["upper", "two_sided", "off"]),
+        "window": st.integers(2, 4),
+        "threshold": st.sampled_from([0.7, 1.3]),
+        "stop_step": st.sampled_from([None, None, 0, 2]),
+        "warmup": st.integers(0, 3),
+        "patience": st.integers(1, 2),
+        "after": st.sampled_from(["latch", "decay", "reopen"]),
+        "decay_steps": st.integers(1, 3),
+    }
+)
+
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.05, betas=(0.9, 0.95), weight_decay=0.1),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, dampening=0.5),
@@ -166,14 +208,15 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 class Trainer:
     """A model, its optimizer and schedule, and M train batches for each rollout batch: a `PassRunner`."""
 
-    def __init__(self, optimizer: str, steps: int, entropies: list[float] | None = None) -> None:
-        self.model = Toy()
+    def __init__(self, optimizer: str, steps: int, entropies: list[float] | None = None, device: str = "cpu") -> None:
+        self.model = Toy().to(device)
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
         self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
         generator = torch.Generator().manual_seed(5)
-        self.data = torch.randn(steps, 8, 4, generator=generator, dtype=torch.float64)
+        self.data = torch.randn(steps, 8, 4, generator=generator, dtype=torch.float64).to(device)
         self.stages: list[str] = []
-        self._entropies = iter(entropies or [1.0] * 100)
+        self._entropies = iter(entropies or [])
+        self.entropy: float | None = None
         self.entropy_at_start: float | None = None
 
     def gradients(self, step: int) -> None:
@@ -183,6 +226,8 @@ class Trainer:
 
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         self.stages.append(pass_.stage)
+        (group,) = self.optimizer.param_groups
+        group["lr"] *= pass_.learning_rate_factor
         for step in range(len(self.data)):
             self.gradients(step)
             if step == 0:
@@ -190,7 +235,10 @@ class Trainer:
             self.optimizer.step()
             if pass_.advances_schedule:
                 self.schedule.step()
-        entropy = next(self._entropies) if pass_.stage == "slow" else 9.0
+        group["lr"] /= pass_.learning_rate_factor
+        entropy = self.entropy
+        if entropy is None:
+            entropy = next(self._entropies, 1.0) if pass_.stage == "slow" else 9.0
         return {"entropy": entropy, "ppo_kl": 0.1, "clip_ratio": 0.2, "momentum_grad_cosine": 0.5}
 
     def start_entropy(self) -> float | None:
@@ -230,23 +278,40 @@ class Textbook(Trainer):
     steps=st.integers(1, 3),
     state=st.sampled_from(["maintain", "restore", "interpolate", "reset"]),
     preset=st.sampled_from(["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"]),
-    openings=st.lists(st.booleans(), min_size=1, max_size=3),
+    source=st.sampled_from(["slow_pass", "start"]),
+    entropies=st.lists(st.integers(0, 3), min_size=1, max_size=6),
+    gate=GATES,
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_combination_follows_its_formulas(
-    optimizer: str, k: int, alpha: float, steps: int, state: Any, preset: Any, openings: list[bool]
+    optimizer: str,
+    k: int,
+    alpha: float,
+    steps: int,
+    state: Any,
+    preset: Any,
+    source: Any,
+    entropies: list[int],
+    gate: dict[str, Any],
 ) -> None:
-    """Any sequence of open and closed gates, against the textbook."""
+    """Whatever the gate does with a series of entropies, against the textbook."""
     trainer, textbook = Trainer(optimizer, steps), Textbook(optimizer, steps)
-    update = sfpo(trainer, k, alpha, state, preset=preset)
+    update = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
     frozen = trainer.model.second.bias.clone()
-    for opening in openings:
-        update.gate.closed_at = None if opening else 0
-        update.step(trainer)
-        textbook.batch(k if opening else 0, alpha, state, preset)
+    openings = gate_openings(entropies, **gate)
+    for entropy, opening in zip(entropies, openings, strict=True):
+        # The entropy that the gate must not read is far from the others.
+        trainer.entropy_at_start = entropy if source == "start" else -100.0
+        trainer.entropy = entropy if source == "slow_pass" else -100.0
+        _, metrics = update.step(trainer)
+        textbook.batch(k if opening else 0, alpha * opening, state, preset)
+        assert metrics["sfpo/active"] == float(k > 0 and opening > 0 and preset not in ("grpo", "grpo_scaled_lr"))
+        again = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
+        again.load_state_dict(json.loads(json.dumps(update.state_dict())))
+        update = again  # as after a restart
     torch.testing.assert_close(trainer.weights(), textbook.weights(), rtol=1e-9, atol=1e-11)
-    assert trainer.schedule.get_last_lr() == textbook.schedule.get_last_lr()
-    assert trainer.schedule.get_last_lr() == pytest.approx([0.05 * 0.9 ** (steps * len(openings))])
+    for used in (trainer, textbook):
+        assert used.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.9 ** (steps * len(entropies)))
     assert torch.equal(trainer.model.second.bias, frozen)
     assert trainer.model.scale.item() == 1.0
 
@@ -291,6 +356,22 @@ def test_snapshot_bytes(state: Any, shards: int) -> None:
     trained = [value for value in trainer.model.parameters() if value.requires_grad]
     step_counts = 4 * len(trained) if shards > 1 else 0
     assert metrics["sfpo/snapshot_bytes"] == shards * 8 * sum(value.numel() for value in trained) + step_counts
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("state", ["maintain", "restore", "interpolate", "reset"])
+def test_copies_in_host_memory_change_nothing(state: Any) -> None:
+    """On a GPU: pinned, and filled while the first fast pass computes."""
+    results = []
+    for device in ("same", "cpu"):
+        trainer = Trainer("adamw", 2, device="cuda")
+        weights = TorchWeights(trainer.optimizer)
+        slow_copy = SlowCopy(weights, state, device)  # type: ignore[arg-type]
+        update = SlowFastUpdate(weights, 2, 0.8, EntropyGate("off", stop_step=3), slow_copy=slow_copy)
+        for _ in range(4):
+            update.step(trainer)
+        results.append(trainer.weights())
+    assert torch.equal(*results)
 
 
 def test_step_counts_of_fused_optimizers_follow_the_mode() -> None:
@@ -381,7 +462,7 @@ def test_alpha_falls_with_a_decaying_gate() -> None:
 
 
 def test_a_failing_pass_frees_the_snapshot() -> None:
-    trainer = Trainer("sgd", 1, entropies=[])
+    trainer = Trainer("sgd", 1)
     update = sfpo(trainer, 2, 0.5)
     trainer.data = trainer.data[:, :, :2]  # too few inputs
     with pytest.raises(RuntimeError):
@@ -410,11 +491,6 @@ def test_blending_in_bf16_loses_the_update() -> None:
     exact = fast.clone()
     reposition_(exact, slow, 0.8)
     assert torch.cosine_similarity(exact - slow, meant, dim=0) > 0.999
-
-
-def test_the_scaled_learning_rate() -> None:
-    assert learning_rate_factor("grpo_scaled_lr", 3, 0.8) == pytest.approx(3.4)
-    assert learning_rate_factor("sfpo", 3, 0.8) == 1.0
 
 
 @pytest.mark.parametrize(

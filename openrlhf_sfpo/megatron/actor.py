@@ -229,6 +229,7 @@ class _PassRunner:
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         actor, totals = self._actor, _TokenMeans()
         metrics: dict[str, float] = {}
+        actor.learning_rate.scale(pass_.learning_rate_factor)
         steps = [step for _ in range(actor.settings.epochs) for step in range(self._batch.num_steps)]
         for index, step in enumerate(steps):
             _, batches = self._batch.micro_batches(step)

@@ -11,11 +11,10 @@ from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 
 
 def build_optimizer(chunks: list[torch.nn.Module], settings: ActorSettings) -> Any:
-    """Distributed AdamW (or SGD) over DDP-wrapped model chunks, with fp32 main parameters if the model is in bf16."""
+    """Distributed AdamW over DDP-wrapped model chunks, with fp32 main parameters if the model is in bf16."""
     optim = settings.optimizer
     config = OptimizerConfig(
-        optimizer=optim.name,
-        sgd_momentum=0.0,
+        optimizer="adam",
         lr=optim.lr,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.betas[0],
@@ -45,6 +44,7 @@ class LearningRate:
     def __init__(self, optimizer: Any, settings: OptimizerSettings) -> None:
         self._optimizer = optimizer
         self._total_steps = settings.total_steps
+        self._factor = 1.0
         # transformers schedules act on a torch optimizer; this one exists only to be scheduled.
         stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=settings.lr)
         has_floor = settings.schedule in ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
@@ -61,7 +61,12 @@ class LearningRate:
     @property
     def value(self) -> float:
         """The rate that the next optimizer step uses."""
-        return self._scheduler.get_last_lr()[0]
+        return self._scheduler.get_last_lr()[0] * self._factor
+
+    def scale(self, factor: float) -> None:
+        """Use `factor` times the schedule's rate from the next optimizer step on, until called again."""
+        self._factor = factor
+        self._apply()
 
     def advance(self) -> None:
         """One optimizer step further; beyond the schedule's end (where a cosine would rise again) nothing changes."""

@@ -11,8 +11,6 @@ class OptimizerSettings:
     """The optimizer, gradient clipping and the learning-rate schedule.
 
     Attributes:
-        name: `adam` (AdamW), or `sgd` without momentum, in which an update is linear in the gradients: for comparing
-            layouts element by element.
         lr: peak learning rate.
         betas: Adam's decay rates.
         eps: Adam's epsilon.
@@ -24,7 +22,6 @@ class OptimizerSettings:
         total_steps: optimizer steps that the schedule is laid out for, those of GRPO.
     """
 
-    name: Literal["adam", "sgd"] = "adam"
     lr: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8

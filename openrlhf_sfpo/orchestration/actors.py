@@ -15,9 +15,9 @@ from openrlhf_sfpo.megatron.actor import MegatronActor
 from openrlhf_sfpo.megatron.batching import Sample
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
-from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate, learning_rate_factor
 
 
 class MegatronModelActor(BaseModelActor):
@@ -86,7 +86,7 @@ class PolicyActor(MegatronModelActor):
         self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
     ) -> None:
         self._start(strategy, pretrain, max_steps, train=True)
-        self.sfpo = self._algorithm(section(SFPOConfig, self.args.sfpo))
+        self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
         self._samples: list[Sample] = []
         self._infos: list[dict[str, float]] = []
         self._sync = None
@@ -148,28 +148,6 @@ class PolicyActor(MegatronModelActor):
     def get_checkpoint_states(self) -> dict[str, Any]:
         return {}
 
-    def _algorithm(self, config: SFPOConfig) -> SlowFastUpdate:
-        gate = EntropyGate(
-            config.gate,
-            config.gate_window,
-            config.gate_threshold,
-            config.stop_step,
-            warmup=config.gate_warmup,
-            patience=config.gate_patience,
-            after=config.gate_after,
-            decay_steps=config.gate_decay_steps,
-        )
-        return SlowFastUpdate(
-            self.actor.shards,
-            config.k if config.enable else 0,
-            config.alpha,
-            gate,
-            slow_copy=SlowCopy(self.actor.shards, config.optimizer_state, config.snapshot_device),
-            preset=config.preset,
-            entropy_source=config.gate_entropy,
-            on_stage=self._stage,
-        )
-
     def _stage(self, text: str) -> None:
         if self._rank == 0:
             self.events.send("phase", text=text)
@@ -193,7 +171,6 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
     assert megatron.device != "auto", "the launcher decides before any actor starts"
     recompute = "full" if args.actor.gradient_checkpointing_enable else megatron.recompute
     adam = args.actor.adam
-    sfpo = section(SFPOConfig, args.sfpo)
     return ActorSettings(
         device=megatron.device,
         param_dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[megatron.param_dtype],
@@ -210,7 +187,7 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
         weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
         num_threads=None if cuda else max(1, (os.cpu_count() or 1) // args.actor.num_gpus_per_node),
         optimizer=OptimizerSettings(
-            lr=adam.lr * learning_rate_factor(sfpo.preset, sfpo.k, sfpo.alpha) if sfpo.enable else adam.lr,
+            lr=adam.lr,
             betas=tuple(adam.betas),
             eps=adam.eps,
             weight_decay=adam.weight_decay,

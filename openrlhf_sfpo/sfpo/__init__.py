@@ -5,7 +5,7 @@ This package needs torch and nothing else.
 
 from openrlhf_sfpo.sfpo.gate import EntropyGate
 from openrlhf_sfpo.sfpo.slow_copy import Displacement, SlowCopy, reposition_
-from openrlhf_sfpo.sfpo.update import Pass, PassRunner, SlowFastUpdate, learning_rate_factor
+from openrlhf_sfpo.sfpo.update import Pass, PassRunner, SlowFastUpdate
 from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard, TorchWeights
 
 __all__ = [
@@ -18,6 +18,5 @@ __all__ = [
     "SlowCopy",
     "SlowFastUpdate",
     "TorchWeights",
-    "learning_rate_factor",
     "reposition_",
 ]

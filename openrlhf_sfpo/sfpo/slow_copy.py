@@ -76,15 +76,16 @@ class SlowCopy:
     | `maintain`    | S_fast: nothing is touched (the authors' code)                    | P            |
     | `restore`     | S_slow, step count included                                       | P + state    |
     | `interpolate` | m_slow + alpha (m_fast - m_slow), v likewise; t stays t_fast      | P + state    |
-    | `reset`       | empty, as before the first step: m = v = 0, t = 0                 | P            |
+    | `reset`       | as before the first step: m = v = 0, t = 0                        | P            |
 
-    State that did not exist before the fast passes counts as zero in `interpolate` and is dropped by `restore`.
+    State that did not exist before the fast passes counts as zero in `interpolate` and is reset by `restore`. For Adam
+    P + state is 3 P and one fp32 number for each tensor.
 
     Args:
         weights: what is moved.
         optimizer_state: one of the modes above.
         device: where the copies live: `same` as the weights, or `cpu`, host memory (pinned if the weights are on a
-            GPU, kept for the next batch, and filled while the first fast pass computes).
+            GPU, and kept for the next batch until `free_host_memory`; torch rounds each tensor's up to a power of two).
 
     Raises:
         ValueError: an unknown mode.
@@ -108,12 +109,19 @@ class SlowCopy:
         self.release()
 
     @torch.no_grad()
-    def take(self) -> int:
-        """Copy the weights; return the bytes of all copies on the largest rank. With copies in host memory call `wait`
-        before the weights change."""
+    def take(self, overlap: bool = False) -> int:
+        """Copy the weights, and the optimizer's state if the mode needs it.
+
+        Args:
+            overlap: let copies from a GPU to host memory go on beside what is computed next. The caller then calls
+                `wait` before the weights change.
+
+        Returns:
+            The bytes of all copies on the rank that holds most.
+        """
         assert self._slow is None, "a snapshot is already held"
         shards = list(self._weights.shards())
-        with self._beside_the_fast_pass(shards):
+        with self._side_stream(shards):
             self._slow = [self._copy(index, shard.weight) for index, shard in enumerate(shards)]
             if self._mode in ("restore", "interpolate"):
                 self._state = [
@@ -123,17 +131,24 @@ class SlowCopy:
                 self._group_steps = [
                     self._copy(("step", index), group.get("step")) for index, group in enumerate(self._groups())
                 ]
+        if not overlap:
+            self.wait()
         return int(self._weights.reduce([self._bytes()], "max")[0])
 
     def wait(self) -> None:
-        """Call before the weights first change: copies to host memory may still be under way."""
+        """Let the GPU change nothing before copies to host memory are done."""
         if self._copied is not None:
             torch.cuda.current_stream().wait_event(self._copied)
             self._copied = None
 
     @torch.no_grad()
-    def reposition(self, alpha: float) -> Displacement:
-        """weights <- slow + alpha * (weights - slow) in place, the optimizer's state by the mode, then refresh."""
+    def reposition(self, alpha: float, refresh: bool = True) -> Displacement:
+        """weights <- slow + alpha * (weights - slow) in place, and the optimizer's state by the mode.
+
+        Args:
+            alpha: step size in [0, 1].
+            refresh: bring what the forward pass reads in line; not needed where an optimizer step follows at once.
+        """
         assert self._slow is not None, "reposition needs a snapshot"
         self._synchronize()
         started = time.perf_counter()
@@ -144,22 +159,28 @@ class SlowCopy:
                 sums += torch.stack([moved, start])
             self._reposition_state(index, shard, alpha)
         self._reposition_group_steps()
-        self._weights.refresh()
+        if refresh:
+            self._weights.refresh()
         self._synchronize()
         (seconds,) = self._weights.reduce([time.perf_counter() - started], "max")
         moved_sq, start_sq = self._weights.reduce(sums.tolist(), "sum")
         return Displacement(norm=moved_sq**0.5, slow_norm=start_sq**0.5, seconds=seconds)
 
     def release(self) -> None:
-        """Free the copies (pinned host memory is kept: making it takes longer than the copy)."""
+        """Free the copies. Pinned host memory is kept for the next ones: making it takes longer than the copy."""
         self.wait()  # after a failure a copy into that memory may still be under way
         self._slow: list[torch.Tensor] | None = None
         self._state: list[dict[str, Any]] = []
         self._group_steps: list[Any] = []
 
+    def free_host_memory(self) -> None:
+        """Give the pinned host memory back; for when no further copy is expected."""
+        assert self._slow is None, "a snapshot is held"
+        self._host.clear()
+
     def _reposition_state(self, index: int, shard: Shard, alpha: float) -> None:
         if self._mode == "reset" or (self._mode == "restore" and not self._state[index]):
-            shard.optimizer.state.pop(shard.weight, None)
+            _reset_state(shard)
         elif self._mode == "restore":
             for name, slow in self._state[index].items():
                 if isinstance(slow, torch.Tensor):
@@ -204,9 +225,9 @@ class SlowCopy:
         return self._host[key].copy_(value.detach(), non_blocking=True)
 
     @contextmanager
-    def _beside_the_fast_pass(self, shards: list[Shard]) -> Iterator[None]:
-        """Copies from a GPU to host memory go on while the first fast pass computes; `wait` holds its first optimizer
-        step until they are done."""
+    def _side_stream(self, shards: list[Shard]) -> Iterator[None]:
+        """Copies from a GPU to host memory have a stream of their own, so that they can go on while the first fast pass
+        computes."""
         if not (self._offload and shards and shards[0].weight.is_cuda):
             yield
             return
@@ -227,6 +248,19 @@ class SlowCopy:
     def _synchronize(self) -> None:
         if self._device().type == "cuda":
             torch.cuda.synchronize()
+
+
+def _reset_state(shard: Shard) -> None:
+    """State as before the first step. Adam's is zeroed in place: Megatron expects it to exist once it was made. Other
+    optimizers may treat zeros and nothing differently (SGD's first momentum is the undampened gradient)."""
+    if "exp_avg" not in shard.state:
+        shard.optimizer.state.pop(shard.weight, None)
+        return
+    for name, value in shard.state.items():
+        if isinstance(value, torch.Tensor):
+            value.zero_()
+        elif name == "step":
+            shard.state[name] = 0
 
 
 def _is_moment(name: str, value: Any, weight: torch.Tensor) -> bool:

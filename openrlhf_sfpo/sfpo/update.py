@@ -25,6 +25,7 @@ class Pass:
         stage: which of the three stages it belongs to.
         advances_schedule: whether its optimizer steps advance the learning-rate schedule. One pass of every batch
             does, so that a run ends at the learning rate of the GRPO run that it is compared with.
+        learning_rate_factor: what the schedule's learning rate is multiplied by in this pass.
         before_first_step: called when the first train batch's gradients are there (reduced, in the gradient buffers)
             and before the optimizer's step.
         repositioned_next: the weights are moved right after it, so that nobody reads what the last optimizer step
@@ -33,6 +34,7 @@ class Pass:
 
     stage: Stage
     advances_schedule: bool = False
+    learning_rate_factor: float = 1.0
     before_first_step: Callable[[], None] = _nothing
     repositioned_next: bool = False
 
@@ -60,9 +62,11 @@ class SlowFastUpdate:
     | preset           | what a batch runs                                                                     |
     | `sfpo`           | K fast passes, reposition, slow pass                                                  |
     | `grpo`           | one slow pass                                                                         |
-    | `grpo_k_passes`  | K + 1 passes, no reposition                                                           |
-    | `grpo_scaled_lr` | one slow pass; the trainer multiplies the learning rate by `learning_rate_factor`     |
-    | `lookahead`      | K fast passes, reposition, no slow pass                                               |
+    | `grpo_k_passes`  | K + 1 passes, no reposition: alpha and the state modes have no effect                 |
+    | `grpo_scaled_lr` | one slow pass at K alpha + 1 times the learning rate, the distance that K fast        |
+    |                  | passes, a reposition and a slow pass would cover if all their steps were the same     |
+    | `lookahead`      | K fast passes, reposition, no slow pass; the metrics are the last fast pass's.        |
+    |                  | `restore` is the same as `reset`, since no step comes after the reposition            |
     | `extragradient`  | K fast passes to look ahead; the slow pass's first gradient, taken there, is applied  |
     |                  | at theta_slow (alpha = 0), and the rest of the slow pass goes on from there           |
 
@@ -101,6 +105,7 @@ class SlowFastUpdate:
             raise ValueError(f"unknown preset {preset!r}")
         self.k = 0 if preset in ("grpo", "grpo_scaled_lr") else k
         self.alpha = {"grpo_k_passes": 1.0, "extragradient": 0.0}.get(preset, alpha)
+        self._scale = k * alpha if preset == "grpo_scaled_lr" else 0.0
         self.preset = preset
         self.gate = gate
         self.backward_passes_total = 0
@@ -117,8 +122,9 @@ class SlowFastUpdate:
         start_entropy = runner.start_entropy()
         if self._entropy_source == "start" and start_entropy is None:
             raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
-        alpha = self.alpha * self.gate.opening
-        active = self.k > 0 and self.gate.opening > 0
+        opening = self.gate.opening
+        alpha = self.alpha * opening
+        active = self.k > 0 and opening > 0
         metrics: dict[str, float | None] = {
             "sfpo/active": float(active),
             "sfpo/alpha": alpha if active else 0.0,
@@ -130,7 +136,11 @@ class SlowFastUpdate:
             "sfpo/reposition_seconds": 0.0,
         }
         try:
-            last = self._passes(runner, alpha, metrics) if active else self._slow_pass(runner)
+            if active:
+                last = self._passes(runner, alpha, metrics)
+            else:
+                self._copy.free_host_memory()
+                last = self._slow_pass(runner, learning_rate_factor=self._scale * opening + 1.0)
         finally:
             self._copy.release()
         self.gate.finish_batch()
@@ -147,7 +157,7 @@ class SlowFastUpdate:
         copies = self.preset != "grpo_k_passes"
         has_slow_pass = self.preset != "lookahead"
         if copies:
-            metrics["sfpo/snapshot_bytes"] = float(self._copy.take())
+            metrics["sfpo/snapshot_bytes"] = float(self._copy.take(overlap=True))
         for index in range(self.k):
             final = index == self.k - 1
             self._on_stage(f"fast {index + 1}/{self.k}")
@@ -165,21 +175,21 @@ class SlowFastUpdate:
 
         def reposition() -> None:
             self._on_stage("reposition")
-            moved = self._copy.reposition(alpha)
+            moved = self._copy.reposition(alpha, refresh=self.preset != "extragradient")
             metrics["sfpo/displacement"] = moved.norm
             metrics["sfpo/displacement_rel"] = moved.relative
             metrics["sfpo/reposition_seconds"] = moved.seconds
             self._copy.release()
 
         if self.preset == "extragradient":
-            return self._slow_pass(runner, reposition)
+            return self._slow_pass(runner, before_first_step=reposition)
         if copies:
             reposition()
         return self._slow_pass(runner) if has_slow_pass else fast
 
-    def _slow_pass(self, runner: PassRunner, before_first_step: Callable[[], None] = _nothing) -> dict[str, float]:
+    def _slow_pass(self, runner: PassRunner, **options: Any) -> dict[str, float]:
         self._on_stage("slow")
-        return self._run(runner, Pass("slow", advances_schedule=True, before_first_step=before_first_step))
+        return self._run(runner, Pass("slow", advances_schedule=True, **options))
 
     def _run(self, runner: PassRunner, pass_: Pass) -> dict[str, float]:
         self.backward_passes_total += 1
@@ -192,9 +202,3 @@ class SlowFastUpdate:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gate.load_state_dict(state["gate"])
         self.backward_passes_total = state["backward_passes_total"]
-
-
-def learning_rate_factor(preset: Preset, k: int, alpha: float) -> float:
-    """What a trainer multiplies its learning rate by: K * alpha + 1 for `grpo_scaled_lr`, the distance in GRPO passes
-    that an SFPO batch covers; 1 for every other preset."""
-    return k * alpha + 1.0 if preset == "grpo_scaled_lr" else 1.0

@@ -1,0 +1,36 @@
+"""The update that the --sfpo.* flags ask for."""
+
+from collections.abc import Callable
+
+from openrlhf_sfpo.config import SFPOConfig
+from openrlhf_sfpo.sfpo import EntropyGate, OwnedWeights, SlowCopy, SlowFastUpdate
+
+
+def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[str], None]) -> SlowFastUpdate:
+    """Build the algorithm over the weights of any backend.
+
+    Args:
+        config: the flags; without `enable` the update is GRPO.
+        weights: what the optimizer owns on this rank.
+        on_stage: called with each stage's name as it begins.
+    """
+    gate = EntropyGate(
+        config.gate,
+        config.gate_window,
+        config.gate_threshold,
+        config.stop_step,
+        warmup=config.gate_warmup,
+        patience=config.gate_patience,
+        after=config.gate_after,
+        decay_steps=config.gate_decay_steps,
+    )
+    return SlowFastUpdate(
+        weights,
+        config.k,
+        config.alpha,
+        gate,
+        slow_copy=SlowCopy(weights, config.optimizer_state, config.snapshot_device),
+        preset=config.preset if config.enable else "grpo",
+        entropy_source=config.gate_entropy,
+        on_stage=on_stage,
+    )
