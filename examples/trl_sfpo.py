@@ -21,7 +21,7 @@ K, ALPHA = 3, 0.8
 
 
 class SFPO(TrainerCallback):
-    """One optimizer step for each pass; with M of them, count in M (K + 1)."""
+    """For one optimizer step in each pass; with M of them, count in M (K + 1)."""
 
     def on_train_begin(self, args, state, control, optimizer, **kwargs):
         self.slow = SlowCopy(TorchWeights(optimizer))
@@ -32,7 +32,7 @@ class SFPO(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % (K + 1) == K:
-            print(f"step {state.global_step}: moved by", self.slow.reposition(ALPHA).norm)
+            self.slow.reposition(ALPHA)
             self.slow.release()
 
 
@@ -42,22 +42,18 @@ def correct(completions, answer, **kwargs):
     return [float(last == [expected]) for last, expected in zip(found, answer, strict=True)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("output")
-    parser.add_argument("--steps", type=int, default=8, help="rollout batches")
-    args = parser.parse_args()
+def make_trainer(model: str, output: str, steps: int, callbacks: list[TrainerCallback], batch_size: int = 32):
+    """A GRPOTrainer for `steps` rollout batches."""
     problems = reasoning_gym.create_dataset("chain_sum", size=200, min_terms=2, max_terms=2, min_digits=1, max_digits=1)
     rows = [
         {"prompt": f"Calculate: {entry['metadata']['expression']}\nResult:", "answer": entry["answer"]}
         for entry in problems
     ]
     config = GRPOConfig(
-        output_dir=args.output,
+        output_dir=output,
         num_iterations=K + 1,
-        max_steps=args.steps * (K + 1),
-        per_device_train_batch_size=32,
+        max_steps=steps * (K + 1),
+        per_device_train_batch_size=batch_size,
         num_generations=8,
         max_completion_length=4,
         learning_rate=1.5e-5,
@@ -68,9 +64,18 @@ def main() -> None:
         logging_steps=K + 1,
         report_to="none",
     )
-    trainer = GRPOTrainer(
-        args.model, reward_funcs=correct, args=config, train_dataset=Dataset.from_list(rows), callbacks=[SFPO()]
+    return GRPOTrainer(
+        model, reward_funcs=correct, args=config, train_dataset=Dataset.from_list(rows), callbacks=callbacks
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="directory of a causal language model, such as models/SmolLM2-135M-Instruct")
+    parser.add_argument("output", help="directory for the trained model")
+    parser.add_argument("--steps", type=int, default=8, help="rollout batches")
+    args = parser.parse_args()
+    trainer = make_trainer(args.model, args.output, args.steps, [SFPO()])
     trainer.train()
     trainer.save_model(args.output)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-
 _PRELOADED = ("openrlhf_sfpo.megatron.actor", "openrlhf_sfpo.megatron.loss")
 
 

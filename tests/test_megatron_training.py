@@ -285,8 +285,8 @@ def _counting(function: Any, calls: list[str]) -> Any:
 def test_an_updates_extra_memory_is_what_the_mode_says(
     ranks: RankPool, tmp_path: Path, state: str, shards: int
 ) -> None:
-    """The peak of an update's tensors over the peak of a GRPO update on the same batch, on one rank (where gloo's threads
-    free what they send, the profiler does not see it); and what lives at the reposition on each of two ranks."""
+    """The peak of an update's tensors over the peak of a GRPO update on the same batch, on one rank (of what
+    gloo's threads free the profiler hears nothing); and what lives at the reposition on each of two ranks."""
     path = str(make_model(tmp_path / "model", "llama", hidden_size=128, intermediate_size=512, vocab_size=1031))
     samples = with_old_log_probs(path, make_samples(8, vocab=1031))
     ((extra, at_reposition, owned),) = ranks.run(1, memory, path, samples, state)
