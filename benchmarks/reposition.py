@@ -4,7 +4,8 @@
 
 For Llama models of about so many million fp32 parameters, in one run and in turns:
 
-- ours: `SlowCopy.take`, then `SlowCopy.reposition` with its norms;
+- ours: `SlowCopy.take`, then `SlowCopy.reposition`; and the same with the two norms of the `sfpo/displacement`
+  metrics, which the others do not compute;
 - two clones: the way of the released SFPO code, a clone of all weights before the fast passes, another after them, a
   blend of the two into temporaries, copied back;
 - plain copy: `Tensor.copy_` of the least bytes that have to move. A snapshot reads and writes every weight, a
@@ -53,15 +54,21 @@ def main() -> None:
     for size in args.sizes:
         print(f"{size} M parameters ...", flush=True)
         rows.append(measure(size, args.device, args.rounds, args.tokens))
-    machine = (
-        torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu_name()}, {torch.get_num_threads()} threads"
-    )
-    result = {"date": str(date.today()), "machine": machine, "torch": torch.__version__, **vars(args), "rows": rows}
+    gpu = args.device == "cuda"
+    result = {
+        "date": str(date.today()),
+        "command": f"python benchmarks/reposition.py --rounds {args.rounds} --tokens {args.tokens}",
+        "machine": torch.cuda.get_device_name() if gpu else f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "rounds": args.rounds,
+        "tokens": args.tokens,
+        "rows": rows,
+    }
     table = as_table(result)
     print(f"\n{table}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reposition.md").write_text(table)
-    (args.out / "reposition.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
+    (args.out / "reposition.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, Any]:
@@ -71,10 +78,13 @@ def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, A
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
     slow_copy = SlowCopy(TorchWeights(optimizer))
 
-    def ours() -> None:
+    def ours(measure: bool = False) -> None:
         slow_copy.take()
-        slow_copy.reposition(ALPHA)
+        slow_copy.reposition(ALPHA, measure=measure)
         slow_copy.release()
+
+    def with_norms() -> None:
+        ours(measure=True)
 
     @torch.no_grad()
     def clones() -> None:
@@ -86,7 +96,7 @@ def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, A
     row: dict[str, Any] = {"parameters": sum(weight.numel() for weight in weights)}
     for function in (ours, clones):
         row[f"{function.__name__}_bytes"] = peak_bytes(function, device)
-    row.update(interleaved([ours, clones, plain_copy(row["parameters"], device)], device, rounds))
+    row.update(interleaved([ours, with_norms, clones, plain_copy(weights)], device, rounds))
     row.update(interleaved([forward_and_backward(model, tokens), optimizer.step], device, 1))
     # An optimizer pass over a rollout batch, with a single optimizer step.
     row["pass"] = row["forward_and_backward"] * BATCH_TOKENS / tokens + row["step"]
@@ -112,16 +122,18 @@ def make_model(millions: int) -> LlamaForCausalLM:
     )
 
 
-def plain_copy(parameters: int, device: str) -> Callable[[], None]:
-    """A copy of 2.5 times the parameters, through buffers of 8 million numbers, far more than a cache holds."""
-    source, target = torch.randn(8_000_000, device=device), torch.empty(8_000_000, device=device)
+def plain_copy(weights: list[torch.nn.Parameter]) -> Callable[[], None]:
+    """A copy of 2.5 times the weights, from where they are to memory of its own that was touched before."""
+    sources = [weight.detach().view(-1) for weight in weights]
+    targets = [torch.zeros_like(source) for source in sources]
 
     def copy() -> None:
-        left = 5 * parameters // 2
-        while left:
-            size = min(left, source.numel())
-            target[:size].copy_(source[:size])
-            left -= size
+        for _ in range(2):
+            for source, target in zip(sources, targets, strict=True):
+                target.copy_(source)
+        for source, target in zip(sources, targets, strict=True):
+            half = source.numel() // 2
+            target[:half].copy_(source[:half])
 
     return copy
 
@@ -158,13 +170,15 @@ def as_table(result: dict[str, Any]) -> str:
     heads = [
         "parameters",
         "ours",
+        "with norms",
         "two clones",
         "plain copy",
         "time, ours / copy",
-        "time, ours / two clones",
+        "with norms / copy",
+        "ours / two clones",
         "extra bytes / weights, ours",
         "two clones",
-        f"ours / a pass over {BATCH_TOKENS} tokens",
+        f"with norms / a pass over {BATCH_TOKENS} tokens",
     ]
     lines = [
         f"{result['machine']}, torch {result['torch']}, {result['date']}; medians of {result['rounds']} rounds.",
@@ -176,12 +190,13 @@ def as_table(result: dict[str, Any]) -> str:
         size = 4 * row["parameters"]
         cells = [
             f"{row['parameters'] / 1e6:.0f} M",
-            *(f"{1e3 * row[name]:.1f} ms" for name in ("ours", "clones", "copy")),
+            *(f"{1e3 * row[name]:.1f} ms" for name in ("ours", "with_norms", "clones", "copy")),
             f"{row['ours'] / row['copy']:.2f}",
+            f"{row['with_norms'] / row['copy']:.2f}",
             f"{row['ours'] / row['clones']:.2f}",
             f"{row['ours_bytes'] / size:.3f}",
             f"{row['clones_bytes'] / size:.3f}",
-            f"{100 * row['ours'] / row['pass']:.3f} %",
+            f"{100 * row['with_norms'] / row['pass']:.3f} %",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

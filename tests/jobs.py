@@ -79,7 +79,31 @@ def train(
     )
     loss = PPOClipLoss(0.2, 0.2)
     metrics = [actor.update(my_share(samples), loss, update) for _ in range(batches)]
+    actor.finish_parameter_gather()
+    assert_copies_agree(actor)
     return metrics, weights_of(actor)
+
+
+def assert_copies_agree(actor: Any) -> None:
+    """Data-parallel replicas and both copies of tied embeddings hold the same bits."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    place = (parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_rank())
+    mine = {}
+    for index, chunk in enumerate(actor._chunks):
+        for name, parameter in chunk.named_parameters():
+            bits = parameter.detach().view(torch.uint8).numpy().tobytes()
+            key: Any = (*place, index, name)
+            if name.endswith(("word_embeddings.weight", "output_layer.weight")) and actor.model_config.tied_embeddings:
+                key = (place[0], "tied")
+            assert mine.setdefault(key, bits) == bits, key
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    found: dict[Any, bytes] = {}
+    for rank in everyone:
+        for key, bits in rank.items():
+            assert found.setdefault(key, bits) == bits, key
 
 
 def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from openrlhf_sfpo.sfpo import (
     TorchWeights,
     reposition_,
 )
+from openrlhf_sfpo.sfpo.slow_copy import SquaredNorms
 
 FALLING = [2.0 - 0.03 * step for step in range(60)]
 RISING = [1.0 + 0.03 * step for step in range(60)]
@@ -153,15 +154,17 @@ def test_gate_refuses_nonsense(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
 def test_reposition_moves_in_place_and_measures(alpha: float) -> None:
     torch.manual_seed(0)
-    slow, fast = torch.randn(1000), torch.randn(1000)
+    slow, fast = torch.randn(3, 400_000), torch.randn(3, 400_000)  # more than one piece
     expected = slow.double() + alpha * (fast.double() - slow.double())
-    distance, norm = (fast - slow).norm().item(), slow.norm().item()
+    distance, norm = (fast - slow).double().norm().item(), slow.double().norm().item()
     unmoved, place = fast.clone(), fast.data_ptr()
-    moved_sq, slow_sq = reposition_(fast, slow, alpha)
+    norms = SquaredNorms()
+    reposition_(fast, slow, alpha, norms)
+    moved_sq, slow_sq = norms.totals()
     assert fast.data_ptr() == place
     torch.testing.assert_close(fast.double(), expected, rtol=1e-6, atol=1e-6)
-    assert moved_sq.item() ** 0.5 == pytest.approx(distance, rel=1e-6)
-    assert slow_sq.item() ** 0.5 == pytest.approx(norm, rel=1e-6)
+    assert moved_sq**0.5 == pytest.approx(distance, rel=1e-6)
+    assert slow_sq**0.5 == pytest.approx(norm, rel=1e-6)
     if alpha == 1.0:
         assert torch.equal(fast, unmoved)
     if alpha == 0.0:
@@ -336,6 +339,21 @@ def test_limits_are_grpo_to_the_bit(optimizer: str, k: int, alpha: float, state:
         update.step(trainer)
         for index in range(passes):
             grpo.one_pass(advance=index == passes - 1)
+    assert torch.equal(trainer.weights(), grpo.weights())
+
+
+@pytest.mark.parametrize("state", ["maintain", "restore", "interpolate", "reset"])
+@pytest.mark.parametrize("preset", ["sfpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"])
+@pytest.mark.parametrize("closed", [{"k": 0}, {"stop_step": 0}], ids=["K=0", "gate closed"])
+def test_every_preset_is_grpo_to_the_bit_without_fast_passes(closed: dict[str, int], preset: Any, state: Any) -> None:
+    trainer, grpo = Trainer("adamw", 2), Textbook("adamw", 2)
+    gate = EntropyGate("off", stop_step=closed.get("stop_step"))
+    update = sfpo(trainer, closed.get("k", 3), 0.8, state, preset=preset, gate=gate)
+    for _ in range(2):
+        _, metrics = update.step(trainer)
+        grpo.one_pass(advance=True)
+    assert metrics["sfpo/active"] == 0.0
+    assert metrics["sfpo/backward_passes_total"] == 2
     assert torch.equal(trainer.weights(), grpo.weights())
 
 

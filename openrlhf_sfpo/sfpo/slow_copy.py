@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,9 @@ import torch
 from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard
 
 OptimizerStateMode = Literal["maintain", "restore", "interpolate", "reset"]
-# Elements handled at a time, by device: the difference and the two pieces that it is taken of should stay in the cache
-# between the four operations on them (256 KiB each in a core's second-level cache; 16 MiB each in a GPU's).
-_CHUNK = {"cpu": 1 << 16, "cuda": 1 << 22}
+# Elements handled at a time, by device: both pieces and their difference should stay in the last cache between the four
+# operations on them (2 MiB each on a CPU, where smaller pieces cost more in calls than they save; 16 MiB on a GPU).
+_CHUNK = {"cpu": 1 << 19, "cuda": 1 << 22}
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,29 @@ class Displacement:
         return self.norm / self.slow_norm if self.slow_norm > 0 else math.nan
 
 
-def _chunk(tensor: torch.Tensor) -> int:
-    return _CHUNK["cpu" if tensor.device.type == "cpu" else "cuda"]
+@dataclass
+class SquaredNorms:
+    """Adds up the squared L2 norms that a `Displacement` is made of, piece by piece: of one piece a sum of squares is
+    exact enough in fp32, over all of them it is not."""
+
+    moved: list[torch.Tensor] = field(default_factory=list)
+    slow: list[torch.Tensor] = field(default_factory=list)
+    _scratch: torch.Tensor | None = None
+
+    def add(self, fast: torch.Tensor, slow: torch.Tensor) -> None:
+        """Both flat, and no longer than a piece."""
+        if self._scratch is None or len(self._scratch) < len(fast):
+            self._scratch = torch.empty_like(fast)
+        difference = torch.sub(fast, slow, out=self._scratch[: len(fast)])
+        self.moved.append(torch.dot(difference, difference))
+        self.slow.append(torch.dot(slow, slow))
+
+    def totals(self) -> list[float]:
+        """||fast - slow||^2 and ||slow||^2 over all pieces."""
+        return [torch.stack(parts).double().sum().item() if parts else 0.0 for parts in (self.moved, self.slow)]
 
 
-def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float, norms: SquaredNorms | None = None) -> None:
     """fast <- slow + alpha * (fast - slow), in place.
 
     alpha = 1 leaves `fast` and alpha = 0 gives `slow` to the bit (a property of `lerp`).
@@ -49,21 +67,22 @@ def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float) -> tuple[t
         fast: fp32 weights after the fast passes, any shape, contiguous; overwritten.
         slow: fp32 weights before them, same shape, on the same device or in host memory.
         alpha: step size in [0, 1].
-
-    Returns:
-        The squared L2 norms of (fast - slow), before the move, and of slow: fp64 scalars.
+        norms: what the norms of (fast - slow), before the move, and of slow are added to.
     """
-    moved = torch.zeros((), dtype=torch.float64, device=fast.device)
-    start = torch.zeros((), dtype=torch.float64, device=fast.device)
-    chunk = _chunk(fast)
-    for fast_part, slow_part in zip(fast.view(-1).split(chunk), slow.view(-1).split(chunk), strict=True):
-        slow_part = slow_part.to(fast.device, non_blocking=True)
-        difference = fast_part - slow_part
-        # Sums of squares of one piece are exact enough in fp32; those of all pieces are added up in fp64.
-        moved += torch.dot(difference, difference)
-        start += torch.dot(slow_part, slow_part)
+    for fast_part, slow_part in _pieces(fast, slow):
+        if norms is not None:
+            norms.add(fast_part, slow_part)
         fast_part.lerp_(slow_part, 1.0 - alpha)
-    return moved, start
+
+
+def _pieces(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Both tensors in flat pieces that fit the cache, those of `slow` on the device of `fast`."""
+    fast, slow = fast.view(-1), slow.view(-1)
+    size = _CHUNK["cpu" if fast.device.type == "cpu" else "cuda"]
+    whole = fast.numel() <= size  # as most tensors of small models are, for which every call counts
+    pieces = [(fast, slow)] if whole else zip(fast.split(size), slow.split(size), strict=True)
+    for fast_part, slow_part in pieces:
+        yield fast_part, slow_part if slow.device == fast.device else slow_part.to(fast.device, non_blocking=True)
 
 
 class SlowCopy:
@@ -142,29 +161,31 @@ class SlowCopy:
             self._copied = None
 
     @torch.no_grad()
-    def reposition(self, alpha: float, refresh: bool = True) -> Displacement:
+    def reposition(self, alpha: float, refresh: bool = True, measure: bool = True) -> Displacement:
         """weights <- slow + alpha * (weights - slow) in place, and the optimizer's state by the mode.
 
         Args:
             alpha: step size in [0, 1].
             refresh: bring what the forward pass reads in line; not needed where an optimizer step follows at once.
+            measure: compute the norms; on a CPU they are a fifth of the work. Without, they are NaN.
         """
         assert self._slow is not None, "reposition needs a snapshot"
         self._synchronize()
         started = time.perf_counter()
-        sums = torch.zeros(2, dtype=torch.float64, device=self._device())
+        norms = SquaredNorms()
         for index, shard in enumerate(self._weights.shards()):
-            moved, start = reposition_(shard.weight.detach(), self._slow[index], alpha)
-            if shard.counted:
-                sums += torch.stack([moved, start])
+            counted = norms if measure and shard.counted else None
+            reposition_(shard.weight.detach(), self._slow[index], alpha, counted)
             self._reposition_state(index, shard, alpha)
         self._reposition_group_steps()
         if refresh:
             self._weights.refresh()
         self._synchronize()
         (seconds,) = self._weights.reduce([time.perf_counter() - started], "max")
-        moved_sq, start_sq = self._weights.reduce(sums.tolist(), "sum")
-        return Displacement(norm=moved_sq**0.5, slow_norm=start_sq**0.5, seconds=seconds)
+        if not measure:
+            return Displacement(norm=math.nan, slow_norm=math.nan, seconds=seconds)
+        moved_sq, slow_sq = self._weights.reduce(norms.totals(), "sum")
+        return Displacement(norm=moved_sq**0.5, slow_norm=slow_sq**0.5, seconds=seconds)
 
     def release(self) -> None:
         """Free the copies. Pinned host memory is kept for the next ones: making it takes longer than the copy."""
@@ -195,9 +216,8 @@ class SlowCopy:
                 if slow is None:
                     fast.mul_(alpha)
                 else:
-                    chunk = _chunk(fast)
-                    for part, before in zip(fast.view(-1).split(chunk), slow.view(-1).split(chunk), strict=True):
-                        part.lerp_(before.to(fast.device, non_blocking=True), 1.0 - alpha)
+                    for fast_part, slow_part in _pieces(fast, slow):
+                        fast_part.lerp_(slow_part, 1.0 - alpha)
 
     def _reposition_group_steps(self) -> None:
         """Fused optimizers (Apex, Transformer Engine) count steps in the parameter group, not in each state."""
