@@ -18,6 +18,7 @@ SFPO_METRICS = {
     "active",
     "alpha",
     "entropy",
+    "entropy_start",
     "entropy_z",
     "displacement",
     "displacement_rel",
@@ -184,10 +185,12 @@ def test_recorded_rollouts_train_again_to_the_same_numbers(
             assert new[name] == pytest.approx(old[name], rel=1e-4, abs=1e-6), name
 
 
-def test_a_kl_term_brings_a_reference_model(finished_run: tuple[Path, str], smollm2: Path, tmp_path: Path) -> None:
+def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
+    finished_run: tuple[Path, str], small_model: Path, tmp_path: Path
+) -> None:
     arguments = flags(
         tmp_path / "kl",
-        smollm2,
+        small_model,
         rollout__replay_dir=finished_run[0].parent / "rollouts",
         vllm__num_engines=None,
         reward__remote_url=None,
@@ -195,6 +198,12 @@ def test_a_kl_term_brings_a_reference_model(finished_run: tuple[Path, str], smol
         algo__kl__use_loss=True,
         algo__kl__estimator="k3",
         ref__num_gpus_per_node=2,
+        sfpo__optimizer_state="interpolate",
+        sfpo__gate_entropy="start",
+        sfpo__gate="two_sided",
+        sfpo__gate_window=2,
+        sfpo__gate_threshold=9,
+        sfpo__stop_step=1,
     )
     done = train(*arguments)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path / 'kl')}"
@@ -202,9 +211,12 @@ def test_a_kl_term_brings_a_reference_model(finished_run: tuple[Path, str], smol
     # The slow pass has left theta_0, which is the reference model, by the fast passes.
     assert 0 < first["train/kl"] < 1
     assert second["train/kl"] > 0
-    without = read_metrics(finished_run[0])[1]
-    assert first["reward_mean"] == without["reward_mean"]
-    assert first["sfpo/displacement"] != without["sfpo/displacement"], "the KL term is part of the loss"
+    assert first["reward_mean"] == read_metrics(finished_run[0])[1]["reward_mean"]
+    assert [line["sfpo/active"] for line in (first, second)] == [1.0, 0.0]
+    assert [line["sfpo/backward_passes_total"] for line in (first, second)] == [3.0, 4.0]
+    assert first["sfpo/entropy_start"] > 0
+    assert first["sfpo/entropy_z"] is None
+    assert abs(second["sfpo/entropy_z"]) == pytest.approx(1.0), "as of any two different values"
 
 
 def test_the_asynchronous_trainer_with_bf16_parameters(small_model: Path, tmp_path: Path) -> None:
