@@ -4,8 +4,8 @@
 
 For Llama models of about so many million fp32 parameters, in one run and in turns:
 
-- ours: `SlowCopy.take`, then `SlowCopy.reposition`; and the same with the two norms of the `sfpo/displacement`
-  metrics, which the others do not compute;
+- ours: `SlowCopy.take`, then `SlowCopy.reposition`; and the same with the two norms of the `sfpo/displacement` metrics,
+  which a training run computes and the others do not;
 - two clones: the way of the released SFPO code, a clone of all weights before the fast passes, another after them, a
   blend of the two into temporaries, copied back;
 - plain copy: `Tensor.copy_` of the least bytes that have to move. A snapshot reads and writes every weight, a
@@ -45,9 +45,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 30, 100, 300, 1000], help="millions of parameters")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=512, help="of the measured forward and backward pass")
+    parser.add_argument("--tokens", type=int, help="of the measured forward and backward pass; 512, on a GPU 16384")
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()
+    args.tokens = args.tokens or (16_384 if args.device == "cuda" else 512)
     if args.device == "cpu":
         keep_freed_memory()  # as the actor does: otherwise page faults are most of what is measured, for all three
     rows = []
@@ -94,7 +95,7 @@ def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, A
             weight.copy_(before + ALPHA * (after - before))
 
     row: dict[str, Any] = {"parameters": sum(weight.numel() for weight in weights)}
-    for function in (ours, clones):
+    for function in (with_norms, clones):
         row[f"{function.__name__}_bytes"] = peak_bytes(function, device)
     row.update(interleaved([ours, with_norms, clones, plain_copy(weights)], device, rounds))
     row.update(interleaved([forward_and_backward(model, tokens), optimizer.step], device, 1))
@@ -142,7 +143,10 @@ def forward_and_backward(model: LlamaForCausalLM, tokens: int) -> Callable[[], N
     inputs = torch.randint(0, 8192, (tokens // SEQUENCE, SEQUENCE), device=model.device)
 
     def forward_and_backward() -> None:
-        model(inputs, labels=inputs).loss.backward()
+        # On a GPU models train in bf16.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+            loss = model(inputs, labels=inputs).loss
+        loss.backward()
 
     return forward_and_backward
 
@@ -175,10 +179,10 @@ def as_table(result: dict[str, Any]) -> str:
         "plain copy",
         "time, ours / copy",
         "with norms / copy",
-        "ours / two clones",
-        "extra bytes / weights, ours",
+        "with norms / two clones",
+        "extra bytes / weights, with norms",
         "two clones",
-        f"with norms / a pass over {BATCH_TOKENS} tokens",
+        f"with norms / a pass over {BATCH_TOKENS} tokens, extrapolated from {result['tokens']}",
     ]
     lines = [
         f"{result['machine']}, torch {result['torch']}, {result['date']}; medians of {result['rounds']} rounds.",
@@ -193,8 +197,8 @@ def as_table(result: dict[str, Any]) -> str:
             *(f"{1e3 * row[name]:.1f} ms" for name in ("ours", "with_norms", "clones", "copy")),
             f"{row['ours'] / row['copy']:.2f}",
             f"{row['with_norms'] / row['copy']:.2f}",
-            f"{row['ours'] / row['clones']:.2f}",
-            f"{row['ours_bytes'] / size:.3f}",
+            f"{row['with_norms'] / row['clones']:.2f}",
+            f"{row['with_norms_bytes'] / size:.3f}",
             f"{row['clones_bytes'] / size:.3f}",
             f"{100 * row['with_norms'] / row['pass']:.3f} %",
         ]

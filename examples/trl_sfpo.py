@@ -32,7 +32,7 @@ class SFPO(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % (K + 1) == K:
-            self.slow.reposition(ALPHA)
+            self.slow.reposition(ALPHA, measure=False)
             self.slow.release()
 
 

@@ -26,8 +26,8 @@ class SFPOConfig:
     alpha: float = _flag(0.8, "step size of the reposition, theta_slow + alpha * (theta_fast - theta_slow), in [0, 1]")
     gate: Literal["upper", "two_sided", "off"] = _flag(
         "upper",
-        "which z-scores of the policy's entropy turn SFPO off for the rest of the run: z >= threshold (upper, the "
-        "authors' code), |z| >= threshold (two_sided, the paper), none (off)",
+        "which z-scores of the policy's entropy turn SFPO off: z >= threshold (upper, the authors' code), |z| >= "
+        "threshold (two_sided, the paper), none (off)",
     )
     gate_window: int = _flag(30, "rollout batches over which the entropy's mean and deviation are taken")
     gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes")
@@ -42,8 +42,8 @@ class SFPOConfig:
     gate_decay_steps: int = _flag(10, "rollout batches over which alpha falls, with --sfpo.gate_after decay")
     gate_entropy: Literal["slow_pass", "start"] = _flag(
         "slow_pass",
-        "the entropy that the gate reads: the slow pass's mean (the authors' code), or that of the weights which made "
-        "the rollouts (start, the paper)",
+        "the entropy that the gate reads: the slow pass's mean (the authors' code), or that of theta_0, the weights "
+        "before the update (start, the paper)",
     )
     preset: Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"] = _flag(
         "sfpo",

@@ -227,7 +227,7 @@ def with_a_frozen_layer(path: str, samples: list[Any]) -> dict[str, torch.Tensor
 
 
 def test_the_entropy_at_the_start_is_that_of_the_weights_before(ranks: RankPool, tmp_path: Path) -> None:
-    """Read off the pass that computes the old log-probabilities; TP2 PP1 DP2."""
+    """Read off the pass that computes the old log-probabilities; TP2 PP1 DP2, two rollout batches."""
     path = str(make_model(tmp_path / "model", "qwen2"))
     samples = make_samples(10)
     model = load(path)
@@ -235,8 +235,27 @@ def test_the_entropy_at_the_start_is_that_of_the_weights_before(ranks: RankPool,
         entropies = [log_probs_of(model, sample)[1] for sample in samples]
     tokens = sum(float(sample.action_mask.sum()) for sample in samples)
     expected = sum(float(entropy.sum()) for entropy in entropies) / tokens
-    for metrics in ranks.run(4, jobs.on_policy_update, path, (2, 1, 1), samples):
-        assert metrics["sfpo/entropy_start"] == pytest.approx(expected, rel=1e-5)
+    results = ranks.run(4, two_on_policy_updates, path, samples)
+    first, second = results[0]
+    assert first["sfpo/entropy_start"] == pytest.approx(expected, rel=1e-5)
+    assert second["sfpo/entropy_start"] != first["sfpo/entropy_start"]
+    assert abs(second["sfpo/entropy_z"]) == pytest.approx(1.0, rel=1e-3)
+    assert all(result == results[0] for result in results), "every rank must report the same"
+
+
+def two_on_policy_updates(path: str, samples: list[Any]) -> list[dict[str, Any]]:
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+    actor = jobs.make_actor(path, (2, 1, 1))
+    gate = EntropyGate("upper", window=2, threshold=9.0)
+    update = SlowFastUpdate(actor.shards, 2, 0.8, gate, entropy_source="start")
+    mine, metrics = jobs.my_share(samples), []
+    for _ in range(2):
+        for sample, log_probs in zip(mine, actor.forward(mine), strict=True):
+            sample.old_log_probs = log_probs
+        metrics.append(actor.update(mine, PPOClipLoss(), update))
+    return metrics
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -334,6 +353,35 @@ def live_bytes() -> int:
             storage = item.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
+
+
+@pytest.mark.parametrize(
+    ("preset", "dtype", "overlaps"),
+    [
+        ("sfpo", torch.float32, (True, False)),
+        ("sfpo", torch.bfloat16, (True, True)),
+        ("lookahead", torch.float32, (True, True)),
+        ("extragradient", torch.bfloat16, (True, True)),
+    ],
+)
+def test_overlap_changes_nothing(
+    ranks: RankPool, tmp_path: Path, preset: str, dtype: torch.dtype, overlaps: tuple[bool, bool]
+) -> None:
+    """Gradients reduced beside the backward pass and parameters gathered beside the next forward pass, in several
+    buckets, over two data-parallel ranks and two rollout batches: the same bits."""
+    path = str(make_model(tmp_path / "model", "qwen2", tied=True))
+    samples = with_old_log_probs(path, make_samples(12))
+    without = ranks.run(2, overlapped, path, samples, preset, dtype, (False, False))[0]
+    with_it = ranks.run(2, overlapped, path, samples, preset, dtype, overlaps)[0]
+    assert all(torch.equal(without[name], with_it[name]) for name in without)
+
+
+def overlapped(
+    path: str, samples: list[Any], preset: str, dtype: torch.dtype, overlaps: tuple[bool, bool]
+) -> dict[str, torch.Tensor]:
+    settings = {"overlap_grad_reduce": overlaps[0], "overlap_param_gather": overlaps[1], "ddp_bucket_size": 5000}
+    options: dict[str, Any] = {"batches": 2, "preset": preset, "optimizer_state": "interpolate", "param_dtype": dtype}
+    return jobs.train(path, (1, 1, 1), samples, **options, **settings)[1]
 
 
 @pytest.mark.parametrize("recompute", ["full", "selective"])
@@ -564,17 +612,25 @@ def test_optimizers_that_keep_their_weights_elsewhere_are_refused(ranks: RankPoo
     """Each setting in the configurations of a real optimizer, whose names are thereby those of this Megatron-Core."""
     path = str(make_model(tmp_path / "model", "llama"))
     said = ranks.run(1, refusals, path)[0]
-    assert list(said) == ["precision", "offload", "fp8", "fsdp", "fp4"]
-    for expected, message in zip(
-        ("precision-aware", "HybridDeviceOptimizer", "FP8 parameter gather", "Megatron-FSDP", "FP4 parameter gather"),
-        said.values(),
-        strict=True,
-    ):
+    assert "this one is a FP32Optimizer" in said.pop("not distributed")
+    expected = {
+        "precision": "the precision-aware optimizer",
+        "offload": "HybridDeviceOptimizer",
+        "fp8 gather": "FP8 parameter gather",
+        "fp8": "FP8 parameters",
+        "fp4": "FP4 parameters",
+        "fsdp": "Megatron-FSDP",
+    }
+    assert said.keys() == expected.keys()
+    for name, message in said.items():
         assert message.startswith("SFPO does not work with")
-        assert expected in message
+        assert expected[name] in message
 
 
 def refusals(path: str) -> dict[str, str]:
+    from megatron.core.optimizer import OptimizerConfig
+    from megatron.core.optimizer.optimizer import ChainedOptimizer, FP32Optimizer
+
     from openrlhf_sfpo.megatron.shards import MainShards
 
     actor = jobs.make_actor(path, (1, 1, 1))
@@ -582,16 +638,24 @@ def refusals(path: str) -> dict[str, str]:
     places = {
         "precision": (child.config, "use_precision_aware_optimizer"),
         "offload": (child.config, "optimizer_cpu_offload"),
-        "fp8": (child.ddp_config, "fp8_param_gather"),
-        "fsdp": (child.ddp_config, "use_megatron_fsdp"),
+        "fp8 gather": (child.ddp_config, "fp8_param_gather"),
+        "fp8": (chunk.config, "fp8_param"),
         "fp4": (chunk.config, "fp4_param"),
+        "fsdp": (child.ddp_config, "use_megatron_fsdp"),
     }
     said = {}
+    plain = torch.optim.AdamW(actor._chunks[0].parameters())
+    whole = FP32Optimizer(plain, OptimizerConfig(), init_state_fn=lambda *args: None)
+    try:
+        MainShards(ChainedOptimizer([whole]), actor._chunks)
+    except ValueError as error:
+        said["not distributed"] = str(error)
     for name, (config, setting) in places.items():
         assert getattr(config, setting) is False, "unknown to this Megatron-Core"
         setattr(config, setting, True)
         try:
-            MainShards(actor.optimizer, actor._chunks)
+            # With Megatron-FSDP the optimizer comes without a chain around it.
+            MainShards(child if name == "fsdp" else actor.optimizer, actor._chunks)
         except ValueError as error:
             said[name] = str(error)
         setattr(config, setting, False)

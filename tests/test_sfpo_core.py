@@ -308,7 +308,8 @@ def test_every_combination_follows_its_formulas(
         trainer.entropy = entropy if source == "slow_pass" else -100.0
         _, metrics = update.step(trainer)
         textbook.batch(k if opening else 0, alpha * opening, state, preset)
-        assert metrics["sfpo/active"] == float(k > 0 and opening > 0 and preset not in ("grpo", "grpo_scaled_lr"))
+        scaled_by_nothing = preset == "grpo_scaled_lr" and alpha == 0
+        assert metrics["sfpo/active"] == float(k > 0 and opening > 0 and preset != "grpo" and not scaled_by_nothing)
         again = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
         again.load_state_dict(json.loads(json.dumps(update.state_dict())))
         update = again  # as after a restart
@@ -496,8 +497,9 @@ def test_sixteen_bit_weights_are_refused() -> None:
 
 
 def test_blending_in_bf16_loses_the_update() -> None:
-    """Why the fp32 main parameters are moved and not what the model computes with: of a step of 1e-6 times the sign of
-    the gradient, three times, hardly anything survives where the weights are bf16."""
+    """Why the fp32 main parameters are moved and not what the model computes with. Three steps of 1e-6 times the sign
+    of the gradient, as Adam's first ones are, on weights of the usual size: the cosine between the move that is meant
+    and what a blend of bf16 weights keeps of it is 0.18."""
     torch.manual_seed(0)
     slow = torch.randn(1_000_000) * 0.02
     fast = slow - 3e-6 * torch.randn_like(slow).sign()
@@ -505,10 +507,81 @@ def test_blending_in_bf16_loses_the_update() -> None:
     blended = fast.bfloat16().lerp(slow.bfloat16(), 0.2)
     kept = blended.float() - slow.bfloat16().float()
     cosine = torch.cosine_similarity(kept, meant, dim=0)
-    assert cosine < 0.5
+    assert cosine == pytest.approx(0.18, abs=0.02)
     exact = fast.clone()
     reposition_(exact, slow, 0.8)
     assert torch.cosine_similarity(exact - slow, meant, dim=0) > 0.999
+
+
+def test_a_trainer_that_leaves_out_the_call_before_the_first_step_is_refused() -> None:
+    trainer = Trainer("sgd", 1)
+    run_pass = trainer.run_pass
+    trainer.run_pass = lambda pass_: run_pass(Pass(pass_.stage))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="before_first_step, and it did not"):
+        sfpo(trainer, 1, 0.5, preset="extragradient").step(trainer)
+
+
+def test_copies_are_complete_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place of `wait`, for which a GPU test could be lucky: after the first gradients, before any step."""
+    trainer = Trainer("adamw", 2)
+    events: list[str] = []
+
+    def seen(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **options: (events.append(name), original(*args, **options))[1])
+
+    update = sfpo(trainer, 1, 0.5)
+    for owner, name in (
+        (update._copy, "take"),
+        (update._copy, "wait"),
+        (update._copy, "reposition"),
+        (trainer, "gradients"),
+    ):
+        seen(owner, name)
+    trainer.optimizer.register_step_pre_hook(lambda *args: events.append("step"))
+    update.step(trainer)
+    assert events[:4] == ["take", "gradients", "wait", "step"]
+    assert events.count("take") == events.count("reposition") == 1
+
+
+def test_an_entropy_that_is_no_number_is_left_out() -> None:
+    gate, clean = EntropyGate("upper", window=3, threshold=1.2), EntropyGate("upper", window=3, threshold=1.2)
+    for entropy in (1.0, float("nan"), 1.0, float("inf")):
+        assert gate.observe(entropy) is None
+    clean.observe(1.0), clean.observe(1.0)
+    assert gate.observe(5.0) == clean.observe(5.0)
+    assert gate.opening == 0.0
+
+
+def test_a_gate_that_is_off_is_open_whatever_was_saved() -> None:
+    closed = EntropyGate("upper", window=2, threshold=0.5)
+    feed(closed, [1.0, 2.0])
+    assert closed.opening == 0.0
+    off = EntropyGate("off")
+    off.load_state_dict(closed.state_dict())
+    assert off.opening == 1.0
+
+
+@pytest.mark.gpu
+def test_a_large_copy_is_waited_for() -> None:
+    """Half a gigabyte to host memory, and a change of the weights right behind `wait`."""
+    weight = torch.nn.Parameter(torch.zeros(1 << 27, device="cuda"))
+    slow_copy = SlowCopy(TorchWeights(torch.optim.SGD([weight])), device="cpu")
+    slow_copy.take(overlap=True)
+    slow_copy.wait()
+    with torch.no_grad():
+        weight.add_(1.0)
+    assert slow_copy.reposition(0.0).norm == pytest.approx((1 << 27) ** 0.5)
+    assert not weight.any()
+    slow_copy.release()
+    held = torch.cuda.host_memory_stats()["allocated_bytes.current"]
+    slow_copy.free_host_memory()
+    assert torch.cuda.host_memory_stats()["allocated_bytes.current"] <= held - 4 * (1 << 27)
+
+
+def test_copies_are_on_a_known_device() -> None:
+    with pytest.raises(ValueError, match="device must be same or cpu"):
+        SlowCopy(TorchWeights(Trainer("sgd", 1).optimizer), device="disk")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,16 @@ class MainShards:
 
     def __init__(self, optimizer: Any, chunks: list[torch.nn.Module]) -> None:
         self._children: list[DistributedOptimizer] = [
-            child for child in optimizer.chained_optimizers if not child.is_stub_optimizer
+            child
+            for child in getattr(optimizer, "chained_optimizers", [optimizer])
+            if not getattr(child, "is_stub_optimizer", False)
         ]
         self._chunks = chunks
         for child in self._children:
             _refuse_unhandled(child)
-        if any(getattr(chunk.config, "fp4_param", False) for chunk in chunks):
-            raise ValueError(_REFUSAL.format("FP4 parameter gather"))
+        for name, setting in (("FP8", "fp8_param"), ("FP4", "fp4_param")):
+            if any(getattr(chunk.config, setting, False) for chunk in chunks):
+                raise ValueError(_REFUSAL.format(f"{name} parameters"))
 
     def pairs(self) -> Iterator[tuple[DistributedOptimizer, torch.nn.Parameter, torch.Tensor]]:
         """(optimizer, model parameter, this rank's fp32 shard of it), in a fixed order."""
@@ -112,6 +115,11 @@ def _counts_once(child: DistributedOptimizer, shard: torch.Tensor) -> bool:
 
 def _refuse_unhandled(child: Any) -> None:
     """Each of these keeps (a copy of) the main parameters where a blend of the shards would not reach it."""
+    if not isinstance(child, DistributedOptimizer):
+        raise ValueError(
+            f"SFPO moves the shards of Megatron's distributed optimizer, and this one is a {type(child).__name__}. "
+            "Set use_distributed_optimizer=True in OptimizerConfig and DistributedDataParallelConfig, with adam."
+        )
     config, ddp = child.config, child.ddp_config
     refusals = {
         "the precision-aware optimizer": config.use_precision_aware_optimizer,

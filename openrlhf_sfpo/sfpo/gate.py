@@ -77,14 +77,17 @@ class EntropyGate:
         """What part of alpha the next batch uses: 1 while the gate is open, 0 for plain GRPO."""
         if self.stop_step is not None and self.batches >= self.stop_step:
             return 0.0
-        if self.closed_at is None:
+        if self.closed_at is None or self.side == "off":
             return 1.0
         if self.after == "decay":
             return max(0.0, 1.0 - (self.batches - self.closed_at + 1) / (self.decay_steps + 1))
         return 0.0
 
     def observe(self, entropy: float) -> float | None:
-        """Record an entropy (nats per token); return its z-score, or None while the window is not full."""
+        """Record an entropy (nats per token); return its z-score, or None while the window is not full. One that is not
+        finite is left out: it would keep every later one from firing."""
+        if not math.isfinite(entropy):
+            return None
         self._entropies.append(entropy)
         self._observed += 1
         if len(self._entropies) < self._entropies.maxlen:
@@ -115,7 +118,8 @@ class EntropyGate:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned. A smaller window keeps the newest entropies."""
+        """Restore what `state_dict` returned, under the options of this gate: a smaller window keeps the newest
+        entropies, and a gate that is `off` is open whatever the saved one was."""
         self.batches = state["batches"]
         self.closed_at = state["closed_at"]
         self._observed = state["observed"]

@@ -107,7 +107,7 @@ class SlowCopy:
             GPU, and kept for the next batch until `free_host_memory`; torch rounds each tensor's up to a power of two).
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: an unknown mode or device.
     """
 
     def __init__(
@@ -120,6 +120,8 @@ class SlowCopy:
             raise ValueError(
                 f"optimizer_state must be maintain, restore, interpolate or reset, got {optimizer_state!r}"
             )
+        if device not in ("same", "cpu"):
+            raise ValueError(f"device must be same or cpu, got {device!r}")
         self._weights = weights
         self._mode = optimizer_state
         self._offload = device == "cpu"
@@ -157,7 +159,7 @@ class SlowCopy:
     def wait(self) -> None:
         """Let the GPU change nothing before copies to host memory are done."""
         if self._copied is not None:
-            torch.cuda.current_stream().wait_event(self._copied)
+            torch.cuda.current_stream(self._device()).wait_event(self._copied)
             self._copied = None
 
     @torch.no_grad()
@@ -167,9 +169,10 @@ class SlowCopy:
         Args:
             alpha: step size in [0, 1].
             refresh: bring what the forward pass reads in line; not needed where an optimizer step follows at once.
-            measure: compute the norms; on a CPU they are a fifth of the work. Without, they are NaN.
+            measure: compute the norms; on a CPU they are a third of the work. Without, they are NaN.
         """
         assert self._slow is not None, "reposition needs a snapshot"
+        assert self._copied is None, "wait was not called before the weights changed"
         self._synchronize()
         started = time.perf_counter()
         norms = SquaredNorms()
@@ -195,9 +198,11 @@ class SlowCopy:
         self._group_steps: list[Any] = []
 
     def free_host_memory(self) -> None:
-        """Give the pinned host memory back; for when no further copy is expected."""
+        """Give the pinned host memory back to the system; for when no further copy is expected."""
         assert self._slow is None, "a snapshot is held"
-        self._host.clear()
+        if self._host:
+            self._host.clear()
+            torch.accelerator.empty_host_cache()  # torch would keep it pinned for the rest of the process
 
     def _reposition_state(self, index: int, shard: Shard, alpha: float) -> None:
         if self._mode == "reset" or (self._mode == "restore" and not self._state[index]):
@@ -251,8 +256,9 @@ class SlowCopy:
         if not (self._offload and shards and shards[0].weight.is_cuda):
             yield
             return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        device = self._device()
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             yield
         self._copied = stream.record_event()
@@ -267,7 +273,7 @@ class SlowCopy:
 
     def _synchronize(self) -> None:
         if self._device().type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device())
 
 
 def _reset_state(shard: Shard) -> None:

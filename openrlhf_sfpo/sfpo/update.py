@@ -1,7 +1,7 @@
 """One SFPO update over a rollout batch: fast passes, reposition, slow pass (arXiv 2510.04072, Algorithm 1)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from openrlhf_sfpo.sfpo.gate import EntropyGate
@@ -27,7 +27,7 @@ class Pass:
             does, so that a run ends at the learning rate of the GRPO run that it is compared with.
         learning_rate_factor: what the schedule's learning rate is multiplied by in this pass.
         before_first_step: called when the first train batch's gradients are there (reduced, in the gradient buffers)
-            and before the optimizer's step.
+            and before the optimizer's step. A runner that does not call it is refused.
         repositioned_next: the weights are moved right after it, so that nobody reads what the last optimizer step
             leaves: gathering the parameters may be skipped.
     """
@@ -66,7 +66,7 @@ class SlowFastUpdate:
     | `grpo_scaled_lr` | one slow pass at K alpha + 1 times the learning rate, the distance that K fast        |
     |                  | passes, a reposition and a slow pass would cover if all their steps were the same     |
     | `lookahead`      | K fast passes, reposition, no slow pass; the metrics are the last fast pass's.        |
-    |                  | `restore` is the same as `reset`, since no step comes after the reposition            |
+    |                  | With `restore` Adam starts afresh in every batch, since no step follows the reposition |
     | `extragradient`  | K fast passes to look ahead; the slow pass's first gradient, taken there, is applied  |
     |                  | at theta_slow (alpha = 0), and the rest of the slow pass goes on from there           |
 
@@ -125,9 +125,10 @@ class SlowFastUpdate:
         opening = self.gate.opening
         alpha = self.alpha * opening
         active = self.k > 0 and opening > 0
+        scaled = self._scale > 0 and opening > 0
         metrics: dict[str, float | None] = {
-            "sfpo/active": float(active),
-            "sfpo/alpha": alpha if active else 0.0,
+            "sfpo/active": float(active or scaled),
+            "sfpo/alpha": alpha if active or scaled else 0.0,
             "sfpo/displacement": 0.0,
             "sfpo/displacement_rel": 0.0,
             "sfpo/fast_kl": 0.0,
@@ -192,8 +193,17 @@ class SlowFastUpdate:
         return self._run(runner, Pass("slow", advances_schedule=True, **options))
 
     def _run(self, runner: PassRunner, pass_: Pass) -> dict[str, float]:
+        called: list[bool] = []
+
+        def before_first_step() -> None:
+            pass_.before_first_step()
+            called.append(True)
+
         self.backward_passes_total += 1
-        return runner.run_pass(pass_)
+        metrics = runner.run_pass(replace(pass_, before_first_step=before_first_step))
+        if not called:
+            raise RuntimeError("the trainer's run_pass must call Pass.before_first_step, and it did not")
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Gate and counters, as plain Python values."""

@@ -44,15 +44,18 @@ class TorchWeights:
     """The weights of any torch optimizer whose parameters are whole on every rank (one process, or DDP).
 
     Args:
-        optimizer: its parameters that require gradients are the weights.
+        optimizer: its parameters that require gradients are the weights, all on one device.
 
     Raises:
-        ValueError: a parameter is neither fp32 nor fp64. A blend in 16 bits loses most of an update: at a learning
-            rate of 1e-6 nearly every weight is rounded back to where it was.
+        ValueError: parameters on several devices, or a parameter that is neither fp32 nor fp64. A blend in 16 bits
+            loses most of an update: at a learning rate of 1e-6 nearly every weight is rounded back to where it was.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
+        devices = {str(parameter.device) for parameter in self._parameters()}
+        if len(devices) > 1:
+            raise ValueError(f"SFPO needs all weights of a process on one device, and they are on {sorted(devices)}.")
         for parameter in self._parameters():
             if parameter.dtype not in (torch.float32, torch.float64):
                 raise ValueError(
@@ -69,6 +72,7 @@ class TorchWeights:
         """Nothing to do: the forward pass reads the weights themselves."""
 
     def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        """The values themselves: nothing is elsewhere. Under DDP times stay this process's own."""
         return values
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
