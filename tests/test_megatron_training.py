@@ -368,12 +368,13 @@ def test_overlap_changes_nothing(
     ranks: RankPool, tmp_path: Path, preset: str, dtype: torch.dtype, overlaps: tuple[bool, bool]
 ) -> None:
     """Gradients reduced beside the backward pass and parameters gathered beside the next forward pass, in several
-    buckets, over two data-parallel ranks and two rollout batches: the same bits."""
+    buckets, over two data-parallel ranks and two rollout batches. The ranks own other pieces with buckets than without,
+    over which the gradient norm is summed in another order."""
     path = str(make_model(tmp_path / "model", "qwen2", tied=True))
     samples = with_old_log_probs(path, make_samples(12))
     without = ranks.run(2, overlapped, path, samples, preset, dtype, (False, False))[0]
     with_it = ranks.run(2, overlapped, path, samples, preset, dtype, overlaps)[0]
-    assert all(torch.equal(without[name], with_it[name]) for name in without)
+    assert (flat(without) - flat(with_it)).norm() <= 1e-7 * flat(without).norm()
 
 
 def overlapped(
@@ -631,6 +632,7 @@ def refusals(path: str) -> dict[str, str]:
     from megatron.core.optimizer import OptimizerConfig
     from megatron.core.optimizer.optimizer import ChainedOptimizer, FP32Optimizer
 
+    from openrlhf_sfpo.megatron import cpu
     from openrlhf_sfpo.megatron.shards import MainShards
 
     actor = jobs.make_actor(path, (1, 1, 1))
@@ -645,7 +647,8 @@ def refusals(path: str) -> dict[str, str]:
     }
     said = {}
     plain = torch.optim.AdamW(actor._chunks[0].parameters())
-    whole = FP32Optimizer(plain, OptimizerConfig(), init_state_fn=lambda *args: None)
+    with cpu.device_scope():
+        whole = FP32Optimizer(plain, OptimizerConfig(), init_state_fn=lambda *args: None)
     try:
         MainShards(ChainedOptimizer([whole]), actor._chunks)
     except ValueError as error:
