@@ -70,9 +70,14 @@ def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list
     return [[samples[n] for rank in step for members in rank for n in members] for step in plan]
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("k", [0, 2], ids=["GRPO", "SFPO"])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    ("name", "k", "tied"),
+    [
+        *((name, 2, tied) for name in LAYOUTS for tied in (True, False)),
+        ("TP2PP2DP1", 0, True),
+        ("VPP2", 0, False),
+    ],
+)
 def test_updates_equal_a_plain_pytorch_loop(ranks: RankPool, tmp_path: Path, tied: bool, k: int, name: str) -> None:
     """Two rollout batches of two optimizer steps each, from recorded rollouts. Adam's first steps are sign-like, so
     norms are compared."""
