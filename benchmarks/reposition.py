@@ -140,7 +140,7 @@ def plain_copy(weights: list[torch.nn.Parameter]) -> Callable[[], None]:
 
 
 def forward_and_backward(model: LlamaForCausalLM, tokens: int) -> Callable[[], None]:
-    inputs = torch.randint(0, 8192, (tokens // SEQUENCE, SEQUENCE), device=model.device)
+    inputs = torch.randint(0, model.config.vocab_size, (tokens // SEQUENCE, SEQUENCE), device=model.device)
 
     def forward_and_backward() -> None:
         # On a GPU models train in bf16.

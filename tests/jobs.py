@@ -37,7 +37,6 @@ def use_sgd(actor: Any) -> None:
         # The shards are views of buffers, which a torch optimizer takes in its groups only, as Megatron gives them.
         sgd.param_groups = [{**sgd.defaults, **group} for group in child.optimizer.param_groups]
         child.optimizer = sgd
-    actor.learning_rate.scale(1.0)
 
 
 def forward(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> list[torch.Tensor]:
@@ -79,7 +78,6 @@ def train(
     )
     loss = PPOClipLoss(0.2, 0.2)
     metrics = [actor.update(my_share(samples), loss, update) for _ in range(batches)]
-    actor.finish_parameter_gather()
     assert_copies_agree(actor)
     return metrics, weights_of(actor)
 
@@ -89,6 +87,7 @@ def assert_copies_agree(actor: Any) -> None:
     import torch.distributed as dist
     from megatron.core import parallel_state
 
+    actor.finish_parameter_gather()
     place = (parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_rank())
     mine = {}
     for index, chunk in enumerate(actor._chunks):
@@ -98,6 +97,11 @@ def assert_copies_agree(actor: Any) -> None:
             if name.endswith(("word_embeddings.weight", "output_layer.weight")) and actor.model_config.tied_embeddings:
                 key = (place[0], "tied")
             assert mine.setdefault(key, bits) == bits, key
+    holds_embeddings = parallel_state.is_pipeline_first_stage(ignore_virtual=True) or (
+        parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+    )
+    if actor.model_config.tied_embeddings:
+        assert ((place[0], "tied") in mine) == holds_embeddings
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     found: dict[Any, bytes] = {}
@@ -106,16 +110,22 @@ def assert_copies_agree(actor: Any) -> None:
             assert found.setdefault(key, bits) == bits, key
 
 
-def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:
-    """Old log-probabilities from the actor itself, then one GRPO update."""
+def on_policy_step(actor: Any, samples: list[Any], update: Any) -> dict[str, Any]:
+    """Old log-probabilities from the actor as it is now, then an update."""
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
-    actor = make_actor(path, layout, **settings)
     mine = my_share(samples)
     for sample, log_probs in zip(mine, actor.forward(mine), strict=True):
         sample.old_log_probs = log_probs
-    return actor.update(mine, PPOClipLoss(), SlowFastUpdate(actor.shards, 0, 0.8, EntropyGate("off")))
+    return actor.update(mine, PPOClipLoss(), update)
+
+
+def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:
+    """Old log-probabilities from the actor itself, then one GRPO update."""
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+    actor = make_actor(path, layout, **settings)
+    return on_policy_step(actor, samples, SlowFastUpdate(actor.shards, 0, 0.8, EntropyGate("off")))
 
 
 def inspect_reposition(
@@ -138,8 +148,7 @@ def inspect_reposition(
     displacement = slow_copy.reposition(0.8)
     after = owned_state(actor)
     slow_copy.release()
-    actor.finish_parameter_gather()
-    parameters = {name: p.detach().clone() for chunk in actor._chunks for name, p in chunk.named_parameters()}
+    assert_copies_agree(actor)
     owned = []
     for child, parameter, shard in actor.shards.pairs():
         place = child._get_model_param_range_map(parameter)["param"]
@@ -149,7 +158,6 @@ def inspect_reposition(
         "fast": fast,
         "after": after,
         "owned": owned,
-        "parameters": parameters,
         "displacement": displacement,
         "bytes": bytes_held,
         "weights": weights_of(actor),

@@ -142,7 +142,7 @@ class SlowCopy:
         """
         assert self._slow is None, "a snapshot is already held"
         shards = list(self._weights.shards())
-        with self._side_stream(shards):
+        with self._side_stream():
             self._slow = [self._copy(index, shard.weight) for index, shard in enumerate(shards)]
             if self._mode in ("restore", "interpolate"):
                 self._state = [
@@ -250,13 +250,13 @@ class SlowCopy:
         return self._host[key].copy_(value.detach(), non_blocking=True)
 
     @contextmanager
-    def _side_stream(self, shards: list[Shard]) -> Iterator[None]:
+    def _side_stream(self) -> Iterator[None]:
         """Copies from a GPU to host memory have a stream of their own, so that they can go on while the first fast pass
         computes."""
-        if not (self._offload and shards and shards[0].weight.is_cuda):
+        device = self._device()
+        if not (self._offload and device.type == "cuda"):
             yield
             return
-        device = self._device()
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
