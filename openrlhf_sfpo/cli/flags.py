@@ -3,6 +3,8 @@
 import argparse
 import ast
 import importlib.util
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,11 +67,25 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, set[str]]:
         UsageError: the file is missing, not YAML, or has a name that is no flag.
         SystemExit: argparse's own errors, status 2.
     """
-    parser = build_parser()
     config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     config_only.add_argument("--config")
     path = config_only.parse_known_args(argv)[0].config
-    words = [*(_config_arguments(parser, Path(path)) if path else []), *argv]
+    settings = flatten(read_yaml("--config", Path(path))) if path else {}
+    return parse_settings(settings, f"--config {path}", argv)
+
+
+def parse_settings(
+    settings: dict[str, Any], source: str, argv: Sequence[str] = ()
+) -> tuple[argparse.Namespace, set[str]]:
+    """As `parse`, with settings that are already read.
+
+    Args:
+        settings: values by dotted name.
+        source: where they come from, for errors.
+        argv: flags that have the last word.
+    """
+    parser = build_parser()
+    words = [*_as_arguments(parser, settings, source), *argv]
     namespace = parser.parse_args(words)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
@@ -77,32 +93,53 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, set[str]]:
     return namespace, set(vars(parser.parse_args(words)))
 
 
-def _config_arguments(parser: argparse.ArgumentParser, path: Path) -> list[str]:
-    """The settings of a YAML file as command-line words, so that argparse checks them like flags."""
+def read_yaml(flag: str, path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; `flag` is who asked for it.
+
+    Raises:
+        UsageError: the file is missing, not YAML, or something else than a mapping.
+    """
     if not path.is_file():
-        raise UsageError("--config", f"{path} does not exist.", "Give the path of a YAML file.")
+        raise UsageError(flag, f"{path} does not exist.", "Give the path of a YAML file.")
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UsageError("--config", f"{path} is not YAML ({error}).", "Mend it.") from None
+        content = yaml.load(path.read_text(), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(flag, f"{path} is not YAML ({error}).", "Mend it.") from None
     if not isinstance(content, dict):
-        raise UsageError("--config", f"{path} is not a mapping of names to values.", "Write `name: value` lines.")
+        raise UsageError(flag, f"{path} is not a mapping of names to values.", "Write `name: value` lines.")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as the number it is to everybody else; YAML 1.1 wants 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _as_arguments(parser: argparse.ArgumentParser, settings: dict[str, Any], source: str) -> list[str]:
+    """Settings as command-line words, so that argparse checks them like flags."""
     actions = {action.dest: action for action in parser._actions}
     words: list[str] = []
-    for name, value in _flatten(content).items():
+    for name, value in settings.items():
         action = actions.get(name)
         if action is None or name == "config":
-            raise UsageError("--config", f"{path} sets {name!r}, which is no flag.", "See --help for the names.")
+            raise UsageError(
+                source, f"sets {name!r}, which is no flag.", "See openrlhf-sfpo train --help for the names."
+            )
         words += _words(action, value)
     return words
 
 
-def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested or dotted names as dotted names."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            flat.update(_flatten(value, f"{name}."))
+            flat.update(flatten(value, f"{name}."))
         else:
             flat[name] = value
     return flat

@@ -1,8 +1,14 @@
 """`openrlhf-sfpo`: picks the command. Each command is one file beside this one."""
 
+import importlib
 import sys
 
-COMMANDS = {"train": "train a model with SFPO (or GRPO) through OpenRLHF"}
+COMMANDS = {
+    "train": "train a model with SFPO (or GRPO) through OpenRLHF",
+    "eval": "sample answers from a model with vLLM and grade them",
+    "compare": "train with several presets, settings and seeds, and compare them",
+    "report": "tables, plots and a page about one or more runs",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f"openrlhf-sfpo: there is no command {argv[0]!r}; there is {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    from openrlhf_sfpo.cli import train
-
-    return train.main(argv[1:])
+    # "eval" is a Python builtin, so its file has the long name.
+    module = {"eval": "evaluate"}.get(argv[0], argv[0])
+    return importlib.import_module(f"openrlhf_sfpo.cli.{module}").main(argv[1:])
 
 
 if __name__ == "__main__":

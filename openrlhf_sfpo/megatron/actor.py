@@ -1,6 +1,7 @@
 """The Megatron-Core actor: log-probabilities, SFPO updates, weights in and out. Every rank makes the same calls."""
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
@@ -144,6 +145,13 @@ class MegatronActor:
             for _ in stream:
                 pass
         dist.barrier()
+
+    def close(self) -> None:
+        """Free model and optimizer, which refer to themselves in circles. The process groups stay."""
+        vars(self).clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def finish_parameter_gather(self) -> None:
         """With overlap_param_gather the last update's parameters are gathered by the next forward pass only; do it

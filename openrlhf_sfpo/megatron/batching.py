@@ -101,7 +101,10 @@ def plan_micro_batches(
         shares = _deal(members, flat, len(lengths))
         count = max((_bins_needed(share, flat, max_tokens) for share in shares), default=1)
         count = -(-max(count, 1) // multiple_of) * multiple_of
-        plan.append([[sorted(bin_) for bin_ in _deal(share, flat, count)] for share in shares])
+        # Samples of one length side by side: attention takes them together.
+        plan.append(
+            [[sorted(bin_, key=lambda n: (flat[n], n)) for bin_ in _deal(share, flat, count)] for share in shares]
+        )
     return plan
 
 

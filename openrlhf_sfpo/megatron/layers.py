@@ -7,6 +7,7 @@ bf16 layers (Megatron's cast it back in every layer).
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,11 @@ def _kernels(query: torch.Tensor, longest: int) -> contextlib.AbstractContextMan
     if query.device.type == "cpu" and query.dtype != torch.float32 and longest <= 512:
         return sdpa_kernel(SDPBackend.MATH)
     return contextlib.nullcontext()
+
+
+def _by_sequence(packed: torch.Tensor, length: int) -> torch.Tensor:
+    """[sequences * length, heads, head_dim] as [sequences, heads, length, head_dim]."""
+    return packed.unflatten(0, (-1, length)).transpose(1, 2)
 
 
 class PackedSDPA(MegatronModule):
@@ -80,19 +86,19 @@ class PackedSDPA(MegatronModule):
             # The fused CPU kernel wants as many key/value heads as query heads.
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
+        # Neighbours of one length, which `batching` puts side by side, are one call: short ones come by the hundred.
+        runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
+        sizes = [length * count for length, count in runs]
         with _kernels(query, max(lengths)):
             outputs = [
-                # [tokens, heads, head_dim] -> [1, heads, tokens, head_dim] and back
                 F.scaled_dot_product_attention(
-                    q.transpose(0, 1).unsqueeze(0),
-                    k.transpose(0, 1).unsqueeze(0),
-                    v.transpose(0, 1).unsqueeze(0),
-                    is_causal=True,
-                    scale=self.softmax_scale,
+                    *(_by_sequence(part, length) for part in parts), is_causal=True, scale=self.softmax_scale
                 )
-                .squeeze(0)
-                .transpose(0, 1)
-                for q, k, v in zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+                .transpose(1, 2)
+                .flatten(0, 1)
+                for (length, _), *parts in zip(
+                    runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True
+                )
             ]
         return torch.cat(outputs)
 

@@ -79,10 +79,13 @@ class Layout:
 
 
 def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta = timedelta(minutes=60)) -> None:
-    """Start torch.distributed (unless it runs already) and Megatron's process groups.
+    """Start torch.distributed and Megatron's process groups, each unless it runs already.
 
     Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the environment, as torchrun and Ray actors set them.
     NCCL carries CUDA tensors; CPU tensors always go through gloo.
+
+    Raises:
+        RuntimeError: Megatron's groups are there for another layout.
     """
     import torch
     from megatron.core import parallel_state, tensor_parallel
@@ -91,13 +94,22 @@ def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta = timed
         if use_cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo", timeout=timeout)
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tp,
-        pipeline_model_parallel_size=layout.pp,
-        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-        order="tp-cp-ep-pp-dp",
-        create_gloo_process_groups=True,
-        distributed_timeout_minutes=max(1, int(timeout.total_seconds() // 60)),
-    )
+    if parallel_state.model_parallel_is_initialized():
+        running = Layout(
+            parallel_state.get_tensor_model_parallel_world_size(),
+            parallel_state.get_pipeline_model_parallel_world_size(),
+            parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
+        )
+        if running != layout:
+            raise RuntimeError(f"this process has groups for {running}, and {layout} is asked for")
+    else:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=layout.tp,
+            pipeline_model_parallel_size=layout.pp,
+            virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+            order="tp-cp-ep-pp-dp",
+            create_gloo_process_groups=True,
+            distributed_timeout_minutes=max(1, int(timeout.total_seconds() // 60)),
+        )
     # Dropout is zero everywhere, but Megatron's parallel layers insist on a seeded tracker.
     tensor_parallel.model_parallel_cuda_manual_seed(0)

@@ -1,7 +1,6 @@
 """The Ray actors that stand where OpenRLHF's policy and reference actors stand, with Megatron inside."""
 
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray.launcher import BaseModelActor
 
 from openrlhf_sfpo.config import MegatronConfig, SFPOConfig, section
+from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.megatron.actor import MegatronActor
 from openrlhf_sfpo.megatron.batching import Sample
 from openrlhf_sfpo.megatron.layout import Layout
@@ -23,7 +23,7 @@ from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 class MegatronModelActor(BaseModelActor):
     """What the policy and the reference actor have in common: a Megatron model that gives log-probabilities."""
 
-    actor: MegatronActor
+    actor: MegatronActor | None = None
 
     def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
         """As OpenRLHF's, but `forward` gets its whole chunk at once, to pack and pipeline it."""
@@ -67,6 +67,9 @@ class MegatronModelActor(BaseModelActor):
         self.strategy = strategy
         self.args = strategy.args
         self.events = Events()
+        if self.actor is not None:
+            self.actor.close()
+            self.actor = None
         megatron = section(MegatronConfig, self.args.megatron)
         layout = Layout(
             megatron.tensor_model_parallel_size,
@@ -79,8 +82,11 @@ class MegatronModelActor(BaseModelActor):
 class PolicyActor(MegatronModelActor):
     """The policy: log-probabilities, SFPO updates, weights to vLLM, models to disk.
 
-    The methods are those that OpenRLHF's controller calls on its own PolicyModelActor.
+    The methods are those that OpenRLHF's controller calls on its own PolicyModelActor. Initialized again, it begins
+    anew with the processes and connections that it has.
     """
+
+    _sync: Any = None
 
     def init_model_from_pretrained(
         self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
@@ -89,8 +95,11 @@ class PolicyActor(MegatronModelActor):
         self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
         self._samples: list[Sample] = []
         self._infos: list[dict[str, float]] = []
-        self._sync = None
-        if vllm_engines:
+        if self._sync is not None:
+            # Not the first run of these workers: the engines have the weights that the last run ended with.
+            self._sync.follow(self.actor)
+            self._sync.send()
+        elif vllm_engines:
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
             workers = len(vllm_engines) * self.args.vllm.tensor_parallel_size
@@ -185,7 +194,7 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
         ddp_bucket_size=megatron.ddp_bucket_size,
         log_prob_chunk_size=megatron.log_prob_chunk_size,
         weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
-        num_threads=None if cuda else max(1, (os.cpu_count() or 1) // args.actor.num_gpus_per_node),
+        num_threads=None if cuda else max(1, usable_cpus() // args.actor.num_gpus_per_node),
         optimizer=OptimizerSettings(
             lr=adam.lr,
             betas=tuple(adam.betas),

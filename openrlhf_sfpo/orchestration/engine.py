@@ -1,12 +1,12 @@
 """OpenRLHF's vLLM engine actor with vLLM's native weight transfer, log-probabilities, and rewards that do not fail
 silently. Generation is OpenRLHF's own."""
 
-import os
 from typing import Any
 
 import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
+from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.weight_sync import backend_for
 from openrlhf_sfpo.tasks.rewards import CheckedReward
@@ -69,6 +69,11 @@ class RolloutEngine(_Undecorated):
                 raise RewardFailure(f"A reward is {reward}; rewards must be finite numbers.")
         return responses
 
+    async def restart(self, seed: int) -> None:
+        """Be as after the start, but for the weights: no cached prefixes, random numbers from `seed`."""
+        await self.llm.reset_prefix_cache()
+        await self.llm.collective_rpc(_seed_worker, args=(seed,))
+
     async def init_weight_transfer_engine(self, request: Any) -> None:
         await self.llm.init_weight_transfer_engine(request)
 
@@ -80,6 +85,12 @@ class RolloutEngine(_Undecorated):
 
     async def finish_weight_update(self) -> None:
         await self.llm.finish_weight_update()
+
+
+def _seed_worker(worker: Any, seed: int) -> None:
+    from vllm.utils.torch_utils import set_random_seed
+
+    set_random_seed(seed)
 
 
 class EngineClass:
@@ -111,7 +122,7 @@ def engine_env(device: str, eager: bool, verbose: bool) -> dict[str, str]:
     env = {"VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING"}
     if device == "cpu":
         # Rollout and training take turns, so the engine may use every core, and must not be bound to some.
-        env.update(VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS=str(os.cpu_count() or 1))
+        env.update(VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS=str(usable_cpus()))
         if eager:
             # vLLM still compiles a few helpers of its sampler, which costs the first rollout some twenty seconds.
             env["TORCH_COMPILE_DISABLE"] = "1"

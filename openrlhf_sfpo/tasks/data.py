@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from openrlhf_sfpo.errors import UsageError
 
 REASONING_GYM = "reasoning_gym:"
-_FILES = (".jsonl", ".json", ".parquet")
+FILES = (".jsonl", ".json", ".parquet")
 
 
 def resolve_dataset(
@@ -42,7 +42,7 @@ def resolve_dataset(
     resolved = []
     for part in (piece.strip() for piece in spec.split(",")):
         if part.startswith(REASONING_GYM):
-            rows = _generate(flag, part, input_key, label_key or "label")
+            rows = generate(flag, part, input_key, label_key or "label")
             if held_out_from is not None:
                 rows = list({row[input_key]: row for row in rows if row[input_key] not in held_out_from}.values())
                 if not rows:
@@ -54,7 +54,7 @@ def resolve_dataset(
                     )
             resolved.append(str(_write(rows, directory / f"{flag.removeprefix('--')}_{len(resolved)}.jsonl")))
             continue
-        if Path(part).suffix in _FILES:
+        if Path(part).suffix in FILES:
             check_file(flag, Path(part), [key for key in (input_key, label_key) if key])
         elif _is_path(part) and not Path(part.split("@")[0]).exists():
             raise UsageError(flag, f"{part} does not exist.", "Give the path of a file or directory.")
@@ -76,7 +76,8 @@ def check_file(flag: str, path: Path, keys: list[str]) -> None:
     if not path.is_file():
         raise UsageError(flag, f"{path} does not exist.", "Give the path of a .jsonl, .json or .parquet file.")
     count = 0
-    for where, row in _rows(flag, path):
+    rows = _parquet_schema(flag, path) if path.suffix == ".parquet" else read_rows(flag, path)
+    for where, row in rows:
         count += 1
         missing = [key for key in keys if key not in row]
         if missing:
@@ -98,18 +99,31 @@ def prompts_of(paths: str, input_key: str) -> set[str]:
     return {prompt for prompt in prompts if isinstance(prompt, str)}  # a chat is never a generated prompt
 
 
-def _rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) for every row; of a parquet file only the columns are looked at."""
+def _parquet_schema(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One row with the file's columns, if it has any rows: all its rows have the same."""
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+        names = pyarrow.parquet.read_schema(path).names
+    except (OSError, ValueError) as error:
+        raise UsageError(flag, f"{path} is not a parquet file ({error}).", "Download it again.") from None
+    if metadata.num_rows:
+        yield "its schema", dict.fromkeys(names)
+
+
+def read_rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) for every row of a .jsonl, .json or .parquet file.
+
+    Raises:
+        UsageError: naming the file, the line and what is wrong.
+    """
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        try:
-            schema = pyarrow.parquet.read_schema(path)
-            count = pyarrow.parquet.read_metadata(path).num_rows
-        except (OSError, ValueError) as error:
-            raise UsageError(flag, f"{path} is not a parquet file ({error}).", "Download it again.") from None
-        if count:
-            yield "its schema", dict.fromkeys(schema.names)
+        list(_parquet_schema(flag, path))
+        for number, row in enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1):
+            yield f"row {number}", row
         return
     try:
         text = path.read_text(encoding="utf-8")
@@ -139,7 +153,7 @@ def _rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"line {number}", row
 
 
-def _generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict[str, Any]]:
+def generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict[str, Any]]:
     """The rows of a reasoning-gym data set. The label is what its own scorer needs, as JSON."""
     import reasoning_gym
 

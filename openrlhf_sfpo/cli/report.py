@@ -1,0 +1,60 @@
+"""`openrlhf-sfpo report`: what one or more runs came to, as tables, plots and a page."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.report.comparison import Comparison
+from openrlhf_sfpo.report.page import write_report
+from openrlhf_sfpo.report.runs import find_runs, load_run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Report; return the exit status: 0, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="openrlhf-sfpo report",
+        description="Compare runs, also while they are running: accuracy against rollouts, backward passes and time, "
+        "what it takes to reach the baseline's best accuracy, and training dynamics. Runs that differ in --sfpo.* are "
+        "variants, other flags that differ are settings of which each variant is shown at its best, and --train.seed "
+        "tells repetitions apart.",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="RUN_DIR",
+        help="run directories, or directories with runs in them, such as a comparison's",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="where report.html, .json, .md and the plots go (default: the first RUN_DIR)"
+    )
+    parser.add_argument("--baseline", help="the variant or preset to compare with (default: grpo)")
+    parser.add_argument(
+        "--dataset", help="the evaluation data set to compare on (default: the unweighted mean over all)"
+    )
+    parser.add_argument("--title", help="of the page (default: made from the directories' names)")
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        runs = [load_run(directory) for directory in find_runs(args.paths)]
+        out = args.out or args.paths[0]
+        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            raise UsageError("--out", f"{out} cannot be written.", "Choose another directory.")
+        try:
+            comparison = Comparison(runs, args.baseline, args.dataset)
+        except ValueError as error:
+            raise UsageError("--baseline", f"{error}.", "Name one of them.") from None
+        title = args.title or "SFPO report: " + ", ".join(path.absolute().name for path in args.paths)
+        tables, files = write_report(comparison, out, title)
+    except UsageError as error:
+        print(f"openrlhf-sfpo report: error: {error}", file=sys.stderr)
+        return 2
+    print("\n\n".join(table.text() for table in tables))
+    print(f"\n{files[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Engines, actors and the trainer of a run, handed to the next run instead of being started again.
+
+Starting them takes longer than many a short run. What is handed on is reset: the actors build model and optimizer anew
+in their processes, the engines get those weights, forget cached prefixes and are seeded, the trainer begins from nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+# What may differ between two runs that share their workers. Everything else (model, layout, engines, devices, and the
+# reward, which the engines compute) is settled when the workers start.
+_FREE_SECTIONS = ("sfpo.", "ckpt.", "eval.", "logger.", "data.prompt", "algo.advantage.", "actor.adam.", "actor.lr_")
+_FREE = {
+    "config",
+    "run.dir",
+    "run.eval_at_ends",
+    "run.samples_per_step",
+    "train.seed",
+    "train.batch_size",
+    "train.max_tokens_per_gpu",
+    "train.max_epochs",
+    "train.num_episodes",
+    "rollout.batch_size",
+    "rollout.n_samples_per_prompt",
+    "rollout.max_new_tokens",
+    "rollout.temperature",
+    "rollout.top_p",
+    "rollout.record_dir",
+    "actor.max_norm",
+    "actor.min_lr_ratio",
+    "actor.eps_clip",
+    "actor.eps_clip_low_high",
+    "actor.dual_clip",
+    "actor.entropy_coef",
+    "data.max_samples",
+    "megatron.log_prob_chunk_size",
+    "megatron.ddp_bucket_size",
+}
+
+
+def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether a run with the flags `after` can have the workers of one with `before`. (The asynchronous trainer has
+    more actors than are kept here.)"""
+    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return not after["train.async_enable"] and all(
+        name in _FREE or name.startswith(_FREE_SECTIONS) for name in differing
+    )
+
+
+class Kept:
+    """The workers of a session. Each method makes what stands in for one of OpenRLHF's names."""
+
+    def __init__(self) -> None:
+        self._engines: list[Any] | None = None
+        self._groups: dict[int, Any] = {}
+        self._trainers: dict[int, Any] = {}
+
+    def engines(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        """For `create_vllm_engines`."""
+
+        def create_or_reset(
+            num_engines: int, tensor_parallel_size: int, pretrain: str, seed: int, *args: Any, **kwargs: Any
+        ) -> list[Any]:
+            import ray
+
+            if self._engines is None:
+                self._engines = create(num_engines, tensor_parallel_size, pretrain, seed, *args, **kwargs)
+            else:
+                ray.get([engine.restart.remote(seed + index) for index, engine in enumerate(self._engines)])
+            return self._engines
+
+        return create_or_reset
+
+    def group(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        """For `RayActorGroup`. A group is initialized once more for each run, which resets it."""
+
+        def create_or_keep(num_nodes: int, num_gpus_per_node: int, actor_type: Any, **kwargs: Any) -> Any:
+            key = id(actor_type)
+            if key not in self._groups:
+                self._groups[key] = create(num_nodes, num_gpus_per_node, actor_type, **kwargs)
+            return self._groups[key]
+
+        return create_or_keep
+
+    def trainer(self, actor_class: Any) -> "_KeptActor":
+        """For the Ray actor class `PPOTrainer`, which must have a method `restart` that takes what __init__ takes."""
+        return _KeptActor(actor_class)
+
+
+class _KeptActor:
+    """Stands for a Ray actor class: the first `remote` starts the actor, later ones restart it."""
+
+    def __init__(self, actor_class: Any) -> None:
+        self._actor_class = actor_class
+        self._handle: Any = None
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        import ray
+
+        if self._handle is None:
+            self._handle = self._actor_class.remote(*args, **kwargs)
+        else:
+            ray.get(self._handle.restart.remote(*args, **kwargs))
+        return self._handle

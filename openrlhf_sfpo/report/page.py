@@ -1,0 +1,159 @@
+"""Writing a report: plots, one HTML page that needs no other file, and the numbers as JSON."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openrlhf_sfpo.report.comparison import LEVEL, Comparison
+from openrlhf_sfpo.report.plots import all_figures
+from openrlhf_sfpo.report.reading import read_status
+from openrlhf_sfpo.report.runs import AXES
+from openrlhf_sfpo.report.tables import Table, all_tables
+
+PAGE, NUMBERS = "report.html", "report.json"
+
+
+def write_report(comparison: Comparison, directory: Path, title: str) -> tuple[list[Table], list[Path]]:
+    """Write report.html, report.json, report.md and a PNG for each plot.
+
+    Returns:
+        The tables, and the files that were written, the page first.
+    """
+    import jinja2
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tables, pictures, files = all_tables(comparison), {}, []
+    for name, figure in all_figures(comparison).items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=110)
+        pictures[name] = base64.b64encode(buffer.getvalue()).decode()
+        files.append(_write(directory / f"report_{name}.png", buffer.getvalue()))
+    template = jinja2.Environment(loader=jinja2.PackageLoader("openrlhf_sfpo.report", "."), autoescape=True)
+    page = template.get_template("page.html.j2").render(
+        title=title,
+        made=_made(comparison),
+        summary=summary(comparison),
+        figures=pictures,
+        tables=tables,
+        baseline=comparison.baseline,
+        common=_common_settings(comparison),
+        versions=_versions(comparison),
+    )
+    markdown = "\n\n".join([*summary(comparison), *(table.markdown() for table in tables)])
+    return tables, [
+        _write(directory / PAGE, page.encode()),
+        _write(directory / NUMBERS, (json.dumps(numbers(comparison), indent=1) + "\n").encode()),
+        _write(directory / "report.md", f"# {title}\n\n{markdown}\n".encode()),
+        *files,
+    ]
+
+
+def summary(comparison: Comparison) -> list[str]:
+    """The result in sentences: each variant's rollouts to the baseline's best accuracy."""
+    if comparison.baseline is None:
+        return []
+    sentences = []
+    for result in comparison.results[1:]:
+        estimate = result.ratio["rollouts"]
+        passes, seconds = result.ratio["passes"].value, result.ratio["seconds"].value
+        name, runs = result.group.variant, f"{result.reached} of {len(result.group.curves)} runs"
+        goal = f"{comparison.baseline}'s best accuracy ({100 * comparison.target:.1f} %)"
+        if not math.isfinite(result.to_target["rollouts"]):
+            sentences.append(f"{name} does not reach {goal} in most runs ({runs} do).")
+        elif not math.isfinite(estimate.value):
+            sentences.append(f"{name} reaches {goal} in {runs}, which most runs of {comparison.baseline} do not.")
+        else:
+            sentences.append(
+                f"{name} reaches {goal} in {runs}, with {estimate.value:.2f} times fewer rollouts "
+                f"({100 * LEVEL:.0f} % interval {estimate.low:.2f} to {estimate.high:.2f}), {passes:.2f} times fewer "
+                f"backward passes and in {seconds:.2f} times less time; below 1 means more. Its own best is "
+                f"{100 * result.best.value:.1f} %."
+            )
+    return sentences
+
+
+def numbers(comparison: Comparison) -> dict[str, Any]:
+    """Everything in the report's tables and curves, as JSON takes it; None stands for never and not defined."""
+    results = [
+        {
+            "variant": result.group.variant,
+            "setting": result.group.setting,
+            "best_accuracy": dataclasses.asdict(result.best),
+            "last_accuracy": dataclasses.asdict(result.last),
+            "reached": result.reached,
+            "to_target": result.to_target,
+            "ratio": {axis: dataclasses.asdict(estimate) for axis, estimate in result.ratio.items()},
+        }
+        for result in comparison.results
+    ]
+    groups = [
+        {
+            "variant": group.variant,
+            "setting": group.setting,
+            "update": group.update,
+            "swept": group.swept,
+            "seeds": [run.seed for run in group.runs],
+            "curves": [[dataclasses.asdict(point) for point in curve] for curve in group.curves],
+        }
+        for group in comparison.groups
+    ]
+    return _finite(
+        {
+            "baseline": comparison.baseline,
+            "target": comparison.target,
+            "level": LEVEL,
+            "axes": AXES,
+            "results": results,
+            "groups": groups,
+        }
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _made(comparison: Comparison) -> str:
+    states = [run.state for run in comparison.runs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    runs = f"{len(states)} run{'s' if len(states) > 1 else ''} ({counts})"
+    return f"{runs}; made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by openrlhf-sfpo report"
+
+
+def _common_settings(comparison: Comparison) -> str:
+    known = [run.settings for run in comparison.runs if run.settings]
+    if not known:
+        return ""
+    common = {
+        name: value
+        for name, value in known[0].items()
+        if all(s.get(name) == value for s in known) and value is not None
+    }
+    return yaml.safe_dump(common, sort_keys=True, allow_unicode=True)
+
+
+def _versions(comparison: Comparison) -> str:
+    found = {}
+    for run in comparison.runs:
+        status = read_status(run.directory)
+        if "versions" in status:
+            found[repr(status["versions"])] = {"machine": status.get("machine"), **status["versions"]}
+    return yaml.safe_dump_all(found.values(), sort_keys=False)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.rename(path)
+    return path

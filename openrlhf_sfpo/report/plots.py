@@ -1,0 +1,198 @@
+"""The plots of a report, as matplotlib figures."""
+
+from typing import Any
+
+import numpy as np
+
+from openrlhf_sfpo.report.comparison import Comparison, Group, shown
+from openrlhf_sfpo.report.runs import AXES
+
+_DYNAMICS = (
+    ("Mean reward of the rollouts", "reward_mean"),
+    ("Policy entropy (nats per token)", "sfpo/entropy"),
+    ("Tokens per response", "rollout/response_length_mean"),
+    ("Relative movement in the fast passes", "sfpo/displacement_rel"),
+    ("Tokens clipped in the last fast pass", "sfpo/fast_clip_ratio"),
+    ("KL of the last fast pass against theta_0", "sfpo/fast_kl"),
+)
+_MAX_CURVES = 10  # more are a tangle, and matplotlib's colours repeat
+
+
+def all_figures(comparison: Comparison) -> dict[str, Any]:
+    """Figures by name, with what there is no data for left out."""
+    figures: dict[str, Any] = {}
+    if comparison.groups:
+        figures["accuracy"] = accuracy(comparison)
+    if any(run.lines for run in comparison.runs):
+        figures["dynamics"] = dynamics(comparison)
+    if (sweep := _numeric_sweep(comparison)) is not None:
+        figures["sweep"] = settings_sweep(comparison, sweep)
+    if (names := _grid(comparison)) is not None:
+        figures["grid"] = grid(comparison, *names)
+    return figures
+
+
+def accuracy(comparison: Comparison) -> Any:
+    """Held-out accuracy of each variant at its best setting, against rollouts, backward passes and time."""
+    figure = _figure(15, 5.2)
+    panels = figure.subplots(1, 3, sharey=True)
+    groups = [result.group for result in comparison.results][:_MAX_CURVES]
+    for axes, (axis, label) in zip(panels, AXES.items(), strict=True):
+        for index, group in enumerate(groups):
+            x, low, middle, high = _band([[(getattr(p, axis), p.accuracy) for p in curve] for curve in group.curves])
+            axes.plot(x, 100 * middle, color=f"C{index}", label=group.name, linewidth=1.8)
+            axes.fill_between(x, 100 * low, 100 * high, color=f"C{index}", alpha=0.15, linewidth=0)
+        if comparison.target is not None:
+            axes.axhline(100 * comparison.target, color="gray", linestyle="--", linewidth=1)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("held-out accuracy, %")
+    if comparison.target is not None:
+        panels[0].annotate(
+            f"{comparison.baseline}'s best",
+            (0, 100 * comparison.target),
+            xytext=(3, 3),
+            textcoords="offset points",
+            color="gray",
+            fontsize=8,
+        )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(groups)), fontsize=9
+    )
+    runs = max(len(group.curves) for group in groups)
+    figure.suptitle(
+        f"Held-out accuracy: median of up to {runs} runs, band from the lowest to the highest"
+        if runs > 1
+        else "Held-out accuracy"
+    )
+    return figure
+
+
+def dynamics(comparison: Comparison) -> Any:
+    """What the training itself shows, for the same groups; without evaluations, for each run."""
+    figure = _figure(15, 7.5)
+    panels = figure.subplots(2, 3)
+    if comparison.groups:
+        members = [(result.group.name, result.group.runs) for result in comparison.results]
+    else:
+        members = [(run.directory.name, [run]) for run in comparison.runs if run.lines]
+    for axes, (title, metric) in zip(panels.flat, _DYNAMICS, strict=True):
+        for index, (name, runs) in enumerate(members[:_MAX_CURVES]):
+            curves = [list(zip(*series, strict=True)) for run in runs if (series := run.series(metric))[0]]
+            if curves:
+                x, low, middle, high = _band(curves)
+                axes.plot(x, middle, color=f"C{index}", label=name, linewidth=1.3)
+                axes.fill_between(x, low, high, color=f"C{index}", alpha=0.12, linewidth=0)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step (rollout batch)")
+        axes.grid(alpha=0.3)
+        if not axes.has_data():
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9)
+    return figure
+
+
+def settings_sweep(comparison: Comparison, name: str) -> Any:
+    """Best and last accuracy over a swept number."""
+    figure = _figure(11, 4.8)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (title, attribute) in zip(panels, (("Best accuracy", "best"), ("Last accuracy", "last")), strict=True):
+        for index, (variant, groups) in enumerate(list(comparison.variants.items())[:_MAX_CURVES]):
+            ordered = sorted((group for group in groups if name in group.swept), key=lambda group: group.swept[name])
+            x = [group.swept[name] for group in ordered]
+            values = [100 * getattr(group, attribute) for group in ordered]
+            middle = [np.median(value) for value in values]
+            axes.plot(x, middle, marker="o", markersize=4, color=f"C{index}", label=variant)
+            axes.fill_between(
+                x, [v.min() for v in values], [v.max() for v in values], color=f"C{index}", alpha=0.12, linewidth=0
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel(name)
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("held-out accuracy, %")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def grid(comparison: Comparison, across: str, down: str) -> Any:
+    """Best accuracy, last accuracy and the ratio of rollouts to target over two settings of the update."""
+    results = [r for r in comparison.results if across in r.group.update and down in r.group.update]
+    columns = sorted({result.group.update[across] for result in results})
+    rows = sorted({result.group.update[down] for result in results})
+    panels = [("Best accuracy, %", lambda r: 100 * r.best.value), ("Last accuracy, %", lambda r: 100 * r.last.value)]
+    if comparison.baseline is not None:
+        panels.append(
+            (f"Rollouts of {comparison.baseline} / rollouts, to its best", lambda r: r.ratio["rollouts"].value)
+        )
+    figure = _figure(4.6 * len(panels), 4.2)
+    for axes, (title, value_of) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        table = np.full((len(rows), len(columns)), np.nan)
+        for result in results:
+            cell = rows.index(result.group.update[down]), columns.index(result.group.update[across])
+            table[cell] = value_of(result)
+        axes.imshow(np.where(np.isinf(table), np.nan, table), cmap="viridis", aspect="auto", origin="lower")
+        for (row, column), value in np.ndenumerate(table):
+            if not np.isnan(value):
+                axes.text(
+                    column,
+                    row,
+                    f"{value:.3g}",
+                    ha="center",
+                    va="center",
+                    fontsize=10,
+                    bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1.5},
+                )
+        axes.set_xticks(range(len(columns)), [shown(value) for value in columns])
+        axes.set_yticks(range(len(rows)), [shown(value) for value in rows])
+        axes.set_xlabel(across.removeprefix("sfpo."))
+        axes.set_ylabel(down.removeprefix("sfpo."))
+        axes.set_title(title, fontsize=10)
+    return figure
+
+
+def _figure(width: float, height: float) -> Any:
+    # Imported here: matplotlib takes a second, and most users of this package's parts never draw.
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _band(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x, and the lowest, median and highest of several curves at x, as far as all of them go."""
+    end = min(curve[-1][0] for curve in curves)
+    x = np.unique([point for curve in curves for point, _ in curve if point <= end])
+    values = np.array([np.interp(x, *np.array(curve, dtype=float).T) for curve in curves])
+    return x, values.min(axis=0), np.median(values, axis=0), values.max(axis=0)
+
+
+def _numeric_sweep(comparison: Comparison) -> str | None:
+    """The one swept setting, if it is a positive number."""
+    names = {name for group in comparison.groups for name in group.swept}
+    if len(names) != 1:
+        return None
+    name = names.pop()
+    values = {group.swept[name] for group in comparison.groups if name in group.swept}
+    numeric = all(isinstance(value, int | float) and value > 0 for value in values)
+    return name if numeric and len(values) > 1 else None
+
+
+def _grid(comparison: Comparison) -> tuple[str, str] | None:
+    """The two numeric settings of the update that variants of one preset differ in."""
+    groups: list[Group] = [result.group for result in comparison.results]
+    for preset in {group.update["sfpo.preset"] for group in groups}:
+        updates = [group.update for group in groups if group.update["sfpo.preset"] == preset]
+        names = {name for update in updates for name in update}
+        varied = sorted(
+            (name for name in names if len({repr(update.get(name)) for update in updates}) > 1),
+            key=lambda name: name != "sfpo.k",
+        )
+        numeric = all(isinstance(update.get(name), int | float) for update in updates for name in varied)
+        if len(varied) == 2 and numeric:
+            return varied[0], varied[1]
+    return None

@@ -1,0 +1,157 @@
+"""Run directories as data: settings, curves, and what is wrong with them."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, accuracy_of, evaluated_datasets, read_status
+
+AXES = {"rollouts": "rollouts", "passes": "backward passes", "seconds": "seconds of training"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of a run.
+
+    Attributes:
+        step: rollout batches so far.
+        rollouts: sampled responses so far.
+        passes: backward passes over a rollout batch so far.
+        seconds: of rollouts and updates so far; starting the workers and evaluating are not in it.
+        accuracy: in [0, 1], the unweighted mean over the data sets.
+    """
+
+    step: int
+    rollouts: float
+    passes: float
+    seconds: float
+    accuracy: float
+
+
+@dataclass
+class Run:
+    """What a run directory says.
+
+    Attributes:
+        directory: where it is.
+        settings: config.yaml, by dotted name; empty if there is none.
+        lines: the lines of metrics.jsonl that could be read, in order.
+        state: "running", "finished", "interrupted", "failed" or "unknown".
+        problems: what could not be read, in words.
+    """
+
+    directory: Path
+    settings: dict[str, Any]
+    lines: list[dict[str, Any]]
+    state: str
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> Any:
+        return self.settings.get("train.seed")
+
+    def points(self, dataset: str | None = None) -> list[Point]:
+        """The run's evaluations, of one data set or of all together."""
+        names = [dataset] if dataset else evaluated_datasets(self.lines)
+        found, seconds, passes, rollouts = [], 0.0, 0.0, 0.0
+        for line in self.lines:
+            seconds += _number(line.get("time/step_total"))
+            passes = _number(line.get("sfpo/backward_passes_total"), passes)
+            rollouts = _number(line.get("rollouts_total"), rollouts)
+            values = [accuracy[0] for name in names if (accuracy := accuracy_of(line, name)) is not None]
+            if names and len(values) == len(names) and all(isinstance(value, int | float) for value in values):
+                found.append(Point(line["step"], rollouts, passes, seconds, sum(values) / len(values)))
+        return found
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric, where it is a finite number."""
+        pairs = [(line["step"], line[name]) for line in self.lines if _is_number(line.get(name))]
+        return [step for step, _ in pairs], [float(value) for _, value in pairs]
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a metric over the run's steps."""
+        values = self.series(name)[1]
+        return sum(values) / len(values) if values else None
+
+
+def load_run(directory: Path) -> Run:
+    """Read a run directory; whatever cannot be read is named in `problems`, and the rest is there."""
+    problems: list[str] = []
+    lines = _read_lines(directory / METRICS, problems)
+    state = read_status(directory).get("state", "unknown")
+    return Run(directory, _read_settings(directory / CONFIG, problems), lines, state, problems)
+
+
+def find_runs(paths: list[Path]) -> list[Path]:
+    """The run directories among and below the paths. What a comparison has set aside is left out.
+
+    Raises:
+        UsageError: a path does not exist, or there is no run below it.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UsageError(
+                "RUN_DIR", f"{path} is no directory.", "Give run directories, or directories with runs in them."
+            )
+        markers = [*path.rglob(CONFIG), *path.rglob(METRICS)]
+        below = sorted({marker.parent for marker in markers if ".incomplete-" not in str(marker.relative_to(path))})
+        if not below:
+            raise UsageError("RUN_DIR", f"{path} holds no run (no {CONFIG}, no {METRICS}).", "Give the path of a run.")
+        found.update(dict.fromkeys(below))
+    return list(found)
+
+
+def _read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except OSError:
+        problems.append(f"{path.name} is missing")
+    except (yaml.YAMLError, UnicodeDecodeError):
+        problems.append(f"{path.name} is not YAML")
+    else:
+        if isinstance(settings, dict):
+            return settings
+        problems.append(f"{path.name} is no mapping of settings")
+    return {}
+
+
+def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The lines that are objects with a step that does not fall. A last line that is cut short is being written."""
+    try:
+        texts = path.read_text(errors="replace").split("\n")
+    except OSError:
+        problems.append(f"{path.name} is missing: the run has not made a step yet")
+        return []
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if (
+            isinstance(line, dict)
+            and isinstance(line.get("step"), int)
+            and (not lines or line["step"] >= lines[-1]["step"])
+        ):
+            lines.append(line)
+        elif number < len(texts):
+            problems.append(f"{path.name}, line {number} is no step of this run; left out")
+    if not lines:
+        problems.append(f"{path.name} has no step yet")
+    return lines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number(value: Any, default: float = 0.0) -> float:
+    return float(value) if _is_number(value) else default

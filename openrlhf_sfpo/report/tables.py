@@ -1,0 +1,162 @@
+"""The tables of a report, as rows of text, for the console, Markdown and HTML alike."""
+
+import math
+from dataclasses import dataclass
+
+from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate, interval
+from openrlhf_sfpo.report.runs import AXES, Run
+
+# Medians over the runs of a variant: (heading, metric, "mean" over the steps or "final", factor, format).
+_DYNAMICS = (
+    ("final entropy", "sfpo/entropy", "final", 1.0, "{:.3f}"),
+    ("final tokens/response", "rollout/response_length_mean", "final", 1.0, "{:.1f}"),
+    ("movement per batch, %", "sfpo/displacement_rel", "mean", 100.0, "{:.2f}"),
+    ("fast clip ratio", "sfpo/fast_clip_ratio", "mean", 1.0, "{:.3f}"),
+    ("fast KL", "sfpo/fast_kl", "mean", 1.0, "{:.4f}"),
+    ("engine/actor log-prob difference", "train/rollout_log_prob_abs_diff", "mean", 1.0, "{:.1e}"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in words.
+
+    Attributes:
+        title: its heading.
+        head: column headings.
+        rows: as many cells each.
+        note: what the reader needs to know.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def text(self) -> str:
+        """Aligned columns for a terminal."""
+        columns = list(zip(self.head, *self.rows, strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [self.head, *self.rows]
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([self.title, *lines, *([self.note] if self.note else [])])
+
+    def markdown(self) -> str:
+        """A Markdown table."""
+        rows = [self.head, ["---"] * len(self.head), *self.rows]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        return "\n".join([f"**{self.title}**", "", *lines, "", *([self.note] if self.note else [])])
+
+
+def all_tables(comparison: Comparison) -> list[Table]:
+    """What a report has to say, the result first; what there is no data for is left out."""
+    tables = []
+    if comparison.groups:
+        tables.append(results(comparison))
+        if any(len(groups) > 1 for groups in comparison.variants.values()):
+            tables.append(settings(comparison))
+        tables.append(dynamics(comparison))
+    tables.append(run_list(comparison.runs))
+    return tables
+
+
+def results(comparison: Comparison) -> Table:
+    """Each variant at its best setting, against the baseline."""
+    against = comparison.baseline is not None
+    head = ["variant", "best setting", "runs", "best accuracy, %", "last accuracy, %"]
+    if against:
+        head += ["reach it", *AXES.values(), *(f"{axis} ratio" for axis in AXES)]
+    rows = []
+    for result in comparison.results:
+        group = result.group
+        row = [group.variant, group.setting or "-", str(len(group.curves)), percent(result.best), percent(result.last)]
+        if against:
+            row.append(f"{result.reached}/{len(group.curves)}")
+            row += [number(result.to_target[axis]) for axis in AXES]
+            row += [ratio(result.ratio[axis]) if group.variant != comparison.baseline else "1" for axis in AXES]
+        rows.append(row)
+    note = f"Medians over runs, with {100 * LEVEL:.0f} % bootstrap intervals."
+    if against:
+        note += (
+            f" The target is {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %; a ratio above 1 "
+            "says that the variant needs less than the baseline to reach it, and 0 that most of its runs never do."
+        )
+    return Table("Results, each variant at its best setting", head, rows, note)
+
+
+def settings(comparison: Comparison) -> Table:
+    """Every variant at every setting."""
+    head = ["variant", "setting", "runs", "best accuracy, %", "last accuracy, %"]
+    target = comparison.target
+    if target is not None:
+        head += ["reach it", *AXES.values()]
+    rows = []
+    for group in comparison.groups:
+        row = [
+            group.variant,
+            group.setting or "-",
+            str(len(group.curves)),
+            percent(interval(group.best)),
+            percent(interval(group.last)),
+        ]
+        if target is not None:
+            row.append(f"{sum(map(math.isfinite, group.reach('rollouts', target)))}/{len(group.curves)}")
+            row += [number(comparison.median_reach(group, axis)) for axis in AXES]
+        rows.append(row)
+    return Table("All settings", head, rows)
+
+
+def dynamics(comparison: Comparison) -> Table:
+    """How the training of each variant looked, at its best setting."""
+    rows = []
+    for result in comparison.results:
+        row = [result.group.name]
+        for _, metric, kind, factor, form in _DYNAMICS:
+            value = getattr(result.group, kind)(metric)
+            row.append("-" if value is None else form.format(factor * value))
+        rows.append(row)
+    note = (
+        "Medians over runs, of means over the steps or of final values. Fast clip ratio and fast KL are those of the "
+        "K-th fast pass."
+    )
+    return Table("Training dynamics", ["variant", *(column[0] for column in _DYNAMICS)], rows, note)
+
+
+def run_list(runs: list[Run]) -> Table:
+    """The runs one by one, with what could not be read."""
+    rows = []
+    for run in runs:
+        points = run.points()
+        first, last = (f"{100 * points[index].accuracy:.1f}" for index in (0, -1)) if points else ("-", "-")
+        best = f"{100 * max(point.accuracy for point in points):.1f}" if points else "-"
+        steps = str(run.lines[-1]["step"]) if run.lines else "0"
+        remarks = list(run.problems)
+        if run.lines and not points:
+            remarks.append("no evaluation (--eval.dataset)")
+        rows.append([run.directory.name, run.state, steps, first, best, last, "; ".join(remarks) or "-"])
+    return Table("Runs", ["run", "state", "steps", "first, %", "best, %", "last, %", "remarks"], rows)
+
+
+def percent(estimate: Estimate) -> str:
+    """An accuracy in percent with its interval, unless that is a single number."""
+    value = f"{100 * estimate.value:.1f}"
+    return value if estimate.low == estimate.high else f"{value} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def number(value: float) -> str:
+    """A count, or that it was never reached."""
+    return "never" if math.isinf(value) else f"{value:,.0f}"
+
+
+def ratio(estimate: Estimate) -> str:
+    """A ratio with its interval."""
+    if math.isnan(estimate.value):
+        return "-"
+    return f"{_plain(estimate.value)} [{_plain(estimate.low)}, {_plain(estimate.high)}]"
+
+
+def _plain(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.2f}"

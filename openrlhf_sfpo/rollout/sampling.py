@@ -1,0 +1,113 @@
+"""Sampling responses from a model with vLLM, outside of a training run."""
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from openrlhf_sfpo.cpus import usable_cpus
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    Attributes:
+        samples: responses to each prompt.
+        temperature: 0 takes the likeliest token.
+        top_p: draw from the likeliest tokens that have this probability together.
+        max_new_tokens: responses are cut off there.
+        seed: of the engine's random numbers.
+    """
+
+    samples: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The vLLM engine.
+
+    Attributes:
+        dtype: "auto" is bfloat16, and float32 where there is no GPU.
+        tensor_parallel_size: GPUs over which the model is split.
+        gpu_memory_utilization: part of the GPU's memory that it may take.
+        kv_cache_mb: size of the key/value cache where there is no GPU.
+    """
+
+    dtype: str = "auto"
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    kv_cache_mb: int = 1024
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response: its text without special tokens, its tokens, and whether it was cut off."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+def load_tokenizer(model: str) -> Any:
+    """The model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+def sample(
+    model: str, prompts: list[list[int]], sampling: Sampling, engine: Engine, progress: TextIO | None = None
+) -> list[list[Response]]:
+    """Draw responses.
+
+    Args:
+        model: Hugging Face directory or name.
+        prompts: token ids of each prompt.
+        progress: where a progress bar is drawn.
+
+    Returns:
+        For each prompt its `sampling.samples` responses.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    options: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
+    if not cuda:
+        # vLLM takes its CPU settings from the environment and nowhere else.
+        os.environ.update(
+            VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS=str(usable_cpus()), TORCH_COMPILE_DISABLE="1"
+        )
+        options = {"kv_cache_memory_bytes": engine.kv_cache_mb * 2**20, "enforce_eager": True}
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    from tqdm import tqdm
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    dtype = ("bfloat16" if cuda else "float32") if engine.dtype == "auto" else engine.dtype
+    llm = LLM(
+        model=model,
+        dtype=dtype,
+        seed=sampling.seed,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        max_model_len=max(map(len, prompts)) + sampling.max_new_tokens,
+        **options,
+    )
+    outputs = llm.generate(
+        [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
+        SamplingParams(
+            n=sampling.samples,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+        ),
+        use_tqdm=functools.partial(tqdm, file=progress) if progress else False,
+    )
+    return [
+        [Response(part.text, len(part.token_ids), part.finish_reason == "length") for part in output.outputs]
+        for output in outputs
+    ]
