@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="[NAME=]SOURCE",
-        help="a .jsonl, .json or .parquet file, reasoning_gym:NAME?option=value&..., or a Hugging Face name with @SPLIT",
+        help="a .jsonl, .json or .parquet file, reasoning_gym:NAME?option=value&..., or a Hugging Face NAME@SPLIT",
     )
     add(
         "--protocol",
@@ -143,7 +143,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             console.plain(f"What the libraries printed is in {args.out / 'driver.log'}.")
             return 1
         numbers = measure(graded)
-        write_evaluation(args.out, {name: value for name, value in vars(args).items()}, graded, numbers)
+        write_evaluation(args.out, dict(vars(args)), graded, numbers)
         console.plain(table(numbers).text())
         console.say(f"results in {args.out}")
     return 0

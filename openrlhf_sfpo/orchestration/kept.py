@@ -1,7 +1,7 @@
 """Engines, actors and the trainer of a run, handed to the next run instead of being started again.
 
 Starting them takes longer than many a short run. What is handed on is reset: the actors build model and optimizer anew
-in their processes, the engines get those weights, forget cached prefixes and are seeded, the trainer begins from nothing.
+in their processes, the engines get those weights, forget cached prefixes and are seeded, the trainer begins anew.
 """
 
 from collections.abc import Callable

@@ -319,7 +319,8 @@ def _variant_name(update: dict[str, Any], all_kinds: list[dict[str, Any]]) -> st
 
 
 def _words(settings: dict[str, Any]) -> str:
-    return " ".join(f"{_SHORT.get(name, name.rpartition('.')[2])}={shown(value)}" for name, value in settings.items())
+    short = {_SHORT.get(name, name.rpartition(".")[2]): value for name, value in settings.items()}
+    return " ".join(f"{name}={shown(value)}" for name, value in sorted(short.items()))  # K before alpha
 
 
 def shown(value: Any) -> str:

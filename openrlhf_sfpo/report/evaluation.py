@@ -46,8 +46,8 @@ def measure(graded: list[Graded]) -> dict[str, Any]:
     Returns:
         `sets`: by name `prompts`, `samples` (of each), `avg`, the part of right responses, with `avg_interval`;
         `pass_at` by k = 1, 2, 4, ... with `pass_at_interval`; `response_length_mean` in tokens; `truncated_rate`.
-        `mean`: the unweighted mean of `avg` over the sets, with `mean_interval`. Intervals are percentile bootstrap over
-        prompts at `level`.
+        `mean`: the unweighted mean of `avg` over the sets, with `mean_interval`. Intervals are percentile bootstrap
+        over prompts at `level`.
     """
     by_set: dict[str, dict[int, list[Graded]]] = {}
     for item in graded:

@@ -82,9 +82,9 @@ class Run:
 def load_run(directory: Path) -> Run:
     """Read a run directory; whatever cannot be read is named in `problems`, and the rest is there."""
     problems: list[str] = []
+    settings = _read_settings(directory / CONFIG, problems)
     lines = _read_lines(directory / METRICS, problems)
-    state = read_status(directory).get("state", "unknown")
-    return Run(directory, _read_settings(directory / CONFIG, problems), lines, state, problems)
+    return Run(directory, settings, lines, read_status(directory).get("state", "unknown"), problems)
 
 
 def find_runs(paths: list[Path]) -> list[Path]:

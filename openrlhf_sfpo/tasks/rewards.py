@@ -41,6 +41,15 @@ def last_integer_reward(queries: list[str], prompts: list[str], labels: list[str
     return {"rewards": scores, "scores": scores}
 
 
+def exact_reward(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
+    """1 if the response is the label and nothing else, else 0."""
+    scores = [
+        float(response_text(query, prompt) == expected_text(label).strip())
+        for query, prompt, label in zip(queries, prompts, labels, strict=True)
+    ]
+    return {"rewards": scores, "scores": scores}
+
+
 def reasoning_gym_reward(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
     """reasoning-gym's own score, in [0, 1], of the answer found in the response."""
     scores = [
@@ -111,6 +120,7 @@ def _verify(answer: str, label: str) -> bool:
 
 BUILTIN: dict[str, RewardFunction] = {
     "last_integer": last_integer_reward,
+    "exact": exact_reward,
     "reasoning_gym": reasoning_gym_reward,
     "math": math_reward,
     "math_boxed": math_boxed_reward,

@@ -1,0 +1,264 @@
+"""Runs, comparisons and reports, from run directories made by hand whose results are known."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from openrlhf_sfpo.config import effective_update
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.report.comparison import Comparison, crossing, interval
+from openrlhf_sfpo.report.page import numbers, summary, write_report
+from openrlhf_sfpo.report.runs import Point, find_runs, load_run
+from openrlhf_sfpo.report.tables import all_tables, results
+
+SFPO = {
+    "sfpo.enable": True,
+    "sfpo.k": 3,
+    "sfpo.alpha": 0.8,
+    "sfpo.preset": "sfpo",
+    "sfpo.gate": "upper",
+    "sfpo.gate_window": 30,
+    "sfpo.gate_after": "latch",
+    "sfpo.gate_decay_steps": 10,
+    "sfpo.stop_step": None,
+    "sfpo.optimizer_state": "maintain",
+    "sfpo.snapshot_device": "same",
+}
+
+
+def make_run(
+    directory: Path, accuracies: list[float], passes: int = 1, state: str = "finished", **settings: Any
+) -> Path:
+    """A run of 64 rollouts and 2 s a step (4 with SFPO), evaluated after every step; `settings` with __ for dots."""
+    directory.mkdir(parents=True)
+    changes = {name.replace("__", "."): value for name, value in settings.items()}
+    config = {**SFPO, "actor.adam.lr": 1e-5, "train.seed": 1, "run.dir": str(directory), **changes}
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    (directory / "status.json").write_text(json.dumps({"state": state, "versions": {"torch": "2.13.0"}}))
+    lines = [
+        {
+            "step": step,
+            "rollouts_total": 64 * step,
+            "time/step_total": (2.0 if passes == 1 else 4.0) if step else None,
+            "sfpo/backward_passes_total": float(passes * step),
+            "sfpo/entropy": 1.0 / (1 + step),
+            "reward_mean": accuracy,
+            "eval/sums_pass1": accuracy,
+        }
+        for step, accuracy in enumerate(accuracies)
+    ]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return directory
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """GRPO and SFPO at two learning rates and three seeds. At its best rate SFPO takes half the rollouts."""
+    curves = {
+        ("grpo", 1e-5): [0.2, 0.3, 0.4, 0.5, 0.6],
+        ("grpo", 1e-4): [0.2, 0.5, 0.3, 0.2, 0.1],
+        ("sfpo", 1e-5): [0.2, 0.4, 0.6, 0.7, 0.8],
+        ("sfpo", 1e-4): [0.2, 0.1, 0.1, 0.1, 0.1],
+    }
+    for (preset, lr), curve in curves.items():
+        for seed in (1, 2, 3):
+            passes = 4 if preset == "sfpo" else 1
+            name = f"{preset}_{lr}_{seed}"
+            make_run(tmp_path / name, curve, passes, sfpo__preset=preset, actor__adam__lr=lr, train__seed=seed)
+    return tmp_path
+
+
+def load(directory: Path) -> Comparison:
+    return Comparison([load_run(path) for path in find_runs([directory])])
+
+
+def test_variants_are_compared_at_their_best_settings(grid: Path) -> None:
+    comparison = load(grid)
+    assert comparison.baseline == "grpo"
+    assert comparison.target == 0.6
+    baseline, sfpo = comparison.results
+    assert (baseline.group.variant, baseline.group.setting) == ("grpo", "lr=1e-05")
+    assert (sfpo.group.variant, sfpo.group.setting) == ("sfpo", "lr=1e-05")
+    assert baseline.to_target == {"rollouts": 256, "passes": 4, "seconds": 8.0}
+    assert sfpo.to_target == {"rollouts": 128, "passes": 8, "seconds": 8.0}
+    assert {axis: estimate.value for axis, estimate in sfpo.ratio.items()} == {
+        "rollouts": 2.0,
+        "passes": 0.5,
+        "seconds": 1.0,
+    }
+    assert (sfpo.ratio["rollouts"].low, sfpo.ratio["rollouts"].high) == (2.0, 2.0)  # all seeds agree
+    assert sfpo.best.value == sfpo.last.value == 0.8
+    (sentence,) = summary(comparison)
+    assert "reaches grpo's best accuracy (60.0 %) in 3 of 3 runs, with 2.00 times fewer rollouts" in sentence
+
+
+def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        make_run(tmp_path / f"g{seed}", [0.2, 0.6], sfpo__preset="grpo", train__seed=seed)
+        make_run(tmp_path / f"s{seed}", [0.2, 0.7 if seed == 1 else 0.4], 4, train__seed=seed)
+    comparison = load(tmp_path)
+    result = comparison.results[1]
+    assert result.reached == 1
+    assert math.isinf(result.to_target["rollouts"])
+    assert result.ratio["rollouts"].value == 0.0
+    assert result.ratio["rollouts"].high > 0  # some resamples have the one run that does
+    assert "does not reach grpo's best accuracy (60.0 %) in most runs (1 of 3 runs do)" in summary(comparison)[0]
+    assert "never" in results(comparison).rows[1]
+    json.dumps(numbers(comparison), allow_nan=False)
+
+
+def test_the_interval_of_a_ratio_contains_the_choice_of_the_setting(tmp_path: Path) -> None:
+    """Two learning rates whose best accuracies are nearly the same and whose speeds differ: resamples pick either."""
+    for seed, jitter in enumerate((-0.02, -0.01, 0.0, 0.01, 0.02)):
+        make_run(tmp_path / f"g{seed}", [0.2, 0.3, 0.4, 0.5, 0.6], sfpo__preset="grpo", train__seed=seed)
+        slow = [0.2, 0.3, 0.4, 0.61, 0.70 + jitter]
+        fast = [0.2, 0.61, 0.62, 0.65, 0.70 - jitter]
+        make_run(tmp_path / f"a{seed}", slow, 4, actor__adam__lr=1e-5, train__seed=seed)
+        make_run(tmp_path / f"b{seed}", fast, 4, actor__adam__lr=1e-4, train__seed=seed)
+    ratio = load(tmp_path).results[1].ratio["rollouts"]
+    assert ratio.low < 1.5
+    assert ratio.high > 3.5
+
+
+def test_crossing_is_linear_between_evaluations() -> None:
+    curve = [Point(0, 0, 0, 0, 0.2), Point(10, 640, 40, 20, 0.4), Point(20, 1280, 80, 40, 0.8)]
+    assert crossing(curve, "rollouts", 0.5) == pytest.approx(800)
+    assert crossing(curve, "passes", 0.4) == 40
+    assert crossing(curve, "seconds", 0.1) == 0
+    assert math.isinf(crossing(curve, "rollouts", 0.9))
+
+
+def test_intervals_of_medians() -> None:
+    """Of five values the median of five draws is the lowest with probability P(at least 3 of 5 draws) = 0.058."""
+    estimate = interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert (estimate.value, estimate.low, estimate.high) == (3.0, 1.0, 5.0)
+    estimate = interval(np.array([2.0, 2.0, 2.0]))
+    assert estimate.low == estimate.high == 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "same_as"),
+    [
+        ({"sfpo.preset": "grpo", "sfpo.k": 7}, {"sfpo.preset": "grpo", "sfpo.k": 1, "sfpo.gate": "off"}),
+        ({"sfpo.k": 0}, {"sfpo.preset": "grpo"}),
+        ({"sfpo.enable": False}, {"sfpo.preset": "grpo"}),
+        ({"sfpo.preset": "grpo_k_passes", "sfpo.alpha": 0.1}, {"sfpo.preset": "grpo_k_passes"}),
+        ({"sfpo.gate": "off", "sfpo.gate_window": 5}, {"sfpo.gate": "off"}),
+        ({"sfpo.snapshot_device": "cpu"}, {}),
+    ],
+)
+def test_settings_that_change_nothing_make_no_variant(changes: dict[str, Any], same_as: dict[str, Any]) -> None:
+    assert effective_update({**SFPO, **changes}) == effective_update({**SFPO, **same_as})
+
+
+@pytest.mark.parametrize("changes", [{"sfpo.k": 5}, {"sfpo.alpha": 0.5}, {"sfpo.gate": "off"}, {"sfpo.stop_step": 3}])
+def test_settings_that_matter_make_a_variant(changes: dict[str, Any]) -> None:
+    assert effective_update({**SFPO, **changes}) != effective_update(SFPO)
+
+
+def test_settings_of_the_update_get_a_map(tmp_path: Path) -> None:
+    make_run(tmp_path / "grpo", [0.2, 0.5], sfpo__preset="grpo")
+    for k in (1, 3):
+        for alpha in (0.2, 0.8):
+            make_run(tmp_path / f"{k}_{alpha}", [0.2, 0.4 + 0.1 * k * alpha], 4, sfpo__k=k, sfpo__alpha=alpha)
+    comparison = load(tmp_path)
+    assert [result.group.variant for result in comparison.results][:2] == ["grpo", "sfpo K=1 alpha=0.2"]
+    _, files = write_report(comparison, tmp_path / "out", "Grid")
+    assert "report_grid.png" in {file.name for file in files}
+
+
+def test_the_report_is_one_page_without_links(grid: Path, tmp_path: Path) -> None:
+    tables, files = write_report(load(grid), tmp_path / "out", "A <title>")
+    assert {file.name for file in files} == {
+        "report.html",
+        "report.json",
+        "report.md",
+        "report_accuracy.png",
+        "report_dynamics.png",
+        "report_sweep.png",
+    }
+    page = files[0].read_text()
+    assert "A &lt;title&gt;" in page
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page.replace("http-equiv", "")
+    assert [table.title for table in tables][:2] == ["Results, each variant at its best setting", "All settings"]
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["results"][1]["ratio"]["rollouts"]["value"] == 2.0
+    assert len(written["groups"]) == 4
+
+
+def report(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_broken_runs_are_named_and_the_others_reported(grid: Path) -> None:
+    (grid / "empty").mkdir()
+    (grid / "empty" / "config.yaml").write_text("sfpo.preset: [")
+    (grid / "empty" / "metrics.jsonl").write_text("")
+    make_run(grid / "one_step", [0.3], train__seed=9, actor__adam__lr=3e-5)
+    broken = make_run(grid / "broken", [0.2, 0.3, 0.4], train__seed=8, actor__adam__lr=3e-5)
+    text = (broken / "metrics.jsonl").read_text().splitlines()
+    text[1:2] = ["not json", "[1, 2]", '{"step": "two"}', '{"step": 2, "eval/sums_pass1": "high"}']
+    (broken / "metrics.jsonl").write_text("\n".join(text) + '\n{"step": 3, "eval/su')
+    make_run(grid / "grpo.incomplete-1", [0.99], sfpo__preset="grpo")
+    done = report(grid)
+    assert done.returncode == 0, done.stderr
+    for remark in (
+        "config.yaml is not YAML; metrics.jsonl has no step yet",
+        "metrics.jsonl, line 2 is no step of this run; left out",
+        "line 3 is no step",
+        "line 4 is no step",
+    ):
+        assert remark in done.stdout
+    assert "line 7" not in done.stdout  # the line that is being written
+    assert "incomplete" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "2.00 [" in done.stdout  # SFPO's ratio is still there
+    assert (grid / "report.html").exists()
+
+
+def test_a_single_run_is_reported_while_it_runs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [0.2, 0.3], 4, state="running")
+    done = report(run)
+    assert done.returncode == 0, done.stderr
+    assert "running" in done.stdout
+    assert "rollouts ratio" not in done.stdout  # nothing to compare with
+    assert (run / "report_accuracy.png").exists()
+
+
+def test_a_run_without_evaluations_still_shows_its_training(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [0.2, 0.3])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({k: v for k, v in line.items() if "eval" not in k}) + "\n" for line in lines)
+    )
+    done = report(run, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "no evaluation (--eval.dataset)" in done.stdout
+    assert (tmp_path / "out" / "report_dynamics.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "RUN_DIR: nowhere is no directory."),
+        (["{grid}", "--baseline", "ppo"], "--baseline: there is no variant 'ppo' with an evaluation; there is grpo, sfpo."),
+    ],
+)
+def test_bad_input_is_named(grid: Path, arguments: list[str], message: str) -> None:
+    done = report(*(argument.replace("{grid}", str(grid)) for argument in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_directory_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        find_runs([tmp_path])
