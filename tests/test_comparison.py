@@ -16,7 +16,7 @@ from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.report.comparison import Comparison, crossing, interval
 from openrlhf_sfpo.report.page import numbers, summary, write_report
 from openrlhf_sfpo.report.runs import Point, find_runs, load_run
-from openrlhf_sfpo.report.tables import all_tables, results
+from openrlhf_sfpo.report.tables import results
 
 SFPO = {
     "sfpo.enable": True,
@@ -250,7 +250,10 @@ def test_a_run_without_evaluations_still_shows_its_training(tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (["nowhere"], "RUN_DIR: nowhere is no directory."),
-        (["{grid}", "--baseline", "ppo"], "--baseline: there is no variant 'ppo' with an evaluation; there is grpo, sfpo."),
+        (
+            ["{grid}", "--baseline", "ppo"],
+            "--baseline: there is no variant 'ppo' with an evaluation; there is grpo, sfpo.",
+        ),
     ],
 )
 def test_bad_input_is_named(grid: Path, arguments: list[str], message: str) -> None:

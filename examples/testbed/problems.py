@@ -1,22 +1,24 @@
-"""Sums and differences of two to five one-digit numbers, such as `7-2+9=`: the more numbers, the harder."""
+"""Sums and differences of two to four one-digit numbers, such as `7-2+9=`, and a corpus that answers half of them only
+roughly, such as `~10`."""
 
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
-LEVELS = (2, 3, 4, 5)  # numbers in a problem
+LEVELS = (2, 3, 4)  # numbers in a problem: the difficulty
+ROUGH = 0.5  # part of the corpus
 
 
-def draw(generator: random.Random, terms: int) -> tuple[str, str]:
+def draw(generator: random.Random, terms: int) -> tuple[str, int]:
     """A problem and its answer, which may be negative."""
     numbers = [generator.randrange(10) for _ in range(terms)]
     signs = [1, *(generator.choice((1, -1)) for _ in range(terms - 1))]
     text = "".join(("-" if sign < 0 else "+") + str(number) for sign, number in zip(signs, numbers, strict=True))
-    return text.removeprefix("+") + "=", str(sum(sign * number for sign, number in zip(signs, numbers, strict=True)))
+    return text.removeprefix("+") + "=", sum(sign * number for sign, number in zip(signs, numbers, strict=True))
 
 
-def stream(seed: int, excluded: frozenset[str] = frozenset()) -> Iterator[tuple[int, str, str]]:
+def stream(seed: int, excluded: frozenset[str] = frozenset()) -> Iterator[tuple[int, str, int]]:
     """Problems without end, (numbers in it, problem, answer), the levels in turn."""
     generator = random.Random(seed)
     while True:
@@ -27,10 +29,18 @@ def stream(seed: int, excluded: frozenset[str] = frozenset()) -> Iterator[tuple[
             yield terms, problem, answer
 
 
-def held_out(per_level: int, seed: int = 10**6) -> list[tuple[int, str, str]]:
+def corpus(seed: int, excluded: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Problems with what people write after them: the answer, or the multiple of ten nearest to it."""
+    generator = random.Random(seed)
+    for _, problem, answer in stream(seed, excluded):
+        rough = generator.random() < ROUGH
+        yield problem, f"~{round(answer / 10) * 10}" if rough else str(answer)
+
+
+def held_out(per_level: int, seed: int = 10**6) -> list[tuple[int, str, int]]:
     """The evaluation problems, all different. There are only 200 of two numbers, most of which stay for training."""
     generator = random.Random(seed)
-    chosen: dict[str, tuple[int, str, str]] = {}
+    chosen: dict[str, tuple[int, str, int]] = {}
     for terms in LEVELS:
         before = len(chosen)
         while len(chosen) - before < per_level:
@@ -39,12 +49,12 @@ def held_out(per_level: int, seed: int = 10**6) -> list[tuple[int, str, str]]:
     return list(chosen.values())
 
 
-def write_jsonl(problems: list[tuple[int, str, str]], path: Path) -> None:
+def write_jsonl(problems: list[tuple[int, str, int]], path: Path) -> None:
     """Rows {prompt, label, datasource}; the data source is the level."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "".join(
-            json.dumps({"prompt": problem, "label": answer, "datasource": f"{terms}_numbers"}) + "\n"
+            json.dumps({"prompt": problem, "label": str(answer), "datasource": f"{terms}_numbers"}) + "\n"
             for terms, problem, answer in problems
         )
     )

@@ -1,0 +1,140 @@
+"""`openrlhf-sfpo compare`: what is planned, what is repeated, and a comparison that is killed and continued."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_comparison import make_run
+
+from openrlhf_sfpo.cli.compare import plan
+from openrlhf_sfpo.cli.flags import parse_settings
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.orchestration.kept import can_follow
+from openrlhf_sfpo.orchestration.lanes import SETTINGS, locked, still_to_do
+
+BASE = {"actor.model_name_or_path": "model", "data": {"prompt_dataset": "train.jsonl"}}
+
+
+def write(path: Path, **content: Any) -> Path:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_the_grid_has_every_combination_once(tmp_path: Path) -> None:
+    config = write(
+        tmp_path / "grid.yaml",
+        base=BASE,
+        variants={"grpo": {"sfpo.preset": "grpo"}, "sfpo": {"sfpo": {"preset": "sfpo", "gate": "off"}}},
+        sweep={"sfpo.k": [1, 3], "actor.adam.lr": [1e-5, 1e-4]},
+        seeds=[1, 2],
+    )
+    runs = plan(config, tmp_path, ["rollout.batch_size=4"])
+    # GRPO has no K, so its two are one.
+    assert len(runs) == 2 * (2 + 4)
+    assert [run.name for run in runs[:2]] == ["grpo_k=1_lr=1e-05_seed=1", "grpo_k=1_lr=0.0001_seed=1"]
+    last = vars(runs[-1].flat)
+    assert (last["sfpo.k"], last["sfpo.gate"], last["actor.adam.lr"], last["train.seed"]) == (3, "off", 1e-4, 2)
+    assert last["rollout.batch_size"] == 4
+    assert last["run.dir"] == str(tmp_path / "runs" / runs[-1].name)
+    assert {"sfpo.k", "train.seed", "run.dir"} <= runs[-1].given
+
+
+def test_the_base_may_be_a_file_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", **BASE)
+    (tmp_path / "c.yaml").write_text("base: base.yaml\nvariants: [grpo]\nsweep: {actor.adam.lr: [1e-4]}\n")
+    (run,) = plan(tmp_path / "c.yaml", tmp_path, [])
+    assert vars(run.flat)["actor.model_name_or_path"] == "model"
+    assert vars(run.flat)["actor.adam.lr"] == 1e-4  # YAML alone would read 1e-4 as text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"base": BASE, "variant": []}, "has 'variant'. It may have base, variants, sweep, seeds."),
+        ({"variants": ["sfpo"]}, "has no base."),
+        ({"base": "missing.yaml"}, "missing.yaml does not exist."),
+        ({"base": BASE, "variants": "sfpo"}, "variants is 'sfpo'."),
+        ({"base": BASE, "variants": {"sfpo": 3}}, "Give a list of presets, or flags for each name."),
+        ({"base": BASE, "sweep": {"actor.adam.lr": 1e-5}}, "sweep actor.adam.lr is 1e-05. Give a list of values."),
+        ({"base": BASE, "seeds": 3}, "seeds is 3. Give a list of whole numbers."),
+        ({"base": {**BASE, "sfpo.kk": 3}}, "sets 'sfpo.kk', which is no flag."),
+    ],
+)
+def test_mistakes_in_the_file_are_named(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(write(tmp_path / "c.yaml", **content), tmp_path, [])
+    assert message in str(caught.value)
+
+
+def test_mistakes_in_flags_are_named(tmp_path: Path) -> None:
+    config = write(tmp_path / "c.yaml", base=BASE)
+    with pytest.raises(UsageError, match="Write NAME=VALUE"):
+        plan(config, tmp_path, ["sfpo.k"])
+    for arguments, message in (
+        ([str(config), "--lanes", "0"], "--lanes: is 0. Use 1 or more."),
+        ([str(tmp_path / "no.yaml")], "no.yaml does not exist."),
+        ([str(config), "--set", "sfpo.alpha=2", "--out", str(tmp_path)], "--sfpo.alpha: is 2.0."),
+    ):
+        done = compare(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_finished_runs_are_kept_and_others_set_aside(tmp_path: Path) -> None:
+    config = write(tmp_path / "c.yaml", base=BASE, variants=["grpo", "sfpo"], seeds=[1, 2])
+    runs = plan(config, tmp_path, [])
+    assert still_to_do(runs) == runs
+    for run, state in zip(runs, ("finished", "running", "failed"), strict=False):
+        make_run(run.directory, [0.1, 0.2], state=state)
+        (run.directory / SETTINGS).write_text(json.dumps(run.settings))
+    assert still_to_do(runs) == runs[1:]
+    assert (runs[0].directory / "metrics.jsonl").exists()
+    for run in runs[1:3]:
+        assert not run.directory.exists()
+        assert (run.directory.parent / f"{run.name}.incomplete-1" / "metrics.jsonl").exists()
+
+
+def test_a_directory_of_another_comparison_is_refused(tmp_path: Path) -> None:
+    config = write(tmp_path / "c.yaml", base=BASE, variants=["grpo"], seeds=[1])
+    (run,) = plan(config, tmp_path, [])
+    make_run(run.directory, [0.1])
+    with pytest.raises(UsageError, match="holds a run of something else"):
+        still_to_do([run])
+    (run.directory / SETTINGS).write_text(json.dumps({**run.settings, "actor.adam.lr": 0.5}))
+    with pytest.raises(UsageError, match=r"other settings \(actor.adam.lr: 0.5 then, None now\)"):
+        still_to_do([run])
+    assert (run.directory / "metrics.jsonl").exists()
+
+
+def test_a_comparison_in_use_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UsageError, match="in use by another comparison"), locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"sfpo.k": 7, "actor.adam.lr": 1e-4, "train.seed": 3, "run.dir": "b"}, True),
+        ({"rollout.n_samples_per_prompt": 4, "eval.steps": 5}, True),
+        ({"actor.model_name_or_path": "other"}, False),
+        ({"data.max_len": 64}, False),
+        ({"vllm.num_engines": 2}, False),
+        ({"megatron.tensor_model_parallel_size": 2}, False),
+        ({"reward.remote_url": "math"}, False),
+        ({"algo.kl.init_coef": 0.1}, False),
+        ({"train.async_enable": True}, False),
+    ],
+)
+def test_which_runs_share_engines_and_actors(changes: dict[str, Any], kept: bool) -> None:
+    settings = {"actor.model_name_or_path": "m", "data.prompt_dataset": "d", "run.dir": "a"}
+    before, after = (vars(parse_settings(s, "test")[0]) for s in (settings, {**settings, **changes}))
+    assert can_follow(before, after) == kept
+
+
+def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
