@@ -116,6 +116,11 @@ class RolloutConfig:
 
     record_dir: str | None = _flag(None, "write every rollout batch to this directory")
     replay_dir: str | None = _flag(None, "train from rollout batches recorded with --rollout.record_dir, no engines")
+    deterministic: bool = _flag(
+        False,
+        "draw each response with a seed of its own, made from --train.seed, and keep the order of the prompts, so that "
+        "a run with one engine comes out the same when it is repeated; slows vLLM's sampling on GPUs",
+    )
 
 
 SECTIONS: dict[str, type] = {

@@ -1,5 +1,8 @@
-"""Fixtures: processes that play ranks, small random models, the pretrained model, and what is skipped where."""
+"""Fixtures: processes that play ranks, small random models, the pretrained model, the testbed, and what is skipped
+where."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,3 +40,14 @@ def smollm2() -> Path:
     from openrlhf_sfpo.tasks.smollm2 import make
 
     return make(ROOT / "models" / "SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="session")
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The testbed's model and problems, with a training so short that it answers hardly anything right."""
+    directory = tmp_path_factory.mktemp("testbed")
+    command = [sys.executable, str(ROOT / "examples" / "testbed" / "prepare.py"), str(directory)]
+    done = subprocess.run([*command, "--steps", "20", "--batch", "64"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 20/20" in done.stdout
+    return directory

@@ -4,8 +4,8 @@
 
 Writes DIRECTORY/model (a Hugging Face directory with a tokenizer of single characters), train.jsonl and eval.jsonl.
 The model is trained here by the Megatron actor, on a corpus of problems with answers, half of which are only rough; so
-it answers about a third of the problems right. That takes two to three minutes on two cores. Reinforcement learning, which
-rewards exact answers only, has the rest to win.
+it answers about a third of the problems right. That takes two to three minutes on two cores. Reinforcement learning,
+which rewards exact answers only, has the rest to win.
 """
 
 import argparse

@@ -99,6 +99,8 @@ class PolicyActor(MegatronModelActor):
             # Not the first run of these workers: the engines have the weights that the last run ended with.
             self._sync.follow(self.actor)
             self._sync.send()
+            if self._rank == 0:
+                self._sync.restart_engines(self.args.train.seed)
         elif vllm_engines:
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 

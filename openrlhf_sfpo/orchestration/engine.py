@@ -1,6 +1,12 @@
 """OpenRLHF's vLLM engine actor with vLLM's native weight transfer, log-probabilities, and rewards that do not fail
 silently. Generation is OpenRLHF's own."""
 
+import copy
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -26,6 +32,7 @@ class RolloutEngine(_Undecorated):
         device: where the engine runs, "cpu" or "cuda".
         kv_cache_bytes: size of the key/value cache on CPU.
         engine_dtype: "bfloat16" or "float32".
+        response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
         remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
     """
 
@@ -35,10 +42,12 @@ class RolloutEngine(_Undecorated):
         device: str,
         kv_cache_bytes: int,
         engine_dtype: str,
+        response_seed: int | None,
         remote_rm_url: Any = None,
         **kwargs: Any,
     ) -> None:
         register()
+        self._response_seeds = ResponseSeeds(response_seed) if response_seed is not None else None
         specs = [remote_rm_url] if isinstance(remote_rm_url, str) else list(remote_rm_url or [])
         is_function = bool(specs) and specs != ["agent"] and not specs[0].startswith(("http://", "https://"))
         kwargs["weight_transfer_config"] = {"backend": backend_for(device)}
@@ -58,6 +67,8 @@ class RolloutEngine(_Undecorated):
     async def generate_responses(self, prompt: str, label: str, sampling_params: Any, **kwargs: Any) -> Any:
         """As OpenRLHF's, with log-probabilities, and with an error where OpenRLHF would leave the reward out."""
         sampling_params.logprobs = 1
+        if self._response_seeds is not None:
+            _seeds.set(self._response_seeds.for_prompt(prompt))
         responses = await super().generate_responses(prompt, label, sampling_params, **kwargs)
         if self._reward is not None and self._reward.failure is not None:
             raise RewardFailure(self._reward.failure)
@@ -69,10 +80,25 @@ class RolloutEngine(_Undecorated):
                 raise RewardFailure(f"A reward is {reward}; rewards must be finite numbers.")
         return responses
 
-    async def restart(self, seed: int) -> None:
-        """Be as after the start, but for the weights: no cached prefixes, random numbers from `seed`."""
+    async def generate(self, prompt_token_ids: list[int], sampling_params: Any, multi_modal_data: Any = None) -> Any:
+        """As OpenRLHF's, with this response's seed if it has one. Called once for each response."""
+        seeds = _seeds.get(None)
+        if seeds is not None:
+            sampling_params = copy.copy(sampling_params)
+            sampling_params.seed = next(seeds)
+        return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+
+    async def restart(self, seed: int, index: int) -> None:
+        """Be as after the start, but for the weights: no cached prefixes, random numbers from the run's seed.
+
+        Args:
+            seed: --train.seed.
+            index: which of the run's engines this is.
+        """
         await self.llm.reset_prefix_cache()
-        await self.llm.collective_rpc(_seed_worker, args=(seed,))
+        await self.llm.collective_rpc(_seed_worker, args=(seed + index,))
+        if self._response_seeds is not None:
+            self._response_seeds = ResponseSeeds(seed)
 
     async def init_weight_transfer_engine(self, request: Any) -> None:
         await self.llm.init_weight_transfer_engine(request)
@@ -85,6 +111,35 @@ class RolloutEngine(_Undecorated):
 
     async def finish_weight_update(self) -> None:
         await self.llm.finish_weight_update()
+        if self._response_seeds is not None:
+            self._response_seeds.next_weights()
+
+
+# The seeds of the responses to the prompt that a task is about; its subtasks, one for each response, see the same.
+_seeds: ContextVar[Iterator[int]] = ContextVar("response_seeds")
+
+
+class ResponseSeeds:
+    """A seed for each response that depends on the run's seed, the weights' number, the prompt, how often it has been
+    asked since the weights changed, and the response's number: on nothing that depends on time or on the engine."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._weights = 0
+        self._asked: Counter[str] = Counter()
+
+    def next_weights(self) -> None:
+        """Say that the weights have changed."""
+        self._weights += 1
+        self._asked.clear()
+
+    def for_prompt(self, prompt: str) -> Iterator[int]:
+        """The seeds of the responses to a prompt, without end."""
+        asked = self._asked[prompt]
+        self._asked[prompt] += 1
+        for number in itertools.count():
+            key = repr((self._seed, self._weights, prompt, asked, number))
+            yield int.from_bytes(hashlib.sha256(key.encode()).digest()[:6])
 
 
 def _seed_worker(worker: Any, seed: int) -> None:

@@ -56,20 +56,14 @@ class Kept:
         self._trainers: dict[int, Any] = {}
 
     def engines(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-        """For `create_vllm_engines`."""
+        """For `create_vllm_engines`. The actor resets them once they have its weights."""
 
-        def create_or_reset(
-            num_engines: int, tensor_parallel_size: int, pretrain: str, seed: int, *args: Any, **kwargs: Any
-        ) -> list[Any]:
-            import ray
-
+        def create_or_keep(*args: Any, **kwargs: Any) -> list[Any]:
             if self._engines is None:
-                self._engines = create(num_engines, tensor_parallel_size, pretrain, seed, *args, **kwargs)
-            else:
-                ray.get([engine.restart.remote(seed + index) for index, engine in enumerate(self._engines)])
+                self._engines = create(*args, **kwargs)
             return self._engines
 
-        return create_or_reset
+        return create_or_keep
 
     def group(self, create: Callable[..., Any]) -> Callable[..., Any]:
         """For `RayActorGroup`. A group is initialized once more for each run, which resets it."""

@@ -101,6 +101,7 @@ class Session:
             device=self._device,
             kv_cache_bytes=values["run.kv_cache_mb"] * 1024 * 1024,
             engine_dtype=values["run.engine_dtype"],
+            response_seed=values["train.seed"] if values["rollout.deterministic"] else None,
         )
         self._stack.enter_context(hooks.installed(engine, Kept() if self._keep else None))
         self._installed = True

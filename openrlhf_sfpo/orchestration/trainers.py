@@ -5,6 +5,7 @@ Each class only adds around the methods of OpenRLHF's; what they do is unchanged
 
 import copy
 import functools
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -168,7 +169,12 @@ class _Watched:
 
     def generate_samples(self, **kwargs: Any) -> Any:
         self._events.send("phase", text="rollout")
-        return self._generator.generate_samples(**kwargs)
+        samples, *rest = self._generator.generate_samples(**kwargs)
+        if self._generator.args.rollout.deterministic:
+            # They come in the order in which the engines finished. A hash, and no order of the text, because similar
+            # prompts must not end up in the same train batch.
+            samples.sort(key=lambda sample: hashlib.sha256(sample.prompts[0].encode()).digest())
+        return samples, *rest
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
         """As OpenRLHF's, with as many samples in flight as a rollout batch has.

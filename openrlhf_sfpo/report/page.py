@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from openrlhf_sfpo.report.comparison import LEVEL, Comparison
+from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
 from openrlhf_sfpo.report.plots import all_figures
 from openrlhf_sfpo.report.reading import read_status
 from openrlhf_sfpo.report.runs import AXES
@@ -71,12 +71,24 @@ def summary(comparison: Comparison) -> list[str]:
             sentences.append(f"{name} reaches {goal} in {runs}, which most runs of {comparison.baseline} do not.")
         else:
             sentences.append(
-                f"{name} reaches {goal} in {runs}, with {estimate.value:.2f} times fewer rollouts "
-                f"({100 * LEVEL:.0f} % interval {estimate.low:.2f} to {estimate.high:.2f}), {passes:.2f} times fewer "
-                f"backward passes and in {seconds:.2f} times less time; below 1 means more. Its own best is "
+                f"{name} reaches {goal} in {runs}, with {_times(estimate.value, 'rollouts')}{_ends(estimate)}, "
+                f"{_times(passes, 'backward passes')} and {_times(seconds, 'seconds')}. Its own best is "
                 f"{100 * result.best.value:.1f} %."
             )
     return sentences
+
+
+def _times(ratio: float, what: str) -> str:
+    if not math.isfinite(ratio) or ratio == 0:
+        return f"an undefined number of {what}"
+    return f"{ratio:.2f} times fewer {what}" if ratio >= 1 else f"{1 / ratio:.2f} times as many {what}"
+
+
+def _ends(estimate: Estimate) -> str:
+    """The interval of a ratio, for several runs."""
+    if estimate.low == estimate.high:
+        return ""
+    return f" ({100 * LEVEL:.0f} % interval {estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def numbers(comparison: Comparison) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def results(comparison: Comparison) -> Table:
     against = comparison.baseline is not None
     head = ["variant", "best setting", "runs", "best accuracy, %", "last accuracy, %"]
     if against:
-        head += ["reach it", *AXES.values(), *(f"{axis} ratio" for axis in AXES)]
+        head += ["reach it", *AXES, *(f"{axis} ratio" for axis in AXES)]
     rows = []
     for result in comparison.results:
         group = result.group
@@ -92,7 +92,7 @@ def settings(comparison: Comparison) -> Table:
     head = ["variant", "setting", "runs", "best accuracy, %", "last accuracy, %"]
     target = comparison.target
     if target is not None:
-        head += ["reach it", *AXES.values()]
+        head += ["reach it", *AXES]
     rows = []
     for group in comparison.groups:
         row = [
@@ -155,7 +155,8 @@ def ratio(estimate: Estimate) -> str:
     """A ratio with its interval."""
     if math.isnan(estimate.value):
         return "-"
-    return f"{_plain(estimate.value)} [{_plain(estimate.low)}, {_plain(estimate.high)}]"
+    value = _plain(estimate.value)
+    return value if estimate.low == estimate.high else f"{value} [{_plain(estimate.low)}, {_plain(estimate.high)}]"
 
 
 def _plain(value: float) -> str:

@@ -52,6 +52,12 @@ class WeightSync:
         """From now on send the weights of another actor, of the same model in the same layout."""
         self._source.actor = actor
 
+    def restart_engines(self, seed: int) -> None:
+        """Have the engines be as after their start, but for the weights. Call it on one rank."""
+        import ray
+
+        ray.get([engine.restart.remote(seed, index) for index, engine in enumerate(self._engines)])
+
     def reset_prefix_caches(self) -> None:
         """Forget cached prefixes, which were computed with the old weights. Call it on one rank."""
         import ray

@@ -1,0 +1,211 @@
+"""`openrlhf-sfpo eval`: graders, sets of problems, numbers, and the whole command on a real model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.report.evaluation import Graded, measure, table
+from openrlhf_sfpo.tasks.evaluation import PAPER_SETS, Problem, grader_for, load_problems, paper_specs
+from openrlhf_sfpo.tasks.rewards import load_reward
+
+RIGHT, WRONG = 1.0, 0.0
+
+
+@pytest.mark.parametrize(
+    ("grader", "response", "label", "score"),
+    [
+        ("math", r"So \boxed{42}.", "42", RIGHT),
+        ("math", r"\boxed{42} or rather \boxed{43}", "42", WRONG),  # the last one counts
+        ("math", r"\boxed{\frac{1}{2}}", "0.5", RIGHT),
+        ("math", r"\boxed{\dfrac{3}{6}}", r"\frac12", RIGHT),
+        ("math", r"\boxed{2x+2}", "2(x+1)", RIGHT),
+        ("math", r"\boxed{x^2}", "x^3", WRONG),
+        ("math", r"\boxed{(1, 2]}", "(1,2]", RIGHT),
+        ("math", r"\boxed{[1, 2]}", "(1,2]", WRONG),
+        ("math", r"\boxed{\sqrt{8}}", r"2\sqrt{2}", RIGHT),
+        ("math", r"\boxed{1{,}000}", "1000", RIGHT),
+        ("math", "The answer is 42.", "42", WRONG),  # not boxed
+        ("math", r"\boxed{42", "42", WRONG),  # never closed
+        ("math", r"\boxed{}", "42", WRONG),
+        ("math", "", "42", WRONG),
+        ("math", r"\boxed{\frac{1}{}}", "1", WRONG),  # no formula at all
+        ("math_boxed", r"\boxed{7}", "8", 0.1),
+        ("math_boxed", "7", "8", WRONG),
+        ("last_integer", "3 and then 42", "42", RIGHT),
+        ("last_integer", "42 and then 3", "42", WRONG),
+        ("last_integer", "none", "42", WRONG),
+        ("last_integer", "-5", "-5", RIGHT),
+        ("exact", " 42\n", "42", RIGHT),
+        ("exact", "~42", "42", WRONG),
+        ("exact", "42.", "42", WRONG),
+        ("exact", "", "42", WRONG),
+    ],
+)
+def test_graders(grader: str, response: str, label: str, score: float) -> None:
+    result = load_reward(grader)([f"Q: {response}"], ["Q: "], [label])
+    assert result["rewards"] == [score]
+
+
+@pytest.mark.parametrize(
+    ("response", "score"), [("It is 7", RIGHT), ("<answer>7</answer> or 8", RIGHT), ("8", 0.0), ("", 0.0)]
+)
+def test_reasoning_gym_grades_its_own_problems(response: str, score: float) -> None:
+    entry = {"question": "3 + 4 =", "answer": "7", "metadata": {}}
+    label = json.dumps({"dataset": "chain_sum", "options": {}, "entry": entry})
+    result = load_reward("reasoning_gym")([f"Q: {response}"], ["Q: "], [label])
+    assert result["rewards"][0] == pytest.approx(score, abs=0.02)  # some of its scorers give 0.01 for trying
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_problems_come_from_files_and_generators(tmp_path: Path) -> None:
+    levels = write_rows(
+        tmp_path / "levels.jsonl",
+        [
+            {"prompt": "1+1=", "label": "2", "datasource": "easy"},
+            {"prompt": "12*12=", "label": "144", "datasource": "hard"},
+            {"prompt": "2+2=", "label": "4", "datasource": "easy"},
+        ],
+    )
+    published = write_rows(tmp_path / "olympiad.jsonl", [{"question": "q", "final_answer": ["5", "five"]}])
+    table_file = tmp_path / "amc.parquet"
+    pq.write_table(pa.table({"problem": ["p"], "answer": [5.0]}), table_file)
+    sums = "reasoning_gym:chain_sum?size=3&seed=1"
+    sets = load_problems([str(levels), str(published), f"amc_2023={table_file}", sums])
+    assert {name: len(problems) for name, problems in sets.items()} == {
+        "easy": 2,
+        "hard": 1,
+        "olympiad": 1,
+        "amc_2023": 1,
+        "chain_sum": 3,
+    }
+    assert sets["olympiad"] == [Problem("q", "5")]
+    assert sets["amc_2023"] == [Problem("p", "5.0")]
+    assert grader_for(sets["chain_sum"]) == "reasoning_gym"
+    assert grader_for(sets["easy"]) == "math"
+    assert [len(p) for p in load_problems([f"all={levels}", sums], limit=2).values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"text": "q", "answer": "5"}], {}, "--input_key: {path}, line 1 has no 'prompt' or 'problem'"),
+        ([{"problem": "q", "solution": "5"}], {}, "--label_key: {path}, line 1 has no 'label' or 'answer'"),
+        ([{"problem": "q", "answer": []}], {}, "{path}, line 1 has an empty list of answers."),
+        ([{"problem": ["q"], "answer": "5"}], {}, "--input_key: {path}, line 1: the problem is list."),
+        ([{"problem": "q", "answer": "5"}], {"input_key": "body"}, "has no 'body' (it has 'problem', 'answer')"),
+        ([], {}, "{path} is empty."),
+    ],
+)
+def test_broken_sets_are_named(tmp_path: Path, rows: list[Any], options: dict[str, str], message: str) -> None:
+    path = write_rows(tmp_path / "set.jsonl", rows)
+    with pytest.raises(UsageError) as caught:
+        load_problems([str(path)], **options)
+    assert message.replace("{path}", str(path)) in str(caught.value)
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.jsonl", [{"problem": "q", "answer": "5"}])
+    with pytest.raises(UsageError, match="two sets are called 'set'"):
+        load_problems([str(path), str(path)])
+
+
+def test_the_papers_sets_can_be_files(tmp_path: Path) -> None:
+    assert paper_specs(None)[0] == "math500=HuggingFaceH4/MATH-500@test"
+    with pytest.raises(UsageError, match=r"--data_dir: .*math500.jsonl does not exist"):
+        paper_specs(tmp_path)
+    for published in PAPER_SETS:
+        write_rows(tmp_path / f"{published.name}.jsonl", [{"problem": "q", "answer": "5"}])
+    assert list(load_problems(paper_specs(tmp_path))) == ["math500", "aime24", "aime25", "amc", "minerva", "olympiad"]
+
+
+def graded(set_name: str, *problems: str) -> list[Graded]:
+    """Problems as strings of 1 and 0, right and wrong responses; wrong ones are truncated."""
+    return [
+        Graded(set_name, number, "q", "r", "a", float(mark), 10 if mark == "1" else 20, mark == "0")
+        for number, marks in enumerate(problems)
+        for mark in marks
+    ]
+
+
+def test_the_numbers_of_an_evaluation() -> None:
+    numbers = measure([*graded("a", "1100", "0000", "1111", "1000"), *graded("b", "11", "11")])
+    first, second = numbers["sets"]["a"], numbers["sets"]["b"]
+    assert first["avg"] == pytest.approx(7 / 16)
+    assert list(first["pass_at"]) == [1, 2, 4]
+    assert first["pass_at"][2] == pytest.approx((5 / 6 + 0 + 1 + 1 / 2) / 4)
+    assert first["pass_at"][4] == 3 / 4
+    assert first["response_length_mean"] == pytest.approx((7 * 10 + 9 * 20) / 16)
+    assert first["truncated_rate"] == 9 / 16
+    assert first["avg_interval"][0] < 7 / 16 < first["avg_interval"][1]
+    assert second["avg_interval"] == (1.0, 1.0)
+    assert numbers["mean"] == pytest.approx((7 / 16 + 1) / 2)
+    assert numbers["mean_interval"][0] == pytest.approx((first["avg_interval"][0] + 1) / 2, abs=0.05)
+    rows = table(numbers).rows
+    assert rows[0][2].startswith("43.8 [")
+    assert rows[-1][0] == "unweighted mean"
+
+
+def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "eval", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--data: is not given."),
+        (["--data", "x.jsonl", "--samples", "0"], "--samples: is 0. Use 1 or more."),
+        (["--data", "x.jsonl", "--top_p", "1.5"], "--top_p: is 1.5."),
+        (["--data", "x.jsonl", "--temperature", "-1"], "--temperature: is -1.0."),
+        (["--data", "x.jsonl", "--input_template", "Solve:"], "Put {} where the problem goes."),
+        (["--data", "x.jsonl", "--grader", "maths"], "Built in are last_integer, exact"),
+        (["--data", "x.jsonl"], "--data: x.jsonl does not exist."),
+        (["--data_dir", "x"], "--data_dir: is for --protocol paper."),
+        (["--protocol", "paper", "--data_dir", "nowhere"], "--data_dir: nowhere/math500.jsonl does not exist."),
+    ],
+)
+def test_bad_flags_are_named(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    done = evaluate(tmp_path, "--out", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
+    done = evaluate(tmp_path, "--data", "x.jsonl")
+    assert done.returncode == 2
+    assert "holds no model (no config.json)" in done.stderr
+
+
+def test_a_real_model_is_evaluated(testbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = ["--grader", "exact", "--max_new_tokens", 6, "--samples", 4, "--limit", 10, "--kv_cache_mb", 64]
+    done = evaluate(testbed / "model", "--data", testbed / "eval.jsonl", *flags, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    numbers = json.loads((out / "eval.json").read_text())
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert set(numbers["sets"]) == {"2_numbers", "3_numbers", "4_numbers"}
+    assert len(samples) == 3 * 10 * 4
+    for name, one in numbers["sets"].items():
+        mine = [sample for sample in samples if sample["set_name"] == name]
+        right = [sample["response"] == sample["label"] for sample in mine]
+        assert one["avg"] == pytest.approx(sum(right) / len(right))
+        assert one["response_length_mean"] == pytest.approx(sum(sample["tokens"] for sample in mine) / len(mine))
+    assert numbers["settings"]["temperature"] == 1.0
+    assert "unweighted mean" in done.stdout
+    assert (out / "eval.png").read_bytes().startswith(b"\x89PNG")
+    again = evaluate(testbed / "model", "--data", testbed / "eval.jsonl", "--out", out)
+    assert again.returncode == 2
+    assert "already holds an evaluation" in again.stderr
