@@ -122,8 +122,8 @@ class Lanes:
     def __exit__(self, *exc: Any) -> None:
         for pipe, (process, _) in self._lanes.items():
             pipe.close()
-            if exc[0] is not None:
-                os.kill(process.pid, signal.SIGINT) if process.is_alive() else None
+            if exc[0] is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
         for process, _ in self._lanes.values():
             process.join(60)
             if process.is_alive():
