@@ -247,6 +247,12 @@ def _check_rollout(args: Any) -> None:
         raise UsageError("--eval.dataset", "needs an engine, and --rollout.replay_dir runs without.", "Drop one.")
     if args.train.async_enable and args.rollout.replay_dir:
         raise UsageError("--rollout.replay_dir", "works with the synchronous trainer.", "Drop --train.async_enable.")
+    if args.train.async_enable and args.rollout.deterministic:
+        raise UsageError(
+            "--rollout.deterministic",
+            "cannot be had with --train.async_enable, where it depends on time which weights answer which prompts.",
+            "Drop one.",
+        )
     if not args.rollout.replay_dir and not args.vllm.num_engines:
         raise UsageError("--vllm.num_engines", "is not given.", "Use 1 or more, or --rollout.replay_dir.")
 

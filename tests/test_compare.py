@@ -49,6 +49,14 @@ def test_the_grid_has_every_combination_once(tmp_path: Path) -> None:
     assert {"sfpo.k", "train.seed", "run.dir"} <= runs[-1].given
 
 
+def test_names_are_paths_and_differ(tmp_path: Path) -> None:
+    sweep = {"data.prompt_dataset": ["a/train.jsonl", "a-train.jsonl"], "ckpt.path": ["x"]}
+    config = write(tmp_path / "grid.yaml", base=BASE, variants=["grpo"], sweep=sweep, seeds=[1])
+    names = [run.name for run in plan(config, tmp_path, [])]
+    first = "grpo_prompt_dataset=a-train.jsonl_path=x_seed=1"
+    assert names == [first, f"{first}-2"]
+
+
 def test_the_base_may_be_a_file_beside_it(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", **BASE)
     (tmp_path / "c.yaml").write_text("base: base.yaml\nvariants: [grpo]\nsweep: {actor.adam.lr: [1e-4]}\n")
@@ -133,6 +141,7 @@ def test_a_comparison_in_use_is_refused(tmp_path: Path) -> None:
         ({"reward.remote_url": "math"}, False),
         ({"algo.kl.init_coef": 0.1}, False),
         ({"train.async_enable": True}, False),
+        ({"train.colocate_actor_ref": True}, False),
     ],
 )
 def test_which_runs_share_engines_and_actors(changes: dict[str, Any], kept: bool) -> None:

@@ -163,6 +163,14 @@ def test_settings_that_matter_make_a_variant(changes: dict[str, Any]) -> None:
     assert effective_update({**SFPO, **changes}) != effective_update(SFPO)
 
 
+def test_variants_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    for gate in ("off", "upper", "two_sided"):
+        make_run(tmp_path / gate, [0.2, 0.5], 4, sfpo__gate=gate, sfpo__gate_window=10)
+    make_run(tmp_path / "grpo", [0.2, 0.5], sfpo__preset="grpo")
+    names = {group.variant for group in load(tmp_path).groups}
+    assert names == {"grpo", "sfpo gate=off", "sfpo gate=upper", "sfpo gate=two_sided"}
+
+
 def test_settings_of_the_update_get_a_map(tmp_path: Path) -> None:
     make_run(tmp_path / "grpo", [0.2, 0.5], sfpo__preset="grpo")
     for k in (1, 3):

@@ -345,6 +345,11 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--rollout.n_samples_per_prompt", "--algo.advantage.estimator", "2 or more"],
     ),
     ("no engines", {"--vllm.num_engines": None}, ["--vllm.num_engines", "--rollout.replay_dir"]),
+    (
+        "asynchronous and deterministic",
+        {"--train.async_enable": True, "--rollout.deterministic": True},
+        ["--rollout.deterministic", "--train.async_enable"],
+    ),
     ("no reward", {"--reward.remote_url": None}, ["--reward.remote_url", "not given"]),
     ("reward missing", {"--reward.remote_url": "/nowhere.py"}, ["--reward.remote_url", "does not exist"]),
     ("reward unknown", {"--reward.remote_url": "maths"}, ["--reward.remote_url", "'maths'", "reasoning_gym"]),

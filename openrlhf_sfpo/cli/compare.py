@@ -5,6 +5,7 @@ import itertools
 import os
 import sys
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
 def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
     """The runs that a comparison's file asks for, the seeds outermost: one that is stopped early has all variants.
 
+    Args:
+        config: the YAML file.
+        out: the comparison's directory.
+        changes: NAME=VALUE flags for every run, over the file's.
+
     Raises:
         UsageError: naming the file and what is wrong in it.
     """
@@ -90,36 +96,51 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
             str(config), f"has {', '.join(map(repr, sorted(unknown)))}.", f"It may have {', '.join(_KEYS)}."
         )
     base = _base(config, content.get("base"))
+    overrides = dict(_split(change) for change in changes)
+    runs: dict[str, PlannedRun] = {}
+    seen: set[str] = set()
+    for seed, (variant, flags), swept in itertools.product(
+        _seeds(config, content, base), _variants(config, content), _combinations(config, content)
+    ):
+        settings = {**base, **flags, **swept, **overrides, "train.seed": seed}
+        name = _unused_name(variant, swept, seed, runs)
+        directory = (out / "runs" / name).absolute()
+        flat, given = parse_settings({**settings, "run.dir": str(directory)}, str(config))
+        essence = _essence(variant, vars(flat))
+        if essence not in seen:  # GRPO, say, is the same for every K in a sweep
+            seen.add(essence)
+            runs[name] = PlannedRun(name, directory, flat, frozenset(given), settings)
+    return list(runs.values())
+
+
+def _essence(variant: str, values: dict[str, Any]) -> str:
+    """What makes a run different from the others."""
+    others = {name: value for name, value in values.items() if name != "run.dir" and not name.startswith("sfpo.")}
+    return repr((variant, sorted({**others, **effective_update(values)}.items())))
+
+
+def _unused_name(variant: str, swept: dict[str, Any], seed: int, used: Container[str]) -> str:
+    """A name that says what is swept, as part of a path."""
+    parts = [variant, *(f"{name.rpartition('.')[2]}={value}" for name, value in swept.items()), f"seed={seed}"]
+    name = "_".join(parts).replace("/", "-")
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
+
+
+def _seeds(config: Path, content: dict[str, Any], base: dict[str, Any]) -> list[int]:
+    seeds = content.get("seeds") or [base.get("train.seed", 42)]
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
+        raise UsageError(str(config), f"seeds is {seeds!r}.", "Give a list of whole numbers.")
+    return seeds
+
+
+def _combinations(config: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the swept values."""
     sweep = flatten(content.get("sweep") or {})
     for name, values in sweep.items():
         if not isinstance(values, list) or not values:
             raise UsageError(str(config), f"sweep {name} is {values!r}.", "Give a list of values.")
-    seeds = content.get("seeds") or [base.get("train.seed", 42)]
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
-        raise UsageError(str(config), f"seeds is {seeds!r}.", "Give a list of whole numbers.")
-    overrides = dict(_split(change) for change in changes)
-    runs: dict[str, PlannedRun] = {}
-    seen: set[str] = set()
-    combinations = [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
-    for seed, (variant, flags), swept in itertools.product(seeds, _variants(config, content), combinations):
-        settings = {**base, **flags, **swept, **overrides, "train.seed": seed}
-        name = "_".join(
-            [variant, *(f"{key.rpartition('.')[2]}={value}" for key, value in swept.items()), f"seed={seed}"]
-        )
-        directory = (out / "runs" / name).absolute()
-        flat, given = parse_settings({**settings, "run.dir": str(directory)}, str(config))
-        resolved = vars(flat)
-        essence = repr(
-            (
-                variant,
-                effective_update(resolved),
-                sorted((k, str(v)) for k, v in resolved.items() if k != "run.dir" and not k.startswith("sfpo.")),
-            )
-        )
-        if essence not in seen:  # GRPO is the same for every K in a sweep
-            seen.add(essence)
-            runs[name] = PlannedRun(name, directory, flat, frozenset(given), settings)
-    return list(runs.values())
+    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
 
 
 def _base(config: Path, base: Any) -> dict[str, Any]:

@@ -39,12 +39,12 @@ _FREE = {
 
 
 def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether a run with the flags `after` can have the workers of one with `before`. (The asynchronous trainer has
-    more actors than are kept here.)"""
+    """Whether a run with the flags `after` can have the workers of one with `before`."""
+    if after["train.async_enable"] or after["train.colocate_actor_ref"]:
+        # The asynchronous trainer has more actors than are kept here; for colocation OpenRLHF asks for free GPUs first.
+        return False
     differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    return not after["train.async_enable"] and all(
-        name in _FREE or name.startswith(_FREE_SECTIONS) for name in differing
-    )
+    return all(name in _FREE or name.startswith(_FREE_SECTIONS) for name in differing)
 
 
 class Kept:

@@ -313,7 +313,7 @@ def _variant_name(update: dict[str, Any], all_kinds: list[dict[str, Any]]) -> st
     varied = {
         name: value
         for name, value in update.items()
-        if name != "sfpo.preset" and len({repr(kind.get(name)) for kind in others}) > 1
+        if name != "sfpo.preset" and len({repr(kind[name]) for kind in others if name in kind}) > 1
     }
     return " ".join(filter(None, [str(preset), _words(varied)]))
 
