@@ -156,11 +156,11 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def small_grid(testbed: Path, path: Path) -> Path:
-    """GRPO and SFPO for four steps on the testbed, evaluated after each; the same whenever it is repeated."""
+    """GRPO and SFPO for ten steps on the testbed, evaluated after every other; the same whenever it is repeated."""
     base = yaml.safe_load((ROOT / "examples" / "testbed" / "base.yaml").read_text())
     base["actor"]["model_name_or_path"] = str(testbed / "model")
-    base["data"] |= {"prompt_dataset": str(testbed / "train.jsonl"), "max_samples": 32}
-    base["eval"] |= {"dataset": str(testbed / "eval.jsonl"), "steps": 1}
+    base["data"] |= {"prompt_dataset": str(testbed / "train.jsonl"), "max_samples": 80}
+    base["eval"] |= {"dataset": str(testbed / "eval.jsonl"), "steps": 2}
     base["rollout"]["deterministic"] = True
     variants = {"grpo": {"sfpo.preset": "grpo"}, "sfpo": {"sfpo.preset": "sfpo", "sfpo.k": 2}}
     return write(path, base=base, variants=variants, sweep={"actor.adam.lr": [1e-4]}, seeds=[1])
@@ -187,7 +187,7 @@ def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, out = small_grid(testbed, directory / "grid.yaml"), directory / "out"
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", str(config), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 3)
+    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 2)  # there are eight steps more
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -208,7 +208,7 @@ def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> 
     cut_short, again = curve_of(runs / f"{SECOND}.incomplete-1"), curve_of(runs / SECOND)
     assert "engines and actors are those of the run before" in logs_of(runs / f"{SECOND}.incomplete-1")
     assert "Ray is up" in logs_of(runs / SECOND)
-    assert len(again) == 5
+    assert len(again) == 6
     assert again[: len(cut_short)] == cut_short
     assert list(accuracies(continued).values()) == [[curve_of(runs / FIRST)], [again]]
 

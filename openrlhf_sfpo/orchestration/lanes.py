@@ -208,5 +208,5 @@ def _run(session: Any, run: PlannedRun) -> int:
 def _interrupt_without_parent(parent: int) -> None:
     """End like with Ctrl-C when the comparison's own process is gone, so that no Ray stays behind."""
     while os.getppid() == parent:
-        time.sleep(1.0)
+        time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGINT)
