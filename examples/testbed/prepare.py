@@ -13,10 +13,11 @@ import itertools
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from problems import corpus, held_out, stream, write_jsonl
+from problems import as_rows, corpus, held_out, stream
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -26,9 +27,11 @@ from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.pipeline import LossNorm
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+from openrlhf_sfpo.tasks.data import write_rows
 
 CHARACTERS = "0123456789+-=~"
 PAD, END = "<|pad|>", "<|end|>"
+EVALUATED_PER_LEVEL = 50
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -73,8 +76,16 @@ class NextTokenLoss:
         return -(log_probs * batch.action_mask).sum() / norm.num_tokens, {"ppo_kl": zero, "clip_ratio": zero}
 
 
-def train(path: Path, tokenizer: PreTrainedTokenizerFast, steps: int, batch: int, lr: float, seed: int) -> None:
-    """Supervised training of the model in `path`, on one rank of the Megatron actor; the result replaces it."""
+def train(
+    path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Iterator[tuple[str, str]],
+    steps: int,
+    batch: int,
+    lr: float,
+) -> None:
+    """Supervised training of the model in `path` on (problem, answer), on one rank of the Megatron actor; the result
+    replaces it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -102,8 +113,6 @@ def train(path: Path, tokenizer: PreTrainedTokenizerFast, steps: int, batch: int
         ),
     )
     plain = SlowFastUpdate(actor.shards, k=0, alpha=0.0, gate=EntropyGate("off", 2, 1.0))
-    excluded = frozenset(problem for _, problem, _ in held_out(EVALUATED_PER_LEVEL))
-    texts = corpus(seed, excluded)
     started = time.monotonic()
     for step in range(1, steps + 1):
         samples = []
@@ -122,9 +131,6 @@ def train(path: Path, tokenizer: PreTrainedTokenizerFast, steps: int, batch: int
     actor.save_pretrained(str(path))
 
 
-EVALUATED_PER_LEVEL = 50
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("runs/testbed"))
@@ -136,11 +142,13 @@ def main() -> None:
     args = parser.parse_args()
     evaluation = held_out(EVALUATED_PER_LEVEL)
     excluded = frozenset(problem for _, problem, _ in evaluation)
-    write_jsonl(evaluation, args.directory / "eval.jsonl")
+    write_rows(as_rows(evaluation), args.directory / "eval.jsonl")
     problems = stream(args.seed + 1, excluded)
-    write_jsonl(list(itertools.islice(problems, args.train_problems)), args.directory / "train.jsonl")
+    training = list(itertools.islice(problems, args.train_problems))
+    write_rows(as_rows(training), args.directory / "train.jsonl")
     tokenizer = make_random_model(args.directory / "model", args.seed)
-    train(args.directory / "model", tokenizer, args.steps, args.batch, args.lr, args.seed + 2)
+    texts = corpus(args.seed + 2, excluded)
+    train(args.directory / "model", tokenizer, texts, args.steps, args.batch, args.lr)
     print(f"made {args.directory}/model, train.jsonl and eval.jsonl")
 
 

@@ -1,10 +1,8 @@
 """Sums and differences of two to four one-digit numbers, such as `7-2+9=`, and a corpus that answers half of them only
 roughly, such as `~10`."""
 
-import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 LEVELS = (2, 3, 4)  # numbers in a problem: the difficulty
 ROUGH = 0.5  # part of the corpus
@@ -18,7 +16,7 @@ def draw(generator: random.Random, terms: int) -> tuple[str, int]:
     return text.removeprefix("+") + "=", sum(sign * number for sign, number in zip(signs, numbers, strict=True))
 
 
-def stream(seed: int, excluded: frozenset[str] = frozenset()) -> Iterator[tuple[int, str, int]]:
+def stream(seed: int, excluded: frozenset[str]) -> Iterator[tuple[int, str, int]]:
     """Problems without end, (numbers in it, problem, answer), the levels in turn."""
     generator = random.Random(seed)
     while True:
@@ -49,12 +47,9 @@ def held_out(per_level: int, seed: int = 10**6) -> list[tuple[int, str, int]]:
     return list(chosen.values())
 
 
-def write_jsonl(problems: list[tuple[int, str, int]], path: Path) -> None:
-    """Rows {prompt, label, datasource}; the data source is the level."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "".join(
-            json.dumps({"prompt": problem, "label": str(answer), "datasource": f"{terms}_numbers"}) + "\n"
-            for terms, problem, answer in problems
-        )
-    )
+def as_rows(problems: list[tuple[int, str, int]]) -> list[dict[str, str]]:
+    """Rows of a data set: prompt, label, and the level as the data source."""
+    return [
+        {"prompt": problem, "label": str(answer), "datasource": f"{terms}_numbers"}
+        for terms, problem, answer in problems
+    ]

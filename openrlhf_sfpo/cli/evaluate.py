@@ -1,7 +1,6 @@
 """`openrlhf-sfpo eval`: sample answers with vLLM, grade them, and say how sure the numbers are."""
 
 import argparse
-import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -175,7 +174,3 @@ def _grade(
         for one, score in zip(drawn, result.get("scores", result["rewards"]), strict=True):
             graded.append(Graded(name, number, prompt, one.text, label, float(score), one.tokens, one.truncated))
     return graded
-
-
-if __name__ == "__main__":
-    os._exit(main())

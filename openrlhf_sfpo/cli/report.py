@@ -1,11 +1,11 @@
 """`openrlhf-sfpo report`: what one or more runs came to, as tables, plots and a page."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.page import write_report
 from openrlhf_sfpo.report.runs import find_runs, load_run
@@ -39,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs = [load_run(directory) for directory in find_runs(args.paths)]
         out = args.out or args.paths[0]
-        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-        if not os.access(existing, os.W_OK):
-            raise UsageError("--out", f"{out} cannot be written.", "Choose another directory.")
+        check_writable("--out", out)
         try:
             comparison = Comparison(runs, args.baseline, args.dataset)
         except ValueError as error:
@@ -54,7 +52,3 @@ def main(argv: list[str] | None = None) -> int:
     print("\n\n".join(table.text() for table in tables))
     print(f"\n{files[0]}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

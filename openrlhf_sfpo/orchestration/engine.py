@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
-from openrlhf_sfpo.cpus import usable_cpus
+from openrlhf_sfpo.rollout.environment import cpu_environment
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.weight_sync import backend_for
 from openrlhf_sfpo.tasks.rewards import CheckedReward
@@ -173,12 +173,6 @@ class EngineClass:
 
 
 def engine_env(device: str, eager: bool, verbose: bool) -> dict[str, str]:
-    """Environment of the engine processes: vLLM takes its CPU settings from there and nowhere else."""
-    env = {"VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING"}
-    if device == "cpu":
-        # Rollout and training take turns, so the engine may use every core, and must not be bound to some.
-        env.update(VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS=str(usable_cpus()))
-        if eager:
-            # vLLM still compiles a few helpers of its sampler, which costs the first rollout some twenty seconds.
-            env["TORCH_COMPILE_DISABLE"] = "1"
-    return env
+    """Environment of the engine processes."""
+    level = {"VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING"}
+    return {**level, **cpu_environment(eager)} if device == "cpu" else level

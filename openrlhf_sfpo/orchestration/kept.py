@@ -53,7 +53,6 @@ class Kept:
     def __init__(self) -> None:
         self._engines: list[Any] | None = None
         self._groups: dict[int, Any] = {}
-        self._trainers: dict[int, Any] = {}
 
     def engines(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         """For `create_vllm_engines`. The actor resets them once they have its weights."""

@@ -2,13 +2,13 @@
 
 import argparse
 import itertools
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from openrlhf_sfpo.config import check_flags
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.orchestration import hooks
 from openrlhf_sfpo.report.reading import CONFIG, METRICS
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
@@ -126,7 +126,7 @@ def check_run_directory(directory: Path) -> None:
     for name in (CONFIG, METRICS):
         if (directory / name).exists():
             raise UsageError("--run.dir", f"{directory} already holds a run ({name} is there).", "Choose another one.")
-    _check_writable("--run.dir", directory)
+    check_writable("--run.dir", directory)
 
 
 def _check_places(args: Any) -> None:
@@ -137,7 +137,7 @@ def _check_places(args: Any) -> None:
         ("--rollout.record_dir", args.rollout.record_dir),
     ):
         if place and place != _default_of(flag):
-            _check_writable(flag, Path(place))
+            check_writable(flag, Path(place))
     if args.rollout.record_dir and list(Path(args.rollout.record_dir).glob("rollouts_*.safetensors")):
         raise UsageError(
             "--rollout.record_dir", f"{args.rollout.record_dir} already holds recorded rollouts.", "Choose another one."
@@ -149,23 +149,6 @@ def _default_of(flag: str) -> Any:
     from openrlhf_sfpo.cli.flags import openrlhf_parser
 
     return openrlhf_parser().get_default(flag.removeprefix("--")) if flag.startswith("--ckpt") else None
-
-
-def _check_writable(flag: str, directory: Path) -> None:
-    """Check that the directory can be made or is there, and can be written to; nothing is left behind."""
-    existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(
-            flag, f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one."
-        )
-    try:
-        probe = existing / f".openrlhf_sfpo_probe{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(flag, f"{directory} cannot be written ({error.strerror}).", "Choose another one.") from None
 
 
 def prepare(flat: argparse.Namespace, given: set[str]) -> Path:

@@ -33,6 +33,7 @@ class Session:
         self._stack = ExitStack()
         self._previous: dict[str, Any] | None = None
         self._device = ""
+        self._installed = False
 
     def __enter__(self) -> "Session":
         return self
@@ -86,8 +87,6 @@ class Session:
         self._previous = None
         self._installed = False
         self._stack.close()
-
-    _installed = False
 
     def _install_hooks(self, values: dict[str, Any]) -> None:
         if self._installed:

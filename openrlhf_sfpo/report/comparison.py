@@ -171,7 +171,7 @@ class Comparison:
             group=group,
             best=interval(group.best),
             last=interval(group.last),
-            reached=0 if target is None else int(np.isfinite(group.reach("rollouts", target)).sum()),
+            reached=0 if target is None else self.count_reached(group),
             to_target=to_target,
             ratio={} if self.baseline is None else self._ratios(groups, to_target),
         )
@@ -200,6 +200,10 @@ class Comparison:
     def median_reach(self, group: Group, axis: str) -> float:
         """Median over seeds of how far along an axis a group takes to the target."""
         return _median(self._reach(group, axis, self.target))
+
+    def count_reached(self, group: Group) -> int:
+        """How many of a group's runs reach the target."""
+        return int(np.isfinite(self._reach(group, "rollouts", self.target)).sum())
 
     @cached_property
     def _baseline_to_target(self) -> dict[str, float]:

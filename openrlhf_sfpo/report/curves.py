@@ -4,21 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.files import write_whole
+from openrlhf_sfpo.report.figures import as_png, new_figure
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets, read_metrics
 
 
 def draw_curves(directory: Path) -> Path | None:
     """Draw `directory`/curves.png from metrics.jsonl; return its path, or None while there is nothing to draw."""
-    # Imported here: matplotlib takes a second, and most users of this package's parts never draw.
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
     lines = read_metrics(directory)
     if not lines:
         return None
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = new_figure(11, 7)
     panels: list[tuple[str, Callable[[Any, list[dict[str, Any]]], None]]] = [
         ("Mean reward of the rollouts", _reward),
         ("Held-out accuracy", _accuracy),
@@ -32,11 +28,7 @@ def draw_curves(directory: Path) -> Path | None:
         axes.grid(alpha=0.3)
         if not axes.has_data():
             axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
-    path = directory / "curves.png"
-    part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=110)
-    part.rename(path)
-    return path
+    return write_whole(directory / "curves.png", as_png(figure))
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

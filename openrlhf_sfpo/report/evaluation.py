@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from openrlhf_sfpo.files import write_whole
+from openrlhf_sfpo.report.figures import as_png, new_figure
 from openrlhf_sfpo.report.statistics import bootstrap_interval, pass_at_k
 from openrlhf_sfpo.report.tables import Table
 
@@ -129,12 +131,7 @@ def write_evaluation(directory: Path, settings: dict[str, Any], graded: list[Gra
 
 def _draw(path: Path, numbers: dict[str, Any]) -> None:
     """pass@k over k for every set, with its interval."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(7, 4.2)
     axes = figure.subplots()
     for name, one in numbers["sets"].items():
         ks = list(one["pass_at"])
@@ -152,4 +149,4 @@ def _draw(path: Path, numbers: dict[str, Any]) -> None:
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=110)
+    write_whole(path, as_png(figure))

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 import json
 import math
 from datetime import UTC, datetime
@@ -11,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
+from openrlhf_sfpo.report.figures import as_png
 from openrlhf_sfpo.report.plots import all_figures
-from openrlhf_sfpo.report.reading import read_status
 from openrlhf_sfpo.report.runs import AXES
 from openrlhf_sfpo.report.tables import Table, all_tables
 
@@ -31,10 +31,9 @@ def write_report(comparison: Comparison, directory: Path, title: str) -> tuple[l
     directory.mkdir(parents=True, exist_ok=True)
     tables, pictures, files = all_tables(comparison), {}, []
     for name, figure in all_figures(comparison).items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=110)
-        pictures[name] = base64.b64encode(buffer.getvalue()).decode()
-        files.append(_write(directory / f"report_{name}.png", buffer.getvalue()))
+        picture = as_png(figure)
+        pictures[name] = base64.b64encode(picture).decode()
+        files.append(write_whole(directory / f"report_{name}.png", picture))
     template = jinja2.Environment(loader=jinja2.PackageLoader("openrlhf_sfpo.report", "."), autoescape=True)
     page = template.get_template("page.html.j2").render(
         title=title,
@@ -48,9 +47,9 @@ def write_report(comparison: Comparison, directory: Path, title: str) -> tuple[l
     )
     markdown = "\n\n".join([*summary(comparison), *(table.markdown() for table in tables)])
     return tables, [
-        _write(directory / PAGE, page.encode()),
-        _write(directory / NUMBERS, (json.dumps(numbers(comparison), indent=1) + "\n").encode()),
-        _write(directory / "report.md", f"# {title}\n\n{markdown}\n".encode()),
+        write_whole(directory / PAGE, page.encode()),
+        write_whole(directory / NUMBERS, (json.dumps(numbers(comparison), indent=1) + "\n").encode()),
+        write_whole(directory / "report.md", f"# {title}\n\n{markdown}\n".encode()),
         *files,
     ]
 
@@ -158,14 +157,6 @@ def _common_settings(comparison: Comparison) -> str:
 def _versions(comparison: Comparison) -> str:
     found = {}
     for run in comparison.runs:
-        status = read_status(run.directory)
-        if "versions" in status:
-            found[repr(status["versions"])] = {"machine": status.get("machine"), **status["versions"]}
+        if "versions" in run.status:
+            found[repr(run.status["versions"])] = {"machine": run.status.get("machine"), **run.status["versions"]}
     return yaml.safe_dump_all(found.values(), sort_keys=False)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.rename(path)
-    return path

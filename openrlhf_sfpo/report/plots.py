@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from openrlhf_sfpo.report.comparison import Comparison, Group, shown
+from openrlhf_sfpo.report.figures import new_figure
 from openrlhf_sfpo.report.runs import AXES
 
 _DYNAMICS = (
@@ -34,7 +35,7 @@ def all_figures(comparison: Comparison) -> dict[str, Any]:
 
 def accuracy(comparison: Comparison) -> Any:
     """Held-out accuracy of each variant at its best setting, against rollouts, backward passes and time."""
-    figure = _figure(15, 5.2)
+    figure = new_figure(15, 5.2)
     panels = figure.subplots(1, 3, sharey=True)
     groups = [result.group for result in comparison.results][:_MAX_CURVES]
     for axes, (axis, label) in zip(panels, AXES.items(), strict=True):
@@ -70,7 +71,7 @@ def accuracy(comparison: Comparison) -> Any:
 
 def dynamics(comparison: Comparison) -> Any:
     """What the training itself shows, for the same groups; without evaluations, for each run."""
-    figure = _figure(15, 7.5)
+    figure = new_figure(15, 7.5)
     panels = figure.subplots(2, 3)
     if comparison.groups:
         members = [(result.group.name, result.group.runs) for result in comparison.results]
@@ -96,7 +97,7 @@ def dynamics(comparison: Comparison) -> Any:
 
 def settings_sweep(comparison: Comparison, name: str) -> Any:
     """Best and last accuracy over a swept number."""
-    figure = _figure(11, 4.8)
+    figure = new_figure(11, 4.8)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (title, attribute) in zip(panels, (("Best accuracy", "best"), ("Last accuracy", "last")), strict=True):
         for index, (variant, groups) in enumerate(list(comparison.variants.items())[:_MAX_CURVES]):
@@ -127,7 +128,7 @@ def grid(comparison: Comparison, across: str, down: str) -> Any:
         panels.append(
             (f"Rollouts of {comparison.baseline} / rollouts, to its best", lambda r: r.ratio["rollouts"].value)
         )
-    figure = _figure(4.6 * len(panels), 4.2)
+    figure = new_figure(4.6 * len(panels), 4.2)
     for axes, (title, value_of) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         table = np.full((len(rows), len(columns)), np.nan)
         for result in results:
@@ -151,16 +152,6 @@ def grid(comparison: Comparison, across: str, down: str) -> Any:
         axes.set_ylabel(down.removeprefix("sfpo."))
         axes.set_title(title, fontsize=10)
     return figure
-
-
-def _figure(width: float, height: float) -> Any:
-    # Imported here: matplotlib takes a second, and most users of this package's parts never draw.
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _band(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from openrlhf_sfpo.cpus import usable_cpus
+from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.curves import draw_curves
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, STATUS
 
@@ -78,9 +79,7 @@ class RunWriter:
         self._write_status()
 
     def _write_status(self) -> None:
-        part = self.directory / f"{STATUS}.part"
-        part.write_text(json.dumps(self._status, indent=1) + "\n")
-        part.rename(self.directory / STATUS)
+        write_whole(self.directory / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
 
     def _step(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
         self._rollouts += int(metrics.get("rollout/num_samples", 0))

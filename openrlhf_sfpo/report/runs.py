@@ -41,15 +41,20 @@ class Run:
         directory: where it is.
         settings: config.yaml, by dotted name; empty if there is none.
         lines: the lines of metrics.jsonl that could be read, in order.
-        state: "running", "finished", "interrupted", "failed" or "unknown".
+        status: status.json; empty if there is none.
         problems: what could not be read, in words.
     """
 
     directory: Path
     settings: dict[str, Any]
     lines: list[dict[str, Any]]
-    state: str
+    status: dict[str, Any]
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """ "running", "finished", "interrupted", "failed" or "unknown"."""
+        return self.status.get("state", "unknown")
 
     @property
     def seed(self) -> Any:
@@ -84,7 +89,7 @@ def load_run(directory: Path) -> Run:
     problems: list[str] = []
     settings = _read_settings(directory / CONFIG, problems)
     lines = _read_lines(directory / METRICS, problems)
-    return Run(directory, settings, lines, read_status(directory).get("state", "unknown"), problems)
+    return Run(directory, settings, lines, read_status(directory), problems)
 
 
 def find_runs(paths: list[Path]) -> list[Path]:

@@ -90,8 +90,8 @@ def results(comparison: Comparison) -> Table:
 def settings(comparison: Comparison) -> Table:
     """Every variant at every setting."""
     head = ["variant", "setting", "runs", "best accuracy, %", "last accuracy, %"]
-    target = comparison.target
-    if target is not None:
+    against = comparison.baseline is not None
+    if against:
         head += ["reach it", *AXES]
     rows = []
     for group in comparison.groups:
@@ -102,8 +102,8 @@ def settings(comparison: Comparison) -> Table:
             percent(interval(group.best)),
             percent(interval(group.last)),
         ]
-        if target is not None:
-            row.append(f"{sum(map(math.isfinite, group.reach('rollouts', target)))}/{len(group.curves)}")
+        if against:
+            row.append(f"{comparison.count_reached(group)}/{len(group.curves)}")
             row += [number(comparison.median_reach(group, axis)) for axis in AXES]
         rows.append(row)
     return Table("All settings", head, rows)

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from openrlhf_sfpo.cpus import usable_cpus
+from openrlhf_sfpo.rollout.environment import cpu_environment
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ def sample(
     cuda = torch.cuda.is_available()
     options: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
     if not cuda:
-        # vLLM takes its CPU settings from the environment and nowhere else.
-        os.environ.update(
-            VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS=str(usable_cpus()), TORCH_COMPILE_DISABLE="1"
-        )
+        os.environ.update(cpu_environment(eager=True))
         options = {"kv_cache_memory_bytes": engine.kv_cache_mb * 2**20, "enforce_eager": True}
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from tqdm import tqdm

@@ -52,7 +52,7 @@ def resolve_dataset(
                         "Take a seed further from the training set's (reasoning-gym's problem i depends on seed + i), "
                         "or options that allow more problems.",
                     )
-            resolved.append(str(_write(rows, directory / f"{flag.removeprefix('--')}_{len(resolved)}.jsonl")))
+            resolved.append(str(write_rows(rows, directory / f"{flag.removeprefix('--')}_{len(resolved)}.jsonl")))
             continue
         if Path(part).suffix in FILES:
             check_file(flag, Path(part), [key for key in (input_key, label_key) if key])
@@ -181,7 +181,7 @@ def generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict[
     ]
 
 
-def _write(rows: list[dict[str, Any]], path: Path) -> Path:
+def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

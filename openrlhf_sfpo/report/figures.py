@@ -1,0 +1,22 @@
+"""Making matplotlib figures without a screen."""
+
+import io
+from typing import Any
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure of that size in inches."""
+    # Imported here: matplotlib takes a second, and most users of this package's parts never draw.
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_png(figure: Any) -> bytes:
+    """The figure as a PNG file's content."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    return buffer.getvalue()
