@@ -11,7 +11,6 @@ which rewards exact answers only, has the rest to win.
 import argparse
 import itertools
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,10 +85,7 @@ def train(
 ) -> None:
     """Supervised training of the model in `path` on (problem, answer), on one rank of the Megatron actor; the result
     replaces it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     actor = MegatronActor(
         str(path),
         Layout(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.tasks.evaluation import Problem, grader_for, load_problems, paper_specs
 from openrlhf_sfpo.tasks.rewards import BUILTIN, check_reward, load_reward
 
@@ -98,6 +99,7 @@ def _fill_in(args: argparse.Namespace) -> None:
     args.out = args.out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
     if (args.out / "eval.json").exists():
         raise UsageError("--out", f"{args.out} already holds an evaluation.", "Choose another directory.")
+    check_writable("--out", args.out)
 
 
 def _model(path: str) -> str:

@@ -7,15 +7,38 @@ from typing import Any
 METRICS, CONFIG, STATUS = "metrics.jsonl", "config.yaml", "status.json"
 
 
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a line that is cut short (a run that is being written) is left out."""
-    lines = []
-    for text in (directory / METRICS).read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
+def read_metrics(directory: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are objects with a step that does not fall.
+
+    What cannot be read is left out, and is put into `problems` in words. A last line that is cut short is no problem:
+    it is being written.
+    """
+    problems = [] if problems is None else problems
+    try:
+        texts = (directory / METRICS).read_text(errors="replace").split("\n")
+    except OSError:
+        problems.append(f"{METRICS} is missing: the run has not made a step yet")
+        return []
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, 1):
+        line = _step(text, lines)
+        if line is not None:
+            lines.append(line)
+        elif text.strip() and number < len(texts):
+            problems.append(f"{METRICS}, line {number} is no step of this run; left out")
+    if not lines:
+        problems.append(f"{METRICS} has no step yet")
     return lines
+
+
+def _step(text: str, before: list[dict[str, Any]]) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    return None if before and line["step"] < before[-1]["step"] else line
 
 
 def evaluated_datasets(lines: list[dict[str, Any]]) -> list[str]:

@@ -1,6 +1,5 @@
 """Run directories as data: settings, curves, and what is wrong with them."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.report.reading import CONFIG, METRICS, accuracy_of, evaluated_datasets, read_status
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, accuracy_of, evaluated_datasets, read_metrics, read_status
 
 AXES = {"rollouts": "rollouts", "passes": "backward passes", "seconds": "seconds of training"}
 
@@ -88,7 +87,7 @@ def load_run(directory: Path) -> Run:
     """Read a run directory; whatever cannot be read is named in `problems`, and the rest is there."""
     problems: list[str] = []
     settings = _read_settings(directory / CONFIG, problems)
-    lines = _read_lines(directory / METRICS, problems)
+    lines = read_metrics(directory, problems)
     return Run(directory, settings, lines, read_status(directory), problems)
 
 
@@ -124,34 +123,6 @@ def _read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
             return settings
         problems.append(f"{path.name} is no mapping of settings")
     return {}
-
-
-def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The lines that are objects with a step that does not fall. A last line that is cut short is being written."""
-    try:
-        texts = path.read_text(errors="replace").split("\n")
-    except OSError:
-        problems.append(f"{path.name} is missing: the run has not made a step yet")
-        return []
-    lines: list[dict[str, Any]] = []
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if (
-            isinstance(line, dict)
-            and isinstance(line.get("step"), int)
-            and (not lines or line["step"] >= lines[-1]["step"])
-        ):
-            lines.append(line)
-        elif number < len(texts):
-            problems.append(f"{path.name}, line {number} is no step of this run; left out")
-    if not lines:
-        problems.append(f"{path.name} has no step yet")
-    return lines
 
 
 def _is_number(value: Any) -> bool:
