@@ -95,6 +95,7 @@ def test_variants_are_compared_at_their_best_settings(grid: Path) -> None:
     }
     assert (sfpo.ratio["rollouts"].low, sfpo.ratio["rollouts"].high) == (2.0, 2.0)  # all seeds agree
     assert sfpo.best.value == sfpo.last.value == 0.8
+    assert sfpo.after.value == pytest.approx(0.7)
     (sentence,) = summary(comparison)
     assert "reaches grpo's best accuracy (60.0 %) in 3 of 3 runs, with 2.00 times fewer rollouts" in sentence
 
@@ -106,12 +107,22 @@ def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
     comparison = load(tmp_path)
     result = comparison.results[1]
     assert result.reached == 1
+    assert result.after.value == 0.7
     assert math.isinf(result.to_target["rollouts"])
     assert result.ratio["rollouts"].value == 0.0
     assert result.ratio["rollouts"].high > 0  # some resamples have the one run that does
     assert "does not reach grpo's best accuracy (60.0 %) in most runs (1 of 3 runs do)" in summary(comparison)[0]
     assert "never" in results(comparison).rows[1]
     json.dumps(numbers(comparison), allow_nan=False)
+
+
+def test_falling_back_after_the_peak_shows(tmp_path: Path) -> None:
+    make_run(tmp_path / "g", [0.2, 0.4, 0.6], sfpo__preset="grpo")
+    make_run(tmp_path / "s", [0.2, 0.7, 0.3, 0.2], 4)
+    comparison = load(tmp_path)
+    assert comparison.results[1].after.value == pytest.approx(0.4)
+    table = results(comparison)
+    assert [row[table.head.index("mean after it, %")] for row in table.rows] == ["60.0", "40.0"]
 
 
 def test_the_interval_of_a_ratio_contains_the_choice_of_the_setting(tmp_path: Path) -> None:

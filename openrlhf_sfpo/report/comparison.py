@@ -60,6 +60,16 @@ class Group:
         """How far along an axis each run first has the target accuracy, [seeds]; infinite where it never has."""
         return np.array([crossing(curve, axis, target) for curve in self.curves])
 
+    def after(self, target: float) -> np.ndarray:
+        """Mean accuracy of the evaluations from the first that has the target on, of each run that gets there."""
+        means = []
+        for curve in self.curves:
+            values = [point.accuracy for point in curve]
+            first = next((index for index, value in enumerate(values) if value >= target), None)
+            if first is not None:
+                means.append(sum(values[first:]) / len(values[first:]))
+        return np.array(means)
+
     def mean(self, metric: str) -> float | None:
         """Median over the runs of a metric's mean over the steps."""
         values = [value for run in self.runs if (value := run.mean(metric)) is not None]
@@ -103,6 +113,8 @@ class Result:
         best: median over seeds of the best accuracy.
         last: of the last accuracy.
         reached: how many of its runs reach the target.
+        after: median over those runs of the mean accuracy from there on; None if there are none. A variant that falls
+            back after its peak is below the target here.
         to_target: by axis, the median over seeds of how far it takes.
         ratio: by axis, the baseline's over this one's: above 1, this one is sooner.
     """
@@ -111,6 +123,7 @@ class Result:
     best: Estimate
     last: Estimate
     reached: int
+    after: Estimate | None
     to_target: dict[str, float]
     ratio: dict[str, Estimate]
 
@@ -167,11 +180,13 @@ class Comparison:
         group = best_group(groups)
         target = self.target
         to_target = {} if target is None else {axis: self.median_reach(group, axis) for axis in AXES}
+        after = np.array([]) if target is None else group.after(target)
         return Result(
             group=group,
             best=interval(group.best),
             last=interval(group.last),
             reached=0 if target is None else self.count_reached(group),
+            after=interval(after) if len(after) else None,
             to_target=to_target,
             ratio={} if self.baseline is None else self._ratios(groups, to_target),
         )

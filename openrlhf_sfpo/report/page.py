@@ -99,6 +99,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
             "best_accuracy": dataclasses.asdict(result.best),
             "last_accuracy": dataclasses.asdict(result.last),
             "reached": result.reached,
+            "after_target": result.after and dataclasses.asdict(result.after),
             "to_target": result.to_target,
             "ratio": {axis: dataclasses.asdict(estimate) for axis, estimate in result.ratio.items()},
         }

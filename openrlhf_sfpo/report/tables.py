@@ -68,13 +68,14 @@ def results(comparison: Comparison) -> Table:
     against = comparison.baseline is not None
     head = ["variant", "best setting", "runs", "best accuracy, %", "last accuracy, %"]
     if against:
-        head += ["reach it", *AXES, *(f"{axis} ratio" for axis in AXES)]
+        head += ["reach it", "mean after it, %", *AXES, *(f"{axis} ratio" for axis in AXES)]
     rows = []
     for result in comparison.results:
         group = result.group
         row = [group.variant, group.setting or "-", str(len(group.curves)), percent(result.best), percent(result.last)]
         if against:
             row.append(f"{result.reached}/{len(group.curves)}")
+            row.append("-" if result.after is None else percent(result.after))
             row += [number(result.to_target[axis]) for axis in AXES]
             row += [ratio(result.ratio[axis]) if group.variant != comparison.baseline else "1" for axis in AXES]
         rows.append(row)
