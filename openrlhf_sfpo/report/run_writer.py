@@ -46,6 +46,7 @@ class RunWriter:
         self._sync: dict[str, float] = {}
         self._last: dict[str, Any] | None = None
         self._last_offset = 0
+        self._next_drawing = 0.0
         plain = {key: _plain(value) for key, value in sorted(settings.items())}
         (directory / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
         self._status = {"state": "running", "started": _now(), "pid": os.getpid(), "host": platform.node(), **_where()}
@@ -111,8 +112,17 @@ class RunWriter:
                 **named,
             }
         self._write(line)
-        draw_curves(self.directory)
+        self._draw_now_and_then()
         return line
+
+    def _draw_now_and_then(self) -> None:
+        """Draw the plot unless that would take more than a twentieth of the time: it competes with the training."""
+        started = time.monotonic()
+        if started < self._next_drawing:
+            return
+        draw_curves(self.directory)
+        ended = time.monotonic()
+        self._next_drawing = ended + 20 * (ended - started)
 
     def _write(self, line: dict[str, Any]) -> None:
         with (self.directory / METRICS).open("a") as file:
