@@ -13,7 +13,7 @@ import yaml
 
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.report.comparison import Comparison, crossing, interval
+from openrlhf_sfpo.report.comparison import Comparison, crossing, interval, smoothed
 from openrlhf_sfpo.report.page import numbers, summary, write_report
 from openrlhf_sfpo.report.runs import Point, find_runs, load_run
 from openrlhf_sfpo.report.tables import results
@@ -146,6 +146,21 @@ def test_crossing_is_linear_between_evaluations() -> None:
     assert math.isinf(crossing(curve, "rollouts", 0.9))
 
 
+def test_smoothing_takes_the_mean_of_neighbours(tmp_path: Path) -> None:
+    curve = [Point(step, 64 * step, step, step, accuracy) for step, accuracy in enumerate([0.0, 0.3, 0.9, 0.3])]
+    assert [point.accuracy for point in smoothed(curve, 3)] == pytest.approx([0.15, 0.4, 0.5, 0.6])
+    assert [point.rollouts for point in smoothed(curve, 3)] == [0, 64, 128, 192]
+    assert smoothed(curve, 1) == curve
+    # One lucky evaluation of the baseline is no target.
+    make_run(tmp_path / "g", [0.2, 0.3, 0.9, 0.3, 0.3], sfpo__preset="grpo")
+    make_run(tmp_path / "s", [0.2, 0.6, 0.6, 0.6, 0.6], 4)
+    runs = [load_run(path) for path in find_runs([tmp_path])]
+    assert Comparison(runs).results[1].reached == 0
+    assert Comparison(runs, smooth=3).target == pytest.approx(0.5)
+    assert Comparison(runs, smooth=3).results[1].reached == 1
+    assert "mean of 3 neighbouring evaluations" in results(Comparison(runs, smooth=3)).note
+
+
 def test_intervals_of_medians() -> None:
     """Of five values the median of five draws is the lowest with probability P(at least 3 of 5 draws) = 0.058."""
     estimate = interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
@@ -269,6 +284,7 @@ def test_a_run_without_evaluations_still_shows_its_training(tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (["nowhere"], "RUN_DIR: nowhere is no directory."),
+        (["{grid}", "--smooth", "2"], "--smooth: is 2. Use an odd number, such as 3."),
         (
             ["{grid}", "--baseline", "ppo"],
             "--baseline: there is no variant 'ppo' with an evaluation; there is grpo, sfpo.",

@@ -34,14 +34,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dataset", help="the evaluation data set to compare on (default: the unweighted mean over all)"
     )
+    parser.add_argument(
+        "--smooth",
+        type=int,
+        default=1,
+        metavar="N",
+        help="take the mean of N neighbouring evaluations for each accuracy (odd; default: 1). The best of a noisy "
+        "curve is too high, and so is the target that the baseline's best sets",
+    )
     parser.add_argument("--title", help="of the page (default: made from the directories' names)")
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
+        if args.smooth < 1 or args.smooth % 2 == 0:
+            raise UsageError("--smooth", f"is {args.smooth}.", "Use an odd number, such as 3.")
         runs = [load_run(directory) for directory in find_runs(args.paths)]
         out = args.out or args.paths[0]
         check_writable("--out", out)
         try:
-            comparison = Comparison(runs, args.baseline, args.dataset)
+            comparison = Comparison(runs, args.baseline, args.dataset, args.smooth)
         except ValueError as error:
             raise UsageError("--baseline", f"{error}.", "Name one of them.") from None
         title = args.title or "SFPO report: " + ", ".join(path.absolute().name for path in args.paths)

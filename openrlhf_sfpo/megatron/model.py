@@ -1,6 +1,7 @@
 """The policy as Megatron-Core modules: a GPTModel whose head gives log-probabilities instead of logits."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,11 +56,9 @@ class PolicyModel(GPTModel):
             On the last chunk fp32 [2, selected] (log-probabilities, entropies), else hidden states [tokens, 1, hidden].
         """
         embedded = self.embedding(input_ids=tokens, position_ids=None) if self.pre_process else None
+        angles, packed = _angles_of_tokens(self.rotary_pos_emb(packed.max_seqlen_q, packed_seq=True), packed, tokens)
         hidden = self.decoder(
-            hidden_states=embedded,
-            attention_mask=None,
-            rotary_pos_emb=self.rotary_pos_emb(packed.max_seqlen_q, packed_seq=True),
-            packed_seq_params=packed,
+            hidden_states=embedded, attention_mask=None, rotary_pos_emb=angles, packed_seq_params=packed
         )
         if not self.post_process:
             return hidden
@@ -78,6 +77,23 @@ class PolicyModel(GPTModel):
             group=parallel_state.get_tensor_model_parallel_group(),
         )
         return torch.stack([log_probs, entropy])
+
+
+def _angles_of_tokens(
+    angles: torch.Tensor, packed: PackedSeqParams, tokens: torch.Tensor
+) -> tuple[torch.Tensor, PackedSeqParams]:
+    """The rotary angles of every token of a pack, [tokens, 1, 1, dim], from those of each position.
+
+    Megatron would cut queries and keys into sequences in every layer to give each its angles, a slow thing with
+    hundreds of short ones. It takes the padded boundaries for that if there are any: the pack as one piece is what
+    they say here, and only the rotary embedding reads them.
+    """
+    boundaries = packed.cu_seqlens_q
+    count = tokens.numel()
+    starts = boundaries[:-1].repeat_interleave(boundaries.diff(), output_size=count)
+    positions = torch.arange(count, device=boundaries.device) - starts
+    whole = boundaries.new_tensor([0, count])
+    return angles[positions], replace(packed, cu_seqlens_q_padded=whole, cu_seqlens_kv_padded=whole)
 
 
 def padded_vocab_size(model: ModelConfig, tp: int) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,8 @@ class Group:
         update: the differing sfpo.* settings.
         swept: the other differing settings.
         runs: one for each seed.
+        dataset: the data set whose accuracy counts; None for the mean over all.
+        smooth: evaluations that one accuracy is the mean of.
     """
 
     variant: str
@@ -36,6 +38,7 @@ class Group:
     swept: dict[str, Any]
     runs: list[Run]
     dataset: str | None = None
+    smooth: int = 1
 
     @property
     def name(self) -> str:
@@ -43,8 +46,8 @@ class Group:
 
     @cached_property
     def curves(self) -> list[list[Point]]:
-        """The evaluations of each run that has any."""
-        return [points for run in self.runs if (points := run.points(self.dataset))]
+        """The evaluations of each run that has any, smoothed."""
+        return [smoothed(points, self.smooth) for run in self.runs if (points := run.points(self.dataset))]
 
     @cached_property
     def best(self) -> np.ndarray:
@@ -79,6 +82,13 @@ class Group:
         """Median over the runs of a metric's last value."""
         values = [series[-1] for run in self.runs if (series := run.series(metric)[1])]
         return float(np.median(values)) if values else None
+
+
+def smoothed(curve: list[Point], count: int) -> list[Point]:
+    """Each accuracy as the mean of `count` neighbouring evaluations, itself in the middle; of fewer at the ends."""
+    values = [point.accuracy for point in curve]
+    windows = (values[max(0, i - count // 2) : i + count // 2 + 1] for i in range(len(values)))
+    return [replace(point, accuracy=sum(window) / len(window)) for point, window in zip(curve, windows, strict=True)]
 
 
 def crossing(curve: list[Point], axis: str, target: float) -> float:
@@ -141,11 +151,16 @@ class Comparison:
         baseline: the variant (or its preset) that the others are compared with; None takes grpo if there is one, else
             the first.
         dataset: compare on this data set; None takes the unweighted mean over all.
+        smooth: take the mean of so many neighbouring evaluations (odd) for each accuracy. The best of a noisy curve is
+            too high, the more so the longer the curve, and the baseline's best is the target.
     """
 
-    def __init__(self, runs: list[Run], baseline: str | None = None, dataset: str | None = None) -> None:
+    def __init__(
+        self, runs: list[Run], baseline: str | None = None, dataset: str | None = None, smooth: int = 1
+    ) -> None:
         self.runs = runs
-        self.groups = _groups([run for run in runs if run.points(dataset)], dataset)
+        self.smooth = smooth
+        self.groups = _groups([run for run in runs if run.points(dataset)], dataset, smooth)
         self.variants: dict[str, list[Group]] = {}
         for group in self.groups:
             self.variants.setdefault(group.variant, []).append(group)
@@ -291,7 +306,7 @@ def _quantiles(values: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _groups(runs: list[Run], dataset: str | None) -> list[Group]:
+def _groups(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]:
     """Runs by everything that differs among them but the seed, in the order of first appearance."""
     identities = [_identity(run) for run in runs]
     names = {name for identity in identities for name in identity}
@@ -307,7 +322,7 @@ def _groups(runs: list[Run], dataset: str | None) -> list[Group]:
         update = {name: value for name, value in essence.items() if name.startswith("sfpo.")}
         swept = {name: value for name, value in essence.items() if name not in update}
         members.sort(key=lambda run: str(run.seed).zfill(12))
-        groups.append(Group(_variant_name(update, kinds), _words(swept), update, swept, members, dataset))
+        groups.append(Group(_variant_name(update, kinds), _words(swept), update, swept, members, dataset, smooth))
     return groups
 
 

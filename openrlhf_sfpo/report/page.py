@@ -121,6 +121,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
             "baseline": comparison.baseline,
             "target": comparison.target,
             "level": LEVEL,
+            "smooth": comparison.smooth,
             "axes": AXES,
             "results": results,
             "groups": groups,

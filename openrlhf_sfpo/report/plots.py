@@ -61,11 +61,12 @@ def accuracy(comparison: Comparison) -> Any:
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(groups)), fontsize=9
     )
     runs = max(len(group.curves) for group in groups)
-    figure.suptitle(
-        f"Held-out accuracy: median of up to {runs} runs, band from the lowest to the highest"
-        if runs > 1
-        else "Held-out accuracy"
-    )
+    title = ["Held-out accuracy"]
+    if runs > 1:
+        title.append(f"median of up to {runs} runs, band from the lowest to the highest")
+    if comparison.smooth > 1:
+        title.append(f"means of {comparison.smooth} neighbouring evaluations")
+    figure.suptitle("; ".join(title))
     return figure
 
 

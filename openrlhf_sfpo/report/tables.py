@@ -80,6 +80,8 @@ def results(comparison: Comparison) -> Table:
             row += [ratio(result.ratio[axis]) if group.variant != comparison.baseline else "1" for axis in AXES]
         rows.append(row)
     note = f"Medians over runs, with {100 * LEVEL:.0f} % bootstrap intervals."
+    if comparison.smooth > 1:
+        note += f" An accuracy is the mean of {comparison.smooth} neighbouring evaluations."
     if against:
         note += (
             f" The target is {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %; a ratio above 1 "
