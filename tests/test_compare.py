@@ -189,7 +189,13 @@ def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("comparison")
     config, out = small_grid(testbed, directory / "grid.yaml"), directory / "out"
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", str(config), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # As a script's `command &` does.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 2)  # there are eight steps more
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)

@@ -20,6 +20,8 @@ from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 
 SETTINGS = "settings.json"
 _MAX_FAILURES_IN_A_ROW = 3
+# Ends a lane like Ctrl-C. Not SIGINT itself, which a process that a script starts with & ignores.
+_INTERRUPT = signal.SIGUSR1
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Lanes:
         for pipe, (process, _) in self._lanes.items():
             pipe.close()
             if exc[0] is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGINT)
+                os.kill(process.pid, _INTERRUPT)
         for process, _ in self._lanes.values():
             process.join(60)
             if process.is_alive():
@@ -175,6 +177,7 @@ def _processors(lane: int, lanes: int) -> set[int]:
 def _lane(pipe: Connection, keep: bool, processors: set[int]) -> None:
     """Run what comes through the pipe until it closes, and answer each run with its exit status."""
     os.sched_setaffinity(0, processors)
+    signal.signal(_INTERRUPT, signal.default_int_handler)
     threading.Thread(target=_interrupt_without_parent, args=(os.getppid(),), daemon=True).start()
     from openrlhf_sfpo.orchestration.session import Session
 
@@ -209,4 +212,4 @@ def _interrupt_without_parent(parent: int) -> None:
     """End like with Ctrl-C when the comparison's own process is gone, so that no Ray stays behind."""
     while os.getppid() == parent:
         time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), _INTERRUPT)
