@@ -85,9 +85,11 @@ class Group:
 
 
 def smoothed(curve: list[Point], count: int) -> list[Point]:
-    """Each accuracy as the mean of `count` neighbouring evaluations, itself in the middle; of fewer at the ends."""
+    """Each accuracy as the mean of `count` neighbouring evaluations, itself in the middle; of fewer at the end.
+    The one before any training stands for itself: all runs have it in common."""
     values = [point.accuracy for point in curve]
-    windows = (values[max(0, i - count // 2) : i + count // 2 + 1] for i in range(len(values)))
+    reaches = [0 if point.step == 0 else count // 2 for point in curve]
+    windows = (values[max(0, i - reach) : i + reach + 1] for i, reach in enumerate(reaches))
     return [replace(point, accuracy=sum(window) / len(window)) for point, window in zip(curve, windows, strict=True)]
 
 

@@ -101,8 +101,10 @@ def settings_sweep(comparison: Comparison, name: str) -> Any:
     figure = new_figure(11, 4.8)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (title, attribute) in zip(panels, (("Best accuracy", "best"), ("Last accuracy", "last")), strict=True):
-        for index, (variant, groups) in enumerate(list(comparison.variants.items())[:_MAX_CURVES]):
-            ordered = sorted((group for group in groups if name in group.swept), key=lambda group: group.swept[name])
+        # In the order of the other plots, so that a variant has one colour in all.
+        for index, variant in enumerate([result.group.variant for result in comparison.results][:_MAX_CURVES]):
+            groups = [group for group in comparison.variants[variant] if name in group.swept]
+            ordered = sorted(groups, key=lambda group: group.swept[name])
             x = [group.swept[name] for group in ordered]
             values = [100 * getattr(group, attribute) for group in ordered]
             middle = [np.median(value) for value in values]
