@@ -13,7 +13,8 @@ import yaml
 
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.report.comparison import Comparison, crossing, interval, smoothed
+from openrlhf_sfpo.report.comparison import Comparison
+from openrlhf_sfpo.report.groups import Curves, aligned, smoothed
 from openrlhf_sfpo.report.page import numbers, summary, write_report
 from openrlhf_sfpo.report.runs import Point, find_runs, load_run
 from openrlhf_sfpo.report.tables import results
@@ -97,7 +98,7 @@ def test_variants_are_compared_at_their_best_settings(grid: Path) -> None:
     assert sfpo.best.value == sfpo.last.value == 0.8
     assert sfpo.after.value == pytest.approx(0.7)
     (sentence,) = summary(comparison)
-    assert "reaches grpo's best accuracy (60.0 %) in 3 of 3 runs, with 2.00 times fewer rollouts" in sentence
+    assert "reaches grpo's best accuracy (60.0 %) with 2.00 times fewer rollouts, 2.00 times as many" in sentence
 
 
 def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
@@ -107,11 +108,13 @@ def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
     comparison = load(tmp_path)
     result = comparison.results[1]
     assert result.reached == 1
-    assert result.after.value == 0.7
+    assert result.after is None
     assert math.isinf(result.to_target["rollouts"])
     assert result.ratio["rollouts"].value == 0.0
     assert result.ratio["rollouts"].high > 0  # some resamples have the one run that does
-    assert "does not reach grpo's best accuracy (60.0 %) in most runs (1 of 3 runs do)" in summary(comparison)[0]
+    assert (
+        "does not reach grpo's best accuracy (60.0 %): its own is 40.0 %; 1 of 3 runs reach" in summary(comparison)[0]
+    )
     assert "never" in results(comparison).rows[1]
     json.dumps(numbers(comparison), allow_nan=False)
 
@@ -138,12 +141,57 @@ def test_the_interval_of_a_ratio_contains_the_choice_of_the_setting(tmp_path: Pa
     assert ratio.high > 3.5
 
 
+def curves(accuracy: list[list[float]]) -> Curves:
+    """Evaluations after 0, 10 and 20 steps of 64 rollouts and 4 passes."""
+    steps = np.broadcast_to([0.0, 10.0, 20.0], (len(accuracy), 3))
+    return Curves(np.array(accuracy), {"rollouts": 64 * steps, "passes": 4 * steps, "seconds": 2 * steps})
+
+
 def test_crossing_is_linear_between_evaluations() -> None:
-    curve = [Point(0, 0, 0, 0, 0.2), Point(10, 640, 40, 20, 0.4), Point(20, 1280, 80, 40, 0.8)]
-    assert crossing(curve, "rollouts", 0.5) == pytest.approx(800)
-    assert crossing(curve, "passes", 0.4) == 40
-    assert crossing(curve, "seconds", 0.1) == 0
-    assert math.isinf(crossing(curve, "rollouts", 0.9))
+    one = curves([[0.2, 0.4, 0.8]])
+    assert one.reach("rollouts", 0.5) == pytest.approx([800])
+    assert one.reach("passes", 0.4) == pytest.approx([40])
+    assert one.reach("seconds", 0.1) == pytest.approx([0])
+    assert one.reach("rollouts", 0.9) == [math.inf]
+    several = curves([[0.2, 0.4, 0.8], [0.2, 0.2, 0.2], [0.4, 0.4, 0.2]])
+    assert several.reach("rollouts", np.array([0.8, 0.3, 0.4])) == pytest.approx([1280, math.inf, 0])
+
+
+def test_what_comes_after_the_crossing_and_within_a_budget() -> None:
+    several = curves([[0.2, 0.8, 0.4], [0.2, 0.3, 0.4]])
+    assert several.best == pytest.approx([0.8, 0.4])
+    assert several.last == pytest.approx([0.4, 0.4])
+    assert several.after(0.5) == pytest.approx([0.6, math.nan], nan_ok=True)
+    assert several.within("passes", 10) == pytest.approx([0.2, 0.2])
+    assert several.within("passes", np.array([40, 80])) == pytest.approx([0.8, 0.4])
+
+
+def test_a_run_under_way_does_not_cut_the_others_short() -> None:
+    steps, values = aligned([{0: 0.2, 5: 0.4, 10: 0.6}, {0: 0.2, 5: 0.5}, {0: 0.1, 5: 0.6, 10: 0.8, 15: 0.9}])
+    assert steps == [0, 5, 10]
+    assert values[1] == pytest.approx([0.2, 0.5, math.nan], nan_ok=True)
+
+
+def test_single_runs_that_peak_at_different_times_set_no_target(tmp_path: Path) -> None:
+    """The best of each is luck; the target is what the runs have together at some time."""
+    for seed, curve in enumerate([[0.2, 0.9, 0.3, 0.3], [0.2, 0.3, 0.9, 0.3], [0.2, 0.3, 0.3, 0.9]]):
+        make_run(tmp_path / f"g{seed}", curve, sfpo__preset="grpo", train__seed=seed)
+        make_run(tmp_path / f"s{seed}", [0.2, 0.4, 0.4, 0.4], 4, train__seed=seed)
+    comparison = load(tmp_path)
+    assert comparison.target == 0.3
+    assert comparison.results[0].to_target["rollouts"] == 64
+    assert comparison.results[1].reached == 3
+
+
+def test_equal_budgets_take_the_setting_that_is_best_for_them(tmp_path: Path) -> None:
+    """SFPO has four passes a step: within GRPO's eight it has only two steps, where the higher rate is ahead."""
+    make_run(tmp_path / "g", [0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4], sfpo__preset="grpo")
+    make_run(tmp_path / "a", [0.2, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], 4, actor__adam__lr=1e-5)
+    make_run(tmp_path / "b", [0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 4, actor__adam__lr=1e-4)
+    comparison = load(tmp_path)
+    budgets = comparison.results[1].budgets
+    found = {axis: (budget.accuracy.value, budget.group.swept["actor.adam.lr"]) for axis, budget in budgets.items()}
+    assert found == {"rollouts": (0.9, 1e-5), "passes": (0.5, 1e-4), "seconds": (0.5, 1e-5)}
 
 
 def test_smoothing_takes_the_mean_of_neighbours(tmp_path: Path) -> None:
@@ -161,12 +209,13 @@ def test_smoothing_takes_the_mean_of_neighbours(tmp_path: Path) -> None:
     assert "mean of 3 neighbouring evaluations" in results(Comparison(runs, smooth=3)).note
 
 
-def test_intervals_of_medians() -> None:
+def test_intervals_of_medians(tmp_path: Path) -> None:
     """Of five values the median of five draws is the lowest with probability P(at least 3 of 5 draws) = 0.058."""
-    estimate = interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
-    assert (estimate.value, estimate.low, estimate.high) == (3.0, 1.0, 5.0)
-    estimate = interval(np.array([2.0, 2.0, 2.0]))
-    assert estimate.low == estimate.high == 2.0
+    for seed, accuracy in enumerate([0.1, 0.2, 0.3, 0.4, 0.5]):
+        make_run(tmp_path / f"g{seed}", [accuracy], train__seed=seed)
+    comparison = load(tmp_path)
+    estimate = comparison.best(comparison.groups[0])
+    assert (estimate.value, estimate.low, estimate.high) == (0.3, 0.1, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +271,13 @@ def test_the_report_is_one_page_without_links(grid: Path, tmp_path: Path) -> Non
     assert "A &lt;title&gt;" in page
     assert page.count("data:image/png;base64,") == 3
     assert "http" not in page.replace("http-equiv", "")
-    assert [table.title for table in tables][:2] == ["Results, each variant at its best setting", "All settings"]
+    assert [table.title for table in tables] == [
+        "Results, each variant at its best setting",
+        "At equal budgets, those of grpo",
+        "All settings",
+        "Training dynamics",
+        "Runs",
+    ]
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert written["results"][1]["ratio"]["rollouts"]["value"] == 2.0
     assert len(written["groups"]) == 4

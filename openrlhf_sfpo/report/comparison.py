@@ -1,110 +1,16 @@
 """What a set of runs says: variants at their best settings, and how soon each reaches the baseline's best accuracy."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from openrlhf_sfpo.config import effective_update
-from openrlhf_sfpo.report.runs import AXES, Point, Run
+from openrlhf_sfpo.report.groups import Curves, Group, group_runs
+from openrlhf_sfpo.report.runs import AXES, Run
 
 LEVEL = 0.9
 _RESAMPLES = 2000
-# Where a run's files are and what is shown of it; no part of what the run is.
-_PLACES = ("run.", "ckpt.", "logger.", "train.seed", "rollout.record_dir", "config")
-_SHORT = {"sfpo.k": "K"}
-
-
-@dataclass
-class Group:
-    """Runs that differ in nothing but the seed.
-
-    Attributes:
-        variant: the update in words, such as "sfpo K=3".
-        setting: what is swept, in words, such as "lr=0.001"; empty if nothing is.
-        update: the differing sfpo.* settings.
-        swept: the other differing settings.
-        runs: one for each seed.
-        dataset: the data set whose accuracy counts; None for the mean over all.
-        smooth: evaluations that one accuracy is the mean of.
-    """
-
-    variant: str
-    setting: str
-    update: dict[str, Any]
-    swept: dict[str, Any]
-    runs: list[Run]
-    dataset: str | None = None
-    smooth: int = 1
-
-    @property
-    def name(self) -> str:
-        return " ".join(filter(None, [self.variant, self.setting]))
-
-    @cached_property
-    def curves(self) -> list[list[Point]]:
-        """The evaluations of each run that has any, smoothed."""
-        return [smoothed(points, self.smooth) for run in self.runs if (points := run.points(self.dataset))]
-
-    @cached_property
-    def best(self) -> np.ndarray:
-        """The best accuracy of each run, [seeds]."""
-        return np.array([max(point.accuracy for point in curve) for curve in self.curves])
-
-    @cached_property
-    def last(self) -> np.ndarray:
-        """The last accuracy of each run, [seeds]."""
-        return np.array([curve[-1].accuracy for curve in self.curves])
-
-    def reach(self, axis: str, target: float) -> np.ndarray:
-        """How far along an axis each run first has the target accuracy, [seeds]; infinite where it never has."""
-        return np.array([crossing(curve, axis, target) for curve in self.curves])
-
-    def after(self, target: float) -> np.ndarray:
-        """Mean accuracy of the evaluations from the first that has the target on, of each run that gets there."""
-        means = []
-        for curve in self.curves:
-            values = [point.accuracy for point in curve]
-            first = next((index for index, value in enumerate(values) if value >= target), None)
-            if first is not None:
-                means.append(sum(values[first:]) / len(values[first:]))
-        return np.array(means)
-
-    def mean(self, metric: str) -> float | None:
-        """Median over the runs of a metric's mean over the steps."""
-        values = [value for run in self.runs if (value := run.mean(metric)) is not None]
-        return float(np.median(values)) if values else None
-
-    def final(self, metric: str) -> float | None:
-        """Median over the runs of a metric's last value."""
-        values = [series[-1] for run in self.runs if (series := run.series(metric)[1])]
-        return float(np.median(values)) if values else None
-
-
-def smoothed(curve: list[Point], count: int) -> list[Point]:
-    """Each accuracy as the mean of `count` neighbouring evaluations, itself in the middle; of fewer at the end.
-    The one before any training stands for itself: all runs have it in common."""
-    values = [point.accuracy for point in curve]
-    reaches = [0 if point.step == 0 else count // 2 for point in curve]
-    windows = (values[max(0, i - reach) : i + reach + 1] for i, reach in enumerate(reaches))
-    return [replace(point, accuracy=sum(window) / len(window)) for point, window in zip(curve, windows, strict=True)]
-
-
-def crossing(curve: list[Point], axis: str, target: float) -> float:
-    """Where the accuracy first reaches the target, linear between evaluations; infinite if it does not."""
-    before = None
-    for point in curve:
-        x = getattr(point, axis)
-        if point.accuracy >= target:
-            if before is None or point.accuracy == before.accuracy:
-                return x
-            part = (target - before.accuracy) / (point.accuracy - before.accuracy)
-            return getattr(before, axis) + part * (x - getattr(before, axis))
-        before = point
-    return math.inf
 
 
 @dataclass(frozen=True)
@@ -117,18 +23,32 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What a variant makes of as much of something as the baseline had.
+
+    Attributes:
+        group: the variant at the setting that is best within the budget.
+        accuracy: the highest of the median curve within it.
+    """
+
+    group: Group
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
 class Result:
-    """A variant against the baseline.
+    """A variant against the baseline. All accuracies are those of the median curve over the seeds.
 
     Attributes:
         group: the variant at its best setting.
-        best: median over seeds of the best accuracy.
-        last: of the last accuracy.
-        reached: how many of its runs reach the target.
-        after: median over those runs of the mean accuracy from there on; None if there are none. A variant that falls
-            back after its peak is below the target here.
-        to_target: by axis, the median over seeds of how far it takes.
+        best: the best accuracy.
+        last: the last accuracy.
+        reached: how many single runs have the target at some point.
+        after: the mean accuracy from reaching the target on; None if that never happens. A variant that falls back
+            after its peak is below the target here.
+        to_target: by axis, how far it takes to the target.
         ratio: by axis, the baseline's over this one's: above 1, this one is sooner.
+        budgets: by axis, the best accuracy within what the baseline's runs took from beginning to end.
     """
 
     group: Group
@@ -138,15 +58,16 @@ class Result:
     after: Estimate | None
     to_target: dict[str, float]
     ratio: dict[str, Estimate]
+    budgets: dict[str, Budget]
 
 
 class Comparison:
     """All groups of a set of runs, and the results.
 
-    The setting of each variant is the one with the highest median over seeds of the best accuracy. The target is that
-    number of the baseline. Intervals are percentile bootstrap over seeds; each resample chooses settings and target
-    anew, so that they contain what that choice adds. Variants with the same seeds are resampled together: a seed means
-    the same prompts in the same order.
+    A curve is the median over seeds, evaluation by evaluation. The setting of each variant is the one whose curve goes
+    highest, and the target is as high as the baseline's goes. Intervals are percentile bootstrap over seeds; each
+    resample of a ratio chooses settings and target anew, so that it contains what that choice adds. Groups with equally
+    many seeds are resampled together: a seed means the same prompts in the same order.
 
     Args:
         runs: the runs, of which those without an evaluation are only listed.
@@ -162,12 +83,13 @@ class Comparison:
     ) -> None:
         self.runs = runs
         self.smooth = smooth
-        self.groups = _groups([run for run in runs if run.points(dataset)], dataset, smooth)
+        self.groups = group_runs([run for run in runs if run.points(dataset)], dataset, smooth)
         self.variants: dict[str, list[Group]] = {}
         for group in self.groups:
             self.variants.setdefault(group.variant, []).append(group)
         self.baseline = self._find_baseline(baseline)
-        self._reached: dict[tuple[int, str, float], np.ndarray] = {}
+        self._draws: dict[int, np.ndarray] = {}
+        self._resampled: dict[int, Curves] = {}
 
     def _find_baseline(self, wanted: str | None) -> str | None:
         names = list(self.variants)
@@ -183,9 +105,7 @@ class Comparison:
     @cached_property
     def target(self) -> float | None:
         """The accuracy to reach: the baseline's best."""
-        if self.baseline is None:
-            return None
-        return float(np.median(best_group(self.variants[self.baseline]).best))
+        return None if self.baseline is None else float(self._reference.curve.best[0])
 
     @cached_property
     def results(self) -> list[Result]:
@@ -193,172 +113,95 @@ class Comparison:
         names = sorted(self.variants, key=lambda name: name != self.baseline)
         return [self._result(self.variants[name]) for name in names]
 
+    def best(self, group: Group) -> Estimate:
+        """The best accuracy of a group."""
+        return _estimate(group.curve.best, self._medians(group).best)
+
+    def last(self, group: Group) -> Estimate:
+        """The last accuracy of a group."""
+        return _estimate(group.curve.last, self._medians(group).last)
+
+    def reach(self, group: Group, axis: str) -> float:
+        """How far along an axis a group takes to the target; infinite if it never gets there."""
+        return float(group.curve.reach(axis, self.target)[0])
+
     def _result(self, groups: list[Group]) -> Result:
-        group = best_group(groups)
-        target = self.target
-        to_target = {} if target is None else {axis: self.median_reach(group, axis) for axis in AXES}
-        after = np.array([]) if target is None else group.after(target)
+        group = _best_group(groups)
+        best, last = self.best(group), self.last(group)
+        if self.baseline is None:
+            return Result(group, best, last, 0, None, {}, {}, {})
+        to_target = {axis: self.reach(group, axis) for axis in AXES}
+        after = None
+        if math.isfinite(to_target["rollouts"]):
+            after = _estimate(group.curve.after(self.target), self._medians(group).after(self.target))
         return Result(
             group=group,
-            best=interval(group.best),
-            last=interval(group.last),
-            reached=0 if target is None else self.count_reached(group),
-            after=interval(after) if len(after) else None,
+            best=best,
+            last=last,
+            reached=group.count_reached(self.target),
+            after=after,
             to_target=to_target,
-            ratio={} if self.baseline is None else self._ratios(groups, to_target),
+            ratio={axis: self._ratio(groups, axis, to_target[axis]) for axis in AXES},
+            budgets={axis: self._within_budget(groups, axis) for axis in AXES},
         )
 
-    def _ratios(self, groups: list[Group], to_target: dict[str, float]) -> dict[str, Estimate]:
-        baseline = self.variants[self.baseline]
-        value = {axis: _ratio(self._baseline_to_target[axis], to_target[axis]) for axis in AXES}
-        if groups is baseline:
-            return {axis: Estimate(value[axis], value[axis], value[axis]) for axis in AXES}
-        generator = np.random.default_rng(0)
-        drawn: dict[str, list[float]] = {axis: [] for axis in AXES}
-        for _ in range(_RESAMPLES):
-            mine, theirs = _draw(generator, groups, baseline)
-            reference, target = _choose(baseline, theirs)
-            chosen, _ = _choose(groups, mine)
-            for axis in AXES:
-                ratio = _ratio(
-                    _median(self._reach(reference, axis, target)[theirs[id(reference)]]),
-                    _median(self._reach(chosen, axis, target)[mine[id(chosen)]]),
-                )
-                if not math.isnan(ratio):
-                    drawn[axis].append(ratio)
-        ends = {axis: _quantiles(values) if values else (math.nan, math.nan) for axis, values in drawn.items()}
-        return {axis: Estimate(value[axis], *ends[axis]) for axis in AXES}
+    def _ratio(self, groups: list[Group], axis: str, to_target: float) -> Estimate:
+        value = _divide(np.array([self.reach(self._reference, axis)]), np.array([to_target]))
+        if groups is self.variants[self.baseline]:
+            return Estimate(float(value[0]), float(value[0]), float(value[0]))
+        target, theirs = self._baseline_resampled
+        return _estimate(value, _divide(theirs[axis], self._reach_resampled(groups, axis, target)))
 
-    def median_reach(self, group: Group, axis: str) -> float:
-        """Median over seeds of how far along an axis a group takes to the target."""
-        return _median(self._reach(group, axis, self.target))
-
-    def count_reached(self, group: Group) -> int:
-        """How many of a group's runs reach the target."""
-        return int(np.isfinite(self._reach(group, "rollouts", self.target)).sum())
+    def _within_budget(self, groups: list[Group], axis: str) -> Budget:
+        """At the setting that is best for this budget, which need not be the best for the whole training."""
+        budget = float(np.nanmax(self._reference.curve.x[axis]))
+        group = max(groups, key=lambda group: np.nan_to_num(group.curve.within(axis, budget)[0]))
+        drawn = self._medians(group).within(axis, budget)
+        return Budget(group, _estimate(group.curve.within(axis, budget), drawn))
 
     @cached_property
-    def _baseline_to_target(self) -> dict[str, float]:
-        group = best_group(self.variants[self.baseline])
-        return {axis: self.median_reach(group, axis) for axis in AXES}
+    def _reference(self) -> Group:
+        return _best_group(self.variants[self.baseline])
 
-    def _reach(self, group: Group, axis: str, target: float) -> np.ndarray:
-        """`Group.reach`, remembered: resamples have few different targets."""
-        key = (id(group), axis, target)
-        if key not in self._reached:
-            self._reached[key] = group.reach(axis, target)
-        return self._reached[key]
+    @cached_property
+    def _baseline_resampled(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The target in each resample, and how far the baseline takes to it, by axis."""
+        groups = self.variants[self.baseline]
+        target = np.nanmax([self._medians(group).best for group in groups], axis=0)
+        return target, {axis: self._reach_resampled(groups, axis, target) for axis in AXES}
 
+    def _reach_resampled(self, groups: list[Group], axis: str, target: np.ndarray) -> np.ndarray:
+        """How far the best setting of each resample takes to that resample's target, [resamples]."""
+        chosen = np.argmax([np.nan_to_num(self._medians(group).best) for group in groups], axis=0)
+        reaches = np.array([self._medians(group).reach(axis, target) for group in groups])
+        return reaches[chosen, np.arange(_RESAMPLES)]
 
-def best_group(groups: list[Group]) -> Group:
-    """The setting with the highest median best accuracy."""
-    return max(groups, key=lambda group: float(np.median(group.best)))
-
-
-def interval(values: np.ndarray, statistic: Callable[..., Any] = np.median) -> Estimate:
-    """A statistic over seeds with its bootstrap interval."""
-    generator = np.random.default_rng(0)
-    drawn = values[generator.integers(len(values), size=(_RESAMPLES, len(values)))]
-    return Estimate(float(statistic(values)), *_quantiles(statistic(drawn, axis=1)))
-
-
-def _draw(
-    generator: np.random.Generator, groups: list[Group], baseline: list[Group]
-) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """One resample of the seeds, as indices into each group's curves, by the group's id.
-
-    Groups with as many runs share the draw: their runs are in order of the seed.
-    """
-    by_size: dict[int, np.ndarray] = {}
-    chosen = []
-    for part in (groups, baseline):
-        indices = {}
-        for group in part:
-            size = len(group.curves)
-            if size not in by_size:
-                by_size[size] = generator.integers(size, size=size)
-            indices[id(group)] = by_size[size]
-        chosen.append(indices)
-    return chosen[0], chosen[1]
+    def _medians(self, group: Group) -> Curves:
+        """The median curves of the resamples."""
+        if id(group) not in self._resampled:
+            size = len(group.run_curves)
+            if size not in self._draws:
+                self._draws[size] = np.random.default_rng(0).integers(size, size=(_RESAMPLES, size))
+            self._resampled[id(group)] = group.medians(self._draws[size])
+        return self._resampled[id(group)]
 
 
-def _choose(groups: list[Group], indices: dict[int, np.ndarray]) -> tuple[Group, float]:
-    """The best setting in a resample, and its median best accuracy there."""
-    scores = [float(np.median(group.best[indices[id(group)]])) for group in groups]
-    index = int(np.argmax(scores))
-    return groups[index], scores[index]
+def _best_group(groups: list[Group]) -> Group:
+    """The setting with the highest accuracy."""
+    return max(groups, key=lambda group: float(group.curve.best[0]))
 
 
-def _median(values: np.ndarray) -> float:
-    """Median where some are infinite: the two middle ones of an even number are averaged only if both are finite."""
-    ordered = np.sort(values)
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return float(high if math.isinf(high) else (low + high) / 2)
-
-
-def _ratio(reference: float, value: float) -> float:
-    if math.isinf(reference):
-        return math.nan if math.isinf(value) else math.inf
-    return reference / value if value > 0 else math.nan
-
-
-def _quantiles(values: Any) -> tuple[float, float]:
+def _estimate(value: np.ndarray, drawn: np.ndarray) -> Estimate:
+    """One value, [1], with the interval from its resamples; those in which it is not defined are left out."""
+    known = drawn[~np.isnan(drawn)]
+    if not len(known):
+        return Estimate(float(value[0]), math.nan, math.nan)
     # Not interpolated, because infinity minus infinity is no number.
-    low, high = np.quantile(np.asarray(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
-    return float(low), float(high)
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+    return Estimate(float(value[0]), float(low), float(high))
 
 
-def _groups(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]:
-    """Runs by everything that differs among them but the seed, in the order of first appearance."""
-    identities = [_identity(run) for run in runs]
-    names = {name for identity in identities for name in identity}
-    differing = {name for name in names if len({repr(identity.get(name)) for identity in identities}) > 1}
-    grouped: dict[str, tuple[dict[str, Any], list[Run]]] = {}
-    for run, identity in zip(runs, identities, strict=True):
-        essence = {name: identity[name] for name in sorted(differing & identity.keys())}
-        essence.setdefault("sfpo.preset", identity.get("sfpo.preset", "run"))
-        grouped.setdefault(repr(essence), (essence, []))[1].append(run)
-    kinds = [essence for essence, _ in grouped.values()]
-    groups = []
-    for essence, members in grouped.values():
-        update = {name: value for name, value in essence.items() if name.startswith("sfpo.")}
-        swept = {name: value for name, value in essence.items() if name not in update}
-        members.sort(key=lambda run: str(run.seed).zfill(12))
-        groups.append(Group(_variant_name(update, kinds), _words(swept), update, swept, members, dataset, smooth))
-    return groups
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    """The settings that make a run what it is."""
-    settings = run.settings
-    if "sfpo.preset" not in settings:
-        return {"sfpo.preset": "unknown"}
-    own = f"{settings.get('run.dir')}/"
-    others = {
-        name: value
-        for name, value in settings.items()
-        if not name.startswith((*_PLACES, "sfpo.")) and not str(value).startswith(own)
-    }
-    return {**others, **effective_update(settings)}
-
-
-def _variant_name(update: dict[str, Any], all_kinds: list[dict[str, Any]]) -> str:
-    """The preset, and of its other settings those in which variants of this preset differ."""
-    preset = update["sfpo.preset"]
-    others = [kind for kind in all_kinds if kind["sfpo.preset"] == preset]
-    varied = {
-        name: value
-        for name, value in update.items()
-        if name != "sfpo.preset" and len({repr(kind[name]) for kind in others if name in kind}) > 1
-    }
-    return " ".join(filter(None, [str(preset), _words(varied)]))
-
-
-def _words(settings: dict[str, Any]) -> str:
-    short = {_SHORT.get(name, name.rpartition(".")[2]): value for name, value in settings.items()}
-    return " ".join(f"{name}={shown(value)}" for name, value in sorted(short.items()))  # K before alpha
-
-
-def shown(value: Any) -> str:
-    """A setting's value as people write it."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _divide(reference: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Ratios of two lengths of which either may be infinite or zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return reference / value

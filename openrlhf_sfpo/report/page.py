@@ -62,15 +62,16 @@ def summary(comparison: Comparison) -> list[str]:
     for result in comparison.results[1:]:
         estimate = result.ratio["rollouts"]
         passes, seconds = result.ratio["passes"].value, result.ratio["seconds"].value
-        name, runs = result.group.variant, f"{result.reached} of {len(result.group.curves)} runs"
+        name, count = result.group.variant, len(result.group.run_curves)
         goal = f"{comparison.baseline}'s best accuracy ({100 * comparison.target:.1f} %)"
         if not math.isfinite(result.to_target["rollouts"]):
-            sentences.append(f"{name} does not reach {goal} in most runs ({runs} do).")
-        elif not math.isfinite(estimate.value):
-            sentences.append(f"{name} reaches {goal} in {runs}, which most runs of {comparison.baseline} do not.")
+            sentences.append(
+                f"{name} does not reach {goal}: its own is {100 * result.best.value:.1f} %; {result.reached} of "
+                f"{count} runs reach it at some point."
+            )
         else:
             sentences.append(
-                f"{name} reaches {goal} in {runs}, with {_times(estimate.value, 'rollouts')}{_ends(estimate)}, "
+                f"{name} reaches {goal} with {_times(estimate.value, 'rollouts')}{_ends(estimate)}, "
                 f"{_times(passes, 'backward passes')} and {_times(seconds, 'seconds')}. Its own best is "
                 f"{100 * result.best.value:.1f} %."
             )
@@ -102,6 +103,10 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
             "after_target": result.after and dataclasses.asdict(result.after),
             "to_target": result.to_target,
             "ratio": {axis: dataclasses.asdict(estimate) for axis, estimate in result.ratio.items()},
+            "within_budget": {
+                axis: {"setting": budget.group.setting, **dataclasses.asdict(budget.accuracy)}
+                for axis, budget in result.budgets.items()
+            },
         }
         for result in comparison.results
     ]
@@ -112,7 +117,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
             "update": group.update,
             "swept": group.swept,
             "seeds": [run.seed for run in group.runs],
-            "curves": [[dataclasses.asdict(point) for point in curve] for curve in group.curves],
+            "curves": [[dataclasses.asdict(point) for point in curve] for curve in group.run_curves],
         }
         for group in comparison.groups
     ]

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from openrlhf_sfpo.report.comparison import Comparison, Group, shown
+from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.figures import new_figure
+from openrlhf_sfpo.report.groups import Group, aligned, shown
 from openrlhf_sfpo.report.runs import AXES
 
 _DYNAMICS = (
@@ -40,9 +41,10 @@ def accuracy(comparison: Comparison) -> Any:
     groups = [result.group for result in comparison.results][:_MAX_CURVES]
     for axes, (axis, label) in zip(panels, AXES.items(), strict=True):
         for index, group in enumerate(groups):
-            x, low, middle, high = _band([[(getattr(p, axis), p.accuracy) for p in curve] for curve in group.curves])
-            axes.plot(x, 100 * middle, color=f"C{index}", label=group.name, linewidth=1.8)
-            axes.fill_between(x, 100 * low, 100 * high, color=f"C{index}", alpha=0.15, linewidth=0)
+            x, runs = group.curve.x[axis][0], group.runs_by_step.accuracy
+            axes.plot(x, 100 * group.curve.accuracy[0], color=f"C{index}", label=group.name, linewidth=1.8)
+            low, high = 100 * np.nanmin(runs, axis=0), 100 * np.nanmax(runs, axis=0)
+            axes.fill_between(x, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
         if comparison.target is not None:
             axes.axhline(100 * comparison.target, color="gray", linestyle="--", linewidth=1)
         axes.set_xlabel(label)
@@ -60,7 +62,7 @@ def accuracy(comparison: Comparison) -> Any:
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(groups)), fontsize=9
     )
-    runs = max(len(group.curves) for group in groups)
+    runs = max(len(group.run_curves) for group in groups)
     title = ["Held-out accuracy"]
     if runs > 1:
         title.append(f"median of up to {runs} runs, band from the lowest to the highest")
@@ -80,10 +82,11 @@ def dynamics(comparison: Comparison) -> Any:
         members = [(run.directory.name, [run]) for run in comparison.runs if run.lines]
     for axes, (title, metric) in zip(panels.flat, _DYNAMICS, strict=True):
         for index, (name, runs) in enumerate(members[:_MAX_CURVES]):
-            curves = [list(zip(*series, strict=True)) for run in runs if (series := run.series(metric))[0]]
-            if curves:
-                x, low, middle, high = _band(curves)
-                axes.plot(x, middle, color=f"C{index}", label=name, linewidth=1.3)
+            series = [dict(zip(*run.series(metric), strict=True)) for run in runs]
+            if any(series):
+                x, values = aligned([one for one in series if one])
+                axes.plot(x, np.nanmedian(values, axis=0), color=f"C{index}", label=name, linewidth=1.3)
+                low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
                 axes.fill_between(x, low, high, color=f"C{index}", alpha=0.12, linewidth=0)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step (rollout batch)")
@@ -97,21 +100,18 @@ def dynamics(comparison: Comparison) -> Any:
 
 
 def settings_sweep(comparison: Comparison, name: str) -> Any:
-    """Best and last accuracy over a swept number."""
+    """Best and last accuracy of the median curves over a swept number, with their intervals."""
     figure = new_figure(11, 4.8)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, (title, attribute) in zip(panels, (("Best accuracy", "best"), ("Last accuracy", "last")), strict=True):
+    shown_accuracies = (("Best accuracy", comparison.best), ("Last accuracy", comparison.last))
+    for axes, (title, estimate) in zip(panels, shown_accuracies, strict=True):
         # In the order of the other plots, so that a variant has one colour in all.
         for index, variant in enumerate([result.group.variant for result in comparison.results][:_MAX_CURVES]):
             groups = [group for group in comparison.variants[variant] if name in group.swept]
-            ordered = sorted(groups, key=lambda group: group.swept[name])
-            x = [group.swept[name] for group in ordered]
-            values = [100 * getattr(group, attribute) for group in ordered]
-            middle = [np.median(value) for value in values]
+            x, estimates = [group.swept[name] for group in groups], [estimate(group) for group in groups]
+            middle, low, high = ([100 * getattr(e, end) for e in estimates] for end in ("value", "low", "high"))
             axes.plot(x, middle, marker="o", markersize=4, color=f"C{index}", label=variant)
-            axes.fill_between(
-                x, [v.min() for v in values], [v.max() for v in values], color=f"C{index}", alpha=0.12, linewidth=0
-            )
+            axes.fill_between(x, low, high, color=f"C{index}", alpha=0.12, linewidth=0)
         axes.set_xscale("log")
         axes.set_xlabel(name)
         axes.set_title(title)
@@ -155,14 +155,6 @@ def grid(comparison: Comparison, across: str, down: str) -> Any:
         axes.set_ylabel(down.removeprefix("sfpo."))
         axes.set_title(title, fontsize=10)
     return figure
-
-
-def _band(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x, and the lowest, median and highest of several curves at x, as far as all of them go."""
-    end = min(curve[-1][0] for curve in curves)
-    x = np.unique([point for curve in curves for point, _ in curve if point <= end])
-    values = np.array([np.interp(x, *np.array(curve, dtype=float).T) for curve in curves])
-    return x, values.min(axis=0), np.median(values, axis=0), values.max(axis=0)
 
 
 def _numeric_sweep(comparison: Comparison) -> str | None:

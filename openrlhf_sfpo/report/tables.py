@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate, interval
+from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
 from openrlhf_sfpo.report.runs import AXES, Run
 
 # Medians over the runs of a variant: (heading, metric, "mean" over the steps or "final", factor, format).
@@ -56,6 +56,8 @@ def all_tables(comparison: Comparison) -> list[Table]:
     tables = []
     if comparison.groups:
         tables.append(results(comparison))
+        if comparison.baseline is not None:
+            tables.append(budgets(comparison))
         if any(len(groups) > 1 for groups in comparison.variants.values()):
             tables.append(settings(comparison))
         tables.append(dynamics(comparison))
@@ -72,22 +74,47 @@ def results(comparison: Comparison) -> Table:
     rows = []
     for result in comparison.results:
         group = result.group
-        row = [group.variant, group.setting or "-", str(len(group.curves)), percent(result.best), percent(result.last)]
+        row = [
+            group.variant,
+            group.setting or "-",
+            str(len(group.run_curves)),
+            percent(result.best),
+            percent(result.last),
+        ]
         if against:
-            row.append(f"{result.reached}/{len(group.curves)}")
+            row.append(f"{result.reached}/{len(group.run_curves)}")
             row.append("-" if result.after is None else percent(result.after))
             row += [number(result.to_target[axis]) for axis in AXES]
             row += [ratio(result.ratio[axis]) if group.variant != comparison.baseline else "1" for axis in AXES]
         rows.append(row)
-    note = f"Medians over runs, with {100 * LEVEL:.0f} % bootstrap intervals."
+    note = f"Of the median curve over the runs, with {100 * LEVEL:.0f} % bootstrap intervals."
     if comparison.smooth > 1:
         note += f" An accuracy is the mean of {comparison.smooth} neighbouring evaluations."
     if against:
         note += (
             f" The target is {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %; a ratio above 1 "
-            "says that the variant needs less than the baseline to reach it, and 0 that most of its runs never do."
+            "says that the variant needs less than the baseline to reach it, and 0 that it never does. Runs that reach "
+            "it at some point are counted one by one."
         )
     return Table("Results, each variant at its best setting", head, rows, note)
+
+
+def budgets(comparison: Comparison) -> Table:
+    """The best accuracy of each variant within what the baseline's runs took."""
+    head = ["variant"]
+    for label in AXES.values():
+        head += [f"accuracy at equal {label}, %", "setting"]
+    rows = []
+    for result in comparison.results:
+        row = [result.group.variant]
+        for budget in result.budgets.values():
+            row += [percent(budget.accuracy), budget.group.setting or "-"]
+        rows.append(row)
+    note = (
+        f"The best of the median curve within what {comparison.baseline}'s runs took from beginning to end, each at "
+        "the setting that is best within that budget."
+    )
+    return Table(f"At equal budgets, those of {comparison.baseline}", head, rows, note)
 
 
 def settings(comparison: Comparison) -> Table:
@@ -97,17 +124,18 @@ def settings(comparison: Comparison) -> Table:
     if against:
         head += ["reach it", *AXES]
     rows = []
-    for group in comparison.groups:
+    groups = [group for result in comparison.results for group in comparison.variants[result.group.variant]]
+    for group in groups:
         row = [
             group.variant,
             group.setting or "-",
-            str(len(group.curves)),
-            percent(interval(group.best)),
-            percent(interval(group.last)),
+            str(len(group.run_curves)),
+            percent(comparison.best(group)),
+            percent(comparison.last(group)),
         ]
         if against:
-            row.append(f"{comparison.count_reached(group)}/{len(group.curves)}")
-            row += [number(comparison.median_reach(group, axis)) for axis in AXES]
+            row.append(f"{group.count_reached(comparison.target)}/{len(group.run_curves)}")
+            row += [number(comparison.reach(group, axis)) for axis in AXES]
         rows.append(row)
     return Table("All settings", head, rows)
 

@@ -1,0 +1,233 @@
+"""Runs that differ in nothing but the seed, and their median curve."""
+
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from openrlhf_sfpo.config import effective_update
+from openrlhf_sfpo.report.runs import AXES, Point, Run
+
+# Where a run's files are and what is shown of it; no part of what the run is.
+_PLACES = ("run.", "ckpt.", "logger.", "train.seed", "rollout.record_dir", "config")
+_SHORT = {"sfpo.k": "K"}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Accuracy over training, of one or more sets of runs.
+
+    Attributes:
+        accuracy: float64 [sets, evaluations], in [0, 1]; NaN where no run of the set has come so far.
+        x: by axis, how far along each evaluation is, float64 [sets, evaluations].
+    """
+
+    accuracy: np.ndarray
+    x: dict[str, np.ndarray]
+
+    @property
+    def best(self) -> np.ndarray:
+        """The highest accuracy, [sets]."""
+        return _nan(np.nanmax, self.accuracy)
+
+    @property
+    def last(self) -> np.ndarray:
+        """The accuracy at the end, [sets]."""
+        known = ~np.isnan(self.accuracy)
+        return _at(self.accuracy, known.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1))
+
+    def reach(self, axis: str, target: np.ndarray | float) -> np.ndarray:
+        """How far along an axis the accuracy first is the target, [sets]; linear between evaluations, infinite where
+        it never is.
+
+        Args:
+            axis: a name in `AXES`.
+            target: an accuracy, for all sets or one for each.
+        """
+        there = self.accuracy >= np.reshape(target, (-1, 1))
+        index = np.argmax(there, axis=1)
+        before = np.maximum(index - 1, 0)
+        low, high = _at(self.accuracy, before), _at(self.accuracy, index)
+        end = _at(self.x[axis], index)
+        start = np.where(np.isnan(low), end, _at(self.x[axis], before))
+        part = np.where(high > low, (target - low) / np.where(high > low, high - low, 1.0), 1.0)
+        return np.where(there.any(axis=1), start + part * (end - start), math.inf)
+
+    def after(self, target: float) -> np.ndarray:
+        """Mean accuracy of the evaluations from the first that has the target on, [sets]; NaN where none has."""
+        since = np.logical_or.accumulate(self.accuracy >= target, axis=1)
+        return _nan(np.nanmean, np.where(since, self.accuracy, np.nan))
+
+    def within(self, axis: str, budget: np.ndarray | float) -> np.ndarray:
+        """The highest accuracy up to a point on an axis, [sets]; NaN if no evaluation is before it."""
+        return _nan(np.nanmax, np.where(self.x[axis] <= np.reshape(budget, (-1, 1)), self.accuracy, np.nan))
+
+
+@dataclass
+class Group:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        variant: the update in words, such as "sfpo K=3".
+        setting: what is swept, in words, such as "lr=0.001"; empty if nothing is.
+        update: the differing sfpo.* settings.
+        swept: the other differing settings.
+        runs: one for each seed.
+        dataset: the data set whose accuracy counts; None for the mean over all.
+        smooth: evaluations that one accuracy is the mean of.
+    """
+
+    variant: str
+    setting: str
+    update: dict[str, Any]
+    swept: dict[str, Any]
+    runs: list[Run]
+    dataset: str | None = None
+    smooth: int = 1
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, [self.variant, self.setting]))
+
+    @cached_property
+    def run_curves(self) -> list[list[Point]]:
+        """The evaluations of each run that has any, smoothed."""
+        return [smoothed(points, self.smooth) for run in self.runs if (points := run.points(self.dataset))]
+
+    @cached_property
+    def runs_by_step(self) -> Curves:
+        """The runs as sets of one: curves over the same steps, NaN where a run has none."""
+        columns = {
+            name: aligned([{point.step: getattr(point, name) for point in curve} for curve in self.run_curves])[1]
+            for name in ("accuracy", *AXES)
+        }
+        return Curves(columns.pop("accuracy"), columns)
+
+    @cached_property
+    def curve(self) -> Curves:
+        """The median over the runs, one set."""
+        return self.medians(np.arange(len(self.run_curves))[None])
+
+    def medians(self, draws: np.ndarray) -> Curves:
+        """The median curves of several selections of runs.
+
+        Args:
+            draws: indices of runs, int [sets, any number].
+        """
+        runs = self.runs_by_step
+        x = {axis: _nan(np.nanmedian, values[draws]) for axis, values in runs.x.items()}
+        return Curves(_nan(np.nanmedian, runs.accuracy[draws]), x)
+
+    def count_reached(self, target: float) -> int:
+        """How many of the runs have the target accuracy at some point."""
+        return sum(any(point.accuracy >= target for point in curve) for curve in self.run_curves)
+
+    def mean(self, metric: str) -> float | None:
+        """Median over the runs of a metric's mean over the steps."""
+        values = [value for run in self.runs if (value := run.mean(metric)) is not None]
+        return float(np.median(values)) if values else None
+
+    def final(self, metric: str) -> float | None:
+        """Median over the runs of a metric's last value."""
+        values = [series[-1] for run in self.runs if (series := run.series(metric)[1])]
+        return float(np.median(values)) if values else None
+
+
+def aligned(series: list[dict[int, float]]) -> tuple[list[int], np.ndarray]:
+    """Several runs' values over the same steps: those that at least half of the runs have, so that one that is under
+    way, or has failed, does not cut the others short.
+
+    Args:
+        series: value by step, of each run.
+
+    Returns:
+        The steps, and the values, float64 [runs, steps], NaN where a run has none.
+    """
+    counts = Counter(step for values in series for step in values)
+    steps = sorted(step for step, count in counts.items() if 2 * count >= len(series))
+    return steps, np.array([[values.get(step, math.nan) for step in steps] for values in series], dtype=float)
+
+
+def smoothed(curve: list[Point], count: int) -> list[Point]:
+    """Each accuracy as the mean of `count` neighbouring evaluations, itself in the middle; of fewer at the end.
+    The one before any training stands for itself: all runs have it in common."""
+    values = [point.accuracy for point in curve]
+    reaches = [0 if point.step == 0 else count // 2 for point in curve]
+    windows = (values[max(0, i - reach) : i + reach + 1] for i, reach in enumerate(reaches))
+    return [replace(point, accuracy=sum(window) / len(window)) for point, window in zip(curve, windows, strict=True)]
+
+
+def group_runs(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]:
+    """Runs by everything that differs among them but the seed, in the order of what is swept, numbers by size."""
+    identities = [_identity(run) for run in runs]
+    names = {name for identity in identities for name in identity}
+    differing = {name for name in names if len({repr(identity.get(name)) for identity in identities}) > 1}
+    grouped: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run, identity in zip(runs, identities, strict=True):
+        essence = {name: identity[name] for name in sorted(differing & identity.keys())}
+        essence.setdefault("sfpo.preset", identity.get("sfpo.preset", "run"))
+        grouped.setdefault(repr(essence), (essence, []))[1].append(run)
+    kinds = [essence for essence, _ in grouped.values()]
+    groups = []
+    for essence, members in grouped.values():
+        update = {name: value for name, value in essence.items() if name.startswith("sfpo.")}
+        swept = {name: value for name, value in essence.items() if name not in update}
+        members.sort(key=lambda run: str(run.seed).zfill(12))
+        groups.append(Group(_variant_name(update, kinds), _words(swept), update, swept, members, dataset, smooth))
+    return sorted(groups, key=_order)
+
+
+def shown(value: Any) -> str:
+    """A setting's value as people write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _order(group: Group) -> list[tuple[float, str]]:
+    return [(value if isinstance(value, int | float) else 0.0, str(value)) for value in group.swept.values()]
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """The settings that make a run what it is."""
+    settings = run.settings
+    if "sfpo.preset" not in settings:
+        return {"sfpo.preset": "unknown"}
+    own = f"{settings.get('run.dir')}/"
+    others = {
+        name: value
+        for name, value in settings.items()
+        if not name.startswith((*_PLACES, "sfpo.")) and not str(value).startswith(own)
+    }
+    return {**others, **effective_update(settings)}
+
+
+def _variant_name(update: dict[str, Any], all_kinds: list[dict[str, Any]]) -> str:
+    """The preset, and of its other settings those in which variants of this preset differ."""
+    preset = update["sfpo.preset"]
+    others = [kind for kind in all_kinds if kind["sfpo.preset"] == preset]
+    varied = {
+        name: value
+        for name, value in update.items()
+        if name != "sfpo.preset" and len({repr(kind[name]) for kind in others if name in kind}) > 1
+    }
+    return " ".join(filter(None, [str(preset), _words(varied)]))
+
+
+def _words(settings: dict[str, Any]) -> str:
+    short = {_SHORT.get(name, name.rpartition(".")[2]): value for name, value in settings.items()}
+    return " ".join(f"{name}={shown(value)}" for name, value in sorted(short.items()))  # K before alpha
+
+
+def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """One value of each row."""
+    return np.take_along_axis(values, index[:, None], axis=1)[:, 0]
+
+
+def _nan(statistic: Any, values: np.ndarray) -> np.ndarray:
+    """A NaN-aware statistic over axis 1; NaN where there is nothing but NaN."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(All-NaN slice|Mean of empty slice)")
+        return statistic(values, axis=1)
