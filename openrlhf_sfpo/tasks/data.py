@@ -182,6 +182,7 @@ def generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict[
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Write a JSONL data file, with its directory; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
