@@ -34,6 +34,7 @@ class Session:
         self._previous: dict[str, Any] | None = None
         self._device = ""
         self._installed = False
+        self._queue: Any = None
 
     def __enter__(self) -> "Session":
         return self
@@ -74,7 +75,7 @@ class Session:
         writer = RunWriter(directory, shown)
         try:
             self._install_hooks(values)
-            with _listening(writer, console, total_steps):
+            with _listening(self._queue, writer, console, total_steps):
                 hooks.run_openrlhf(for_openrlhf(flat))
         except BaseException as error:
             self._previous = None  # its workers may be in any state
@@ -103,6 +104,7 @@ class Session:
             response_seed=values["train.seed"] if values["rollout.deterministic"] else None,
         )
         self._stack.enter_context(hooks.installed(engine, Kept() if self._keep else None))
+        self._queue = self._stack.enter_context(_queue())
         self._installed = True
 
 
@@ -145,17 +147,33 @@ def _settle(values: dict[str, Any], device: str) -> None:
 
 
 @contextmanager
-def _listening(writer: RunWriter, console: Console, total_steps: int | None) -> Iterator[None]:
-    """Empty the event queue into the run directory and onto the console, until the block ends."""
-    import ray
+def _queue() -> Iterator[Any]:
+    """The queue that the workers' events go through."""
     from ray.util.queue import Queue
 
     queue = Queue(actor_options={"name": events.NAME, "num_cpus": 0})
+    try:
+        yield queue
+    finally:
+        queue.shutdown(force=True)  # frees the name for the next session's queue
+
+
+def _waiting(queue: Any) -> list[dict[str, Any]]:
+    """Take the events that are in the queue."""
+    import ray
+
+    count = ray.get(queue.actor.qsize.remote())
+    return ray.get(queue.actor.get_nowait_batch.remote(count)) if count else []
+
+
+@contextmanager
+def _listening(queue: Any, writer: RunWriter, console: Console, total_steps: int | None) -> Iterator[None]:
+    """Empty the queue into the run directory and onto the console, until the block ends."""
     finished = threading.Event()
+    _waiting(queue)  # what the run before said after its end
 
     def drain() -> None:
-        count = ray.get(queue.actor.qsize.remote())
-        for event in ray.get(queue.actor.get_nowait_batch.remote(count)) if count else []:
+        for event in _waiting(queue):
             if event["kind"] == "phase":
                 console.phase(event["text"], event.get("long", False))
             line = writer.handle(event)
@@ -174,7 +192,6 @@ def _listening(writer: RunWriter, console: Console, total_steps: int | None) -> 
         finished.set()
         thread.join()
         drain()
-        queue.shutdown(force=True)  # frees the name for the next run's queue
 
 
 def _start_ray(args: Any) -> str:

@@ -116,13 +116,13 @@ class RunWriter:
         return line
 
     def _draw_now_and_then(self) -> None:
-        """Draw the plot unless that would take more than a twentieth of the time: it competes with the training."""
+        """Draw the plot unless that would take more than a fiftieth of the time: it competes with the training."""
         started = time.monotonic()
         if started < self._next_drawing:
             return
         draw_curves(self.directory)
         ended = time.monotonic()
-        self._next_drawing = ended + 20 * (ended - started)
+        self._next_drawing = ended + 50 * (ended - started)
 
     def _write(self, line: dict[str, Any]) -> None:
         with (self.directory / METRICS).open("a") as file:
