@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.files import write_whole
-from openrlhf_sfpo.report.figures import as_png, new_figure
+from openrlhf_sfpo.report.figures import as_png, finish_panel, new_figure
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets, read_metrics
 
 
@@ -24,10 +24,7 @@ def draw_curves(directory: Path) -> Path | None:
     for axes, (title, draw) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         draw(axes, lines)
         axes.set_title(title)
-        axes.set_xlabel("step (rollout batch)")
-        axes.grid(alpha=0.3)
-        if not axes.has_data():
-            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+        finish_panel(axes)
     return write_whole(directory / "curves.png", as_png(figure))
 
 

@@ -15,6 +15,14 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def finish_panel(axes: Any) -> None:
+    """Label a panel over training steps, which says so if there is nothing in it."""
+    axes.set_xlabel("step (rollout batch)")
+    axes.grid(alpha=0.3)
+    if not axes.has_data():
+        axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+
+
 def as_png(figure: Any) -> bytes:
     """The figure as a PNG file's content."""
     buffer = io.BytesIO()

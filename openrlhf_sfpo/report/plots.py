@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from openrlhf_sfpo.report.comparison import Comparison
-from openrlhf_sfpo.report.figures import new_figure
+from openrlhf_sfpo.report.figures import finish_panel, new_figure
 from openrlhf_sfpo.report.groups import Group, aligned, shown
 from openrlhf_sfpo.report.runs import AXES
 
@@ -89,10 +89,7 @@ def dynamics(comparison: Comparison) -> Any:
                 low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
                 axes.fill_between(x, low, high, color=f"C{index}", alpha=0.12, linewidth=0)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("step (rollout batch)")
-        axes.grid(alpha=0.3)
-        if not axes.has_data():
-            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+        finish_panel(axes)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9)
