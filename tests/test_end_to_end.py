@@ -219,16 +219,22 @@ def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
     assert abs(second["sfpo/entropy_z"]) == pytest.approx(1.0), "as of any two different values"
 
 
-def test_the_asynchronous_trainer_with_bf16_parameters(small_model: Path, tmp_path: Path) -> None:
-    # As little as makes two steps: processors without bf16 instructions take ten times as long for it.
+def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: Path) -> None:
+    # A tiny model: processors without bf16 instructions take ten times as long for it.
     arguments = flags(
         tmp_path / "run",
-        small_model,
+        testbed / "model",
         train__async_enable=True,
         megatron__param_dtype="bf16",
         sfpo__k=1,
+        data__prompt_dataset=testbed / "train.jsonl",
+        data__input_key="prompt",
+        data__label_key="label",
+        data__max_len=24,
         data__max_samples=4,
+        reward__remote_url="exact",
         rollout__batch_size=2,
+        rollout__max_new_tokens=6,
         train__batch_size=8,
     )
     done = train(*arguments)
