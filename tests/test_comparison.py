@@ -218,6 +218,14 @@ def test_intervals_of_medians(tmp_path: Path) -> None:
     assert (estimate.value, estimate.low, estimate.high) == (0.3, 0.1, 0.5)
 
 
+def test_seeds_that_agree_leave_no_interval(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / f"g{seed}", [0.2], train__seed=seed)
+    comparison = load(tmp_path)
+    estimate = comparison.best(comparison.groups[0])
+    assert estimate.low == estimate.high == 0.2
+
+
 @pytest.mark.parametrize(
     ("changes", "same_as"),
     [

@@ -141,16 +141,18 @@ class Comparison:
             reached=group.count_reached(self.target),
             after=after,
             to_target=to_target,
-            ratio={axis: self._ratio(groups, axis, to_target[axis]) for axis in AXES},
+            ratio=self._ratios(groups, group),
             budgets={axis: self._within_budget(groups, axis) for axis in AXES},
         )
 
-    def _ratio(self, groups: list[Group], axis: str, to_target: float) -> Estimate:
-        value = _divide(np.array([self.reach(self._reference, axis)]), np.array([to_target]))
+    def _ratios(self, groups: list[Group], best: Group) -> dict[str, Estimate]:
+        baseline, mine = self._reference.curve, best.curve
+        values = {axis: _divide(baseline.reach(axis, self.target), mine.reach(axis, self.target)) for axis in AXES}
         if groups is self.variants[self.baseline]:
-            return Estimate(float(value[0]), float(value[0]), float(value[0]))
-        target, theirs = self._baseline_resampled
-        return _estimate(value, _divide(theirs[axis], self._reach_resampled(groups, axis, target)))
+            return {axis: _estimate(value, value) for axis, value in values.items()}
+        target, reference = self._baseline_resampled
+        reaches = self._reach_resampled(groups, target)
+        return {axis: _estimate(values[axis], _divide(reference[axis], reaches[axis])) for axis in AXES}
 
     def _within_budget(self, groups: list[Group], axis: str) -> Budget:
         """At the setting that is best for this budget, which need not be the best for the whole training."""
@@ -168,13 +170,17 @@ class Comparison:
         """The target in each resample, and how far the baseline takes to it, by axis."""
         groups = self.variants[self.baseline]
         target = np.nanmax([self._medians(group).best for group in groups], axis=0)
-        return target, {axis: self._reach_resampled(groups, axis, target) for axis in AXES}
+        return target, self._reach_resampled(groups, target)
 
-    def _reach_resampled(self, groups: list[Group], axis: str, target: np.ndarray) -> np.ndarray:
-        """How far the best setting of each resample takes to that resample's target, [resamples]."""
+    def _reach_resampled(self, groups: list[Group], target: np.ndarray) -> dict[str, np.ndarray]:
+        """How far the best setting of each resample takes to that resample's target, by axis, [resamples]."""
         chosen = np.argmax([np.nan_to_num(self._medians(group).best) for group in groups], axis=0)
-        reaches = np.array([self._medians(group).reach(axis, target) for group in groups])
-        return reaches[chosen, np.arange(_RESAMPLES)]
+        return {
+            axis: np.array([self._medians(group).reach(axis, target) for group in groups])[
+                chosen, np.arange(_RESAMPLES)
+            ]
+            for axis in AXES
+        }
 
     def _medians(self, group: Group) -> Curves:
         """The median curves of the resamples."""
