@@ -128,6 +128,17 @@ def test_falling_back_after_the_peak_shows(tmp_path: Path) -> None:
     assert [row[table.head.index("mean after it, %")] for row in table.rows] == ["60.0", "40.0"]
 
 
+def test_an_interval_says_that_some_resamples_never_get_there(tmp_path: Path) -> None:
+    for seed, best in enumerate((0.5, 0.55, 0.6, 0.65, 0.7)):
+        make_run(tmp_path / f"g{seed}", [0.2, 0.4, 0.6], sfpo__preset="grpo", train__seed=seed)
+        make_run(tmp_path / f"s{seed}", [0.2, best, best], 4, train__seed=seed)
+    comparison = load(tmp_path)
+    (sentence,) = summary(comparison)
+    assert "with 2.00 times fewer rollouts (90 % interval never to " in sentence
+    table = results(comparison)
+    assert table.rows[1][table.head.index("rollouts ratio")].startswith("2.00 [never, ")
+
+
 def test_the_interval_of_a_ratio_contains_the_choice_of_the_setting(tmp_path: Path) -> None:
     """Two learning rates whose best accuracies are nearly the same and whose speeds differ: resamples pick either."""
     for seed, jitter in enumerate((-0.02, -0.01, 0.0, 0.01, 0.02)):

@@ -115,7 +115,9 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
 
 def _essence(variant: str, values: dict[str, Any]) -> str:
     """What makes a run different from the others."""
-    others = {name: value for name, value in values.items() if name != "run.dir" and not name.startswith("sfpo.")}
+    # Of the logger's defaults one is the time of day.
+    left_out = ("run.dir", "sfpo.", "logger.")
+    others = {name: value for name, value in values.items() if not name.startswith(left_out)}
     return repr((variant, sorted({**others, **effective_update(values)}.items())))
 
 
@@ -200,7 +202,7 @@ def _compare(runs: list[PlannedRun], out: Path, lanes: int, keep: bool) -> int:
         for sentence in before_and_after(read_metrics(run.directory)):
             console.plain(f"        {sentence}")
 
-    with Lanes(min(lanes, max(1, len(todo))), keep, lambda run: console.phase(run.name), ended) as pool:
+    with Lanes(lanes, keep, lambda run: console.phase(run.name), ended) as pool:
         finished = pool.run(todo)
     if not finished:
         console.say("gave up after several failures in a row; the same command goes on from here")

@@ -15,7 +15,7 @@ from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
 from openrlhf_sfpo.report.figures import as_png
 from openrlhf_sfpo.report.plots import all_figures
 from openrlhf_sfpo.report.runs import AXES
-from openrlhf_sfpo.report.tables import Table, all_tables
+from openrlhf_sfpo.report.tables import Table, all_tables, multiple
 
 PAGE, NUMBERS = "report.html", "report.json"
 
@@ -88,7 +88,7 @@ def _ends(estimate: Estimate) -> str:
     """The interval of a ratio, for several runs."""
     if estimate.low == estimate.high:
         return ""
-    return f" ({100 * LEVEL:.0f} % interval {estimate.low:.2f} to {estimate.high:.2f})"
+    return f" ({100 * LEVEL:.0f} % interval {multiple(estimate.low)} to {multiple(estimate.high)})"
 
 
 def numbers(comparison: Comparison) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def results(comparison: Comparison) -> Table:
     if against:
         note += (
             f" The target is {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %; a ratio above 1 "
-            "says that the variant needs less than the baseline to reach it, and 0 that it never does. Runs that reach "
-            "it at some point are counted one by one."
+            "says that the variant needs less than the baseline to reach it; in an interval from never some resamples "
+            "do not reach it. Runs that reach it at some point are counted one by one."
         )
     return Table("Results, each variant at its best setting", head, rows, note)
 
@@ -186,9 +186,12 @@ def ratio(estimate: Estimate) -> str:
     """A ratio with its interval."""
     if math.isnan(estimate.value):
         return "-"
-    value = _plain(estimate.value)
-    return value if estimate.low == estimate.high else f"{value} [{_plain(estimate.low)}, {_plain(estimate.high)}]"
+    value = multiple(estimate.value)
+    return value if estimate.low == estimate.high else f"{value} [{multiple(estimate.low)}, {multiple(estimate.high)}]"
 
 
-def _plain(value: float) -> str:
+def multiple(value: float) -> str:
+    """A ratio; it is 0 where the variant never reaches the target, and infinite where only the baseline does not."""
+    if value == 0:
+        return "never"
     return "∞" if math.isinf(value) else f"{value:.2f}"

@@ -1,5 +1,7 @@
 """Environment of a process that runs vLLM on CPU: vLLM takes its CPU settings from there and nowhere else."""
 
+from typing import Any
+
 from openrlhf_sfpo.cpus import usable_cpus
 
 
@@ -15,3 +17,17 @@ def cpu_environment(eager: bool) -> dict[str, str]:
         # vLLM still compiles a few helpers of its sampler, which costs the first rollout some twenty seconds.
         environment["TORCH_COMPILE_DISABLE"] = "1"
     return environment
+
+
+def executor(tensor_parallel_size: int) -> dict[str, Any]:
+    """What to ask vLLM for, so that a model on one rank runs in its engine process on CPU as it does on GPUs.
+
+    vLLM starts a worker process there, because it binds the worker's threads to cores, which `cpu_environment` keeps it
+    from. The name "uni" it overrides, the class it takes. A process less to start, and no messages for each token,
+    of which one in some thousand gets lost and costs 5 s until vLLM looks again (vllm-project/vllm#45224).
+    """
+    if tensor_parallel_size != 1:
+        return {}
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    return {"distributed_executor_backend": UniProcExecutor}

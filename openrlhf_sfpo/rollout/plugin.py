@@ -1,6 +1,8 @@
 """What vLLM runs in each of its processes (entry point `vllm.general_plugins`): makes our transfer engine known, and on
 CPU lets idle processes sleep."""
 
+import inspect
+
 SHARED_MEMORY = "shared_memory"
 
 
@@ -22,9 +24,15 @@ def register() -> None:
 
 def _wait_without_spinning() -> None:
     """vLLM's processes wait for each other in a loop without sleep, and go on with that for a second after the last
-    message. Where rollout and training have the same processors that second is taken from the training."""
-    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+    message. Where rollout and training have the same processors that second is taken from the training.
 
-    names = SpinCondition.__init__.__code__.co_varnames[: SpinCondition.__init__.__code__.co_argcount]
-    assert names[-1] == "busy_loop_s", f"vLLM's SpinCondition now takes {names}"
-    SpinCondition.__init__.__defaults__ = (0.0,)
+    Asleep, they wait for a notification that now and then gets lost (vllm-project/vllm#45224). vLLM looks for the
+    message itself after 5 s, which would be seen in most minutes of a training; looking is cheap.
+    """
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    names = inspect.signature(shm_broadcast.SpinCondition.__init__).parameters
+    assert list(names)[-1] == "busy_loop_s", f"vLLM's SpinCondition now takes {list(names)}"
+    shm_broadcast.SpinCondition.__init__.__defaults__ = (0.0,)
+    assert shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS > 0
+    shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS = 50

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from openrlhf_sfpo.rollout.environment import cpu_environment
+from openrlhf_sfpo.rollout.environment import cpu_environment, executor
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def sample(
     if not cuda:
         os.environ.update(cpu_environment(eager=True))
         options = {"kv_cache_memory_bytes": engine.kv_cache_mb * 2**20, "enforce_eager": True}
+        options.update(executor(engine.tensor_parallel_size))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from tqdm import tqdm
     from vllm import LLM, SamplingParams
