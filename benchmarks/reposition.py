@@ -19,8 +19,6 @@ latter. Prints a table and writes it to reposition.md, with everything measured 
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import cpu_name
 from memory import peak_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -204,12 +203,6 @@ def as_table(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else f"{platform.machine()} ({os.cpu_count()} cores)"
 
 
 if __name__ == "__main__":

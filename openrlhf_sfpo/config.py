@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -158,11 +159,30 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of the sections above, and --config."""
+    """Add a flag for every field of the sections above, --actor.backend and --config."""
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="settings with the same names as the flags, nested or not"
     )
-    for section, config in SECTIONS.items():
+    add_sections(parser, SECTIONS, backend="megatron")
+    parser.set_defaults(**{name: value for name, (value, _) in CHANGED_DEFAULTS.items()})
+
+
+def add_sections(parser: argparse.ArgumentParser, names: Collection[str], backend: str) -> None:
+    """Add --actor.backend, and the flags of some of the sections.
+
+    Args:
+        parser: with OpenRLHF's own flags.
+        names: of sections.
+        backend: the default.
+    """
+    parser.add_argument(
+        "--actor.backend",
+        choices=("megatron", "deepspeed"),
+        default=backend,
+        help="what trains the policy: Megatron-Core (--megatron.*), or OpenRLHF's own actor on DeepSpeed ZeRO (--ds.*)",
+    )
+    for section in names:
+        config = SECTIONS[section]
         group = parser.add_argument_group(f"openrlhf_sfpo: {section}", config.__doc__)
         hints = typing.get_type_hints(config)
         for field in dataclasses.fields(config):
@@ -172,7 +192,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                 help=field.metadata["help"],
                 **_argument_type(hints[field.name]),
             )
-    parser.set_defaults(**{name: value for name, (value, _) in CHANGED_DEFAULTS.items()})
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The defaults of a section's flags, by dotted name."""
+    return {f"{name}.{field.name}": field.default for field in dataclasses.fields(SECTIONS[name])}
 
 
 def section(config: type[Any], args: Any) -> Any:
@@ -197,9 +221,9 @@ def check_flags(args: Any) -> None:
     Raises:
         UsageError: naming the flag and the fix.
     """
-    _check_sfpo(section(SFPOConfig, args.sfpo))
+    check_sfpo(section(SFPOConfig, args.sfpo))
     _check_rollout(args)
-    _refuse_unsupported(args)
+    check_backend(args)
     for flag, value in (
         ("--megatron.weight_bucket_mb", args.megatron.weight_bucket_mb),
         ("--megatron.log_prob_chunk_size", args.megatron.log_prob_chunk_size),
@@ -214,7 +238,12 @@ def check_flags(args: Any) -> None:
             raise UsageError(flag, f"is {value}.", "Use 1 or more.")
 
 
-def _check_sfpo(sfpo: SFPOConfig) -> None:
+def check_sfpo(sfpo: SFPOConfig) -> None:
+    """Check the --sfpo.* flags.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
     if sfpo.k < 0:
         raise UsageError("--sfpo.k", f"is {sfpo.k}.", "Use 0 (plain GRPO) or more; the paper uses 3.")
     if not 0.0 <= sfpo.alpha <= 1.0:
@@ -253,23 +282,82 @@ def _check_rollout(args: Any) -> None:
             "cannot be had with --train.async_enable, where it depends on time which weights answer which prompts.",
             "Drop one.",
         )
+    check_no_other_models(args, "openrlhf-sfpo train")
     if not args.rollout.replay_dir and not args.vllm.num_engines:
         raise UsageError("--vllm.num_engines", "is not given.", "Use 1 or more, or --rollout.replay_dir.")
 
 
-def _refuse_unsupported(args: Any) -> None:
-    """OpenRLHF features that would be silently ignored or wrong with the Megatron actor."""
-    refusals: list[tuple[str, Any, str]] = [
+def check_no_other_models(args: Any, who: str) -> None:
+    """Refuse critics and reward models in the cluster, and engines on the actor's GPUs.
+
+    Args:
+        args: nested.
+        who: cannot do with them, in words.
+    """
+    refusals = [
         ("--algo.advantage.estimator", args.algo.advantage.estimator == "gae", "Use group_norm: there is no critic."),
-        ("--reward.model_name_or_path", args.reward.model_name_or_path, "Serve it and pass --reward.remote_url URL."),
-        ("--actor.optim", args.actor.optim != "adam", "Use adam."),
-        ("--actor.aux_loss_coef", args.actor.aux_loss_coef, "Leave it 0: the families supported have no experts."),
-        ("--train.enable_ema", args.train.enable_ema, "Drop it."),
+        ("--reward.model_name_or_path", args.reward.model_name_or_path, "Serve it, and pass --reward.remote_url URL."),
         (
             "--train.colocate_all",
             args.train.colocate_all,
             "Drop it: engines and actor need GPUs of their own (--train.colocate_actor_ref works).",
         ),
+    ]
+    _refuse(args, who, refusals)
+
+
+def check_backend(args: Any) -> None:
+    """Check that the backend can do what the flags ask for.
+
+    Raises:
+        UsageError: naming a feature of OpenRLHF that would be silently ignored or wrong.
+    """
+    if args.actor.backend == "deepspeed":
+        _refuse(args, _DEEPSPEED, _refused_by_deepspeed(args))
+        _check_even_batches(args)
+    else:
+        _refuse(args, "the Megatron actor", _refused_by_megatron(args))
+
+
+_DEEPSPEED = "SFPO on the DeepSpeed actor"
+
+
+def _refused_by_deepspeed(args: Any) -> list[tuple[str, Any, str]]:
+    return [
+        ("--actor.optim", args.actor.optim != "adam", "Use adam."),
+        ("--ds.zero_stage", args.ds.zero_stage not in (1, 2, 3), "Use 1, 2 or 3."),
+        ("--ds.lora.rank", args.ds.lora.rank, "Leave it 0: all parameters are trained."),
+        ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
+        ("--ds.tensor_parallel_size", args.ds.tensor_parallel_size > 1, "Leave it 1, or use --actor.backend megatron."),
+        ("--ds.deepcompile", args.ds.deepcompile, "Drop it."),
+    ]
+
+
+def _check_even_batches(args: Any) -> None:
+    """A pass must end with an optimizer step: gradients left over would be those of other weights in the next one."""
+    rollouts = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    if rollouts % args.train.batch_size:
+        raise UsageError(
+            "--train.batch_size",
+            f"is {args.train.batch_size}, which does not divide the {rollouts} samples of a rollout batch "
+            "(--rollout.batch_size times --rollout.n_samples_per_prompt).",
+            f"With {_DEEPSPEED} use a divisor.",
+        )
+    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size
+    micro_batches = ranks * (1 if args.train.dynamic_batch_enable else args.train.micro_batch_size)
+    if args.train.batch_size % micro_batches:
+        raise UsageError(
+            "--train.batch_size",
+            f"is {args.train.batch_size}, and the {ranks} rank(s) take {micro_batches} samples at a time.",
+            f"Use a multiple of {micro_batches}.",
+        )
+
+
+def _refused_by_megatron(args: Any) -> list[tuple[str, Any, str]]:
+    return [
+        ("--actor.optim", args.actor.optim != "adam", "Use adam."),
+        ("--actor.aux_loss_coef", args.actor.aux_loss_coef, "Leave it 0: the families supported have no experts."),
+        ("--train.enable_ema", args.train.enable_ema, "Drop it."),
         ("--ds.lora.rank", args.ds.lora.rank, "Leave it 0: all parameters are trained."),
         ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
         ("--ds.adam_offload", args.ds.adam_offload, "Drop it."),
@@ -285,9 +373,13 @@ def _refuse_unsupported(args: Any) -> None:
         ("--ckpt.load_enable", args.ckpt.load_enable, "Drop it: models are saved, training states are not yet."),
         ("--data.max_images_per_prompt", args.data.max_images_per_prompt, "Leave it 0: only text models."),
     ]
+
+
+def _refuse(args: Any, who: str, refusals: list[tuple[str, Any, str]]) -> None:
+    """Refuse what is used, among (flag, whether it is used, what to do instead)."""
     for flag, used, fix in refusals:
         if used:
             value = args
             for part in flag.removeprefix("--").split("."):
                 value = getattr(value, part)
-            raise UsageError(flag, f"is {value!r}, which the Megatron actor does not support.", fix)
+            raise UsageError(flag, f"is {value!r}, which {who} does not support.", fix)

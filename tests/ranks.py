@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import pytest
@@ -19,12 +20,16 @@ class RankFailure(AssertionError):
 
 
 class RankPool:
-    """Runs a function on `world_size` processes joined by gloo; processes are started once and reused."""
+    """Runs a function on `world_size` processes joined by gloo; processes are started once and reused.
 
-    def __init__(self) -> None:
+    Args:
+        preloaded: modules that are imported once for all ranks.
+    """
+
+    def __init__(self, preloaded: tuple[str, ...] = _PRELOADED) -> None:
         # Ranks are forked from a process that has done the imports and nothing else, no threads and no collectives.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(_PRELOADED))
+        self._context.set_forkserver_preload(list(preloaded))
         self._ranks: list[tuple[Any, Connection]] = []
 
     def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
@@ -39,22 +44,30 @@ class RankPool:
         active = self._ranks[:world_size]
         for rank, (_, pipe) in enumerate(active):
             pipe.send((rank, world_size, port, function, args))
-        results, failures = [], []
-        for rank, (process, pipe) in enumerate(active):
-            if not pipe.poll(timeout):
-                failures.append(f"rank {rank} did not answer within {timeout} s")
-                process.kill()
-                continue
-            try:
-                ok, value = pipe.recv()
-            except EOFError:
-                failures.append(f"rank {rank} died")
-                continue
-            (results if ok else failures).append(value if ok else f"rank {rank}:\n{value}")
+        answers: dict[int, Any] = {}
+        failures: list[str] = []
+        deadline = time.monotonic() + timeout
+        while len(answers) < world_size:
+            waited_for = {pipe: rank for rank, (_, pipe) in enumerate(active) if rank not in answers}
+            ready = wait(waited_for, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                missing = ", ".join(map(str, waited_for.values()))
+                failures.append(f"rank(s) {missing} did not answer" + ("" if failures else f" within {timeout} s"))
+                break
+            for pipe in ready:
+                rank = waited_for[pipe]
+                try:
+                    ok, answers[rank] = pipe.recv()
+                except EOFError:
+                    ok, answers[rank] = False, "died"
+                if not ok:
+                    failures.append(f"rank {rank}:\n{answers[rank]}")
+                    # The others wait for this one, and would for long.
+                    deadline = min(deadline, time.monotonic() + 5)
         if failures:
             self.close()  # process groups may be in any state
             raise RankFailure("\n".join(failures))
-        return results
+        return [answers[rank] for rank in range(world_size)]
 
     def close(self) -> None:
         for process, pipe in self._ranks:

@@ -258,7 +258,8 @@ def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: 
 def test_a_reward_function_that_fails_stops_the_run(small_model: Path, tmp_path: Path, body: str, message: str) -> None:
     reward = tmp_path / "my_reward.py"
     reward.write_text(f"def reward_func(queries, prompts, labels):\n    {body}\n")
-    done = train(*flags(tmp_path / "run", small_model, reward__remote_url=reward))
+    one_rank = {"actor__num_gpus_per_node": 1, "megatron__pipeline_model_parallel_size": 1}
+    done = train(*flags(tmp_path / "run", small_model, reward__remote_url=reward, **one_rank))
     assert done.returncode == 1
     assert message in done.stdout
     assert "my_reward.py" in done.stdout

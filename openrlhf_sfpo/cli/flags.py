@@ -32,7 +32,9 @@ def openrlhf_parser() -> argparse.ArgumentParser:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
     )
     end = next(index for index, node in enumerate(main_block.body) if "parse_args" in ast.unparse(node))
-    building = ast.Module(body=main_block.body[:end], type_ignores=[])
+    # A patched OpenRLHF adds our flags there.
+    own = [node for node in main_block.body[:end] if not ast.unparse(node).startswith("existing.")]
+    building = ast.Module(body=own, type_ignores=[])
     scope: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
     exec(compile(building, str(source), "exec"), scope)
     return scope["parser"]

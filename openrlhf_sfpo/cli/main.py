@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train a model with SFPO (or GRPO) through OpenRLHF",
     "eval": "sample answers from a model with vLLM and grade them",
     "compare": "train with several presets, settings and seeds, and compare them",
+    "patch": "give an OpenRLHF that is installed already the --sfpo.* flags",
     "report": "tables, plots and a page about one or more runs",
 }
 

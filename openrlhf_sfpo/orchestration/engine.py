@@ -13,20 +13,18 @@ import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from openrlhf_sfpo.rollout.environment import cpu_environment
+from openrlhf_sfpo.orchestration.undecorated import undecorated
+from openrlhf_sfpo.rollout.environment import cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.weight_sync import backend_for
 from openrlhf_sfpo.tasks.rewards import CheckedReward
-
-# Ray forbids subclassing the decorated class; this is the class that was decorated.
-_Undecorated = RolloutRayActor.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 class RewardFailure(RuntimeError):
     """A reward could not be computed; the message has the reason."""
 
 
-class RolloutEngine(_Undecorated):
+class RolloutEngine(undecorated(RolloutRayActor)):
     """One vLLM engine.
 
     Args:
@@ -57,6 +55,7 @@ class RolloutEngine(_Undecorated):
         kwargs.update(logprobs_mode="processed_logprobs", max_logprobs=1)
         if device == "cpu":
             kwargs["kv_cache_memory_bytes"] = kv_cache_bytes
+            kwargs.update(executor(kwargs["tensor_parallel_size"]))
         await super().__init__(*args, remote_rm_url=None if is_function else remote_rm_url, **kwargs)
         self._reward: CheckedReward | None = None
         if is_function and not kwargs.get("agent_func_path"):

@@ -6,7 +6,8 @@ that it looks up when it starts. So the attributes are set first, then `openrlhf
 | name | replaced by | because |
 | --- | --- | --- |
 | trainer.ray.ppo_actor.PolicyModelActor | actors.PolicyActor | the policy trains with Megatron-Core and SFPO |
-| trainer.ray.launcher.ReferenceModelActor | actors.ReferenceActor | the reference model has the policy's layout |
+| the same with --actor.backend deepspeed | deepspeed.actor.PolicyActor | OpenRLHF's policy trains with SFPO |
+| trainer.ray.launcher.ReferenceModelActor | each's ReferenceActor | the reference model has the policy's layout |
 | trainer.ray.vllm_engine.RolloutRayActor | engine.RolloutEngine | weight transfer, log-probabilities, reward errors |
 | trainer.ppo_trainer.PPOTrainer | trainers.Trainer | run directory, record and replay, evaluation at both ends |
 | trainer.ppo_trainer_async.TrainingActor | trainers.TrainingActor | run directory, record |
@@ -177,10 +178,11 @@ def _parameters(module_name: str, path: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def installed(engine_class: Any, kept: Kept | None) -> Iterator[None]:
+def installed(backend: str, engine_class: Any, kept: Kept | None) -> Iterator[None]:
     """Put the replacements of the table above in place; take them away again at the end.
 
     Args:
+        backend: --actor.backend.
         engine_class: an `engine.EngineClass`.
         kept: holds the workers from run to run; without it each run starts its own.
     """
@@ -189,13 +191,13 @@ def installed(engine_class: Any, kept: Kept | None) -> Iterator[None]:
     from openrlhf.trainer import ppo_trainer, ppo_trainer_async
     from openrlhf.trainer.ray import launcher, ppo_actor, vllm_engine
 
-    from openrlhf_sfpo.orchestration import actors, trainers
+    from openrlhf_sfpo.orchestration import trainers
 
-    on_gpu = ray.remote(num_gpus=1)
+    policy, reference = model_actors(backend)
     trainer = ray.remote(trainers.Trainer)
     replacements = [
-        (ppo_actor, "PolicyModelActor", on_gpu(actors.PolicyActor)),
-        (launcher, "ReferenceModelActor", on_gpu(actors.ReferenceActor)),
+        (ppo_actor, "PolicyModelActor", policy),
+        (launcher, "ReferenceModelActor", reference),
         (vllm_engine, "RolloutRayActor", engine_class),
         (ppo_trainer, "PPOTrainer", kept.trainer(trainer) if kept else trainer),
         (ppo_trainer_async, "TrainingActor", ray.remote(trainers.TrainingActor)),
@@ -208,12 +210,29 @@ def installed(engine_class: Any, kept: Kept | None) -> Iterator[None]:
         ]
     with ExitStack() as stack:
         for module, name, replacement in replacements:
-            stack.enter_context(_replaced(module, name, replacement))
+            stack.enter_context(replaced(module, name, replacement))
         yield
 
 
+def model_actors(backend: str) -> tuple[Any, Any]:
+    """The Ray actor classes of the policy and of the reference model.
+
+    Args:
+        backend: --actor.backend.
+    """
+    import ray
+
+    if backend == "deepspeed":
+        from openrlhf_sfpo.deepspeed import actor as actors
+    else:
+        from openrlhf_sfpo.orchestration import actors
+    on_gpu = ray.remote(num_gpus=1)
+    return on_gpu(actors.PolicyActor), on_gpu(actors.ReferenceActor)
+
+
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value until the block ends."""
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -228,5 +247,7 @@ def run_openrlhf(namespace: argparse.Namespace) -> None:
     def parse_args(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
         return namespace
 
-    with _replaced(argparse.ArgumentParser, "parse_args", parse_args):
+    from openrlhf_sfpo import existing
+
+    with replaced(argparse.ArgumentParser, "parse_args", parse_args), existing.left_alone():
         runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")

@@ -40,8 +40,9 @@ _FREE = {
 
 def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether a run with the flags `after` can have the workers of one with `before`."""
-    if after["train.async_enable"] or after["train.colocate_actor_ref"]:
-        # The asynchronous trainer has more actors than are kept here; for colocation OpenRLHF asks for free GPUs first.
+    if after["train.async_enable"] or after["train.colocate_actor_ref"] or after["actor.backend"] == "deepspeed":
+        # The asynchronous trainer has more actors than are kept here; for colocation OpenRLHF asks for free GPUs first;
+        # DeepSpeed's engines are not built twice in a process.
         return False
     differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     return all(name in _FREE or name.startswith(_FREE_SECTIONS) for name in differing)

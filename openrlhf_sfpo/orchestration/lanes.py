@@ -100,7 +100,8 @@ class Lanes:
     """Runs what it is given in `count` processes. Use it as a context manager: at the end the processes are gone.
 
     Args:
-        count: processes at the same time. Without a Ray cluster they divide the machine's processors.
+        count: processes at the same time. Without a Ray cluster they divide the machine's processors, and do
+            so alike when there are fewer runs: a run's numbers and seconds depend on its threads.
         keep: whether a run has the engines and actors of the run before it in its lane.
         started, ended: called with each run as it starts, and as it ends with its exit status and seconds.
     """

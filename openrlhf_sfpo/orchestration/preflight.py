@@ -32,6 +32,17 @@ def nested(flat: argparse.Namespace) -> SimpleNamespace:
     return build(root)
 
 
+def dotted(args: Any, prefix: str = "") -> dict[str, Any]:
+    """The opposite of `nested`: values by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(args).items():
+        if isinstance(value, argparse.Namespace | SimpleNamespace):
+            flat.update(dotted(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def gpus_needed(args: Any) -> int:
     """GPUs that OpenRLHF's placement asks Ray for."""
     actor = args.actor.num_nodes * args.actor.num_gpus_per_node
@@ -93,6 +104,8 @@ def _check_model(args: Any) -> None:
     from openrlhf_sfpo.megatron.weights import weight_plan
 
     path = args.actor.model_name_or_path
+    if args.actor.backend == "deepspeed":  # transformers' own implementations, of any architecture
+        return
     model = ModelConfig.from_pretrained(path)
     megatron = args.megatron
     layout = Layout(
@@ -195,18 +208,32 @@ def _resolve_datasets(values: dict[str, Any], directory: Path) -> None:
 def for_openrlhf(flat: argparse.Namespace) -> argparse.Namespace:
     """The flags as OpenRLHF's own code must see them.
 
-    It sends one chunk of data to `ds.tensor_parallel_size` neighbouring ranks: the ranks that hold one copy of the
-    model. Its own packing and balancing stay off, because the actor packs and balances for itself.
+    For Megatron, it sends one chunk of data to `ds.tensor_parallel_size` neighbouring ranks: the ranks that hold one
+    copy of the model. Its own packing and balancing stay off, because the actor packs and balances for itself.
     """
     values = dict(vars(flat))
     values.pop("config", None)
-    values["ds.tensor_parallel_size"] = (
-        values["megatron.tensor_model_parallel_size"] * values["megatron.pipeline_model_parallel_size"]
-    )
-    values["train.dynamic_batch_enable"] = False
-    values["ds.packing_samples"] = False
+    if values["actor.backend"] == "megatron":
+        for_megatron(values)
+    elif values["megatron.device"] == "cpu":
+        for_deepspeed_on_cpu(values)
     if values["rollout.replay_dir"]:
         values["vllm.num_engines"] = 0
         # Without a URL OpenRLHF would wait for the GPUs of a reward model; the rewards are in the recording.
         values["reward.remote_url"] = values["reward.remote_url"] or "replayed"
     return argparse.Namespace(**values)
+
+
+def for_megatron(values: dict[str, Any]) -> None:
+    """See `for_openrlhf`; `values` by dotted name, changed in place."""
+    values["ds.tensor_parallel_size"] = (
+        values["megatron.tensor_model_parallel_size"] * values["megatron.pipeline_model_parallel_size"]
+    )
+    values["train.dynamic_batch_enable"] = False
+    values["ds.packing_samples"] = False
+
+
+def for_deepspeed_on_cpu(values: dict[str, Any]) -> None:
+    """What OpenRLHF's actor needs where there is no flash-attention, and no bf16."""
+    values["ds.attn_implementation"] = "sdpa"
+    values["ds.param_dtype"] = values["megatron.param_dtype"]

@@ -16,13 +16,9 @@ from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.report.statistics import standard_errors
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record_files, save_rollouts
-
-
-def undecorated(actor_class: Any) -> type:
-    """The class behind a Ray actor class, which itself cannot be subclassed."""
-    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 def _seed(args: Any) -> None:
@@ -170,10 +166,9 @@ class _Watched:
     def generate_samples(self, **kwargs: Any) -> Any:
         self._events.send("phase", text="rollout")
         samples, *rest = self._generator.generate_samples(**kwargs)
-        if self._generator.args.rollout.deterministic:
-            # They come in the order in which the engines finished. A hash, and no order of the text, because similar
-            # prompts must not end up in the same train batch.
-            samples.sort(key=lambda sample: hashlib.sha256(sample.prompts[0].encode()).digest())
+        rollout = self._generator.args.rollout
+        if rollout.deterministic:
+            samples = in_lasting_order(samples, rollout.n_samples_per_prompt)
         return samples, *rest
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
@@ -297,3 +292,18 @@ def evaluation_errors(samples: list[Experience], per_prompt: int, eval_dataloade
         for name, value in standard_errors(by_prompt).items():
             errors[f"eval_{source}_pass1_{name}"] = value
     return errors
+
+
+def in_lasting_order(samples: list[Experience], group_size: int) -> list[Experience]:
+    """Groups of samples, which come in the order in which the engines finished, in an order of their content.
+
+    By a hash of the prompt, and no order of the text, because similar prompts must not end up in the same train batch.
+    A prompt may be there twice: its groups stay whole, and their responses decide.
+    """
+
+    def content(group: list[Experience]) -> tuple[bytes, list[list[int]]]:
+        prompt = hashlib.sha256(group[0].prompts[0].encode()).digest()
+        return prompt, [sample.sequences.flatten().tolist() for sample in group]
+
+    groups = [samples[start : start + group_size] for start in range(0, len(samples), group_size)]
+    return [sample for group in sorted(groups, key=content) for sample in group]

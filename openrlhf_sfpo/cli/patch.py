@@ -1,0 +1,58 @@
+"""`openrlhf-sfpo patch`: give an OpenRLHF that is already there the --sfpo.* flags, and take them away again."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.patching import Edit, Target, find_target, known_versions, plan, state_of, write
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Patch, revert or check; return the exit status: 0, 1 if --check finds it unpatched, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="openrlhf-sfpo patch",
+        description="Patch OpenRLHF, so that `python -m openrlhf.cli.train_ppo_ray ... --sfpo.enable` trains with "
+        f"SFPO. Commands without --sfpo.* flags do what they did. Versions: {', '.join(known_versions())}.",
+    )
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="a source tree, or the site-packages that OpenRLHF is installed in (default: what Python imports)",
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--check", action="store_true", help="only say whether it is patched (exit status 0) or not (1)"
+    )
+    action.add_argument("--revert", action="store_true", help="undo the patch")
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        target = find_target(args.directory)
+        edits = plan(target)
+        return _check(target, edits) if args.check else _write(target, edits, args.revert)
+    except UsageError as error:
+        print(f"openrlhf-sfpo patch: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(target: Target, edits: list[Edit]) -> int:
+    state = state_of(edits)
+    say = {"patched": "is patched", "unpatched": "is not patched; the patch fits", "half": "is patched in part"}[state]
+    print(f"OpenRLHF {target.version} in {target.root} {say}")
+    return 0 if state == "patched" else 1
+
+
+def _write(target: Target, edits: list[Edit], revert: bool) -> int:
+    changed = write(edits, revert)
+    name = f"OpenRLHF {target.version} in {target.root}"
+    if not changed:
+        print(f"{name} {'is not patched' if revert else 'is already patched'}: nothing to do")
+        return 0
+    print(f"{name} is {'as it was' if revert else 'patched'}:")
+    for path in changed:
+        print(f"  changed {path.relative_to(target.root)}")
+    if not revert:
+        print("python -m openrlhf.cli.train_ppo_ray now takes --sfpo.enable and the other --sfpo.* flags.")
+    return 0

@@ -1,0 +1,1 @@
+"""SFPO on OpenRLHF's own DeepSpeed actor."""

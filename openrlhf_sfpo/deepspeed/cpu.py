@@ -1,0 +1,93 @@
+"""OpenRLHF's DeepSpeed actors on machines without CUDA: everything that is replaced, and why.
+
+DeepSpeed itself runs on CPU; OpenRLHF asks torch.cuda for its device. `install` answers in this process, for good: it
+is for the Ray actors that hold a model, which do nothing else.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from openrlhf_sfpo.megatron.cpu import keep_freed_memory
+
+_CPU = torch.device("cpu")
+_installed = False
+
+
+def _dtype(name: str) -> torch.dtype:
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+def _device_mesh(device_type: str, *args: Any, **kwargs: Any) -> Any:
+    return torch.distributed.device_mesh.init_device_mesh("cpu", *args, **kwargs)
+
+
+def _train_config(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config
+
+    config = get_train_ds_config(*args, **kwargs)
+    config["zero_optimization"]["overlap_comm"] = False
+    return config
+
+
+# (module, attribute, replacement, reason)
+REPLACED: list[tuple[str, str, Any, str]] = [
+    ("torch.cuda", "current_device", lambda: 0, "batches are moved to the current CUDA device, see `_ZeroMeansCpu`"),
+    ("torch.cuda", "set_device", lambda device: None, "called when the process group starts"),
+    ("torch.cuda", "synchronize", lambda device=None: None, "called after barriers"),
+    ("torch.cuda", "empty_cache", lambda: None, "called between phases"),
+    ("openrlhf.utils.deepspeed.deepspeed", "init_device_mesh", _device_mesh, "the mesh is one of CUDA devices"),
+    (
+        "openrlhf.utils.deepspeed.deepspeed",
+        "get_train_ds_config",
+        _train_config,
+        "stage 3 overlaps communication unless told not to, ordered by CUDA streams, of which a CPU has none",
+    ),
+    (
+        "openrlhf.utils.utils",
+        "convert_to_torch_dtype",
+        _dtype,
+        "fp32 is no choice there, and bf16 is ten times slower on a CPU without instructions for it",
+    ),
+]
+
+
+class _ZeroMeansCpu(TorchFunctionMode):
+    """Rewrites CUDA devices, by name or by number, in `Tensor.to` and in keywords."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if kwargs and _is_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": _CPU}
+        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], _CPU, *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_cuda(device: Any) -> bool:
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, int) or (isinstance(device, torch.device) and device.type == "cuda")
+
+
+def install(num_threads: int) -> None:
+    """Let OpenRLHF's DeepSpeed actors run on CPU tensors and gloo in this process. Calling it again does nothing.
+
+    Args:
+        num_threads: for this rank's computations.
+    """
+    global _installed
+    if _installed:
+        return
+    for module, name, replacement, _ in REPLACED:
+        owner = importlib.import_module(module)
+        assert hasattr(owner, name), f"{module} has no {name}, which openrlhf_sfpo/deepspeed/cpu.py replaces"
+        setattr(owner, name, replacement)
+    torch.set_num_threads(num_threads)
+    keep_freed_memory()
+    _ZeroMeansCpu().__enter__()
+    _installed = True

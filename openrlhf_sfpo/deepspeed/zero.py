@@ -1,0 +1,129 @@
+"""The fp32 partitions of a DeepSpeed ZeRO optimizer, as SFPO needs them.
+
+ZeRO keeps fp32 copies of the weights beside the (16-bit) parameters that the model computes with, each rank its
+partition of every parameter group. The optimizer step reads the copies only: what is written to the parameters alone is
+lost, and what is written to the copies alone is not seen by the next forward pass. All of it is DeepSpeed's private
+state; `tests/test_deepspeed.py` says for each stage that it is still where it is looked for here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from openrlhf_sfpo.sfpo import Shard
+
+
+class ZeroWeights:
+    """`sfpo.OwnedWeights` over the optimizer of a DeepSpeed engine.
+
+    Args:
+        engine: what `deepspeed.initialize` returned, with ZeRO stage 1, 2 or 3.
+
+    Raises:
+        ValueError: the optimizer keeps its fp32 weights somewhere that is not handled here.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._zero = engine.optimizer
+        name = type(self._zero).__name__
+        if name not in _PARTITIONS:
+            raise ValueError(
+                f"SFPO moves the fp32 partitions of ZeRO stage 1, 2 or 3, and this optimizer is a {name}. "
+                "Set --ds.zero_stage to one of them."
+            )
+        if getattr(self._zero, "swap_optimizer", False):
+            raise ValueError("SFPO does not work with an optimizer on NVMe: its weights are not there to be moved.")
+        self._partitions: list[torch.Tensor] = getattr(self._zero, _PARTITIONS[name])
+        if any(partition.dtype != torch.float32 for partition in self._partitions):
+            raise ValueError("SFPO needs fp32 weights in the optimizer: in 16 bits small updates are lost.")
+        self.optimizer: torch.optim.Optimizer = self._zero.optimizer
+
+    def shards(self) -> Iterator[Shard]:
+        # Each rank owns what no other does; the padding at the ends of partitions stays zero.
+        return (Shard(partition, self.optimizer) for partition in self._partitions)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """fp32 partitions -> the parameters of every rank."""
+        if not hasattr(self._zero, "persistent_parameters"):
+            self._zero.update_lp_params()
+            return
+        # Stage 3. Parameters that a forward pass left gathered would keep their old values: small ones are kept
+        # gathered for good ("persistent"), and so they are gathered again at the end.
+        self._zero._partition_all_parameters()
+        for index in range(len(self._partitions)):
+            self._zero._reassign_or_swap_out_partitioned_parameters(index)
+        persistent = self._zero.persistent_parameters
+        if persistent:
+            persistent[0].all_gather(persistent)
+        self._zero.invalidate_secondary_tensor()
+
+    def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        from deepspeed.accelerator import get_accelerator
+
+        # With NCCL a tensor on the host cannot be reduced, and partitions may be there (--ds.adam_offload).
+        reduced = torch.tensor(values, dtype=torch.float64, device=get_accelerator().current_device_name())
+        dist.all_reduce(reduced, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
+        return reduced.tolist()
+
+    @contextmanager
+    def before_steps(self, prepare: Callable[[], Callable[[], None]]) -> Iterator[None]:
+        """Inside, before each optimizer step, when the reduced gradients are there, call `prepare`; after the step call
+        what that returned. Micro-batches that only accumulate gradients make no step."""
+        original = self._zero.step
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            finish = prepare()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                finish()
+
+        self._zero.step = step
+        try:
+            yield
+        finally:
+            del self._zero.step  # the class's own is found again
+
+    @contextmanager
+    def momentum_grad_cosine(self) -> Iterator[Callable[[], float]]:
+        """Compare momentum and gradient in the first optimizer step inside.
+
+        Yields:
+            What gives the cosine between Adam's first moments and the step's gradients over all ranks, 0 if there were
+            no moments. Every rank calls it once, after the step. Clipping does not change it.
+        """
+        sums = torch.zeros(3, dtype=torch.float64)
+        seen: set[int] = set()
+
+        def observe(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
+            # ZeRO runs the optimizer once for each partition, with the reduced gradient in its .grad.
+            for partition in (p for group in optimizer.param_groups for p in group["params"]):
+                momentum = optimizer.state.get(partition, {}).get("exp_avg")
+                if momentum is None or partition.grad is None or id(partition) in seen:
+                    continue
+                seen.add(id(partition))
+                momentum, grad = momentum.view(-1), partition.grad.view(-1).float()
+                products = [torch.dot(momentum, grad), torch.dot(momentum, momentum), torch.dot(grad, grad)]
+                sums.add_(torch.stack(products).double().cpu())
+
+        def cosine() -> float:
+            dot, momentum_sq, grad_sq = self.reduce(sums.tolist(), "sum")
+            return dot / (momentum_sq * grad_sq) ** 0.5 if momentum_sq > 0 and grad_sq > 0 else 0.0
+
+        hook = self.optimizer.register_step_pre_hook(observe)
+        try:
+            yield cosine
+        finally:
+            hook.remove()
+
+
+# Where each of DeepSpeed's ZeRO optimizers has this rank's fp32 partitions.
+_PARTITIONS = {
+    "DeepSpeedZeroOptimizer": "single_partition_of_fp32_groups",  # stages 1 and 2
+    "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
+    "BF16_Optimizer": "fp32_groups_flat_partition",  # stage 1 with --ds.grad_accum_dtype fp32
+}

@@ -1,0 +1,149 @@
+"""SFPO in an OpenRLHF that people start themselves: what the patched `openrlhf.cli.train_ppo_ray` calls.
+
+Without --sfpo.enable and with --actor.backend deepspeed, the defaults here, nothing of OpenRLHF is touched. To be
+imported before OpenRLHF's own modules: these import flash_attn, which a machine without CUDA does not have.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from openrlhf_sfpo.config import (
+    SFPOConfig,
+    add_sections,
+    check_backend,
+    check_no_other_models,
+    check_sfpo,
+    defaults,
+    section,
+)
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.orchestration import flash_attn_stub
+
+flash_attn_stub.install_if_missing()
+
+_left_alone = False
+
+# Of OpenRLHF's versions 0.10.4 and later, those whose names are what the Megatron actor replaces.
+_MEGATRON_VERSIONS = ("0.11.2",)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --sfpo.*, --megatron.* and --actor.backend to OpenRLHF's parser."""
+    add_sections(parser, ("sfpo", "megatron"), backend="deepspeed")
+    parser.set_defaults(**{"sfpo.enable": False})
+
+
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """`train` changes nothing inside: `openrlhf-sfpo train` has made its own replacements in a patched OpenRLHF."""
+    global _left_alone
+    _left_alone = True
+    try:
+        yield
+    finally:
+        _left_alone = False
+
+
+def train(openrlhf_train: Callable[[Any], None], args: Any) -> None:
+    """Train as the flags say. Ends the process with status 2 where they do not fit together.
+
+    Args:
+        openrlhf_train: `openrlhf.cli.train_ppo_ray.train`.
+        args: what it takes: OpenRLHF's flags and those of `add_flags`, nested.
+    """
+    if _left_alone or (not args.sfpo.enable and args.actor.backend == "deepspeed"):
+        openrlhf_train(args)
+        return
+    try:
+        _check(args)
+    except UsageError as error:
+        print(f"openrlhf_sfpo: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    with _prepared(openrlhf_train.__globals__, args):
+        openrlhf_train(args)
+
+
+def _check(args: Any) -> None:
+    from importlib.metadata import version
+
+    check_sfpo(section(SFPOConfig, args.sfpo))
+    check_backend(args)
+    found = version("openrlhf")
+    if args.actor.backend == "deepspeed":
+        return
+    check_no_other_models(args, "the Megatron actor")
+    if found not in _MEGATRON_VERSIONS:
+        raise UsageError(
+            "--actor.backend",
+            f"is megatron, which needs OpenRLHF {', '.join(_MEGATRON_VERSIONS)}, and {found} is installed.",
+            "Use deepspeed, or install that version.",
+        )
+
+
+@contextmanager
+def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
+    """Put our classes where OpenRLHF's train function looks its own up, until the block ends.
+
+    Args:
+        names: the globals of that function.
+        args: its arguments; settings that depend on the device are filled in.
+    """
+    from openrlhf_sfpo.orchestration.devices import has_cuda, start_ray
+    from openrlhf_sfpo.orchestration.hooks import model_actors, replaced
+
+    on_cpu = not has_cuda() and not os.environ.get("RAY_ADDRESS")
+    ours_alone = on_cpu or args.actor.backend == "megatron"
+    policy, reference = model_actors(args.actor.backend)
+    classes = {"PolicyModelActor": policy, "ReferenceModelActor": reference if ours_alone else None}
+    _settle(args, "cpu" if on_cpu else "cuda")
+    with ExitStack() as stack:
+        if on_cpu:
+            start_ray(args)
+        if ours_alone:
+            from openrlhf.trainer.ray import vllm_engine
+
+            engine = _engine_class("cpu" if on_cpu else "cuda", args)
+            stack.enter_context(replaced(vllm_engine, "RolloutRayActor", engine))
+        stack.enter_context(_changed(names, {name: value for name, value in classes.items() if value is not None}))
+        yield
+
+
+def _settle(args: Any, device: str) -> None:
+    """Fill in what depends on the device, and the settings of ours that have no flags here."""
+    from openrlhf_sfpo.orchestration import preflight
+    from openrlhf_sfpo.orchestration.devices import settle
+
+    values = {**defaults("run"), **defaults("rollout"), **preflight.dotted(args)}
+    values["run.verbose"] = True
+    settle(values, device)
+    if args.actor.backend == "megatron":
+        preflight.for_megatron(values)
+    elif device == "cpu":
+        preflight.for_deepspeed_on_cpu(values)
+    vars(args).update(vars(preflight.nested(argparse.Namespace(**values))))
+
+
+def _engine_class(device: str, args: Any) -> Any:
+    from openrlhf_sfpo.orchestration.engine import EngineClass, engine_env
+
+    return EngineClass(
+        engine_env(device, eager=args.vllm.enforce_eager, verbose=True),
+        device=device,
+        kv_cache_bytes=args.run.kv_cache_mb * 1024 * 1024,
+        engine_dtype=args.run.engine_dtype,
+        response_seed=None,
+    )
+
+
+@contextmanager
+def _changed(names: dict[str, Any], values: dict[str, Any]) -> Iterator[None]:
+    before = {name: names[name] for name in values}
+    names.update(values)
+    try:
+        yield
+    finally:
+        names.update(before)

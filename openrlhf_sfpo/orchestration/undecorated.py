@@ -1,0 +1,8 @@
+"""The classes behind OpenRLHF's Ray actor classes."""
+
+from typing import Any
+
+
+def undecorated(actor_class: Any) -> type:
+    """The class behind a Ray actor class, which itself cannot be subclassed."""
+    return actor_class.__ray_metadata__.modified_class.__ray_actor_class__

@@ -1,0 +1,224 @@
+"""`openrlhf-sfpo patch` on every version of OpenRLHF that there is a patch for, as pip installs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import openrlhf_versions
+import pytest
+from conftest import ROOT
+from openrlhf_versions import VERSIONS
+
+from openrlhf_sfpo import patching
+from openrlhf_sfpo.cli.patch import main
+
+CLI = Path("openrlhf/cli/train_ppo_ray.py")
+# What OpenRLHF's own checks insist on.
+COMPLETE = [
+    *("--vllm.num_engines", "1"),
+    *("--reward.remote_url", "x.py"),
+    *("--algo.advantage.estimator", "group_norm"),
+    *("--rollout.n_samples_per_prompt", "8"),
+]
+SOURCE_TREES = [("version.txt", "0.11.2\n"), ("setup.py", 'setup(\n    version="0.11.2",\n)')]
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("openrlhf")
+
+
+@pytest.fixture(params=VERSIONS)
+def tree(request: pytest.FixtureRequest, downloads: Path, tmp_path: Path) -> Path:
+    """An OpenRLHF in a directory of its own, to be changed."""
+    return openrlhf_versions.copy(openrlhf_versions.install(request.param, downloads), tmp_path)
+
+
+@pytest.fixture
+def newest(downloads: Path, tmp_path: Path) -> Path:
+    return openrlhf_versions.copy(openrlhf_versions.install(VERSIONS[-1], downloads), tmp_path)
+
+
+def contents(tree: Path) -> dict[Path, bytes]:
+    return {path.relative_to(tree): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+
+
+def test_there_are_patches_for_every_version_since_0_10_4() -> None:
+    assert VERSIONS == ["0.10.4", "0.11.0", "0.11.1", "0.11.2"]
+
+
+def test_patch_twice_check_and_revert(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(tree)
+    assert main([str(tree), "--check"]) == 1
+    assert "is not patched; the patch fits" in capsys.readouterr().out
+    assert main([str(tree)]) == 0
+    said = capsys.readouterr().out
+    assert f"OpenRLHF {tree.name} in {tree} is patched" in said
+    assert f"changed {CLI}" in said
+    patched = contents(tree)
+    assert {path for path in patched if patched[path] != before.get(path)} == {CLI}
+    assert b"changed by openrlhf-sfpo" in patched[CLI], "a changed file says so (Apache License 2.0, section 4b)"
+    assert main([str(tree), "--check"]) == 0
+    assert main([str(tree)]) == 0
+    assert "already patched: nothing to do" in capsys.readouterr().out
+    assert contents(tree) == patched
+    assert main([str(tree), "--revert"]) == 0
+    assert contents(tree) == before
+    assert main([str(tree), "--revert"]) == 0
+    assert "is not patched: nothing to do" in capsys.readouterr().out
+
+
+def test_a_file_edited_elsewhere_is_patched_and_reverted_to_the_byte(tree: Path) -> None:
+    file = tree / CLI
+    edited = file.read_bytes().replace(b"def train(args):\n", b"# mine\n# and mine\r\ndef train(args):\n")
+    file.write_bytes(edited)
+    assert main([str(tree)]) == 0
+    assert main([str(tree), "--check"]) == 0
+    assert main([str(tree), "--revert"]) == 0
+    assert file.read_bytes() == edited
+
+
+def test_a_file_edited_where_the_patch_goes_is_left_alone(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tree / CLI
+    edited = file.read_bytes().replace(b"    args = parser.parse_args()\n", b"    args = parser.parse_args([])\n")
+    file.write_bytes(edited)
+    for option in ([], ["--revert"], ["--check"]):
+        assert main([str(tree), *option]) == 2
+        said = capsys.readouterr().err
+        assert "neither as OpenRLHF" in said
+        assert "change 2 of 3" in said
+    assert file.read_bytes() == edited
+
+
+def test_a_version_without_a_patch(newest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (metadata,) = newest.glob("openrlhf-*.dist-info/METADATA")
+    metadata.write_text(metadata.read_text().replace(f"Version: {VERSIONS[-1]}", "Version: 0.9.9"))
+    before = contents(newest)
+    assert main([str(newest)]) == 2
+    said = capsys.readouterr().err
+    assert "0.9.9" in said
+    assert ", ".join(VERSIONS) in said
+    assert contents(newest) == before
+
+
+@pytest.mark.parametrize(("name", "text"), SOURCE_TREES)
+def test_a_source_tree(newest: Path, name: str, text: str) -> None:
+    """A clone of the repository has no metadata; the package's own directory is understood as well."""
+    for metadata in newest.glob("openrlhf-*.dist-info/METADATA"):
+        metadata.unlink()
+    (newest / name).write_text(text)
+    assert main([str(newest / "openrlhf")]) == 0
+    assert main([str(newest), "--check"]) == 0
+
+
+def test_places_without_an_openrlhf(newest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert "holds no OpenRLHF" in capsys.readouterr().err
+    for metadata in newest.glob("openrlhf-*.dist-info/METADATA"):
+        metadata.unlink()
+    assert main([str(newest)]) == 2
+    assert "does not say which version" in capsys.readouterr().err
+    (newest / "version.txt").write_text(VERSIONS[-1])
+    (newest / CLI).unlink()
+    assert main([str(newest)]) == 2
+    assert "is missing" in capsys.readouterr().err
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Not to be root, whom no permission stops."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_that_cannot_be_written(
+    newest: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(newest)
+    for directory in (newest, *newest.parents):
+        if directory.stat().st_uid == os.getuid():
+            directory.chmod(0o755)
+    (newest / CLI).parent.chmod(0o555)
+    request.getfixturevalue("as_nobody")
+    assert main([str(newest)]) == 2
+    assert "cannot be written (Permission denied)" in capsys.readouterr().err
+    assert contents(newest) == before
+
+
+def test_an_interrupted_patch_leaves_the_file_as_it_was(newest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(newest)
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(patching.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main([str(newest)])
+    assert contents(newest) == before
+    # One that had no time to clean up leaves a file beside it, which is no obstacle.
+    patching._beside(newest / CLI).write_text("half")
+    assert main([str(newest)]) == 0
+    assert main([str(newest), "--revert"]) == 0
+    assert contents(newest) == before
+
+
+def run_python(tree: Path, *words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(ROOT), str(ROOT / "tests")])}
+    return subprocess.run(
+        [sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.mark.slow
+def test_the_command_line_has_the_flags(tree: Path) -> None:
+    """And without them it hands the very arguments on that it always did, to the very function."""
+    found = {}
+    for patch in (False, True):
+        if patch:
+            assert main([str(tree)]) == 0
+        done = run_python(tree, str(ROOT / "tests" / "openrlhf_cli.py"), *COMPLETE, "--actor.adam.lr", "1e-4")
+        assert done.returncode == 0, done.stderr
+        found[patch] = done.stdout.splitlines()[-1]
+    assert found[False] == found[True]
+    words = ["-m", "openrlhf.cli.train_ppo_ray", *COMPLETE, "--sfpo.enable"]
+    done = run_python(tree, *words, "--sfpo.k", "-1")
+    assert done.returncode == 2
+    assert "--sfpo.k: is -1." in done.stderr
+    done = run_python(tree, *words, "--ds.lora.rank", "8")
+    assert done.returncode == 2
+    assert "--ds.lora.rank: is 8, which SFPO on the DeepSpeed actor does not support." in done.stderr
+
+
+def test_openrlhfs_own_tests_pass_with_and_without_the_patch(newest: Path) -> None:
+    results = []
+    for patch in (False, True):
+        if patch:
+            assert main([str(newest)]) == 0
+        done = run_python(
+            newest, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=.", "tests"
+        )
+        results.append(done.stdout.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stdout[-3000:]
+    assert [line.split(" passed")[0] for line in results] == ["221", "221"]
+
+
+def test_training_without_sfpo_is_the_same_to_the_bit(newest: Path) -> None:
+    """OpenRLHF's own actor, from a patched package and from an unpatched one."""
+    digests = []
+    for patch in (False, True):
+        if patch:
+            assert main([str(newest)]) == 0
+        done = run_python(newest, str(ROOT / "tests" / "stock_training.py"))
+        assert done.returncode == 0, done.stderr[-3000:]
+        digests.append(done.stdout.strip().splitlines()[-1])
+    assert len(digests[0]) == 64
+    assert digests[0] == digests[1]
