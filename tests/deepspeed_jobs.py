@@ -1,6 +1,5 @@
 """What the rank processes run with OpenRLHF's DeepSpeed actor; module level, so that they can be sent by name."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,15 +35,23 @@ def arguments(world: int, **flags: Any) -> Any:
     return nested(SimpleNamespace(**values))
 
 
-@contextmanager
-def policy(path: str, args: Any, steps: int = 1000) -> Any:
-    """A `PolicyActor` on this rank, without engines; DeepSpeed forgets its process groups afterwards."""
+def prepare() -> None:
+    """What takes seconds in each process."""
+    import importlib
     import os
 
-    import deepspeed.comm.comm
-    from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
-    from deepspeed.runtime.zero.partition_parameters import Init
-    from deepspeed.utils import groups
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # OpenRLHF compiles its log-probs
+    from deepspeed.ops.op_builder import FusedAdamBuilder
+
+    FusedAdamBuilder().load()
+    importlib.import_module("openrlhf_sfpo.deepspeed.actor")
+    importlib.import_module("openrlhf.utils")
+
+
+def policy(path: str, args: Any, steps: int = 1000) -> Any:
+    """A `PolicyActor` on this rank, without engines."""
+    import os
+
     from openrlhf.utils import get_strategy
 
     from openrlhf_sfpo.deepspeed.actor import PolicyActor
@@ -53,17 +60,8 @@ def policy(path: str, args: Any, steps: int = 1000) -> Any:
     actor._rank, actor._world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     os.environ["LOCAL_RANK"] = "0"
     args.ds.attn_implementation = "sdpa"
-    # Modules and parameters are numbered through a process, and the numbers must agree between ranks, of which some may
-    # have had more jobs.
-    DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
-    Init.param_id = 0
-    before = {name: value for name, value in vars(groups).items() if name.startswith("_") and name.isupper()}
-    try:
-        actor.init_model_from_pretrained(get_strategy(args), path, max_steps=steps, vllm_engines=None)
-        yield actor
-    finally:
-        deepspeed.comm.comm.cdb = None
-        vars(groups).update(before)
+    actor.init_model_from_pretrained(get_strategy(args), path, max_steps=steps, vllm_engines=None)
+    return actor
 
 
 def experiences(samples: list[Any]) -> list[Any]:
@@ -124,15 +122,15 @@ def train(path: str, samples: list[Any], batches: int = 1, steps: int = 1000, **
     import os
 
     args = arguments(int(os.environ["WORLD_SIZE"]), **flags)
-    with policy(path, args, steps) as actor:
-        metrics = []
-        for number in range(batches):
-            if args.ds.enable_sleep and number:
-                actor.offload_states()
-            if args.ds.enable_sleep:
-                actor.reload_states()  # OpenRLHF's trainer has them loaded during `fit` alone
-            metrics.append(update(actor, samples))
-        return {"metrics": metrics, "weights": whole_weights(actor), "masters": masters(actor)}
+    actor = policy(path, args, steps)
+    metrics = []
+    for number in range(batches):
+        if args.ds.enable_sleep and number:
+            actor.offload_states()
+        if args.ds.enable_sleep:
+            actor.reload_states()  # OpenRLHF's trainer has them loaded during `fit` alone
+        metrics.append(update(actor, samples))
+    return {"metrics": metrics, "weights": whole_weights(actor), "masters": masters(actor)}
 
 
 def save(path: str, samples: list[Any], target: str, **flags: Any) -> None:
@@ -141,6 +139,6 @@ def save(path: str, samples: list[Any], target: str, **flags: Any) -> None:
 
     args = arguments(int(os.environ["WORLD_SIZE"]), **flags)
     args.ckpt.output_dir = str(Path(target))
-    with policy(path, args) as actor:
-        update(actor, samples)
-        actor.save_model()
+    actor = policy(path, args)
+    update(actor, samples)
+    actor.save_model()

@@ -1,18 +1,25 @@
-"""Processes that play the ranks of a job, kept alive between tests because importing Megatron takes seconds."""
+"""Processes that play the ranks of a job, forked for it from one that has done the imports, which take seconds."""
 
+import contextlib
+import importlib
 import multiprocessing
 import os
+import pickle
+import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-_PRELOADED = ("openrlhf_sfpo.megatron.actor", "openrlhf_sfpo.megatron.loss")
+
+def import_megatron() -> None:
+    importlib.import_module("openrlhf_sfpo.megatron.actor")
+    importlib.import_module("openrlhf_sfpo.megatron.loss")
 
 
 class RankFailure(AssertionError):
@@ -20,101 +27,112 @@ class RankFailure(AssertionError):
 
 
 class RankPool:
-    """Runs a function on `world_size` processes joined by gloo; processes are started once and reused.
+    """Runs a function on `world_size` new processes joined by gloo.
+
+    They are forked from a process that has done the imports and nothing else, no threads and no collectives. Each job
+    has its own, because DeepSpeed, Megatron and PyTorch leave state in their modules.
 
     Args:
-        preloaded: modules that are imported once for all ranks.
+        prepare: imports what all jobs need; importable itself.
     """
 
-    def __init__(self, preloaded: tuple[str, ...] = _PRELOADED) -> None:
-        # Ranks are forked from a process that has done the imports and nothing else, no threads and no collectives.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preloaded))
-        self._ranks: list[tuple[Any, Connection]] = []
+    def __init__(self, prepare: Callable[[], None] = import_megatron) -> None:
+        self._prepare = prepare
+        self._template: tuple[Any, Connection] | None = None
 
     def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
         """Call function(*args) on every rank; return what each rank returned.
 
         The function must be importable (module level) and what it returns picklable.
         """
-        self._grow(world_size)
+        pipe = self._started()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        active = self._ranks[:world_size]
-        for rank, (_, pipe) in enumerate(active):
-            pipe.send((rank, world_size, port, function, args))
+        pipe.send((world_size, port, function, args))
         answers: dict[int, Any] = {}
         failures: list[str] = []
         deadline = time.monotonic() + timeout
         while len(answers) < world_size:
-            waited_for = {pipe: rank for rank, (_, pipe) in enumerate(active) if rank not in answers}
-            ready = wait(waited_for, timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                missing = ", ".join(map(str, waited_for.values()))
+            if not pipe.poll(max(0.0, deadline - time.monotonic())):
+                missing = ", ".join(str(rank) for rank in range(world_size) if rank not in answers)
                 failures.append(f"rank(s) {missing} did not answer" + ("" if failures else f" within {timeout} s"))
                 break
-            for pipe in ready:
-                rank = waited_for[pipe]
-                try:
-                    ok, answers[rank] = pipe.recv()
-                except EOFError:
-                    ok, answers[rank] = False, "died"
-                if not ok:
-                    failures.append(f"rank {rank}:\n{answers[rank]}")
-                    # The others wait for this one, and would for long.
-                    deadline = min(deadline, time.monotonic() + 5)
+            rank, answer = pipe.recv()
+            ok, answers[rank] = pickle.loads(answer) if answer else (False, "died")
+            if not ok:
+                failures.append(f"rank {rank}:\n{answers[rank]}")
+                # The others wait for this one, and would for long.
+                deadline = min(deadline, time.monotonic() + 5)
         if failures:
-            self.close()  # process groups may be in any state
+            self.close()  # ranks may still be at work
             raise RankFailure("\n".join(failures))
         return [answers[rank] for rank in range(world_size)]
 
     def close(self) -> None:
-        for process, pipe in self._ranks:
-            pipe.close()
-            process.kill()
-            process.join()
-        self._ranks = []
+        if self._template is None:
+            return
+        process, pipe = self._template
+        pipe.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with all ranks
+        process.join()
+        self._template = None
 
-    def _grow(self, world_size: int) -> None:
-        while len(self._ranks) < world_size:
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_serve, args=(theirs, list(sys.path)), daemon=True)
+    def _started(self) -> Connection:
+        if self._template is None:
+            context = multiprocessing.get_context("spawn")
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, list(sys.path), self._prepare), daemon=True)
             with pytest.MonkeyPatch.context() as environment:
-                environment.setenv("OMP_NUM_THREADS", "1")  # read when torch is imported, by the first start
+                environment.setenv("OMP_NUM_THREADS", "1")  # read when torch is imported
                 process.start()
             theirs.close()
-            self._ranks.append((process, ours))
+            self._template = process, ours
+        return self._template[1]
 
 
-def _serve(pipe: Connection, path: list[str]) -> None:
-    sys.path[:] = path
+def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> None:
     import warnings
 
+    os.setpgid(0, 0)
+    sys.path[:] = path
+    worker = importlib.import_module("openrlhf_sfpo.orchestration.worker")
+    worker.setup()  # as in Ray's workers: OpenRLHF imports flash_attn
     warnings.filterwarnings("ignore")
+    prepare()
     while True:
         try:
-            rank, world_size, port, function, args = pipe.recv()
+            world_size, port, function, args = pipe.recv()
         except EOFError:
             return
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        try:
-            answer = (True, function(*args))
-        except BaseException:
-            answer = (False, traceback.format_exc())
-        pipe.send(answer)
-        _tear_down()
+        os.environ.update(WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        ranks = {}
+        for rank in range(world_size):
+            answers, theirs = multiprocessing.Pipe(duplex=False)
+            pid = os.fork()
+            if not pid:
+                _run(theirs, rank, function, args)
+            theirs.close()
+            ranks[answers] = rank, pid
+        while ranks:
+            for answers in wait(list(ranks)):
+                rank, pid = ranks.pop(answers)
+                try:
+                    answer = answers.recv_bytes()
+                except EOFError:
+                    answer = b""
+                os.waitpid(pid, 0)
+                pipe.send((rank, answer))
 
 
-def _tear_down() -> None:
-    import gc
-
-    import torch.distributed as dist
-
-    # What the job built refers to itself in circles, and holds process groups: fifty threads each time, if they stay.
-    gc.collect()
-    if dist.is_initialized():
-        from megatron.core import parallel_state
-
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
+def _run(pipe: Connection, rank: int, function: Callable[..., Any], args: tuple[Any, ...]) -> NoReturn:
+    os.environ["RANK"] = str(rank)
+    try:
+        answer = (True, function(*args))
+    except BaseException:
+        answer = (False, traceback.format_exc())
+    try:
+        pipe.send_bytes(pickle.dumps(answer))  # by value: `send` would have tensors in memory of this process
+    finally:
+        os._exit(0)  # nothing of the parent's is to be cleaned up here

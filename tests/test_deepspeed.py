@@ -37,7 +37,7 @@ def with_tokenizer(path: Path) -> str:
 @pytest.fixture(scope="module")
 def zero_ranks() -> Iterator[RankPool]:
     """Rank processes of their own: OpenRLHF's CUDA calls are answered differently there than Megatron's."""
-    pool = RankPool(preloaded=("openrlhf_sfpo.deepspeed.actor", "openrlhf.utils"))
+    pool = RankPool(prepare=ds.prepare)
     yield pool
     pool.close()
 
@@ -180,8 +180,7 @@ def test_bf16_gradients_accumulated_in_fp32(zero_ranks: RankPool, model: str, sa
     ],
     ids=lambda flags: next(iter(flags)),
 )
-# What earlier jobs leave behind in DeepSpeed's module state can spoil the runs on two ranks, which pass on their own.
-@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [1, 2])
 def test_other_ways_to_run_it(
     zero_ranks: RankPool, model: str, samples: list[Any], world: int, flags: dict[str, Any]
 ) -> None:
@@ -213,11 +212,11 @@ def run_ten_steps(model: str, samples: list[Any], flags: dict[str, Any]) -> Any:
 
 def run_with_average(model: str, samples: list[Any], flags: dict[str, Any]) -> Any:
     args = ds.arguments(1, train__enable_ema=True, train__ema_beta=0.9, **flags)
-    with ds.policy(model, args) as actor:
-        start = ds.whole_weights(actor)
-        ds.update(actor, samples)
-        average = {name: p.detach().clone() for name, p in actor.ema_model.model.module.named_parameters()}
-        return start, ds.whole_weights(actor), average
+    actor = ds.policy(model, args)
+    start = ds.whole_weights(actor)
+    ds.update(actor, samples)
+    average = {name: p.detach().clone() for name, p in actor.ema_model.model.module.named_parameters()}
+    return start, ds.whole_weights(actor), average
 
 
 def test_the_gate_reads_the_entropy_of_theta_0_if_told_to(zero_ranks: RankPool, model: str, samples: list[Any]) -> None:
@@ -234,31 +233,34 @@ def test_the_gate_reads_the_entropy_of_theta_0_if_told_to(zero_ranks: RankPool, 
 
 def run_with_start_entropy(model: str, samples: list[Any]) -> Any:
     args = ds.arguments(1, **one_step(ds__zero_stage=2, sfpo__gate="upper", sfpo__gate_entropy="start"))
-    with ds.policy(model, args) as actor:
-        batches = ds.experiences(samples)
-        log_probs = [actor.forward(b.sequences, b.action_mask, b.attention_mask) for b in batches]
-        return log_probs, ds.update(actor, samples)
+    actor = ds.policy(model, args)
+    batches = ds.experiences(samples)
+    log_probs = [actor.forward(b.sequences, b.action_mask, b.attention_mask) for b in batches]
+    return log_probs, ds.update(actor, samples)
 
 
 def test_the_gate_goes_on_from_a_checkpoint(
     zero_ranks: RankPool, model: str, samples: list[Any], tmp_path: Path
 ) -> None:
-    (found,) = zero_ranks.run(1, run_through_a_checkpoint, model, samples, str(tmp_path))
-    saved, loaded, passes = found
+    flags = one_step(ds__zero_stage=2, sfpo__gate="upper", ckpt__path=str(tmp_path), ckpt__load_enable=True)
+    (saved,) = zero_ranks.run(1, run_and_checkpoint, model, samples, flags)
+    ((loaded, passes),) = zero_ranks.run(1, run_from_checkpoint, model, samples, flags)
     assert saved == loaded
     assert passes == 6
 
 
-def run_through_a_checkpoint(model: str, samples: list[Any], directory: str) -> Any:
-    flags = one_step(ds__zero_stage=2, sfpo__gate="upper", ckpt__path=directory, ckpt__load_enable=True)
-    with ds.policy(model, ds.arguments(1, **flags)) as actor:
-        ds.update(actor, samples)
-        saved = actor.trainer.sfpo.state_dict()
-        actor.save_checkpoint("global_step1", {"global_step": 1})
-    with ds.policy(model, ds.arguments(1, **flags)) as actor:
-        assert actor.get_checkpoint_states()["global_step"] == 1
-        loaded = actor.trainer.sfpo.state_dict()
-        return saved, loaded, ds.update(actor, samples)["sfpo/backward_passes_total"]
+def run_and_checkpoint(model: str, samples: list[Any], flags: dict[str, Any]) -> Any:
+    actor = ds.policy(model, ds.arguments(1, **flags))
+    ds.update(actor, samples)
+    actor.save_checkpoint("global_step1", {"global_step": 1})
+    return actor.trainer.sfpo.state_dict()
+
+
+def run_from_checkpoint(model: str, samples: list[Any], flags: dict[str, Any]) -> Any:
+    actor = ds.policy(model, ds.arguments(1, **flags))
+    assert actor.get_checkpoint_states()["global_step"] == 1
+    loaded = actor.trainer.sfpo.state_dict()
+    return loaded, ds.update(actor, samples)["sfpo/backward_passes_total"]
 
 
 @pytest.mark.parametrize(
