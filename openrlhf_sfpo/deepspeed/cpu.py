@@ -33,6 +33,15 @@ def _train_config(*args: Any, **kwargs: Any) -> dict[str, Any]:
     return config
 
 
+def _all_gather_into_tensor(*args: Any, **kwargs: Any) -> Any:
+    from deepspeed.comm import comm
+
+    handle = comm.all_gather_into_tensor(*args, **kwargs)
+    if handle is not None:
+        handle.wait()
+    return handle
+
+
 # (module, attribute, replacement, reason)
 REPLACED: list[tuple[str, str, Any, str]] = [
     ("torch.cuda", "current_device", lambda: 0, "batches are moved to the current CUDA device, see `_ZeroMeansCpu`"),
@@ -45,6 +54,12 @@ REPLACED: list[tuple[str, str, Any, str]] = [
         "get_train_ds_config",
         _train_config,
         "stage 3 overlaps communication unless told not to, ordered by CUDA streams, of which a CPU has none",
+    ),
+    (
+        "deepspeed.comm",
+        "all_gather_into_tensor",
+        _all_gather_into_tensor,
+        "stage 3 waits for the last of several gathers; gloo may end it before others (DeepSpeed's pull request 8539)",
     ),
     (
         "openrlhf.utils.utils",
