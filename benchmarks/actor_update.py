@@ -157,17 +157,17 @@ class Child:
     def __init__(self, args: argparse.Namespace, name: str, micro_batch: int, batch: Path) -> None:
         self.name, self.micro_batch = name, micro_batch
         self.seconds: list[float] = []
-        words = [
-            "--child",
-            name,
-            "--batch",
-            str(batch),
-            "--model",
-            str(args.model),
-            "--max_tokens",
-            str(args.max_tokens),
-        ]
-        with (batch.parent / f"{name}.log").open("w") as log:
+        values = {
+            "child": name,
+            "batch": batch,
+            "model": args.model,
+            "max_tokens": args.max_tokens,
+            "micro_batch": micro_batch or 1,
+            "rounds": args.rounds,
+        }
+        words = [f"--{flag}={value}" for flag, value in values.items()]
+        self._log = batch.parent / f"{name}-{micro_batch}.log"
+        with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, *words],
                 stdin=subprocess.PIPE,
@@ -175,7 +175,6 @@ class Child:
                 stderr=log,
                 text=True,
             )
-        self._log = batch.parent / f"{name}.log"
         self._answer()  # it is ready
         print(f"{NAMES[name]}{f', {micro_batch} samples at a time' if micro_batch else ''}: loaded", flush=True)
 
