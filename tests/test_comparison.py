@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,17 @@ def test_an_interval_says_that_some_resamples_never_get_there(tmp_path: Path) ->
     assert "with 2.00 times fewer rollouts (90 % interval never to " in sentence
     table = results(comparison)
     assert table.rows[1][table.head.index("rollouts ratio")].startswith("2.00 [never, ")
+
+
+def test_a_slower_variants_interval_is_about_the_number_before_it(tmp_path: Path) -> None:
+    for seed, middle in enumerate((0.2, 0.3, 0.6)):
+        make_run(tmp_path / f"g{seed}", [0.2, 0.6], sfpo__preset="grpo", train__seed=seed)
+        make_run(tmp_path / f"s{seed}", [0.2, middle, 0.7], 4, train__seed=seed)
+    (sentence,) = summary(load(tmp_path))
+    numbers_said = re.search(r"([\d.]+) times as many rollouts \(90 % interval ([\d.]+) to ([\d.]+)", sentence)
+    ratio, low, high = map(float, numbers_said.groups())
+    assert (low, high) == (1.0, 1.8)  # those of the fastest and the slowest seed
+    assert low < ratio < high
 
 
 def test_the_interval_of_a_ratio_contains_the_choice_of_the_setting(tmp_path: Path) -> None:

@@ -85,10 +85,13 @@ def _times(ratio: float, what: str) -> str:
 
 
 def _ends(estimate: Estimate) -> str:
-    """The interval of a ratio, for several runs."""
+    """The interval of a ratio, for several runs, as `_times` puts it: of its reciprocal below 1."""
     if estimate.low == estimate.high:
         return ""
-    return f" ({100 * LEVEL:.0f} % interval {multiple(estimate.low)} to {multiple(estimate.high)})"
+    ends = [multiple(estimate.low), multiple(estimate.high)]
+    if estimate.value < 1:
+        ends = [f"{1 / end:.2f}" if end else "never" for end in (estimate.high, estimate.low)]
+    return f" ({100 * LEVEL:.0f} % interval {ends[0]} to {ends[1]})"
 
 
 def numbers(comparison: Comparison) -> dict[str, Any]:
