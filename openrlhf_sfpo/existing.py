@@ -11,15 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from openrlhf_sfpo.config import (
-    SFPOConfig,
-    add_sections,
-    check_backend,
-    check_no_other_models,
-    check_sfpo,
-    defaults,
-    section,
-)
+from openrlhf_sfpo.checks import check_backend, check_no_other_models, check_sfpo
+from openrlhf_sfpo.config import SFPOConfig, add_sections, defaults, section
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import flash_attn_stub
 

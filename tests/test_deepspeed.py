@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from openrlhf_sfpo.config import check_backend
+from openrlhf_sfpo.checks import check_backend
 from openrlhf_sfpo.deepspeed import cpu
 from openrlhf_sfpo.errors import UsageError
 

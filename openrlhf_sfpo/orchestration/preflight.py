@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_sfpo.config import check_flags
+from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.orchestration import hooks
