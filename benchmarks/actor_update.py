@@ -93,19 +93,20 @@ def rollouts(args: argparse.Namespace) -> list[Sample]:
 
         pairs = [(record.tokens.long(), record.action_mask.bool()) for record in load_rollouts(args.rollouts)]
     else:
-        pairs = [random_sample(args.longest, generator) for _ in range(args.samples)]
+        vocabulary = json.loads((args.model / "config.json").read_text())["vocab_size"]
+        pairs = [random_sample(args.longest, vocabulary, generator) for _ in range(args.samples)]
     return [
         Sample(tokens, mask, advantages=float(torch.randn((), generator=generator)) * mask.float())
         for tokens, mask in pairs
     ]
 
 
-def random_sample(longest: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def random_sample(longest: int, vocabulary: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A prompt of an eighth of the longest sample, and a response of a length that is drawn evenly."""
     prompt = longest // 8
     length = int(torch.randint(2 * prompt, longest + 1, (), generator=generator))
     mask = torch.arange(1, length) >= prompt
-    return torch.randint(1000, 40000, (length,), generator=generator), mask
+    return torch.randint(vocabulary, (length,), generator=generator), mask
 
 
 def stretched(samples: list[Sample]) -> list[Sample]:
