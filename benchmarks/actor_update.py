@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from machine import cpu_name
@@ -190,15 +190,23 @@ class Child:
         return float(self._answer())
 
     def _say(self, word: str) -> None:
-        self.process.stdin.write(f"{word}\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(f"{word}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self._ended()
 
     def _answer(self) -> str:
         """The next line that is an answer; libraries print as well."""
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
                 return line.split()[1]
-        raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-3000:]}")
+        self._ended()
+
+    def _ended(self) -> NoReturn:
+        status = self.process.wait()
+        why = "was killed, perhaps because memory ran out" if status == -9 else f"ended with status {status}"
+        raise SystemExit(f"{self.name} {why}:\n{self._log.read_text()[-3000:]}")
 
 
 def child(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ranks import RankPool
 from reference import PlainSFPO, flat, log_probs_of
-from test_megatron_training import STATE_MODES, with_old_log_probs
+from test_megatron_training import STATE_MODES, recorded, with_old_log_probs
 from tiny_models import make_model, make_samples
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -47,8 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def samples(model: str) -> list[Any]:
-    return with_old_log_probs(model, make_samples(12))
+def samples(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return recorded(tmp_path_factory.mktemp("rollouts"), with_old_log_probs(model, make_samples(12)))
 
 
 def train_batches(samples: list[Any], world: int, size: int) -> list[list[Any]]:
@@ -119,15 +119,29 @@ def test_presets(zero_ranks: RankPool, model: str, samples: list[Any], preset: s
     assert_same(found["weights"], plain, start)
 
 
-def test_updates_and_metrics_are_those_of_the_megatron_actor(
-    ranks: RankPool, zero_ranks: RankPool, model: str, samples: list[Any]
-) -> None:
+@pytest.fixture(scope="module")
+def by_megatron(ranks: RankPool, model: str, samples: list[Any]) -> tuple[list[dict[str, Any]], torch.Tensor]:
+    """Metrics of the same two updates by the Megatron actor, and its weights."""
     settings: dict[str, Any] = {"train_batch_size": 12}
-    theirs, weights = ranks.run(1, train_with_megatron, model, samples, settings)[0]
-    (found,) = zero_ranks.run(1, run_twice, model, samples, one_step(ds__zero_stage=2))
-    start = flat(PlainSFPO(model).weights())
-    moved = (flat(weights) - start).norm()
-    assert (flat(found["weights"]) - flat(weights)).norm() <= 1e-3 * moved
+    metrics, weights = ranks.run(1, train_with_megatron, model, samples, settings)[0]
+    return metrics, flat(weights)
+
+
+@pytest.mark.parametrize(("stage", "world"), RANKS)
+def test_updates_and_metrics_are_those_of_the_megatron_actor(
+    by_megatron: tuple[list[dict[str, Any]], torch.Tensor],
+    zero_ranks: RankPool,
+    model: str,
+    samples: list[Any],
+    stage: int,
+    world: int,
+) -> None:
+    theirs, weights = by_megatron
+    found = zero_ranks.run(world, run_twice, model, samples, one_step(ds__zero_stage=stage))[0]
+    moved = (weights - flat(PlainSFPO(model).weights())).norm()
+    for ours in (found["weights"], found["masters"]):
+        assert (flat(ours) - weights).norm() <= 1e-3 * moved
+        assert (flat(ours) - weights).norm() <= 1e-6 * weights.norm()
     for ours, other in zip(found["metrics"], theirs, strict=True):
         # OpenRLHF's own policy_loss is not among them: its mean weighs micro-batches by their tokens twice.
         for name in (

@@ -1,15 +1,21 @@
 """`openrlhf-sfpo patch` on every version of OpenRLHF that there is a patch for, as pip installs it."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openrlhf_versions
 import pytest
+import torch
 from conftest import ROOT
 from openrlhf_versions import VERSIONS
+from test_deepspeed import assert_same, updated_twice, with_tokenizer
+from test_megatron_training import recorded, with_old_log_probs
+from tiny_models import make_model, make_samples
 
 from openrlhf_sfpo import patching
 from openrlhf_sfpo.cli.patch import main
@@ -20,8 +26,19 @@ COMPLETE = [
     *("--vllm.num_engines", "1"),
     *("--reward.remote_url", "x.py"),
     *("--algo.advantage.estimator", "group_norm"),
-    *("--rollout.n_samples_per_prompt", "8"),
+    *("--rollout.n_samples_per_prompt", "2"),
 ]
+# Updates of one optimizer step, as the plain loop of test_deepspeed.py makes them.
+TRAINING = [
+    *("--actor.num_gpus_per_node", "1"),
+    *("--actor.adam.lr", "5e-5"),
+    *("--actor.adam.weight_decay", "0.01"),
+    *("--actor.lr_scheduler", "constant"),
+    *("--rollout.batch_size", "6"),
+    *("--train.batch_size", "12"),
+    *("--train.micro_batch_size", "2"),
+]
+SFPO = ["--sfpo.enable", "--sfpo.k", "2", "--sfpo.alpha", "0.8", "--sfpo.gate", "off"]
 SOURCE_TREES = [("version.txt", "0.11.2\n"), ("setup.py", 'setup(\n    version="0.11.2",\n)')]
 
 
@@ -92,15 +109,15 @@ def test_a_file_edited_where_the_patch_goes_is_left_alone(tree: Path, capsys: py
     assert file.read_bytes() == edited
 
 
-def test_a_version_without_a_patch(newest: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (metadata,) = newest.glob("openrlhf-*.dist-info/METADATA")
-    metadata.write_text(metadata.read_text().replace(f"Version: {VERSIONS[-1]}", "Version: 0.9.9"))
-    before = contents(newest)
-    assert main([str(newest)]) == 2
+def test_a_version_without_a_patch(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (metadata,) = tree.glob("openrlhf-*.dist-info/METADATA")
+    metadata.write_text(metadata.read_text().replace(f"Version: {tree.name}", "Version: 0.9.9"))
+    before = contents(tree)
+    assert main([str(tree)]) == 2
     said = capsys.readouterr().err
     assert "0.9.9" in said
     assert ", ".join(VERSIONS) in said
-    assert contents(newest) == before
+    assert contents(tree) == before
 
 
 @pytest.mark.parametrize(("name", "text"), SOURCE_TREES)
@@ -140,21 +157,21 @@ def as_nobody() -> Iterator[None]:
 
 
 def test_a_directory_that_cannot_be_written(
-    newest: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    tree: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(newest)
-    for directory in (newest, *newest.parents):
+    before = contents(tree)
+    for directory in (tree, *tree.parents):
         if directory.stat().st_uid == os.getuid():
             directory.chmod(0o755)
-    (newest / CLI).parent.chmod(0o555)
+    (tree / CLI).parent.chmod(0o555)
     request.getfixturevalue("as_nobody")
-    assert main([str(newest)]) == 2
+    assert main([str(tree)]) == 2
     assert "cannot be written (Permission denied)" in capsys.readouterr().err
-    assert contents(newest) == before
+    assert contents(tree) == before
 
 
-def test_an_interrupted_patch_leaves_the_file_as_it_was(newest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = contents(newest)
+def test_an_interrupted_patch_leaves_the_file_as_it_was(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(tree)
 
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
@@ -162,13 +179,13 @@ def test_an_interrupted_patch_leaves_the_file_as_it_was(newest: Path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(patching.os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            main([str(newest)])
-    assert contents(newest) == before
+            main([str(tree)])
+    assert contents(tree) == before
     # One that had no time to clean up leaves a file beside it, which is no obstacle.
-    patching._beside(newest / CLI).write_text("half")
-    assert main([str(newest)]) == 0
-    assert main([str(newest), "--revert"]) == 0
-    assert contents(newest) == before
+    patching._beside(tree / CLI).write_text("half")
+    assert main([str(tree)]) == 0
+    assert main([str(tree), "--revert"]) == 0
+    assert contents(tree) == before
 
 
 def run_python(tree: Path, *words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
@@ -178,17 +195,48 @@ def run_python(tree: Path, *words: str, timeout: float = 900) -> subprocess.Comp
     )
 
 
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]:
+    """A tiny model, and rollouts from a file, which is beside the model."""
+    directory = tmp_path_factory.mktemp("recording")
+    model = with_tokenizer(make_model(directory / "model", "qwen2"))
+    samples = recorded(directory, with_old_log_probs(model, make_samples(12)))
+    torch.save(samples, directory / "model" / "samples.pt")
+    return model, samples
+
+
+def train(tree: Path, model: str, *flags: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Two updates as `tests/openrlhf_training.py` makes them: what it says of them, and the weights."""
+    target = tree / "weights.pt"
+    words = [str(ROOT / "tests" / "openrlhf_training.py"), model, str(Path(model) / "samples.pt"), str(target)]
+    done = run_python(tree, *words, *COMPLETE, *TRAINING, *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]), torch.load(target)
+
+
+def assert_trains_as_before(tree: Path, model: str) -> None:
+    """The patched command line hands the very arguments on that it always did, to the very function, which starts the
+    very actor; and that trains to the very weights."""
+    before, weights = train(tree, model)
+    assert main([str(tree)]) == 0
+    after, again = train(tree, model)
+    assert after == before
+    assert before["actor"].startswith("openrlhf.")
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_training_without_sfpo_is_the_same_to_the_bit(newest: Path, recording: tuple[str, list[Any]]) -> None:
+    assert_trains_as_before(newest, recording[0])
+
+
 @pytest.mark.slow
-def test_the_command_line_has_the_flags(tree: Path) -> None:
-    """And without them it hands the very arguments on that it always did, to the very function."""
-    found = {}
-    for patch in (False, True):
-        if patch:
-            assert main([str(tree)]) == 0
-        done = run_python(tree, str(ROOT / "tests" / "openrlhf_cli.py"), *COMPLETE, "--actor.adam.lr", "1e-4")
-        assert done.returncode == 0, done.stderr
-        found[patch] = done.stdout.splitlines()[-1]
-    assert found[False] == found[True]
+def test_every_version_trains_with_and_without_sfpo(tree: Path, recording: tuple[str, list[Any]]) -> None:
+    model, samples = recording
+    assert_trains_as_before(tree, model)
+    said, weights = train(tree, model, *SFPO)
+    assert said["actor"] == "openrlhf_sfpo.deepspeed.actor"
+    assert_same(weights, *updated_twice(model, [samples]))
     words = ["-m", "openrlhf.cli.train_ppo_ray", *COMPLETE, "--sfpo.enable"]
     done = run_python(tree, *words, "--sfpo.k", "-1")
     assert done.returncode == 2
@@ -209,16 +257,3 @@ def test_openrlhfs_own_tests_pass_with_and_without_the_patch(newest: Path) -> No
         results.append(done.stdout.strip().splitlines()[-1])
         assert done.returncode == 0, done.stdout[-3000:]
     assert [line.split(" passed")[0] for line in results] == ["221", "221"]
-
-
-def test_training_without_sfpo_is_the_same_to_the_bit(newest: Path) -> None:
-    """OpenRLHF's own actor, from a patched package and from an unpatched one."""
-    digests = []
-    for patch in (False, True):
-        if patch:
-            assert main([str(newest)]) == 0
-        done = run_python(newest, str(ROOT / "tests" / "stock_training.py"))
-        assert done.returncode == 0, done.stderr[-3000:]
-        digests.append(done.stdout.strip().splitlines()[-1])
-    assert len(digests[0]) == 64
-    assert digests[0] == digests[1]
