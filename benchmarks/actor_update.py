@@ -5,11 +5,13 @@
 On CPU, in fp32, one rank, one optimizer step over the whole batch. Each is a process of its own, which loads the model,
 makes one update to warm up, and then takes turns with the others, a round after the other; while one computes, the
 others wait. The samples have uneven lengths, as rollouts do: in a second series they are all as long as the longest,
-where padding costs nothing. Without --rollouts the tokens are random; what an update costs does not depend on them.
+where padding costs nothing. benchmarks/rollouts/gsm_symbolic.safetensors has answers of SmolLM2-135M-Instruct, sampled by
+`openrlhf-sfpo train --rollout.record_dir`; without --rollouts the tokens are random.
 
 Ours packs samples up to --max_tokens. OpenRLHF packs with flash-attention, which needs CUDA; here it pads micro-batches
-of --micro_batch samples, and TRL pads to the longest of all. Those two are measured with every --micro_batch given.
-Peak memory is the most that the process had resident, model and optimizer included, over what it had after its imports.
+of --micro_batch samples, and TRL pads to the longest of all. Those two are measured with every --micro_batch given, ours
+beside them each time. Peak memory is the most that the process had resident, model and optimizer included, over what it
+had after its imports.
 
 Prints a table and writes it to actor_update.md, with everything measured in actor_update.json.
 """
@@ -68,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "SmolLM2-135M-Instruct")
     parser.add_argument("--rollouts", type=Path, help="a file that --rollout.record_dir wrote")
-    parser.add_argument("--samples", type=int, default=16, help="random samples, without --rollouts")
+    parser.add_argument("--samples", type=int, default=16, help="of the file, or random ones")
     parser.add_argument("--longest", type=int, default=192, help="tokens of the longest random sample")
     parser.add_argument("--micro_batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--max_tokens", type=int, default=512, help="of our micro-batches")
@@ -91,7 +93,8 @@ def rollouts(args: argparse.Namespace) -> list[Sample]:
     if args.rollouts:
         from openrlhf_sfpo.rollout.recording import load_rollouts
 
-        pairs = [(record.tokens.long(), record.action_mask.bool()) for record in load_rollouts(args.rollouts)]
+        records = load_rollouts(args.rollouts)[: args.samples]
+        pairs = [(record.tokens.long(), record.action_mask.bool()) for record in records]
     else:
         vocabulary = json.loads((args.model / "config.json").read_text())["vocab_size"]
         pairs = [random_sample(args.longest, vocabulary, generator) for _ in range(args.samples)]
@@ -124,21 +127,30 @@ def stretched(samples: list[Sample]) -> list[Sample]:
 
 
 def measure(args: argparse.Namespace, batch: Path, samples: list[Sample]) -> dict[str, Any]:
-    """Medians over the rounds for every candidate."""
+    """Ours against the others, by the number of samples that they take at a time: all at once would not fit into memory."""
     tokens = sum(len(sample.tokens) for sample in samples)
-    candidates = [("megatron", 0), *((name, size) for name in ("openrlhf", "trl") for size in args.micro_batch)]
-    children = [Child(args, name, size, batch) for name, size in candidates if len(samples) % max(size, 1) == 0]
+    groups = [
+        {"micro_batch": size, "rows": take_turns(args, size, batch, tokens)}
+        for size in args.micro_batch
+        if len(samples) % size == 0
+    ]
+    return {"samples": len(samples), "tokens": tokens, "groups": groups}
+
+
+def take_turns(args: argparse.Namespace, micro_batch: int, batch: Path, tokens: int) -> list[dict[str, Any]]:
+    """Medians over the rounds for every candidate."""
+    children: list[Child] = []
     try:
-        for child_ in children:
-            child_.update()
+        for name in NAMES:
+            children.append(Child(args, name, micro_batch, batch))
+            children[-1].update()
         for number in range(args.rounds):
             for child_ in children:
                 child_.seconds.append(child_.update())
             print(f"round {number + 1}/{args.rounds}", flush=True)
-        rows = [
+        return [
             {
                 "name": child_.name,
-                "micro_batch": child_.micro_batch,
                 "seconds": statistics.median(child_.seconds),
                 "all_seconds": child_.seconds,
                 "tokens_per_second": tokens / statistics.median(child_.seconds),
@@ -149,21 +161,21 @@ def measure(args: argparse.Namespace, batch: Path, samples: list[Sample]) -> dic
     finally:
         for child_ in children:
             child_.process.kill()
-    return {"samples": len(samples), "tokens": tokens, "rows": rows}
+            child_.process.wait()
 
 
 class Child:
     """A candidate in a process of its own, which updates when told to."""
 
     def __init__(self, args: argparse.Namespace, name: str, micro_batch: int, batch: Path) -> None:
-        self.name, self.micro_batch = name, micro_batch
+        self.name = name
         self.seconds: list[float] = []
         values = {
             "child": name,
             "batch": batch,
             "model": args.model,
             "max_tokens": args.max_tokens,
-            "micro_batch": micro_batch or 1,
+            "micro_batch": micro_batch,
             "rounds": args.rounds,
         }
         words = [f"--{flag}={value}" for flag, value in values.items()]
@@ -177,7 +189,7 @@ class Child:
                 text=True,
             )
         self._answer()  # it is ready
-        print(f"{NAMES[name]}{f', {micro_batch} samples at a time' if micro_batch else ''}: loaded", flush=True)
+        print(f"{NAMES[name]}: loaded", flush=True)
 
     def update(self) -> float:
         """One update; its seconds."""
@@ -405,7 +417,6 @@ def padded(samples: list[Sample], pad: int) -> dict[str, Any]:
 def as_table(result: dict[str, Any]) -> str:
     lines = [f"{result['machine']}, {result['date']}; `{result['command']}`."]
     for name, series in result["series"].items():
-        ours = next(row for row in series["rows"] if row["name"] == "megatron")
         lines += [
             "",
             f"{name.capitalize()}: {series['samples']} samples, {series['tokens']} tokens.",
@@ -413,17 +424,18 @@ def as_table(result: dict[str, Any]) -> str:
             "| actor | samples at a time | seconds | tokens/s | peak memory, MB | ours is faster by |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
-        for row in series["rows"]:
-            ratio = row["seconds"] / ours["seconds"]
-            cells = [
-                NAMES[row["name"]],
-                str(row["micro_batch"] or "packed"),
-                f"{row['seconds']:.2f}",
-                f"{row['tokens_per_second']:.0f}",
-                f"{row['peak_mb']:.0f}",
-                "" if row is ours else f"{ratio:.2f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        for group in series["groups"]:
+            ours = next(row for row in group["rows"] if row["name"] == "megatron")
+            for row in group["rows"]:
+                cells = [
+                    NAMES[row["name"]],
+                    "packed" if row is ours else str(group["micro_batch"]),
+                    f"{row['seconds']:.2f}",
+                    f"{row['tokens_per_second']:.0f}",
+                    f"{row['peak_mb']:.0f}",
+                    "" if row is ours else f"{row['seconds'] / ours['seconds']:.2f}",
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
