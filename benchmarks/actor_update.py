@@ -5,13 +5,13 @@
 On CPU, in fp32, one rank, one optimizer step over the whole batch. Each is a process of its own, which loads the model,
 makes one update to warm up, and then takes turns with the others, a round after the other; while one computes, the
 others wait. The samples have uneven lengths, as rollouts do: in a second series they are all as long as the longest,
-where padding costs nothing. benchmarks/rollouts/gsm_symbolic.safetensors has answers of SmolLM2-135M-Instruct, sampled by
-`openrlhf-sfpo train --rollout.record_dir`; without --rollouts the tokens are random.
+where padding costs nothing. benchmarks/rollouts/gsm_symbolic.safetensors has answers of SmolLM2-135M-Instruct, recorded
+by `openrlhf-sfpo train --rollout.record_dir`; without --rollouts the tokens are random.
 
-Ours packs samples up to --max_tokens. OpenRLHF packs with flash-attention, which needs CUDA; here it pads micro-batches
-of --micro_batch samples, and TRL pads to the longest of all. Those two are measured with every --micro_batch given, ours
-beside them each time. Peak memory is the most that the process had resident, model and optimizer included, over what it
-had after its imports.
+Ours packs samples up to --max_tokens. OpenRLHF packs with flash-attention, which needs CUDA; here it pads
+micro-batches of --micro_batch samples, and TRL pads to the longest of all. Those two are measured with every
+--micro_batch given, ours beside them each time. Peak memory is the most that the process had resident, model and
+optimizer included, over what it had after its imports.
 
 Prints a table and writes it to actor_update.md, with everything measured in actor_update.json.
 """
@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=16, help="of the file, or random ones")
     parser.add_argument("--longest", type=int, default=192, help="tokens of the longest random sample")
     parser.add_argument("--micro_batch", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--max_tokens", type=int, default=512, help="of our micro-batches")
+    parser.add_argument("--max_tokens", type=int, default=1024, help="of our micro-batches")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--child", choices=list(NAMES), help=argparse.SUPPRESS)
@@ -127,7 +127,7 @@ def stretched(samples: list[Sample]) -> list[Sample]:
 
 
 def measure(args: argparse.Namespace, batch: Path, samples: list[Sample]) -> dict[str, Any]:
-    """Ours against the others, by the number of samples that they take at a time: all at once would not fit into memory."""
+    """Ours against the others, by the number of samples that these take at a time: all would not fit into memory."""
     tokens = sum(len(sample.tokens) for sample in samples)
     groups = [
         {"micro_batch": size, "rows": take_turns(args, size, batch, tokens)}
@@ -275,7 +275,7 @@ def megatron(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
         param_dtype=torch.float32,
         train_batch_size=len(samples),
         max_tokens_per_gpu=args.max_tokens,
-        log_prob_chunk_size=64,
+        log_prob_chunk_size=256,
         optimizer=OptimizerSettings(lr=LEARNING_RATE),
         num_threads=torch.get_num_threads(),
     )

@@ -88,7 +88,7 @@ class MegatronConfig:
     overlap_param_gather: bool | None = _flag(None, "gather parameters during the next forward pass; default: on CUDA")
     ddp_bucket_size: int | None = _flag(None, "parameters per gradient bucket; default: Megatron's choice")
     log_prob_chunk_size: int | None = _flag(
-        None, "tokens whose logits exist at the same time; default: 1024 on CUDA, 64 on CPU"
+        None, "tokens whose logits exist at the same time; default: 1024 on CUDA, 256 on CPU"
     )
     weight_bucket_mb: int = _flag(512, "megabytes of weights gathered and sent to vLLM at a time")
 

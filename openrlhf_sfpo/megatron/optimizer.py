@@ -31,6 +31,9 @@ def build_optimizer(chunks: list[torch.nn.Module], settings: ActorSettings) -> A
     for group in optimizer.param_groups:
         # Megatron's own scheduler would do this; wd_mult is 0 for biases and norms.
         group["weight_decay"] = optim.weight_decay * group.get("wd_mult", 1.0)
+        # Without Transformer Engine and Apex it is torch's AdamW, which reads and writes everything once if told to.
+        if "fused" in group:
+            group["fused"] = True
     return optimizer
 
 

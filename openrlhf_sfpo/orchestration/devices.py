@@ -27,7 +27,7 @@ def settle(values: dict[str, Any], device: str) -> None:
         ("megatron.fp32_residual_connection", not cuda),
         ("megatron.overlap_grad_reduce", cuda),
         ("megatron.overlap_param_gather", cuda),
-        ("megatron.log_prob_chunk_size", 1024 if cuda else 64),
+        ("megatron.log_prob_chunk_size", 1024 if cuda else 256),
     ):
         if values[name] is None:
             values[name] = value
