@@ -28,8 +28,12 @@ def check_writable(flag: str, directory: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and rename it, so that a reader never sees half of it; return `path`."""
+    """Write a file beside its place and rename it once it is on the disk, so that nobody ever finds half of it; return
+    `path`."""
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     part.rename(path)
     return path

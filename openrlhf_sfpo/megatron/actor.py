@@ -1,18 +1,21 @@
 """The Megatron-Core actor: log-probabilities, SFPO updates, weights in and out. Every rank makes the same calls."""
 
+import dataclasses
 import functools
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from openrlhf_sfpo.megatron import cpu
+from openrlhf_sfpo.megatron import cpu, training_state
 from openrlhf_sfpo.megatron.batching import MicroBatch, Sample, exchange, pack, plan_micro_batches
 from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
+from openrlhf_sfpo.megatron.checkpoint_writer import COMMON, Contents, load_object, set_rng_state
 from openrlhf_sfpo.megatron.export import WeightExchange
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
 from openrlhf_sfpo.megatron.model import build_model
@@ -145,6 +148,42 @@ class MegatronActor:
             for _ in stream:
                 pass
         dist.barrier()
+
+    @_on_device
+    def contents(self, step: int, common: dict[str, Any], manifest: dict[str, Any]) -> Contents:
+        """Copies of everything that a checkpoint needs to continue this training.
+
+        Args:
+            step: steps of training so far.
+            common: what else is to be kept, the same on all ranks.
+            manifest: what the checkpoint's manifest shall say.
+        """
+        own = {"adam_step": training_state.adam_step_of(self), "learning_rate": self.learning_rate.state_dict()}
+        return Contents(
+            step,
+            training_state.staged(self),
+            {**common, "actor": own},
+            Path(self.path),
+            {"layout": dataclasses.asdict(self.layout) | {"world_size": dist.get_world_size()}, **manifest},
+        )
+
+    @_on_device
+    def restore(self, directory: Path) -> dict[str, Any]:
+        """Continue from a checkpoint, of this or any other layout. Called on every rank.
+
+        With as many ranks as wrote it each gets back its random numbers, too.
+
+        Returns:
+            What was given to `contents` as `common`.
+        """
+        common = load_object(directory / COMMON)
+        own = common.pop("actor")
+        training_state.restore(self, directory, own["adam_step"])
+        self.learning_rate.load_state_dict(own["learning_rate"])
+        files = sorted(directory.glob("rng_*.pt"))
+        if len(files) == dist.get_world_size():
+            set_rng_state(load_object(files[dist.get_rank()]))
+        return common
 
     def close(self) -> None:
         """Free model and optimizer, which refer to themselves in circles. The process groups stay."""

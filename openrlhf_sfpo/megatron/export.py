@@ -27,11 +27,13 @@ class WeightExchange:
         self.layout = layout
         self.bucket_bytes = bucket_bytes
         self.plan = weight_plan(model, layout)
-        self._copy = tied_copy(model, layout)
         self._parameters = [dict(chunk.named_parameters()) for chunk in chunks]
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
         self._tp_rank = parallel_state.get_tensor_model_parallel_rank()
         self._tp_group = parallel_state.get_tensor_model_parallel_group()
+        copy = tied_copy(model, layout)
+        entries = [*self.plan, copy] if copy else self.plan
+        self._entries = {id(self._parameter(entry)): entry for entry in entries if entry.stage == self._stage}
         some = next(iter(self._parameters[0].values()))
         self.dtype, self._device = some.dtype, some.device
 
@@ -43,6 +45,10 @@ class WeightExchange:
             for name, shape in zip(entry.converter.names, entry.converter.shapes, strict=True)
         ]
 
+    def entry_of(self, parameter: torch.nn.Parameter) -> Entry:
+        """Where one of this rank's parameters is in the model."""
+        return self._entries[id(parameter)]
+
     @torch.no_grad()
     def load(self, path: str) -> None:
         """Fill this rank's parameters from a Hugging Face directory, reading only the slices that it needs.
@@ -50,11 +56,8 @@ class WeightExchange:
         Raises:
             UsageError: a tensor is missing, damaged, or has another shape than config.json says.
         """
-        entries = self.plan + ([self._copy] if self._copy else [])
         with CheckpointReader(path) as reader:
-            for entry in entries:
-                if entry.stage != self._stage:
-                    continue
+            for entry in self._entries.values():
                 value = entry.converter.read(reader, self._tp_rank, self.layout.tp)
                 parameter = self._parameter(entry)
                 if value.shape != parameter.shape:

@@ -7,6 +7,7 @@ normalised. Each entry of the plan can read a rank's slice from a checkpoint and
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -18,20 +19,59 @@ Reader = Callable[[str, slice | None, slice | None], torch.Tensor]
 Shape = tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a Megatron parameter that are a rectangle of one Hugging Face tensor.
+
+    Attributes:
+        name: the Hugging Face tensor; None for rows of padding.
+        shape: its full shape.
+        row: its first row that is in the block.
+        rows: how many rows the block has.
+        column: its first column that is in the block; None means all of them, or a tensor of one dimension.
+        columns: how many columns the block has, 1 for a tensor of one dimension.
+    """
+
+    name: str | None
+    shape: Shape
+    row: int
+    rows: int
+    column: int | None = None
+    columns: int = 1
+
+
+def _rows(name: str, shape: Shape, row: int, rows: int) -> Block:
+    """A block of whole rows."""
+    return Block(name, shape, row, rows, columns=torch.Size(shape[1:]).numel())
+
+
 class Converter(ABC):
     """How one Megatron parameter is cut out of Hugging Face tensors, and back.
 
     Attributes:
         names: the Hugging Face tensors, in the order that `merge` returns them.
         shapes: their full shapes.
+        is_replicated: whether every tensor-parallel rank holds all of it.
     """
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
+    is_replicated: ClassVar[bool] = False
 
     @abstractmethod
+    def blocks(self, rank: int, size: int) -> list["Block"]:
+        """What a tensor-parallel rank's parameter consists of, from its first row to its last."""
+
     def read(self, reader: Reader, rank: int, size: int) -> torch.Tensor:
         """This tensor-parallel rank's parameter, reading no more than it needs."""
+        parts: list[torch.Tensor] = []
+        for block in self.blocks(rank, size):
+            if block.name is None:
+                parts.append(parts[-1].new_zeros(block.rows, block.columns))
+            else:
+                columns = slice(block.column, block.column + block.columns) if block.column is not None else None
+                parts.append(reader(block.name, slice(block.row, block.row + block.rows), columns))
+        return torch.cat(parts)
 
     @abstractmethod
     def merge(self, shards: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -44,9 +84,10 @@ class Replicated(Converter):
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
+    is_replicated: ClassVar[bool] = True
 
-    def read(self, reader: Reader, rank: int, size: int) -> torch.Tensor:
-        return reader(self.names[0], None, None)
+    def blocks(self, rank: int, size: int) -> list[Block]:
+        return [_rows(self.names[0], self.shapes[0], 0, self.shapes[0][0])]
 
     def merge(self, shards: list[torch.Tensor]) -> list[torch.Tensor]:
         return [shards[0]]
@@ -59,12 +100,12 @@ class VocabRows(Converter):
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
 
-    def read(self, reader: Reader, rank: int, size: int) -> torch.Tensor:
+    def blocks(self, rank: int, size: int) -> list[Block]:
         vocab, hidden = self.shapes[0]
-        rows = -(-vocab // size)
-        part = reader(self.names[0], slice(rank * rows, min((rank + 1) * rows, vocab)), None)
-        padding = part.new_zeros(rows - part.shape[0], hidden)
-        return torch.cat([part, padding])
+        height = -(-vocab // size)
+        real = min(height, vocab - rank * height)
+        padding = Block(None, (), 0, height - real, columns=hidden)
+        return [_rows(self.names[0], self.shapes[0], rank * height, real), padding]
 
     def merge(self, shards: list[torch.Tensor]) -> list[torch.Tensor]:
         return [torch.cat(shards)[: self.shapes[0][0]]]
@@ -77,9 +118,9 @@ class Columns(Converter):
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
 
-    def read(self, reader: Reader, rank: int, size: int) -> torch.Tensor:
-        width = self.shapes[0][1] // size
-        return reader(self.names[0], None, slice(rank * width, (rank + 1) * width))
+    def blocks(self, rank: int, size: int) -> list[Block]:
+        height, width = self.shapes[0][0], self.shapes[0][1] // size
+        return [Block(self.names[0], self.shapes[0], 0, height, rank * width, width)]
 
     def merge(self, shards: list[torch.Tensor]) -> list[torch.Tensor]:
         return [torch.cat(shards, dim=1)]
@@ -92,10 +133,9 @@ class GateUp(Converter):
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
 
-    def read(self, reader: Reader, rank: int, size: int) -> torch.Tensor:
+    def blocks(self, rank: int, size: int) -> list[Block]:
         height = self.shapes[0][0] // size
-        rows = slice(rank * height, (rank + 1) * height)
-        return torch.cat([reader(name, rows, None) for name in self.names])
+        return [_rows(name, shape, rank * height, height) for name, shape in zip(self.names, self.shapes, strict=True)]
 
     def merge(self, shards: list[torch.Tensor]) -> list[torch.Tensor]:
         gates, ups = zip(*(shard.chunk(2) for shard in shards), strict=True)
@@ -115,14 +155,14 @@ class FusedQKV(Converter):
     groups: int
     head_dim: int
 
-    def read(self, reader: Reader, rank: int, size: int) -> torch.Tensor:
-        groups = self.groups // size
-        parts = []
-        for name, shape in zip(self.names, self.shapes, strict=True):
-            height = shape[0] // size
-            part = reader(name, slice(rank * height, (rank + 1) * height), None)
-            parts.append(part.reshape(groups, -1, *part.shape[1:]))  # [groups, rows of a group, ...]
-        return torch.cat(parts, dim=1).flatten(0, 1)
+    def blocks(self, rank: int, size: int) -> list[Block]:
+        count = self.groups // size
+        heights = [shape[0] // self.groups for shape in self.shapes]
+        return [
+            _rows(name, shape, group * height, height)
+            for group in range(rank * count, (rank + 1) * count)
+            for name, shape, height in zip(self.names, self.shapes, heights, strict=True)
+        ]
 
     def merge(self, shards: list[torch.Tensor]) -> list[torch.Tensor]:
         fused = torch.cat(shards)
@@ -133,12 +173,14 @@ class FusedQKV(Converter):
 
 @dataclass(frozen=True)
 class Entry:
-    """One Megatron parameter: its name within a chunk, where that chunk is, and how it converts."""
+    """One Megatron parameter: its name within a chunk, where that chunk is, how it converts, and whether another stage
+    holds the same."""
 
     parameter: str
     stage: int
     chunk: int
     converter: Converter
+    is_copy: bool = False
 
     @property
     def numel(self) -> int:
@@ -174,7 +216,7 @@ def tied_copy(model: ModelConfig, layout: Layout) -> Entry | None:
     if not model.tied_embeddings or layout.pp == 1:
         return None
     converter = VocabRows(("model.embed_tokens.weight",), ((model.vocab_size, model.hidden_size),))
-    return Entry("output_layer.weight", layout.pp - 1, layout.vpp - 1, converter)
+    return Entry("output_layer.weight", layout.pp - 1, layout.vpp - 1, converter, is_copy=True)
 
 
 def _layer_entries(model: ModelConfig, prefix: str) -> list[tuple[str, Converter]]:

@@ -1,0 +1,227 @@
+"""A checkpoint is a directory with a manifest. It is written beside its place and renamed, so it is whole or not there.
+
+| file | content |
+| --- | --- |
+| manifest.json | format, step, metric, layout, settings of the run; size and SHA-256 of every other file |
+| metadata.json, .metadata, *.distcp | weights and moments in fp32, in Megatron's dist_checkpointing format `torch_dist` |
+| common.pt | schedule, SFPO state, data position, random numbers of the trainer |
+| rng_00000.pt, ... | random numbers of each rank |
+| model/ | the Hugging Face configuration and tokenizer of the model |
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.files import write_whole
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_REGULAR, _BEST = "global_step", "best_global_step"
+
+
+class CheckpointRefused(Exception):
+    """A checkpoint cannot be used; the message says why and names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A directory whose manifest could be read; `verify` says whether the rest is there.
+
+    Attributes:
+        path: the directory.
+        manifest: its manifest.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.manifest["step"])
+
+    @property
+    def is_best(self) -> bool:
+        return self.path.name.startswith(_BEST)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    @property
+    def metric(self) -> float | None:
+        return self.manifest.get("metric_value")
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the manifest.
+
+    Raises:
+        CheckpointRefused: it is missing, damaged, or of a newer format.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise CheckpointRefused(f"{path} has no {MANIFEST}, so it was never finished")
+    try:
+        manifest = json.loads(file.read_text())
+        version = int(manifest["format"])
+        if version > FORMAT:
+            raise CheckpointRefused(
+                f"{path} has format {version}, and this openrlhf_sfpo reads up to {FORMAT}; use a newer one"
+            )
+        checkpoint = Checkpoint(path, manifest)
+        if checkpoint.step < 0 or checkpoint.bytes < 0:
+            raise ValueError("negative numbers")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointRefused(f"{file} is damaged ({error!r})") from None
+    return checkpoint
+
+
+def verify(checkpoint: Checkpoint, workers: int = 8) -> None:
+    """Check that every file is there, has its size and its checksum. Reads all of them.
+
+    Raises:
+        CheckpointRefused: naming the first file that is not as it was written.
+    """
+    files = checkpoint.manifest["files"]
+    for name, entry in files.items():
+        file = checkpoint.path / name
+        if not file.is_file():
+            raise CheckpointRefused(f"{file} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise CheckpointRefused(f"{file} has {file.stat().st_size} bytes instead of {entry['bytes']}")
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        digests = pool.map(lambda name: sha256(checkpoint.path / name), files)
+        for (name, entry), digest in zip(files.items(), digests, strict=True):
+            if digest != entry["sha256"]:
+                raise CheckpointRefused(f"{checkpoint.path / name} is damaged: its checksum is another one")
+
+
+def newest_whole(root: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint | None:
+    """The checkpoint with the most steps that is whole; of several, the one written last.
+
+    Args:
+        root: the directory that the checkpoints are in; it need not exist.
+        refused: called with the reason for each newer one that cannot be used.
+    """
+    found = []
+    for path in _directories(root):
+        try:
+            found.append(open_checkpoint(path))
+        except CheckpointRefused as reason:
+            refused(str(reason))
+    # The best one of a step is written after the regular one, and knows of its evaluation.
+    for checkpoint in sorted(found, key=lambda one: (one.step, one.is_best), reverse=True):
+        try:
+            verify(checkpoint)
+            return checkpoint
+        except CheckpointRefused as reason:
+            refused(str(reason))
+    return None
+
+
+def sha256(file: Path) -> str:
+    """The checksum of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def describe(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of files."""
+    return {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in sorted(names)
+    }
+
+
+def part_of(target: Path) -> Path:
+    """Where a checkpoint is written before it gets its place."""
+    return target.with_name(f".{target.name}.part")
+
+
+def seal(target: Path, manifest: dict[str, Any]) -> None:
+    """Give a checkpoint that is written beside its place its manifest and its place.
+
+    Args:
+        target: the place; what is there goes once the new one is whole.
+        manifest: all of it but the format.
+    """
+    part = part_of(target)
+    write_whole(part / MANIFEST, (json.dumps({"format": FORMAT, **manifest}, indent=1) + "\n").encode())
+    _sync(part)
+    if target.exists():
+        replaced = target.with_name(f".{target.name}.old")
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+        part.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        part.rename(target)
+    _sync(target.parent)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a run that was killed had begun to write. No run may be writing."""
+    for pattern in (".*.part", ".*.old"):
+        for path in root.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def rotate(root: Path, max_num: int, max_bytes: float) -> list[Path]:
+    """Remove checkpoints beyond the limits, by OpenRLHF's rules: the best one stays and does not count; those without
+    a metric go first, then those with a worse one, then older ones. The newest always stays, because it is what a run
+    continues from.
+
+    Args:
+        root: the directory that they are in.
+        max_num: how many regular ones to keep.
+        max_bytes: how much all of them may take.
+
+    Returns:
+        What was removed.
+    """
+    whole = []
+    for path in _directories(root):
+        try:
+            whole.append(open_checkpoint(path))
+        except CheckpointRefused:
+            continue  # not ours to judge here; a resume names it
+    best = sorted((one for one in whole if one.is_best), key=lambda one: one.step)
+    regular = sorted((one for one in whole if not one.is_best), key=lambda one: one.step)
+    doomed = best[:-1]
+    candidates = sorted(
+        regular[:-1], key=lambda one: (one.metric is not None, one.metric if one.metric is not None else 0.0, one.step)
+    )
+    kept, total = len(regular), sum(one.bytes for one in whole) - sum(one.bytes for one in doomed)
+    for one in candidates:
+        if kept <= max(1, max_num) and total <= max_bytes:
+            break
+        doomed.append(one)
+        kept -= 1
+        total -= one.bytes
+    for one in doomed:
+        # Renamed first: what is half removed must not look like a checkpoint.
+        gone = one.path.with_name(f".{one.path.name}.old")
+        one.path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    return [one.path for one in doomed]
+
+
+def _directories(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [path for path in root.iterdir() if path.is_dir() and path.name.startswith((_REGULAR, _BEST))]
+
+
+def _sync(directory: Path) -> None:
+    """Have a directory's entries on the disk before what is said of them."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
