@@ -1,5 +1,11 @@
 """Checkpoints: what is saved comes back, in every layout, and what is not whole is refused by name."""
 
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +15,17 @@ import torch
 from ranks import RankPool
 from reference import flat
 from tiny_models import make_model, make_samples
+from transformers import AutoModelForCausalLM
 
-from openrlhf_sfpo.checkpoints.directory import newest_whole, open_checkpoint, verify
+from openrlhf_sfpo.checkpoints.directory import (
+    MANIFEST,
+    newest_whole,
+    open_checkpoint,
+    part_of,
+    rotate,
+    seal,
+    verify,
+)
 
 LAYOUTS = {
     "TP2PP1DP1": ((2, 1, 1), 1),
@@ -83,6 +98,154 @@ def test_the_same_layout_continues_to_the_bit(ranks: RankPool, tmp_path: Path) -
         assert torch.equal(tensor, after["end"][name]), name
     assert torch.equal(before["rng"], after["rng"]), "random numbers go on where they were"
     assert newest_whole(tmp_path).path == Path(target)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint of two ranks, and what they held."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    path = str(make_model(directory / "model", "qwen3", True))
+    target = directory / "global_step2"
+    before = run(ranks, "TP1PP2DP1", checkpoint_jobs.train_and_save, path, make_samples(12), str(target))
+    return target, before["held"]
+
+
+def two(checkpoint: Path, directory: Path) -> tuple[Path, Path]:
+    """Two checkpoints, of steps 2 and 5."""
+    for step in (2, 5):
+        place = directory / f"global_step{step}"
+        shutil.copytree(checkpoint, place)
+        manifest = json.loads((place / MANIFEST).read_text()) | {"step": step}
+        (place / MANIFEST).write_text(json.dumps(manifest))
+    return directory / "global_step2", directory / "global_step5"
+
+
+def flip_a_byte(place: Path) -> Path:
+    file = next(place.glob("*.distcp"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return file
+
+
+def lose_a_shard(place: Path) -> Path:
+    file = sorted(place.glob("*.distcp"))[-1]
+    file.unlink()
+    return file
+
+
+def cut_a_file_short(place: Path) -> Path:
+    file = place / "common.pt"
+    file.write_bytes(file.read_bytes()[:-1])
+    return file
+
+
+def lose_the_manifest(place: Path) -> Path:
+    (place / MANIFEST).unlink()
+    return place
+
+
+def tear_the_manifest(place: Path) -> Path:
+    (place / MANIFEST).write_text((place / MANIFEST).read_text()[:-40])
+    return place / MANIFEST
+
+
+def come_from_the_future(place: Path) -> Path:
+    (place / MANIFEST).write_text(json.dumps(json.loads((place / MANIFEST).read_text()) | {"format": 99}))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_byte, "is damaged: its checksum is another one"),
+        (lose_a_shard, "is missing"),
+        (cut_a_file_short, "bytes instead of"),
+        (lose_the_manifest, "has no manifest.json, so it was never finished"),
+        (tear_the_manifest, "is damaged"),
+        (come_from_the_future, "has format 99, and this openrlhf_sfpo reads up to 1"),
+    ],
+)
+def test_the_one_before_is_used(
+    checkpoint: tuple[Path, Any], tmp_path: Path, damage: Callable[[Path], Path], reason: str
+) -> None:
+    older, newer = two(checkpoint[0], tmp_path)
+    assert newest_whole(tmp_path).path == newer
+    file = damage(newer)
+    reasons: list[str] = []
+    assert newest_whole(tmp_path, reasons.append).path == older
+    (said,) = reasons
+    assert str(file) in said
+    assert reason in said
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    assert newest_whole(tmp_path / "nowhere") is None
+    assert newest_whole(tmp_path) is None
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    metrics = {10: 0.9, 20: 0.2, 30: None, 40: 0.5, 50: 0.1}
+    for step, metric in metrics.items():
+        an_empty_checkpoint(tmp_path / f"global_step{step}", step, metric)
+    for step in (10, 40):
+        an_empty_checkpoint(tmp_path / f"best_global_step{step}", step, None)
+    (tmp_path / "global_step60").mkdir()  # not finished, so not counted and not touched
+    gone = {path.name for path in rotate(tmp_path, 3, math.inf)}
+    assert gone == {"best_global_step10", "global_step30", "global_step20"}
+    # 100 bytes each, three regular ones and the best one
+    assert {path.name for path in rotate(tmp_path, 3, 350)} == {"global_step40"}
+    assert {path.name for path in rotate(tmp_path, 3, 0)} == {"global_step10"}
+    assert {path.name for path in tmp_path.iterdir()} == {"best_global_step40", "global_step50", "global_step60"}
+
+
+def an_empty_checkpoint(place: Path, step: int, metric: float | None) -> None:
+    part_of(place).mkdir()
+    seal(place, {"step": step, "metric_value": metric, "files": {"nothing": {"bytes": 100, "sha256": ""}}})
+
+
+def test_megatron_reads_it(ranks: RankPool, checkpoint: tuple[Path, dict[str, Any]]) -> None:
+    place, held = checkpoint
+    (found,) = ranks.run(1, read_with_megatron, str(place))
+    assert {name for name in found if name.startswith("main/")} == {n for n in held if n.startswith("main/")}
+    for name, tensor in found.items():
+        assert torch.equal(tensor, held[name]), name
+
+
+def read_with_megatron(place: str) -> dict[str, torch.Tensor]:
+    import torch.distributed as dist
+    from megatron.core import dist_checkpointing
+
+    dist.init_process_group("gloo")
+    loaded = dist_checkpointing.load_plain_tensors(place)
+    assert loaded["actor"]["adam_step"] == 12, "two batches of two steps in three passes"
+    return {name: value.clone() for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_export_without_anything_else(checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path, dtype: str) -> None:
+    place, held = checkpoint
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "export", str(place.parent), str(tmp_path / "hf")]
+    done = subprocess.run([*command, "--dtype", dtype], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "the model of step 2" in done.stdout
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")
+    assert model.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, held[f"main/{name}"].to(model.dtype)), name
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+
+
+def test_export_refuses_what_is_not_whole(checkpoint: tuple[Path, Any], tmp_path: Path) -> None:
+    shutil.copytree(checkpoint[0], tmp_path / "global_step2")
+    file = flip_a_byte(tmp_path / "global_step2")
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "export", str(tmp_path / "global_step2"), "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{file} is damaged" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def without_times(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from openrlhf_sfpo.files import write_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+COMMON = "common.pt"
+MODEL = "model"
+PLACE = "_actor"  # inside --ckpt.path, where OpenRLHF looks for its own
 _REGULAR, _BEST = "global_step", "best_global_step"
 
 
@@ -124,6 +127,21 @@ def newest_whole(root: Path, refused: Callable[[str], None] = lambda reason: Non
         except CheckpointRefused as reason:
             refused(str(reason))
     return None
+
+
+def find_checkpoint(path: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint:
+    """The checkpoint that a user means by a path: itself, or the newest whole one in a run directory or --ckpt.path.
+
+    Raises:
+        CheckpointRefused: there is none, or it is not whole.
+    """
+    for place in (path, path / PLACE, path / "checkpoints" / PLACE):
+        found = newest_whole(place, refused)
+        if found is not None:
+            return found
+    checkpoint = open_checkpoint(path)
+    verify(checkpoint)
+    return checkpoint
 
 
 def sha256(file: Path) -> str:

@@ -8,6 +8,7 @@ COMMANDS = {
     "eval": "sample answers from a model with vLLM and grade them",
     "compare": "train with several presets, settings and seeds, and compare them",
     "patch": "give an OpenRLHF that is installed already the --sfpo.* flags",
+    "export": "write the model in a checkpoint as a Hugging Face directory",
     "report": "tables, plots and a page about one or more runs",
 }
 

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from openrlhf_sfpo.checkpoints.directory import COMMON
 from openrlhf_sfpo.megatron import cpu, training_state
 from openrlhf_sfpo.megatron.batching import MicroBatch, Sample, exchange, pack, plan_micro_batches
 from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
-from openrlhf_sfpo.megatron.checkpoint_writer import COMMON, Contents, load_object, set_rng_state
+from openrlhf_sfpo.megatron.checkpoint_writer import Contents, load_object, set_rng_state
 from openrlhf_sfpo.megatron.export import WeightExchange
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
 from openrlhf_sfpo.megatron.model import build_model

@@ -23,11 +23,9 @@ import torch.distributed.checkpoint as dcp
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
-from openrlhf_sfpo.checkpoints.directory import describe, part_of, seal
+from openrlhf_sfpo.checkpoints.directory import COMMON, MODEL, describe, part_of, seal
 from openrlhf_sfpo.files import write_whole
 
-COMMON = "common.pt"
-MODEL = "model"
 _MODEL_FILES = (".json", ".jinja", ".model", ".txt")
 
 

@@ -18,12 +18,11 @@ from megatron.core.dist_checkpointing.strategies.checkpointable import (
     LocalShardsContainer,
 )
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from openrlhf_sfpo.checkpoints.export import WEIGHTS
 from openrlhf_sfpo.megatron.pieces import Piece, pieces
 from openrlhf_sfpo.sfpo import Shard
 
-MAIN = "main"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -86,18 +85,6 @@ def adam_step_of(actor: Any) -> int:
     return steps.pop() if steps else 0
 
 
-def stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights of a checkpoint as whole fp32 Hugging Face tensors, one at a time and without any process group."""
-    reader = dcp.FileSystemReader(directory)
-    metadata: Metadata = reader.read_metadata()
-    for key, entry in metadata.state_dict_metadata.items():
-        kind, _, name = key.partition("/")
-        if kind == MAIN and isinstance(entry, TensorStorageMetadata):
-            tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
-            dcp.load({key: tensor}, storage_reader=reader, no_dist=True)
-            yield name, tensor
-
-
 def _owned(actor: Any, writes: bool) -> Iterator[tuple[Shard, list[Piece]]]:
     """This rank's shards with their rectangles. Of what several ranks hold (norms, and tied embeddings on the last
     stage) one writes."""
@@ -111,7 +98,7 @@ def _owned(actor: Any, writes: bool) -> Iterator[tuple[Shard, list[Piece]]]:
 
 
 def _tensors(shard: Shard) -> dict[str, torch.Tensor]:
-    return {MAIN: shard.weight, **{name: shard.state[name] for name in _MOMENTS if name in shard.state}}
+    return {WEIGHTS: shard.weight, **{name: shard.state[name] for name in _MOMENTS if name in shard.state}}
 
 
 def _make_moments(shard: Shard, step: int) -> None:
