@@ -30,6 +30,18 @@ def check_flags(args: Any) -> None:
     ):
         if value is not None and value < 1:
             raise UsageError(flag, f"is {value}.", "Use 1 or more.")
+    for flag, value in (
+        ("--train.timeout", args.train.timeout),
+        ("--rollout.engine_timeout", args.rollout.engine_timeout),
+    ):
+        if not value > 0:
+            raise UsageError(flag, f"is {value:g} seconds.", "Use a number above 0.")
+    for flag, value in (
+        ("--train.max_restarts", args.train.max_restarts),
+        ("--train.grace_seconds", args.train.grace_seconds),
+    ):
+        if value < 0:
+            raise UsageError(flag, f"is {value:g}.", "Use 0 or more.")
 
 
 def check_sfpo(sfpo: SFPOConfig) -> None:
@@ -164,7 +176,6 @@ def _refused_by_megatron(args: Any) -> list[tuple[str, Any, str]]:
             "Leave it 1 and use --megatron.tensor_model_parallel_size.",
         ),
         ("--ds.param_dtype", args.ds.param_dtype != "bf16", "Use bf16, or --megatron.param_dtype fp32."),
-        ("--ckpt.load_enable", args.ckpt.load_enable, "Drop it: models are saved, training states are not yet."),
         ("--data.max_images_per_prompt", args.data.max_images_per_prompt, "Leave it 0: only text models."),
     ]
 

@@ -1,4 +1,5 @@
-"""The settings behind --sfpo.*, --megatron.* and --run.*, and the flags made from them.
+"""The settings behind our flags (--sfpo.*, --megatron.*, --run.* and some of OpenRLHF's sections), and the flags made
+from them.
 
 Importing this file imports nothing heavy, so that --help and bad flags answer at once.
 """
@@ -97,7 +98,14 @@ class MegatronConfig:
 class RunConfig:
     """--run.*: the run directory and what is shown."""
 
-    dir: str | None = _flag(None, "run directory (metrics, samples, plots, checkpoints, model); default: runs/TIME")
+    dir: str | None = _flag(
+        None,
+        "run directory (metrics, samples, plots, checkpoints, model); one that holds an unfinished run is continued "
+        "from its newest checkpoint; default: runs/TIME",
+    )
+    allow_changed: tuple[str, ...] = _flag(
+        (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
+    )
     verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
     eval_at_ends: bool = _flag(
         True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
@@ -120,6 +128,45 @@ class RolloutConfig:
         "draw each response with a seed of its own, made from --train.seed, and keep the order of the prompts, so that "
         "a run with one engine comes out the same when it is repeated; slows vLLM's sampling on GPUs",
     )
+    engine_timeout: float = _flag(
+        300.0,
+        "seconds in which a vLLM engine must answer a question after its health; one that does not is restarted, gets "
+        "the current weights, and its prompts are sent again",
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Additions to OpenRLHF's --train.*: what happens when something goes wrong."""
+
+    max_restarts: int = _flag(
+        3, "how often a run restarts itself from its last checkpoint when a worker has died or a step hangs"
+    )
+    timeout: float = _flag(
+        1800.0,
+        "seconds without progress on any rank after which a step counts as hung: the run says where each rank is, and "
+        "restarts. More than the longest micro-batch, export or checkpoint takes",
+    )
+    grace_seconds: float = _flag(
+        60.0,
+        "after SIGTERM, how long the step in progress may take until the run ends without it, with the checkpoint "
+        "before; during a rollout the run ends at once",
+    )
+    on_nonfinite: Literal["stop", "skip"] = _flag(
+        "stop",
+        "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and go on with "
+        "the weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
+        "ranks) is then made for each rollout batch. The batch is recorded in both cases",
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Additions to OpenRLHF's --ckpt.*."""
+
+    async_save: bool = _flag(
+        True, "write checkpoints beside the training, from copies in host memory (12 bytes a parameter, as above)"
+    )
 
 
 SECTIONS: dict[str, type] = {
@@ -127,6 +174,8 @@ SECTIONS: dict[str, type] = {
     "megatron": MegatronConfig,
     "run": RunConfig,
     "rollout": RolloutConfig,
+    "train": TrainConfig,
+    "ckpt": CheckpointConfig,
 }
 
 # OpenRLHF's defaults that do not suit GRPO; --help lists them.
@@ -210,4 +259,6 @@ def _argument_type(hint: Any) -> dict[str, Any]:
         return {"choices": typing.get_args(hint)}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple:
+        return {"type": typing.get_args(hint)[0], "nargs": "*"}
     return {"type": hint}

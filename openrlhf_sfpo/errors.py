@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Exceptions that are meant for the person at the keyboard."""
 
 
 class UsageError(ValueError):
@@ -12,3 +12,16 @@ class UsageError(ValueError):
         self.flag = flag
         self.problem = problem
         self.fix = fix
+
+
+class Stopped(Exception):
+    """The run was asked to end, and nothing is lost by it; the message says with which step. Without a message, the
+    request has come in the middle of something that need not be finished."""
+
+
+class NonFiniteBatch(RuntimeError):
+    """A reward, loss or gradient norm is not a finite number, and the run was told to stop then."""
+
+
+class StepHung(RuntimeError):
+    """No rank made progress for too long; the message says where each of them is."""

@@ -110,7 +110,8 @@ def _settle(args: Any, device: str) -> None:
     from openrlhf_sfpo.orchestration import preflight
     from openrlhf_sfpo.orchestration.devices import settle
 
-    values = {**defaults("run"), **defaults("rollout"), **preflight.dotted(args)}
+    without_flags = [defaults(section) for section in ("run", "rollout", "train", "ckpt")]
+    values = {name: value for part in [*without_flags, preflight.dotted(args)] for name, value in part.items()}
     values["run.verbose"] = True
     settle(values, device)
     if args.actor.backend == "megatron":
@@ -129,6 +130,7 @@ def _engine_class(device: str, args: Any) -> Any:
         kv_cache_bytes=args.run.kv_cache_mb * 1024 * 1024,
         engine_dtype=args.run.engine_dtype,
         response_seed=None,
+        finite_rewards=True,
     )
 
 

@@ -1,6 +1,10 @@
 """Directories that results go to, and files that are there whole or not at all."""
 
+import fcntl
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from openrlhf_sfpo.errors import UsageError
@@ -37,3 +41,33 @@ def write_whole(path: Path, content: bytes) -> Path:
         os.fsync(file.fileno())
     part.rename(path)
     return path
+
+
+@contextmanager
+def locked(flag: str, directory: Path, who: str = "run") -> Iterator[None]:
+    """Make a directory and hold it for this process, however the process ends.
+
+    Args:
+        flag: that names the directory.
+        directory: whose `.lock` is held.
+        who: may hold it, in words.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip()
+            raise UsageError(
+                flag,
+                f"{directory} is in use by another {who}{f' ({holder})' if holder else ''}.",
+                "Wait for it, or choose another directory.",
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield

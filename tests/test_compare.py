@@ -20,8 +20,9 @@ from openrlhf_sfpo.cli import compare as compare_command
 from openrlhf_sfpo.cli.compare import plan
 from openrlhf_sfpo.cli.flags import parse_settings
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.files import locked
 from openrlhf_sfpo.orchestration.kept import can_follow
-from openrlhf_sfpo.orchestration.lanes import SETTINGS, Lanes, PlannedRun, locked, still_to_do
+from openrlhf_sfpo.orchestration.lanes import SETTINGS, Lanes, PlannedRun, still_to_do
 from openrlhf_sfpo.report.runs import load_run
 
 BASE = {"actor.model_name_or_path": "model", "data": {"prompt_dataset": "train.jsonl"}}
@@ -147,7 +148,8 @@ def test_a_directory_of_another_comparison_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_comparison_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(UsageError, match="in use by another comparison"), locked(tmp_path):
+    who = ("--out", tmp_path, "comparison")
+    with locked(*who), pytest.raises(UsageError, match="in use by another comparison"), locked(*who):
         pass
 
 

@@ -1,1 +1,1 @@
-"""Checkpoint directories: which are whole, which is the newest, which go. Knows the file system and nothing of training."""
+"""Checkpoint directories: which are whole, which is the newest, which go; and the models in them."""

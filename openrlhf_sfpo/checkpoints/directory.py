@@ -3,7 +3,7 @@
 | file | content |
 | --- | --- |
 | manifest.json | format, step, metric, layout, settings of the run; size and SHA-256 of every other file |
-| metadata.json, .metadata, *.distcp | weights and moments in fp32, in Megatron's dist_checkpointing format `torch_dist` |
+| metadata.json, .metadata, *.distcp | weights and moments in fp32, as Megatron's dist_checkpointing has them |
 | common.pt | schedule, SFPO state, data position, random numbers of the trainer |
 | rng_00000.pt, ... | random numbers of each rank |
 | model/ | the Hugging Face configuration and tokenizer of the model |

@@ -12,7 +12,8 @@ from typing import Any
 from openrlhf_sfpo.cli.flags import flatten, parse_settings, read_yaml
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.orchestration.lanes import Lanes, PlannedRun, locked, still_to_do
+from openrlhf_sfpo.files import locked
+from openrlhf_sfpo.orchestration.lanes import Lanes, PlannedRun, still_to_do
 from openrlhf_sfpo.report.console import Console, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{len(runs)} runs in {out}")
             return 0
         _check(runs)
-        with locked(out):
+        with locked("--out", out, "comparison"):
             return _compare(runs, out, args.lanes, keep=not args.fresh)
     except UsageError as error:
         print(f"openrlhf-sfpo compare: error: {error}", file=sys.stderr)

@@ -1,10 +1,13 @@
 """`openrlhf-sfpo train`, and `python -m openrlhf_sfpo.cli.train` for `ray job submit`."""
 
+import argparse
 import sys
 from datetime import datetime
+from pathlib import Path
 
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.files import locked
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,13 +16,26 @@ def main(argv: list[str] | None = None) -> int:
         flat, given = parse(sys.argv[1:] if argv is None else argv)
         if getattr(flat, "run.dir") is None:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-        from openrlhf_sfpo.orchestration import launcher, preflight
+        from openrlhf_sfpo.orchestration import preflight
 
         preflight.check(flat)
-        return launcher.run(flat, preflight.prepare(flat, given))
+        with locked("--run.dir", Path(getattr(flat, "run.dir"))):
+            return _run(flat, given)
     except UsageError as error:
         print(f"openrlhf-sfpo train: error: {error}", file=sys.stderr)
         return 2
+
+
+def _run(flat: argparse.Namespace, given: set[str]) -> int:
+    from openrlhf_sfpo.orchestration import launcher, preflight, resume
+
+    directory = preflight.prepare(flat, given)
+    if resume.has_finished(directory):
+        resume.check_same_as_in(directory, vars(flat))
+        print(f"{directory} holds a finished run: nothing to do. For another one choose another --run.dir.")
+        return 0
+    with locked("--ckpt.path", Path(getattr(flat, "ckpt.path"))):
+        return launcher.run(flat, directory)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
             return
         if self.strategy.args.vllm.enable_prefix_caching and self._rank == 0:
             self._sync.reset_prefix_caches()
-        metrics = self._sync.send()
+        metrics = self._sync.send(self.trainer.sfpo.gate.batches)
         if self._rank == 0:
             self.events.send("sync", metrics=metrics)
 

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import gc
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,7 +27,7 @@ from openrlhf_sfpo.megatron.optimizer import LearningRate, build_optimizer
 from openrlhf_sfpo.megatron.pipeline import LossFunction, LossNorm, Pipeline
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.shards import MainShards
-from openrlhf_sfpo.sfpo import Pass, SlowFastUpdate
+from openrlhf_sfpo.sfpo import Pass, SlowCopy, SlowFastUpdate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,7 +69,7 @@ class MegatronActor:
         self.layout = layout
         self.settings = settings
         with cpu.device_scope():
-            start_distributed(layout, use_cuda=settings.device == "cuda")
+            start_distributed(layout, settings.device == "cuda", timedelta(seconds=settings.timeout))
             layout.check(
                 dist.get_world_size(),
                 self.model_config.num_layers,
@@ -76,18 +78,25 @@ class MegatronActor:
             )
             self._build(train)
 
+    def on_progress(self, report: Callable[[], None]) -> None:
+        """Have `report` called with each micro-batch and each bucket of weights."""
+        self._pipeline.on_progress = self._report = report
+
     def _build(self, train: bool) -> None:
         config, self._chunks = build_model(self.path, self.model_config, self.layout, self.settings, train)
         plain = [getattr(chunk, "module", chunk) for chunk in self._chunks]
         self.weights = WeightExchange(self.model_config, self.layout, plain, self.settings.weight_bucket_bytes)
         self.weights.load(self.path)
         self._pipeline = Pipeline(config, self._chunks)
+        self._report: Callable[[], None] = lambda: None
         self._start_entropy = torch.zeros(2, dtype=torch.float64)  # sum and tokens
         if train:
             # The optimizer copies the parameters into its fp32 shards, so it comes after the weights.
             self.optimizer = build_optimizer(self._chunks, self.settings)
             self.learning_rate = LearningRate(self.optimizer, self.settings.optimizer)
             self.shards = MainShards(self.optimizer, self._chunks)
+            self._before = SlowCopy(self.shards, "restore", "cpu") if self.settings.skip_nonfinite else None
+            _check_norms(self.optimizer)
 
     @_on_device
     def forward(self, samples: list[Sample]) -> list[torch.Tensor]:
@@ -128,16 +137,34 @@ class MegatronActor:
         Returns:
             Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,
             before clipping), `actor_lr`, `optimizer_steps` and the loss function's token means, all of the slow pass.
+            `skipped_update` is 0; with `skip_nonfinite` it is 1, and alone but for `skipped_because`, where the update
+            came upon a number that is not finite: everything is then as it was before it.
+
+        Raises:
+            NonFiniteUpdate: a loss or a gradient norm is not finite, without `skip_nonfinite`.
         """
         runner = _PassRunner(self, _RolloutBatch(self, samples), loss_function)
-        slow, metrics = sfpo.step(runner)
-        return {**slow, **metrics}
+        if self._before is None:
+            slow, metrics = sfpo.step(runner)
+            return {**slow, **metrics, "skipped_update": 0.0}
+        states = sfpo.state_dict(), self.learning_rate.state_dict()
+        self._before.take()
+        try:
+            slow, metrics = sfpo.step(runner)
+            return {**slow, **metrics, "skipped_update": 0.0}
+        except NonFiniteUpdate as error:
+            self._before.put_back()
+            sfpo.load_state_dict(states[0])
+            self.learning_rate.load_state_dict(states[1])
+            return {"skipped_update": 1.0, "skipped_because": str(error)}
+        finally:
+            self._before.release()
 
     @_on_device
     def export(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Stream the weights as Hugging Face tensors; see `WeightExchange.stream`. Every rank must exhaust it."""
         self.finish_parameter_gather()
-        return self.weights.stream()
+        return self._reporting(self.weights.stream())
 
     @_on_device
     def save_pretrained(self, target: str) -> None:
@@ -200,12 +227,37 @@ class MegatronActor:
             if getattr(chunk, "ddp_config", None) and chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync(force_sync=True)
 
+    def _reporting(self, stream: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        for named_tensor in stream:
+            self._report()
+            yield named_tensor
+
     def compute_gradients(self, batches: list[MicroBatch], loss_function: LossFunction, norm: LossNorm) -> list[Any]:
         """Leave the gradients of one train batch, reduced, in the DDP buffers; return the micro-batches' metrics."""
         for chunk in self._chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         return self._pipeline.forward_backward(batches, loss_function, norm)
+
+
+class NonFiniteUpdate(RuntimeError):
+    """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step that it would have
+    gone into."""
+
+
+def _check_norms(optimizer: Any) -> None:
+    """Have the optimizer's step raise where it would clip by a norm that is not finite: that makes all weights NaN.
+
+    The norm is the same on all ranks, so that all of them raise."""
+    norm_of = optimizer.get_grad_norm
+
+    def checked() -> float:
+        norm = norm_of()
+        if not math.isfinite(norm):
+            raise NonFiniteUpdate(f"the gradient norm is {float(norm)}")
+        return norm
+
+    optimizer.get_grad_norm = checked
 
 
 class _RolloutBatch:
@@ -281,7 +333,9 @@ class _PassRunner:
         steps = [step for _ in range(actor.settings.epochs) for step in range(self._batch.num_steps)]
         for index, step in enumerate(steps):
             _, batches = self._batch.micro_batches(step)
-            totals.add(actor.compute_gradients(batches, self._loss_function, self._batch.norm(step)))
+            outputs = actor.compute_gradients(batches, self._loss_function, self._batch.norm(step))
+            self._check_losses(outputs)
+            totals.add(outputs)
             if index == 0:
                 if pass_.stage == "slow":
                     metrics["momentum_grad_cosine"] = actor.shards.momentum_grad_cosine()
@@ -293,6 +347,12 @@ class _PassRunner:
             if pass_.advances_schedule:
                 actor.learning_rate.advance()
         return {**metrics, "optimizer_steps": float(len(steps)), **totals.reduce()}
+
+    def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
+        """Raise on all ranks alike if a loss is not finite on any."""
+        bad = any(not math.isfinite(output["loss"]) for output in outputs)
+        if self._actor.shards.reduce([float(bad)], "max")[0]:
+            raise NonFiniteUpdate("the loss is not finite")
 
     def start_entropy(self) -> float | None:
         return self._actor.take_start_entropy()

@@ -128,7 +128,7 @@ class CheckpointWriter:
         self._on_done(self._last)
 
     def _together(self, work: Callable[[], Any]) -> tuple[str | None, list[Any]]:
-        """Do something on all ranks; return the first error, the same everywhere, and what each rank's work returned."""
+        """Do something on all ranks; return the first error and what each rank's work returned, everywhere the same."""
         answers: list[Any] = [None] * self._group.size()
         dist.all_gather_object(answers, _caught(work), group=self._group)
         return next((error for error, _ in answers if error is not None), None), [answer for _, answer in answers]

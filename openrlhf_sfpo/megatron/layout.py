@@ -78,7 +78,7 @@ class Layout:
             )
 
 
-def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta = timedelta(minutes=60)) -> None:
+def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> None:
     """Start torch.distributed and Megatron's process groups, each unless it runs already.
 
     Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the environment, as torchrun and Ray actors set them.

@@ -57,6 +57,7 @@ class Pipeline:
 
     def __init__(self, config: TransformerConfig, chunks: list[torch.nn.Module]) -> None:
         self._chunks = chunks
+        self.on_progress: Callable[[], None] = lambda: None
         self._schedule = get_forward_backward_func()
         self.is_last_stage = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
         ddp_config = getattr(chunks[0], "ddp_config", None)
@@ -105,6 +106,7 @@ class Pipeline:
     ) -> list[Any]:
         def step(iterator: Iterator[MicroBatch], model: torch.nn.Module) -> Any:
             batch = next(iterator)
+            self.on_progress()
             output = model(batch.tokens, batch.packed, batch.selected, batch.labels)
             return output, lambda output: on_last(batch, output)
 

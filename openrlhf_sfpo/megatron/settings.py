@@ -54,6 +54,9 @@ class ActorSettings:
         log_prob_chunk_size: rows whose logits exist at the same time.
         weight_bucket_bytes: size of the buckets in which weights are gathered and sent.
         num_threads: CPU threads; None leaves torch's choice.
+        skip_nonfinite: undo an update in which a loss or a gradient norm is not finite, instead of raising; weights
+            and optimizer state are copied to host memory before each update for that.
+        timeout: of collectives, in seconds.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -70,4 +73,6 @@ class ActorSettings:
     log_prob_chunk_size: int = 512
     weight_bucket_bytes: int = 512 * 1024 * 1024
     num_threads: int | None = None
+    skip_nonfinite: bool = False
+    timeout: float = 3600.0
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

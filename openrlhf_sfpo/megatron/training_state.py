@@ -2,7 +2,7 @@
 
 Stored are the optimizer's fp32 main parameters and Adam's two moments, each under the name of the Hugging Face tensor
 that it belongs to, in the rectangles that the ranks hold (see `pieces`). bf16 parameters are the main parameters,
-rounded, and are not stored. Nothing is gathered, neither to save nor to load, and any layout reads what any other wrote.
+rounded, and are not stored. Nothing is gathered, neither to save nor to load, and any layout reads what another wrote.
 """
 
 from collections.abc import Iterator

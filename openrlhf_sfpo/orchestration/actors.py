@@ -1,23 +1,36 @@
 """The Ray actors that stand where OpenRLHF's policy and reference actors stand, with Megatron inside."""
 
+import dataclasses
+import functools
+import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray.launcher import BaseModelActor
 
+from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole, rotate
 from openrlhf_sfpo.config import MegatronConfig, SFPOConfig, section
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.megatron.actor import MegatronActor
 from openrlhf_sfpo.megatron.batching import Sample
+from openrlhf_sfpo.megatron.checkpoint_writer import CheckpointWriter, Saved
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
+from openrlhf_sfpo.orchestration.preflight import dotted
+from openrlhf_sfpo.orchestration.pulse import Pulse
+from openrlhf_sfpo.orchestration.resume import portable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class MegatronModelActor(BaseModelActor):
@@ -66,7 +79,6 @@ class MegatronModelActor(BaseModelActor):
     def _start(self, strategy: Any, pretrain: str, max_steps: int | None, train: bool) -> None:
         self.strategy = strategy
         self.args = strategy.args
-        self.events = Events()
         if self.actor is not None:
             self.actor.close()
             self.actor = None
@@ -79,33 +91,74 @@ class MegatronModelActor(BaseModelActor):
         self.actor = MegatronActor(pretrain, layout, actor_settings(self.args, megatron, max_steps), train)
 
 
+def _busy(method: Callable[P, R]) -> Callable[P, R]:
+    """The trainer waits for this method: without progress in it the run hangs."""
+
+    @functools.wraps(method)
+    def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.pulse.busy(method.__name__.replace("_", " ")):
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
 class PolicyActor(MegatronModelActor):
-    """The policy: log-probabilities, SFPO updates, weights to vLLM, models to disk.
+    """The policy: log-probabilities, SFPO updates, weights to vLLM, checkpoints and models to disk.
 
     The methods are those that OpenRLHF's controller calls on its own PolicyModelActor. Initialized again, it begins
     anew with the processes and connections that it has.
     """
 
     _sync: Any = None
+    pulse: Pulse | None = None
 
     def init_model_from_pretrained(
         self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
     ) -> None:
-        self._start(strategy, pretrain, max_steps, train=True)
-        self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
-        self._samples: list[Sample] = []
-        self._infos: list[dict[str, float]] = []
+        self.events = Events()
+        self.events.register("policy", self._rank)
+        if self.pulse is not None:
+            self.pulse.close()
+        self.pulse = Pulse(self._beat, strategy.args.train.timeout)
+        with self.pulse.busy("loading the model"):
+            self._start(strategy, pretrain, max_steps, train=True)
+            self.actor.on_progress(self.pulse.tick)
+            self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
+            self._samples: list[Sample] = []
+            self._infos: list[dict[str, float]] = []
+            self._writer = CheckpointWriter(self._on_saved)
+            self._states = self._resume()
+            self._connect(vllm_engines or [])
+
+    def _beat(self, state: dict[str, Any]) -> None:
+        self.events.beat(self._rank, {**state, "node": ray.get_runtime_context().get_node_id()})
+
+    def _connect(self, engines: list[Any]) -> None:
         if self._sync is not None:
             # Not the first run of these workers: the engines have the weights that the last run ended with.
             self._sync.follow(self.actor)
             self._sync.send()
             if self._rank == 0:
                 self._sync.restart_engines(self.args.train.seed)
-        elif vllm_engines:
+        elif engines:
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
-            workers = len(vllm_engines) * self.args.vllm.tensor_parallel_size
-            self._sync = WeightSync(self.actor, vllm_engines, workers, self._master_addr)
+            workers = len(engines) * self.args.vllm.tensor_parallel_size
+            self._new_sync = functools.partial(WeightSync, self.actor, engines, workers, self._master_addr)
+            self._sync = self._new_sync()
+
+    def _resume(self) -> dict[str, Any]:
+        """Continue from a checkpoint if the flags say so; return the trainer's states in it."""
+        chosen: list[Any] = [None]
+        if self._rank == 0:
+            chosen[0] = _checkpoint_of(self.args)
+        torch.distributed.broadcast_object_list(chosen, device=torch.device("cpu"))
+        if chosen[0] is None:
+            return {}
+        self.pulse.tick(f"reading {chosen[0].name}")
+        common = self.actor.restore(chosen[0])
+        self.sfpo.load_state_dict(common["sfpo"])
+        return common["client_states"]
 
     def append(self, experience: Experience) -> None:
         """Add one batch of the rollouts that the next `fit` trains on."""
@@ -119,30 +172,43 @@ class PolicyActor(MegatronModelActor):
         self._samples += _unpad(experience.sequences, experience.action_mask, experience.attention_mask, floats)
         self._infos += _sample_infos(experience)
 
+    @_busy
     def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
         """One update over the rollouts appended since the last. Returns metrics, the same on every rank."""
         samples, infos = self._samples, self._infos
         self._samples, self._infos = [], []
         status = self.actor.update(samples, OpenRLHFLoss(self.args, kl_ctl), self.sfpo)
-        status["entropy_loss"] = status.pop("entropy")
-        status["ppo_clip_ratio"] = status.pop("clip_ratio")
+        for ours, theirs in (("entropy", "entropy_loss"), ("clip_ratio", "ppo_clip_ratio")):
+            if ours in status:
+                status[theirs] = status.pop(ours)
         return {**_mean_infos(infos), **status}
 
+    @_busy
     def broadcast_to_vllm(self) -> None:
         """Send the weights to the engines."""
         assert self._sync is not None
         self._stage("weights to vLLM")
         if self.args.vllm.enable_prefix_caching and self._rank == 0:
             self._sync.reset_prefix_caches()
-        metrics = self._sync.send()
+        metrics = self._sync.send(self.sfpo.gate.batches)
         if self._rank == 0:
             self.events.send("sync", metrics=metrics)
 
+    @_busy
+    def reconnect_engines(self) -> None:
+        """Connect to engines of which some were started again, and send all of them the weights."""
+        self._stage("weights to restarted engines")
+        self._sync = self._new_sync()
+        self._sync.send(self.sfpo.gate.batches)
+
+    @_busy
     def save_model(self) -> None:
         """Write the final model as a Hugging Face directory."""
         self._stage("saving the model")
+        self._writer.wait()
         self.actor.save_pretrained(self.args.ckpt.output_dir)
 
+    @_busy
     def save_checkpoint(
         self,
         tag: str,
@@ -150,23 +216,77 @@ class PolicyActor(MegatronModelActor):
         metric_value: float | None = None,
         metric_key: str | None = None,
     ) -> None:
-        """Write the model under --ckpt.path as TAG_hf; rotate regular checkpoints, keep one best."""
-        directory = Path(self.args.ckpt.path)
-        self.actor.save_pretrained(str(directory / f"{tag}_hf"))
-        if self._rank == 0:
-            _rotate(directory, tag, self.args.ckpt.max_num)
+        """Write the training's state as --ckpt.path/_actor/TAG, beside the training unless --no-ckpt.async_save, and
+        with --ckpt.save_hf the model as --ckpt.path/TAG_hf."""
+        self._stage("saving a checkpoint")
+        directory, states = Path(self.args.ckpt.path), client_states or {}
+        if not self.args.ckpt.disable_ds:
+            manifest = {
+                "tag": tag,
+                "metric_key": metric_key,
+                "metric_value": metric_value if metric_value is None or math.isfinite(metric_value) else None,
+                "settings": _settings(self.args),
+            }
+            common = {"client_states": states, "sfpo": self.sfpo.state_dict()}
+            step = int(states.get("global_step", self.sfpo.gate.batches))
+            self._writer.save(
+                directory / PLACE / tag,
+                lambda: self.actor.contents(step, common, manifest),
+                wait=not self.args.ckpt.async_save,
+            )
+        if self.args.ckpt.save_hf:
+            self.actor.save_pretrained(str(directory / f"{tag}_hf"))
+            if self._rank == 0:
+                _rotate_models(directory, tag, self.args.ckpt.max_num)
+
+    def finish_checkpoint(self) -> str | None:
+        """Wait for the checkpoint that is being written. Returns, on rank 0, why the last one is not there."""
+        with self.pulse.busy("finishing a checkpoint"):
+            saved = self._writer.wait()
+        return saved.error if saved is not None else None
 
     def get_checkpoint_states(self) -> dict[str, Any]:
-        return {}
+        return self._states
+
+    def _on_saved(self, saved: Saved) -> None:
+        """In the writing thread of rank 0."""
+        fields = dataclasses.asdict(saved)
+        target = fields.pop("target")
+        if saved.error is None:
+            try:
+                rotate(target.parent, self.args.ckpt.max_num, self.args.ckpt.max_mem * 2**30)
+            except OSError as error:
+                self.events.send("notice", text=f"old checkpoints could not be removed: {error}")
+        self.events.send("checkpoint", tag=target.name, **fields)
 
     def _stage(self, text: str) -> None:
+        self.pulse.tick(text)
         if self._rank == 0:
             self.events.send("phase", text=text)
 
     def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
-        if method_name == "forward":
+        if method_name != "forward":
+            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+        with self.pulse.busy("old log-probabilities"):
             self._stage("old log-probabilities")
-        return super().execute_batch(method_name, all_data, start_idx, end_idx)
+            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+
+
+def _settings(args: Any) -> dict[str, Any]:
+    """The settings of the run as its launcher knows them or, in somebody else's OpenRLHF, as they are here."""
+    text = getattr(args.run, "settings", None)
+    return json.loads(text) if text else portable(dotted(args))
+
+
+def _checkpoint_of(args: Any) -> Path | None:
+    """What to continue from: what the launcher has chosen or, in somebody else's OpenRLHF, what is in --ckpt.path."""
+    chosen = getattr(args.ckpt, "resume_from", None)
+    if chosen is not None:
+        return Path(chosen)
+    if not args.ckpt.load_enable:
+        return None
+    found = newest_whole(Path(args.ckpt.path) / PLACE, print)
+    return found.path if found else None
 
 
 class ReferenceActor(MegatronModelActor):
@@ -196,6 +316,9 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
         ddp_bucket_size=megatron.ddp_bucket_size,
         log_prob_chunk_size=megatron.log_prob_chunk_size,
         weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
+        skip_nonfinite=args.train.on_nonfinite == "skip",
+        # Later than whoever watches the run, which says more about a hang than the collective does.
+        timeout=2 * args.train.timeout + 60,
         num_threads=None if cuda else max(1, usable_cpus() // args.actor.num_gpus_per_node),
         optimizer=OptimizerSettings(
             lr=adam.lr,
@@ -258,8 +381,8 @@ def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name in names if (values := [r[name] for r in rows if name in r])}
 
 
-def _rotate(directory: Path, tag: str, max_num: int) -> None:
-    """Keep the newest `max_num` regular checkpoints and the newest best one."""
+def _rotate_models(directory: Path, tag: str, max_num: int) -> None:
+    """Keep the models of the newest `max_num` regular checkpoints and of the newest best one."""
     best = tag.startswith("best")
     kind = list(directory.glob("best*_hf" if best else "global_step*_hf"))
     kind.sort(key=lambda path: path.stat().st_mtime)

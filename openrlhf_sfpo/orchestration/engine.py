@@ -32,6 +32,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         kv_cache_bytes: size of the key/value cache on CPU.
         engine_dtype: "bfloat16" or "float32".
         response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
+        finite_rewards: raise where a reward is not a finite number, instead of leaving that to the trainer.
         remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
     """
 
@@ -42,6 +43,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         kv_cache_bytes: int,
         engine_dtype: str,
         response_seed: int | None,
+        finite_rewards: bool,
         remote_rm_url: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -58,8 +60,9 @@ class RolloutEngine(undecorated(RolloutRayActor)):
             kwargs.update(executor(kwargs["tensor_parallel_size"]))
         await super().__init__(*args, remote_rm_url=None if is_function else remote_rm_url, **kwargs)
         self._reward: CheckedReward | None = None
+        self._finite_rewards = finite_rewards
         if is_function and not kwargs.get("agent_func_path"):
-            self._reward = CheckedReward(specs[0])
+            self._reward = CheckedReward(specs[0], finite_rewards)
             self.executor.reward_func = self._reward
             self.executor.reward_endpoints = specs
         self._wants_reward = bool(getattr(self.executor, "reward_endpoints", None))
@@ -79,7 +82,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         rewards = [response["reward"] for response in responses]
         if self._wants_reward and any(reward is None for reward in rewards):
             raise RewardFailure("The reward server did not answer; OpenRLHF's log of this engine says why.")
-        for reward in rewards:
+        for reward in rewards if self._finite_rewards else []:
             if reward is not None and not torch.as_tensor(reward, dtype=torch.float32).isfinite().all():
                 raise RewardFailure(f"A reward is {reward}; rewards must be finite numbers.")
         return responses
@@ -115,8 +118,24 @@ class RolloutEngine(undecorated(RolloutRayActor)):
 
     async def finish_weight_update(self) -> None:
         await self.llm.finish_weight_update()
+
+    async def weights_are(self, number: int) -> None:
+        """Note which weights these are: how many updates the policy has had."""
         if self._response_seeds is not None:
-            self._response_seeds.next_weights()
+            self._response_seeds.weights_are(number)
+
+    async def heartbeat(self) -> None:
+        """Return once vLLM's own process, which may be another one, has answered between two of its steps."""
+        await self.llm.is_sleeping()
+
+    def processes(self) -> tuple[str, dict[int, float]]:
+        """The node, and the process numbers with their start times of this actor and everything that it started."""
+        import psutil
+        import ray
+
+        mine = psutil.Process()
+        family = [mine, *mine.children(recursive=True)]
+        return ray.get_runtime_context().get_node_id(), {process.pid: process.create_time() for process in family}
 
 
 # The seeds of the responses to the prompt that a task is about; its subtasks, one for each response, see the same.
@@ -132,9 +151,9 @@ class ResponseSeeds:
         self._weights = 0
         self._asked: Counter[str] = Counter()
 
-    def next_weights(self) -> None:
-        """Say that the weights have changed."""
-        self._weights += 1
+    def weights_are(self, number: int) -> None:
+        """Say that the weights have been sent, and their number."""
+        self._weights = number
         self._asked.clear()
 
     def for_prompt(self, prompt: str) -> Iterator[int]:
@@ -169,7 +188,10 @@ class EngineClass:
         self._options: dict[str, Any] = {}
 
     def options(self, **options: Any) -> "EngineClass":
-        self._options = {**options, "runtime_env": {"env_vars": self._env}}
+        # One that dies is started again by Ray under the same handle, but with the model's first weights: its prompts
+        # are sent again only when it has the current ones (`rollouts.Rollouts`), and not by Ray.
+        lasting = {"max_restarts": -1, "max_task_retries": 0}
+        self._options = {**options, **lasting, "runtime_env": {"env_vars": self._env}}
         return self
 
     def remote(self, **kwargs: Any) -> Any:

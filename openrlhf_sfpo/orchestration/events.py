@@ -1,4 +1,8 @@
-"""How workers tell the driver what is going on: a Ray actor that the driver empties into the run directory."""
+"""How the processes of a run know of each other: a Ray actor that workers find by name, and the driver empties.
+
+Workers tell it what they do; the driver writes that into the run directory, and sees there who makes no progress. It
+holds the workers' handles, too, for those who have to restart or to end them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,7 +12,7 @@ NAME = "openrlhf_sfpo_events"
 
 
 class Events:
-    """The sending end, found by name from any worker of the run. Sending never waits and never fails a run."""
+    """The workers' end, found by name from any worker of the run. Sending never waits and never fails a run."""
 
     def __init__(self) -> None:
         import ray
@@ -22,12 +26,43 @@ class Events:
         """Send an event; those of one worker arrive in order.
 
         Args:
-            kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
-                `samples` (step, samples) or `sync` (metrics).
+            kind: `phase` (text, and long if it may take minutes), `step` (step, metrics, and again if it may be known
+                already), `eval` (step, metrics), `samples` (step, samples), `sync` (metrics), `checkpoint` (of a
+                save that ended: tag, step, error, blocked_seconds, seconds, bytes) or `notice` (text).
             fields: its content, plain Python values.
         """
         if self._mailbox is not None:
             self._mailbox.put.remote({"kind": kind, **fields})
+
+    def register(self, role: str, rank: int = 0) -> None:
+        """Leave the handle of the Ray actor that this is called in.
+
+        Args:
+            role: `policy` or `trainer`.
+            rank: which of them this is.
+        """
+        import ray
+
+        if self._mailbox is not None:
+            handle = ray.get_runtime_context().current_actor
+            ray.get(self._mailbox.register.remote(role, rank, [handle]))
+
+    def policy(self) -> list[Any]:
+        """The handles of the policy's ranks, in their order; empty without a driver that listens."""
+        import ray
+
+        return [] if self._mailbox is None else ray.get(self._mailbox.workers.remote("policy"))
+
+    def beat(self, rank: int, state: dict[str, Any]) -> None:
+        """Say that a rank of the policy lives, and what it does; see `pulse.Pulse`."""
+        if self._mailbox is not None:
+            self._mailbox.beat.remote(rank, state)
+
+    def stop_requested(self) -> bool:
+        """Whether the run shall end as soon as nothing is lost by it."""
+        import ray
+
+        return self._mailbox is not None and ray.get(self._mailbox.stop_requested.remote())
 
 
 class Mailbox:
@@ -38,16 +73,44 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget everything: another run begins."""
         self._events: list[dict[str, Any]] = []
+        self._workers: dict[tuple[str, int], Any] = {}
+        self._beats: dict[int, dict[str, Any]] = {}
+        self._stop = False
 
     def put(self, event: dict[str, Any]) -> None:
         """Keep an event."""
         self._events.append(event)
 
-    def take(self) -> list[dict[str, Any]]:
-        """All events since the last time."""
+    def beat(self, rank: int, state: dict[str, Any]) -> None:
+        """Keep what a rank said last."""
+        self._beats[rank] = state
+
+    def take(self) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
+        """All events, and the beats of those ranks that had any, since the last time."""
         events, self._events = self._events, []
-        return events
+        beats, self._beats = self._beats, {}
+        return events, beats
+
+    def register(self, role: str, rank: int, handle: list[Any]) -> None:
+        """Keep a worker's handle, which comes in a list of one."""
+        self._workers[role, rank] = handle[0]
+
+    def workers(self, role: str) -> list[Any]:
+        """The handles of a role, by rank."""
+        return [self._workers[key] for key in sorted(self._workers) if key[0] == role]
+
+    def request_stop(self) -> None:
+        """Ask the run to end."""
+        self._stop = True
+
+    def stop_requested(self) -> bool:
+        """Whether it was asked to end."""
+        return self._stop
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """Many runs, in one or more lanes: processes with a session each, which the runs of the lane share."""
 
 import argparse
-import fcntl
 import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -41,24 +39,6 @@ class PlannedRun:
     flat: argparse.Namespace
     given: frozenset[str]
     settings: dict[str, Any]
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold a comparison's directory for this process.
-
-    Raises:
-        UsageError: another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                "--out", f"{directory} is in use by another comparison.", "Wait for it, or choose another directory."
-            ) from None
-        yield
 
 
 def still_to_do(runs: list[PlannedRun]) -> list[PlannedRun]:

@@ -2,28 +2,31 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.config import SFPOConfig, section
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.errors import StepHung, Stopped, UsageError
+from openrlhf_sfpo.orchestration import resume
 from openrlhf_sfpo.orchestration.preflight import nested
-from openrlhf_sfpo.orchestration.session import Session, root_cause
+from openrlhf_sfpo.orchestration.session import Session, causes, root_cause
 from openrlhf_sfpo.report.console import Console, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
 
 
 def run(flat: argparse.Namespace, directory: Path) -> int:
-    """Train. Flags are checked and the run directory is there.
+    """Train, or go on with the run that the directory holds. Flags are checked and the directory is this process's.
 
     Returns:
-        The exit status: 0, or 1 if the run failed (what failed is on the console).
+        The exit status: 0, also where the run was asked to end, or 1 if it failed (what failed is on the console).
 
     Raises:
-        UsageError: Ray has fewer GPUs than the flags ask for.
+        UsageError: Ray has fewer GPUs than the flags ask for, or they are not those of the run in the directory.
     """
     with quiet(directory / "logs" / "driver.log", vars(flat)["run.verbose"]) as stream, Session() as session:
         return run_in(session, flat, directory, stream)
@@ -31,30 +34,103 @@ def run(flat: argparse.Namespace, directory: Path) -> int:
 
 def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: Any) -> int:
     """`run` inside a session, printing to `stream`."""
-    args = nested(flat)
-    console = Console(stream, "SFPO" if args.sfpo.preset == "sfpo" else args.sfpo.preset)
+    values = vars(flat)
+    console = Console(stream, "SFPO" if values["sfpo.preset"] == "sfpo" else values["sfpo.preset"])
     console.say(f"run directory {directory}")
     try:
-        follows = session.prepare(flat)
-        ready = "engines and actors are those of the run before" if follows else "Ray is up"
-        dtype = vars(flat)["megatron.param_dtype"]
-        console.say(f"{ready}; actor on {session.device} in {dtype}, {_what_runs(args)}")
-        if not follows:
-            console.say("loading the model" if args.rollout.replay_dir else "starting vLLM and loading the model")
-        session.train(flat, directory, console, _total_steps(vars(flat)))
+        _train(session, flat, directory, console)
         for sentence in before_and_after(read_metrics(directory)):
             console.say(sentence)
-        console.say(f"done: model in {vars(flat)['ckpt.output_dir']}, plot in {directory / 'curves.png'}")
+        console.say(f"done: model in {values['ckpt.output_dir']}, plot in {directory / 'curves.png'}")
         return 0
     except UsageError:
         raise
-    except KeyboardInterrupt:
-        console.say("interrupted")
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if session.asked_to_end:
+            *_, innermost = causes(error)
+            what = str(innermost) if isinstance(innermost, Stopped) else "asked to end; the step in progress is lost"
+            console.say(f"{what}. The same command goes on from the last checkpoint.")
+            return 0
+        if isinstance(error, KeyboardInterrupt):
+            console.say("interrupted")
+            return 130
         console.say(f"the run failed: {root_cause(error)}")
         console.plain(f"What the libraries printed is in {directory / 'logs'} and {_ray_logs()}.")
         return 1
+
+
+def _train(session: Session, flat: argparse.Namespace, directory: Path, console: Console) -> None:
+    """Train, and start again from the last checkpoint as often as --train.max_restarts says."""
+    values = vars(flat)
+    left = 0 if values["actor.backend"] == "deepspeed" else values["train.max_restarts"]
+    while True:
+        checkpoint = resume.find(values, console.say)
+        if checkpoint is not None:
+            console.say(f"going on after step {checkpoint.step}, from {checkpoint.path}")
+        elif resume.holds_a_run(directory):
+            console.say("there is no checkpoint to go on from: beginning again")
+        _prepare(session, flat, console)
+        try:
+            with _ending_on_sigterm(session):
+                session.train(flat, directory, console, _total_steps(values), checkpoint)
+            return
+        except Exception as error:
+            if not left or session.asked_to_end or not is_passing(error):
+                raise
+            left -= 1
+            console.say(f"{root_cause(error)}")
+            console.say(f"starting again from the last checkpoint ({left} restarts left, --train.max_restarts)")
+            session.close()
+
+
+def _prepare(session: Session, flat: argparse.Namespace, console: Console) -> None:
+    args = nested(flat)
+    follows = session.prepare(flat)
+    ready = "engines and actors are those of the run before" if follows else "Ray is up"
+    dtype = vars(flat)["megatron.param_dtype"]
+    console.say(f"{ready}; actor on {session.device} in {dtype}, {_what_runs(args)}")
+    if not follows:
+        console.say("loading the model" if args.rollout.replay_dir else "starting vLLM and loading the model")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a failure is one of a process, a machine or a connection, and not of the program or its data."""
+    import ray
+    import torch
+
+    kinds = (
+        StepHung,
+        ray.exceptions.RayActorError,
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.ObjectLostError,
+        torch.distributed.DistError,
+    )
+    for cause in causes(error):
+        if isinstance(cause, kinds):
+            return True
+        # gloo reports a peer that is gone as a plain RuntimeError.
+        if type(cause) is RuntimeError and any(word in str(cause) for word in _CONNECTION_LOST):
+            return True
+    return False
+
+
+_CONNECTION_LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
+
+
+@contextmanager
+def _ending_on_sigterm(session: Session) -> Iterator[None]:
+    """Have SIGTERM (from Slurm or Kubernetes, before the machine is taken away) end the run with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Ray has put a handler there that exits at once.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: session.ask_to_end())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _what_runs(args: Any) -> str:

@@ -2,15 +2,16 @@
 
 import argparse
 import itertools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
-from openrlhf_sfpo.orchestration import hooks
-from openrlhf_sfpo.report.reading import CONFIG, METRICS
+from openrlhf_sfpo.orchestration import hooks, resume
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
 from openrlhf_sfpo.tasks.rewards import check_reward
@@ -131,14 +132,12 @@ def _check_datasets(args: Any) -> None:
 
 
 def check_run_directory(directory: Path) -> None:
-    """Check that the run directory can be made or is there, can be written to, and holds no run yet.
+    """Check that the run directory can be made or is there, can be written to, and holds nothing but a run.
 
     Raises:
         UsageError: naming the directory.
     """
-    for name in (CONFIG, METRICS):
-        if (directory / name).exists():
-            raise UsageError("--run.dir", f"{directory} already holds a run ({name} is there).", "Choose another one.")
+    resume.holds_a_run(directory)
     check_writable("--run.dir", directory)
 
 
@@ -151,7 +150,8 @@ def _check_places(args: Any) -> None:
     ):
         if place and place != _default_of(flag):
             check_writable(flag, Path(place))
-    if args.rollout.record_dir and list(Path(args.rollout.record_dir).glob("rollouts_*.safetensors")):
+    continues = resume.holds_a_run(Path(args.run.dir)) or args.ckpt.load_enable
+    if args.rollout.record_dir and not continues and list(Path(args.rollout.record_dir).glob("rollouts_*.safetensors")):
         raise UsageError(
             "--rollout.record_dir", f"{args.rollout.record_dir} already holds recorded rollouts.", "Choose another one."
         )
@@ -205,14 +205,18 @@ def _resolve_datasets(values: dict[str, Any], directory: Path) -> None:
         )
 
 
-def for_openrlhf(flat: argparse.Namespace) -> argparse.Namespace:
-    """The flags as OpenRLHF's own code must see them.
+def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None) -> argparse.Namespace:
+    """The flags as OpenRLHF's own code must see them. With a checkpoint, it loads what the actors say is in there.
 
     For Megatron, it sends one chunk of data to `ds.tensor_parallel_size` neighbouring ranks: the ranks that hold one
     copy of the model. Its own packing and balancing stay off, because the actor packs and balances for itself.
     """
     values = dict(vars(flat))
     values.pop("config", None)
+    values["run.settings"] = json.dumps(resume.portable(values))  # what a checkpoint says of the run that wrote it
+    values["ckpt.resume_from"] = str(checkpoint.path) if checkpoint else None
+    if values["actor.backend"] == "megatron":
+        values["ckpt.load_enable"] = checkpoint is not None
     if values["actor.backend"] == "megatron":
         for_megatron(values)
     elif values["megatron.device"] == "cpu":

@@ -1,16 +1,21 @@
 """Ray with the hooks in place, for one run or for several after each other that share engines and actors."""
 
+import _thread
 import argparse
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.checkpoints.directory import Checkpoint
+from openrlhf_sfpo.errors import StepHung
 from openrlhf_sfpo.orchestration import events, flash_attn_stub, hooks
 from openrlhf_sfpo.orchestration.devices import settle, start_ray
 from openrlhf_sfpo.orchestration.kept import Kept, can_follow
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
+from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
 
@@ -28,6 +33,7 @@ class Session:
         self._stack = ExitStack()
         self._previous: dict[str, Any] | None = None
         self._device = ""
+        self._asked_to_end: float | None = None
         self._mailbox: Any = None  # there from the first run's start on, with the hooks
 
     def __enter__(self) -> "Session":
@@ -60,20 +66,56 @@ class Session:
         """Where the actor runs, "cpu" or "cuda", after `prepare`."""
         return self._device
 
-    def train(self, flat: argparse.Namespace, directory: Path, console: Console, total_steps: int | None) -> None:
-        """Run what `prepare` prepared. Whatever OpenRLHF and its workers raise comes through; then nothing is kept."""
+    def ask_to_end(self) -> None:
+        """Have the run end as soon as nothing is lost by it, and in --train.grace_seconds in any case. Does nothing
+        itself, so that a signal's handler may call it."""
+        if self._asked_to_end is None:
+            self._asked_to_end = time.monotonic()
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether `ask_to_end` was called."""
+        return self._asked_to_end is not None
+
+    def train(
+        self,
+        flat: argparse.Namespace,
+        directory: Path,
+        console: Console,
+        total_steps: int | None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Run what `prepare` prepared. Whatever OpenRLHF and its workers raise comes through; then nothing is kept.
+
+        Args:
+            flat: the flags.
+            directory: the run directory.
+            console: for progress.
+            total_steps: of the whole run, if known.
+            checkpoint: what the run continues from.
+
+        Raises:
+            StepHung: no rank made progress for --train.timeout.
+        """
         values = vars(flat)
         shown = {key: value for key, value in values.items() if key != "config"}
         if shown.get("logger.wandb.key"):
             shown["logger.wandb.key"] = "(not written down)"
-        writer = RunWriter(directory, shown)
+        writer = RunWriter(directory, shown, checkpoint.step if checkpoint else 0)
+        listener = None
         try:
             self._install_hooks(values)
-            with _listening(self._mailbox, writer, console, total_steps):
-                hooks.run_openrlhf(for_openrlhf(flat))
+            watchdog = Watchdog(values["train.timeout"], directory / "logs" / "stacks.txt", stack_of)
+            listener = _Listener(self, watchdog, writer, console, total_steps, values["train.grace_seconds"])
+            with listener.listening(self._mailbox):
+                hooks.run_openrlhf(for_openrlhf(flat, checkpoint))
         except BaseException as error:
             self._previous = None  # its workers may be in any state
-            writer.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", root_cause(error))
+            hung = listener.hung if listener else None
+            ended = self.asked_to_end or isinstance(error, KeyboardInterrupt)
+            writer.close("interrupted" if ended else "failed", hung or root_cause(error))
+            if hung:
+                raise StepHung(hung) from None
             raise
         writer.close("finished")
 
@@ -96,47 +138,151 @@ class Session:
             kv_cache_bytes=values["run.kv_cache_mb"] * 1024 * 1024,
             engine_dtype=values["run.engine_dtype"],
             response_seed=values["train.seed"] if values["rollout.deterministic"] else None,
+            finite_rewards=False,  # our trainer looks at them
         )
         kept = Kept() if self._keep else None
         self._stack.enter_context(hooks.installed(values["actor.backend"], engine, kept))
         self._mailbox = self._stack.enter_context(events.mailbox())
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it was made from: Ray wraps what an actor raised, once for every actor on its way."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = getattr(found, "cause", None) or found.__cause__
+
+
 def root_cause(error: BaseException) -> str:
-    """The innermost message: Ray wraps what an actor raised, once for every actor that it went through."""
-    while getattr(error, "cause", None) is not None or error.__cause__ is not None:
-        error = getattr(error, "cause", None) or error.__cause__
-    return f"{type(error).__name__}: {error}"
+    """The innermost message."""
+    *_, innermost = causes(error)
+    return f"{type(innermost).__name__}: {innermost}"
 
 
-@contextmanager
-def _listening(mailbox: Any, writer: RunWriter, console: Console, total_steps: int | None) -> Iterator[None]:
-    """Empty the mailbox into the run directory and onto the console, until the block ends."""
+class _Listener:
+    """Empties the mailbox into the run directory and onto the console, and ends the run when it hangs or was asked to
+    end and does not.
+
+    Attributes:
+        hung: what the watchdog said, once it said something.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        watchdog: Watchdog,
+        writer: RunWriter,
+        console: Console,
+        total_steps: int | None,
+        grace_seconds: float,
+    ) -> None:
+        self.hung: str | None = None
+        self._session, self._watchdog, self._writer, self._console = session, watchdog, writer, console
+        self._total_steps, self._grace_seconds = total_steps, grace_seconds
+        self._problem: str | None = None
+        self._told = False
+
+    @contextmanager
+    def listening(self, mailbox: Any) -> Iterator[None]:
+        """Listen, in a thread, until the block ends."""
+        import ray
+
+        finished = threading.Event()
+        ray.get(mailbox.begin.remote())  # what the run before said after its end
+
+        def listen() -> None:
+            while not finished.wait(0.5):
+                self._listen(mailbox)
+
+        thread = threading.Thread(target=listen, name="events", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+            self._take(mailbox)
+
+    def _listen(self, mailbox: Any) -> None:
+        self._take(mailbox)
+        if self._session.asked_to_end:
+            self._end(mailbox)
+        if self.hung is None:
+            self.hung = self._watchdog.verdict()
+            if self.hung is not None:
+                end_workers(mailbox)
+
+    def _take(self, mailbox: Any) -> None:
+        import ray
+
+        events, beats = ray.get(mailbox.take.remote())
+        self._watchdog.hear(beats)
+        for event in events:
+            self._show(event)
+            line = self._writer.handle(event)
+            if line is not None:
+                self._console.metrics(line, self._total_steps)
+        problem = self._writer.problem
+        if problem is not None and problem != self._problem:
+            self._console.say(
+                f"warning: {self._writer.directory} cannot be written ({problem}); the run goes on, and what is to be "
+                "written there is kept until it can be"
+            )
+        self._problem = problem
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "phase":
+            self._console.phase(event["text"], event.get("long", False))
+        elif event["kind"] == "notice":
+            self._console.say(event["text"])
+        elif event["kind"] == "checkpoint":
+            self._console.checkpoint(event)
+
+    def _end(self, mailbox: Any) -> None:
+        asked = self._session._asked_to_end
+        if not self._told:
+            self._told = True
+            self._console.say(f"asked to end: a checkpoint follows, within {self._grace_seconds:.0f} s")
+            mailbox.request_stop.remote()
+        elif time.monotonic() - asked > self._grace_seconds:
+            end_workers(mailbox)
+            _thread.interrupt_main()
+
+
+def end_workers(mailbox: Any) -> None:
+    """Kill the trainer and the policy's ranks, whatever they are at, so that who waits for them need not."""
     import ray
 
-    finished = threading.Event()
-    ray.get(mailbox.take.remote())  # what the run before said after its end
+    for role in ("trainer", "policy"):
+        for worker in ray.get(mailbox.workers.remote(role)):
+            ray.kill(worker)
 
-    def drain() -> None:
-        for event in ray.get(mailbox.take.remote()):
-            if event["kind"] == "phase":
-                console.phase(event["text"], event.get("long", False))
-            line = writer.handle(event)
-            if line is not None:
-                console.metrics(line, total_steps)
 
-    def listen() -> None:
-        while not finished.wait(0.5):
-            drain()
+def stack_of(rank: int, beat: dict[str, Any]) -> str:
+    """The stack of a process that does not answer, by py-spy on its machine.
 
-    thread = threading.Thread(target=listen, name="events", daemon=True)
-    thread.start()
+    Args:
+        rank: whose it is.
+        beat: the last one.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(beat["node"], soft=False)
     try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
-        drain()
+        return ray.get(ray.remote(num_cpus=0, scheduling_strategy=there)(_py_spy).remote(beat["pid"]), timeout=60)
+    except Exception as error:  # it is only for the reader; the run ends in any case
+        return f"not to be had ({type(error).__name__}: {error})"
+
+
+def _py_spy(process: int) -> str:
+    import subprocess
+    import sys
+
+    # --nonblocking: a process that was stopped stays as it is.
+    command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--pid", str(process)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    return done.stdout or f"py-spy could not read it: {done.stderr.strip()}"
 
 
 def _stop_ray() -> None:

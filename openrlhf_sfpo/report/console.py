@@ -73,6 +73,19 @@ class Console:
                 self._warned.add(metric)
                 self.say(f"warning: {text}")
 
+    def checkpoint(self, event: dict[str, Any]) -> None:
+        """How a save ended; see `orchestration.events`."""
+        if event["error"] is None:
+            self.say(
+                f"checkpoint {event['tag']}: {event['bytes'] / 1e6:.0f} MB in {event['seconds']:.1f} s, for which the "
+                f"training waited {event['blocked_seconds']:.1f} s"
+            )
+        else:
+            self.say(
+                f"warning: checkpoint {event['tag']} could not be written ({event['error']}); the one before is kept, "
+                "and the run goes on"
+            )
+
     def _clear(self) -> None:
         if self._shown:
             print(" " * len(self._shown), end="\r", file=self._stream)

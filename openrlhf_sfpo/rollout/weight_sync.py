@@ -36,11 +36,19 @@ class WeightSync:
         self._source = _weight_source(actor)
         self._engine = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=self._source)
 
-    def send(self) -> dict[str, float]:
-        """Send all weights; return how long it took and how many bytes and calls, as rank 0 saw it."""
+    def send(self, number: int = 0) -> dict[str, float]:
+        """Send all weights; return how long it took and how many bytes and calls, as rank 0 saw it.
+
+        Args:
+            number: of updates that made these weights.
+        """
+        import ray
+
         started = time.perf_counter()
         self._client.updates = 0
         self._engine.send_weights()
+        if torch.distributed.get_rank() == 0:
+            ray.get([engine.weights_are.remote(number) for engine in self._engines])
         torch.distributed.barrier()
         return {
             "time/weight_sync": time.perf_counter() - started,

@@ -190,6 +190,20 @@ class SlowCopy:
         moved_sq, slow_sq = self._weights.reduce(norms.totals(), "sum")
         return Displacement(norm=moved_sq**0.5, slow_norm=slow_sq**0.5, seconds=seconds)
 
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The weights and, with `restore`, the optimizer's state as they were when the copy was taken, to the bit and
+        whatever they are now; a move with alpha = 0 would keep NaN where there is NaN."""
+        assert self._slow is not None, "there is no snapshot to put back"
+        self.wait()
+        for index, shard in enumerate(self._weights.shards()):
+            shard.weight.detach().copy_(self._slow[index])
+            if self._mode == "restore":
+                self._reposition_state(index, shard, alpha=0.0)
+        if self._mode == "restore":
+            self._reposition_group_steps()
+        self._weights.refresh()
+
     def release(self) -> None:
         """Free the copies. Pinned host memory is kept for the next ones: making it takes longer than the copy."""
         self.wait()  # after a failure a copy into that memory may still be under way

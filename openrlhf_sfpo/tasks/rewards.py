@@ -184,20 +184,30 @@ class CheckedReward:
 
     OpenRLHF logs a reward function's exception and goes on without a reward; whoever holds this object can look at
     `failure` and stop instead.
+
+    Args:
+        spec: see `load_reward`.
+        finite: refuse NaN and infinity; without it they are the caller's business.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, finite: bool = True) -> None:
         self.spec = spec
+        self._finite = finite
         self.failure: str | None = None
         self._function = load_reward(spec)
 
     def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
         try:
             result = self._function(queries, prompts, labels)
-            checked = {key: _numbers(result[key], len(queries), key) for key in ("rewards", "scores") if key in result}
+            checked = {
+                key: _numbers(result[key], len(queries), key, self._finite)
+                for key in ("rewards", "scores")
+                if key in result
+            }
             if "rewards" not in checked:
                 raise ValueError(f"it returned {sorted(result)}, without 'rewards'")
-            logs = {k: _numbers(v, len(queries), k)[0] for k, v in (result.get("extra_logs") or {}).items()}
+            extra = (result.get("extra_logs") or {}).items()
+            logs = {key: _numbers(values, len(queries), key, self._finite)[0] for key, values in extra}
             # OpenRLHF asks for one sample at a time and wants plain numbers back.
             return {**{key: values[0] for key, values in checked.items()}, "extra_logs": logs}
         except Exception:
@@ -206,8 +216,8 @@ class CheckedReward:
             raise
 
 
-def _numbers(values: Any, count: int, key: str) -> list[float]:
-    """One finite float for each sample, from a list, tensor or (for one sample) a number."""
+def _numbers(values: Any, count: int, key: str, finite: bool) -> list[float]:
+    """One float for each sample, from a list, tensor or (for one sample) a number."""
     if hasattr(values, "tolist"):
         values = values.tolist()
     if not isinstance(values, Sequence):
@@ -215,7 +225,7 @@ def _numbers(values: Any, count: int, key: str) -> list[float]:
     numbers = [float(value) for value in values]
     if len(numbers) != count:
         raise ValueError(f"it returned {len(numbers)} {key!r} for {count} samples")
-    if not all(math.isfinite(number) for number in numbers):
+    if finite and not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"it returned {key!r} = {numbers}; rewards must be finite numbers")
     return numbers
 

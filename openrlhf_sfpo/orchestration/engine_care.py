@@ -1,0 +1,172 @@
+"""Looking after the vLLM engines while they work: who is dead, who hangs, and making them whole again."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from openrlhf_sfpo.orchestration.events import Events
+
+_STARTS_WITHIN = 900.0  # seconds in which an engine is up, with the largest models
+_RESTARTS_PER_BATCH = 3
+_DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the Ray actor around it is not
+
+
+class EngineCare:
+    """Watches a run's engines and restarts them.
+
+    Ray starts a dead actor again under its handle, so that nobody needs another one; what is to be done beside is to
+    kill what hangs with everything that it started, to wait, and to have the policy connect and send its weights.
+
+    Args:
+        engines: the handles.
+        timeout: seconds in which one must answer.
+        events: who is told; it also knows the policy.
+    """
+
+    def __init__(self, engines: list[Any], timeout: float, events: Events) -> None:
+        self._engines = engines
+        self._timeout = timeout
+        self._events = events
+        self._down: set[int] = set()
+        self._asked: dict[int, tuple[Any, float]] = {}
+        self._next_round = 0.0
+        self._restarts = 0
+        self._processes: dict[int, tuple[str, dict[int, float]]] = {}
+
+    @property
+    def all_well(self) -> bool:
+        """Whether no engine is known to be down."""
+        return not self._down
+
+    def look_at_all(self) -> None:
+        """Before the engines are needed: ask each for a sign of life and wait for it."""
+        self._restarts = 0
+        up = [index for index in range(len(self._engines)) if index not in self._down]
+        # Which processes an engine consists of is asked once, when it has started, which may take long.
+        waits = [self._timeout if index in self._processes else _STARTS_WITHIN for index in up]
+        questions = {
+            index: (self._engines[index].heartbeat if index in self._processes else self._engines[index].processes)
+            for index in up
+        }
+        asked = {index: question.remote() for index, question in questions.items()}
+        for index, wait in zip(up, waits, strict=True):
+            try:
+                answer = ray.get(asked[index], timeout=wait)
+                if answer is not None:
+                    self._processes[index] = answer
+            except ray.exceptions.GetTimeoutError:
+                self._hangs(index, wait)
+            except Exception as error:
+                if not is_engine_failure(error):
+                    raise
+                self.failed(index, error)
+
+    def failed(self, index: int, error: Exception) -> None:
+        """Note that a call to an engine failed with an error that `is_engine_failure` knows."""
+        if index not in self._down:
+            self._say(index, f"died ({_reason(error)})")
+            self._end(index)
+
+    def check(self) -> None:
+        """Ask the engines for a sign of life now and then; end those that owe one for too long."""
+        now = time.monotonic()
+        for index, (ref, since) in list(self._asked.items()):
+            if ray.wait([ref], timeout=0)[0]:
+                del self._asked[index]
+                try:
+                    ray.get(ref)
+                except Exception as error:
+                    if not is_engine_failure(error):
+                        raise
+                    self.failed(index, error)
+            elif now - since > self._timeout:
+                self._hangs(index, self._timeout)
+        if now >= self._next_round:
+            self._next_round = now + self._timeout / 5
+            for index, engine in enumerate(self._engines):
+                if index not in self._down and index not in self._asked:
+                    self._asked[index] = (engine.heartbeat.remote(), now)
+
+    def restore(self) -> None:
+        """Wait for the engines that are down to be up again, and give all of them the current weights.
+
+        No engine may have anything to do.
+
+        Raises:
+            RuntimeError: engines keep failing, or there is nobody who could send weights.
+        """
+        policy = self._events.policy()
+        if not policy:
+            raise RuntimeError("a vLLM engine failed, and with this actor it cannot be given the weights again")
+        self._restarts += 1
+        if self._restarts > _RESTARTS_PER_BATCH:
+            raise RuntimeError(f"vLLM engines failed {self._restarts} times in one rollout batch")
+        started = time.monotonic()
+        for index in sorted(self._down):
+            self._processes[index] = self._wait_for(index)
+        ray.get([rank.reconnect_engines.remote() for rank in policy])
+        seconds = time.monotonic() - started
+        names = ", ".join(str(index) for index in sorted(self._down))
+        self._events.send("notice", text=f"engine {names} is up again with the current weights after {seconds:.0f} s")
+        self._down.clear()
+
+    def _wait_for(self, index: int) -> tuple[str, dict[int, float]]:
+        deadline = time.monotonic() + _STARTS_WITHIN
+        while True:
+            try:
+                return ray.get(self._engines[index].processes.remote(), timeout=deadline - time.monotonic())
+            except ray.exceptions.ActorUnavailableError:  # Ray has not started it yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+
+    def _hangs(self, index: int, seconds: float) -> None:
+        self._say(index, f"has not answered for {seconds:.0f} s (--rollout.engine_timeout)")
+        self._end(index)
+
+    def _end(self, index: int) -> None:
+        """Kill an engine with all its processes; Ray starts it again."""
+        self._down.add(index)
+        self._asked.pop(index, None)
+        ray.kill(self._engines[index], no_restart=False)
+        node, processes = self._processes.pop(index, ("", {}))
+        if node:
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            kill = ray.remote(num_cpus=0, scheduling_strategy=there)(_kill)
+            with suppress(ray.exceptions.RayError):  # the node is gone, and they with it
+                ray.get(kill.remote(processes), timeout=60)
+
+    def _say(self, index: int, what: str) -> None:
+        self._events.send(
+            "notice",
+            text=f"engine {index} {what}; it is restarted, gets the current weights, and its prompts are sent again",
+        )
+
+
+def is_engine_failure(error: BaseException) -> bool:
+    """Whether an engine is dead, as opposed to having refused something."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return True
+    return any(kind.__name__ == _DEAD_ENGINE for kind in type(getattr(error, "cause", error)).__mro__)
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+
+
+def _kill(processes: dict[int, float]) -> None:
+    """Kill those of the processes that are still the ones that they were. Runs on their node."""
+    import psutil
+
+    for number, started in processes.items():
+        try:
+            process = psutil.Process(number)
+            if process.create_time() == started:
+                process.kill()
+        except psutil.NoSuchProcess:
+            continue

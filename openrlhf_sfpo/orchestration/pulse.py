@@ -1,0 +1,86 @@
+"""A sign of life from every rank, so that somebody else can say where a run hangs."""
+
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_COLLECTIVES = "distributed_c10d.py"
+
+
+class Pulse:
+    """Sends, from a thread of its own, what the rank's main thread is doing.
+
+    A beat has `phase`, `busy` (whether a call of the trainer is being carried out), `progress` (a number that rises
+    with the work), `pid` and `host`; and once half of the timeout has gone by without progress `waits_in` (the
+    collective that the main thread is in, None for none) and `stack` (of the main thread).
+
+    Args:
+        send: takes each beat.
+        timeout: --train.timeout in seconds.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], None], timeout: float) -> None:
+        self._send = send
+        self._timeout = timeout
+        self._main = threading.main_thread().ident
+        self._phase, self._busy, self._progress = "", False, 0
+        self._moved = time.monotonic()
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+
+    def tick(self, phase: str | None = None) -> None:
+        """Say that there is progress, and what is done from now on."""
+        if phase is not None:
+            self._phase = phase
+        self._progress += 1
+        self._moved = time.monotonic()
+
+    @contextmanager
+    def busy(self, phase: str) -> Iterator[None]:
+        """Around what the trainer waits for."""
+        self.tick(phase)
+        outer, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = outer
+            self.tick()
+
+    def close(self) -> None:
+        """Send no more."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(min(2.0, self._timeout / 8)):
+            self._send(self._beat())
+
+    def _beat(self) -> dict[str, Any]:
+        beat: dict[str, Any] = {
+            "phase": self._phase,
+            "busy": self._busy,
+            "progress": self._progress,
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
+        if self._busy and time.monotonic() - self._moved > self._timeout / 2:
+            frame = sys._current_frames().get(self._main)
+            beat["waits_in"] = collective_of(frame)
+            beat["stack"] = "".join(traceback.format_stack(frame))
+        return beat
+
+
+def collective_of(frame: FrameType | None) -> str | None:
+    """The outermost function of torch.distributed that a thread is in."""
+    found = None
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(_COLLECTIVES) and not frame.f_code.co_name.startswith("wrapper"):
+            found = frame.f_code.co_name
+        frame = frame.f_back
+    return found

@@ -1,0 +1,162 @@
+"""What a run continues from, and whether it would still be the same run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openrlhf_sfpo.checkpoints.directory import PLACE, Checkpoint, newest_whole, remove_leftovers
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
+
+# What may differ from the run that is continued: where and how fast it computes, what it shows and what it keeps.
+# Everything else changes what is learnt.
+_FREE_SECTIONS = ("run.", "ckpt.", "logger.", "eval.", "vllm.", "ref.", "reward.num", "critic.", "ds.", "ray.")
+_FREE = {
+    "config",
+    "local_rank",
+    "use_ms",
+    "actor.num_nodes",
+    "actor.num_gpus_per_node",
+    "actor.gradient_checkpointing_enable",
+    "actor.gradient_checkpointing_reentrant",
+    "megatron.tensor_model_parallel_size",
+    "megatron.pipeline_model_parallel_size",
+    "megatron.virtual_pipeline_model_parallel_size",
+    "megatron.device",
+    "megatron.recompute",
+    "megatron.overlap_grad_reduce",
+    "megatron.overlap_param_gather",
+    "megatron.ddp_bucket_size",
+    "megatron.log_prob_chunk_size",
+    "megatron.weight_bucket_mb",
+    "sfpo.snapshot_device",
+    "train.colocate_actor_ref",
+    "train.colocate_all",
+    "train.colocate_critic_reward",
+    "train.grace_seconds",
+    "train.max_restarts",
+    "train.max_tokens_per_gpu",
+    "train.on_nonfinite",
+    "train.timeout",
+    "rollout.engine_timeout",
+    "rollout.record_dir",
+}
+_RUN_DIR = "RUN_DIR"
+
+
+def holds_a_run(directory: Path) -> bool:
+    """Whether a run began in this directory.
+
+    Raises:
+        UsageError: it holds something else that a run would mix with.
+    """
+    if (directory / CONFIG).exists():
+        return True
+    if (directory / METRICS).exists():
+        raise UsageError(
+            "--run.dir", f"{directory} holds {METRICS} of something that is no run of ours.", "Choose another one."
+        )
+    return False
+
+
+def has_finished(directory: Path) -> bool:
+    """Whether the run in this directory came to its end."""
+    return holds_a_run(directory) and read_status(directory).get("state") == "finished"
+
+
+def find(values: dict[str, Any], say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that a run continues from; None if it begins at the beginning.
+
+    A run directory that holds a run is continued, and with --ckpt.load_enable so is what is in --ckpt.path. What
+    a run that was killed had begun to write there is removed.
+
+    Args:
+        values: the flags by dotted name.
+        say: told of checkpoints that cannot be used.
+
+    Raises:
+        UsageError: flags have changed that would make it another run.
+    """
+    directory = Path(values["run.dir"])
+    continues = holds_a_run(directory)
+    if values["actor.backend"] == "deepspeed":
+        if continues:
+            raise UsageError(
+                "--run.dir",
+                f"{directory} already holds a run, and one with --actor.backend deepspeed is continued by OpenRLHF.",
+                f"Choose another one, with --ckpt.path {values['ckpt.path']} --ckpt.load_enable.",
+            )
+        return None
+    root = Path(values["ckpt.path"]) / PLACE
+    remove_leftovers(root)
+    if not continues and not values["ckpt.load_enable"]:
+        _refuse_a_foreign_place(root)
+        return None
+    checkpoint = newest_whole(root, lambda reason: say(f"left out: {reason}"))
+    if checkpoint is not None:
+        check_same(checkpoint.manifest.get("settings", {}), values, f"the run of {checkpoint.path}")
+    elif continues:
+        check_same_as_in(directory, values)
+    return checkpoint
+
+
+def check_same_as_in(directory: Path, values: dict[str, Any]) -> None:
+    """`check_same` with the settings in a run directory."""
+    check_same(portable(yaml.safe_load((directory / CONFIG).read_text())), values, f"the run in {directory}")
+
+
+def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> None:
+    """Refuse flags that would make the continuation another run, unless --run.allow_changed names them.
+
+    Args:
+        before: the settings of the run that is continued, as `portable` makes them.
+        values: the flags now; what is still to be settled for the device is not compared.
+        what: the run that is continued, in words.
+
+    Raises:
+        UsageError: listing them.
+    """
+    allowed = {name.removeprefix("--") for name in values["run.allow_changed"]}
+    now = portable(values)
+    changed = [
+        name
+        for name in sorted(before.keys() & now.keys())
+        if before[name] != now[name]
+        and name not in _FREE | allowed
+        and not name.startswith(_FREE_SECTIONS)
+        and now[name] not in ("auto", None)
+    ]
+    if changed:
+        raise UsageError(
+            ", ".join(f"--{name}" for name in changed),
+            f"changed since {what}: "
+            + "; ".join(f"{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
+            + ".",
+            f"Use the old values or another --run.dir, or allow the change: --run.allow_changed {' '.join(changed)}.",
+        )
+
+
+def portable(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are compared and stored: plain values, with a placeholder for the run directory."""
+    directory = str(values.get("run.dir") or "")
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, str) and directory:
+            return value.replace(directory, _RUN_DIR)
+        return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+    return {name: plain(value) for name, value in values.items() if name != "logger.wandb.key"}
+
+
+def _refuse_a_foreign_place(root: Path) -> None:
+    """A new run must not rotate another run's checkpoints away, nor be continued from them."""
+    if root.is_dir() and any(path.is_dir() for path in root.iterdir()):
+        raise UsageError(
+            "--ckpt.path",
+            f"{root.parent} already holds checkpoints of another run.",
+            "Choose another one, or continue from them with --ckpt.load_enable.",
+        )
