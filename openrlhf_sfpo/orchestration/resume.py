@@ -1,5 +1,6 @@
 """What a run continues from, and whether it would still be the same run."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
             return [plain(item) for item in value]
         if isinstance(value, str) and directory:
             return value.replace(directory, _RUN_DIR)
-        return value if isinstance(value, str | int | float | bool | None) else str(value)
+        is_plain = isinstance(value, str | int | bool | None) or (isinstance(value, float) and math.isfinite(value))
+        return value if is_plain else str(value)
 
     return {name: plain(value) for name, value in values.items() if name != "logger.wandb.key"}
 

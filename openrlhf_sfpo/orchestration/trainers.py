@@ -170,10 +170,8 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         return status, self._last_step
 
     def broadcast_to_vllm(self) -> None:
-        if isinstance(self.samples_generator, Rollouts):
+        if isinstance(self.samples_generator, Rollouts):  # a recording needs no weights
             self.samples_generator.send_weights(super().broadcast_to_vllm)
-        else:
-            super().broadcast_to_vllm()
 
     def save_logs_and_checkpoints(self, global_step: int, logs_dict: Any = None, client_states: Any = None) -> None:
         self._last_states = client_states
