@@ -154,6 +154,8 @@ def is_engine_failure(error: BaseException) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process is gone"
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

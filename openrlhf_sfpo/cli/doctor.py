@@ -1,0 +1,62 @@
+"""`openrlhf-sfpo doctor`: what is missing on this machine, or for a command line."""
+
+import json
+import sys
+from typing import Any
+
+from openrlhf_sfpo.doctor import Finding, check_command_line, examine
+from openrlhf_sfpo.errors import UsageError
+
+_HELP = """usage: openrlhf-sfpo doctor [--json] [FLAGS OF openrlhf-sfpo train]
+
+Checks versions, GPUs, collectives, shared memory and stack dumps; with flags of `openrlhf-sfpo train` also those flags,
+memory, Ray's resources and disk space for them. Changes nothing. --json prints a list of objects with the keys check,
+state (ok, warning, error), found and fix. The exit status is 0, 1 if there are errors, 2 for bad input."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Examine; return the exit status: 0, 1 if something will not work, 2 for bad input."""
+    words = sys.argv[1:] if argv is None else argv
+    if "-h" in words or "--help" in words:
+        print(_HELP)
+        return 0
+    as_json, flags = "--json" in words, [word for word in words if word != "--json"]
+    try:
+        findings = _findings(flags)
+    except UsageError as error:
+        print(f"openrlhf-sfpo doctor: error: {error}", file=sys.stderr)
+        return 2
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings], indent=1))
+    else:
+        print(_text(findings))
+    return 1 if any(finding.state == "error" for finding in findings) else 0
+
+
+def _findings(flags: list[str]) -> list[Finding]:
+    if not flags:
+        return list(examine(None))
+    from openrlhf_sfpo.cli.flags import parse
+
+    flat, _ = parse(flags)
+    vars(flat)["run.dir"] = vars(flat)["run.dir"] or "runs/new"
+    checked = check_command_line(flat)
+    # What cannot be read of a model or a flag that is wrong is not looked at.
+    return [checked, *examine(_nested(flat) if checked.state == "ok" else None)]
+
+
+def _nested(flat: Any) -> Any:
+    from openrlhf_sfpo.orchestration.preflight import nested
+
+    return nested(flat)
+
+
+def _text(findings: list[Finding]) -> str:
+    from openrlhf_sfpo.report.tables import Table
+
+    rows = [[one.state if one.state == "ok" else one.state.upper(), one.check, one.found] for one in findings]
+    table = Table("openrlhf-sfpo doctor", ["", "what", "found"], rows).text()
+    fixes = [f"{one.state.upper()} {one.check}: {one.fix}" for one in findings if one.fix]
+    errors = sum(one.state == "error" for one in findings)
+    verdict = f"{errors} error(s)" if errors else "nothing that would keep a run from working"
+    return "\n".join([table, "", *fixes, *([""] if fixes else []), verdict])

@@ -1,0 +1,284 @@
+"""Runs whose processes are killed and stopped, whose disk is full and whose numbers go bad: nothing is lost."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole
+from openrlhf_sfpo.files import locked
+from openrlhf_sfpo.report.reading import read_metrics, read_status
+from openrlhf_sfpo.rollout.recording import load_rollouts, save_rollouts
+
+TESTS = Path(__file__).parent
+STEPS = 8
+# A reward that a model without any training gets for half of its answers.
+REWARD = (
+    'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
+)
+
+
+@pytest.fixture(scope="module")
+def problems(testbed: Path) -> Path:
+    (testbed / "reward.py").write_text(REWARD)
+    lines = (testbed / "eval.jsonl").read_text().splitlines(True)
+    (testbed / "few.jsonl").write_text("".join(lines[:24]))
+    return testbed
+
+
+def flags(run_dir: Path, problems: Path, **changes: Any) -> list[str]:
+    """Eight steps of half a second, each with a checkpoint; names have __ for dots, None drops a flag."""
+    chosen = {
+        "run.dir": run_dir,
+        "actor.model_name_or_path": problems / "model",
+        "actor.num_gpus_per_node": 1,
+        "megatron.param_dtype": "fp32",
+        "vllm.num_engines": 1,
+        "vllm.enforce_eager": True,
+        "run.kv_cache_mb": 128,
+        "rollout.deterministic": True,
+        "sfpo.k": 2,
+        "sfpo.gate_window": 3,
+        "actor.adam.lr": 1e-4,
+        "data.prompt_dataset": problems / "train.jsonl",
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.max_len": 24,
+        "data.max_samples": 4 * STEPS,
+        "eval.dataset": problems / "few.jsonl",
+        "eval.steps": 3,
+        "eval.n_samples_per_prompt": 1,
+        "reward.remote_url": problems / "reward.py",
+        "rollout.batch_size": 4,
+        "rollout.n_samples_per_prompt": 4,
+        "rollout.max_new_tokens": 6,
+        "train.batch_size": 8,
+        "train.max_tokens_per_gpu": 256,
+        "ckpt.save_steps": 1,
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    return [
+        f"--{name}" if value is True else f"--{name}={value}" for name, value in chosen.items() if value is not None
+    ]
+
+
+def replayed(run_dir: Path, problems: Path, recording: Path, **changes: Any) -> list[str]:
+    """The same from recorded rollouts, without an engine."""
+    without = dict.fromkeys(("vllm__num_engines", "reward__remote_url", "eval__dataset", "rollout__deterministic"))
+    return flags(run_dir, problems, **{**without, "rollout__replay_dir": recording, **changes})
+
+
+def train(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> subprocess.CompletedProcess[str]:
+    done.mkdir(exist_ok=True)
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "FAULTS": json.dumps(faults), "FAULTS_DONE": str(done)}
+    command = [sys.executable, str(TESTS / "faulty_train.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to which nothing happens, with its rollouts recorded beside it."""
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    arguments = flags(run_dir, problems, rollout__record_dir=run_dir.parent / "rollouts")
+    done = train(arguments, [], run_dir.parent / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir
+
+
+def comparable(run_dir: Path) -> list[dict[str, Any]]:
+    """The metrics without what depends on time, and on which checkpoints were written when."""
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "checkpoint/")) and "seconds" not in k}
+        for line in read_metrics(run_dir)
+    ]
+
+
+def assert_the_same(run_dir: Path, undisturbed: Path) -> None:
+    """Metrics are the same, weights and optimizer state to the bit."""
+    assert comparable(run_dir) == comparable(undisturbed)
+    for name in ("hf/model.safetensors", "samples.jsonl"):
+        assert (run_dir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    newest = newest_whole(run_dir / "checkpoints" / PLACE)
+    assert newest.step == STEPS
+    common = torch.load(newest.path / "common.pt", weights_only=False)
+    passes = common["sfpo"]["backward_passes_total"]
+    assert STEPS < passes < 3 * STEPS, "the gate has closed on the way"
+    assert common["actor"]["adam_step"] == 2 * passes, "two optimizer steps each"
+    assert common["actor"]["learning_rate"]["last_epoch"] == STEPS * 2, "the schedule advances with the slow passes"
+    same = torch.load(newest_whole(undisturbed / "checkpoints" / PLACE).path / "common.pt", weights_only=False)
+    assert common["sfpo"] == same["sfpo"], "gate and counters"
+
+
+def test_engines_that_die_or_hang(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
+    faults = [
+        {"at": "rollout", "nth": 2, "do": "kill ray::RolloutEngine", "delay": 0.05},
+        {"at": "slow", "nth": 3, "do": "kill ray::RolloutEngine"},
+        {"at": "rollout", "nth": 5, "do": "stop EngineCore"},
+    ]
+    done = train(flags(tmp_path / "run", problems, rollout__engine_timeout=6), faults, tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("engine 0 died (its process is gone); it is restarted") == 2
+    assert "engine 0 has not answered for 6 s (--rollout.engine_timeout)" in done.stdout
+    assert done.stdout.count("engine 0 is up again with the current weights") == 3
+    assert_the_same(tmp_path / "run", undisturbed)
+
+
+def kills(count: int) -> list[dict[str, Any]]:
+    """Moments to kill everything at; each phase comes before any comes again."""
+    moments = random.Random(6)
+    phases = [
+        "saving a checkpoint",
+        "reposition",
+        "rollout",
+        "old log-probabilities",
+        "fast 1/2",
+        "slow",
+        "weights to vLLM",
+        "fast 2/2",
+    ]
+    faults = []
+    for number in range(count):
+        fault: dict[str, Any] = {
+            "at": phases[number % len(phases)],
+            "nth": 2 if number % 4 == 0 else 1,
+            "do": "kill_all",
+        }
+        if number % 2 == 0:
+            fault["delay"] = round(moments.uniform(0.0, 0.1), 3)
+        faults.append(fault)
+    return faults
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])])
+def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path, count: int) -> None:
+    arguments = flags(tmp_path / "run", problems)
+    for number, fault in enumerate(kills(count)):
+        done = train(arguments, [fault], tmp_path / f"faults{number}")
+        assert done.returncode == -9, f"{fault}\n{done.stdout}\n{done.stderr}"
+    done = train(arguments, [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after step" in done.stdout
+    assert_the_same(tmp_path / "run", undisturbed)
+    assert len(read_status(tmp_path / "run")["continued"]) == count
+
+
+def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """On two data-parallel ranks; what is left of the run then goes on on two pipeline stages."""
+    faults = [
+        {"at": "fast 1/2", "nth": 2, "rank": 1, "do": "stop_self"},
+        {"at": "slow", "nth": 2, "rank": 1, "do": "kill_self"},
+        {"at": "reposition", "nth": 2, "do": "sigterm"},
+    ]
+    recording, run_dir = undisturbed.parent / "rollouts", tmp_path / "run"
+    ranks = {"actor__num_gpus_per_node": 2, "train__timeout": 8}
+    arguments = replayed(run_dir, problems, recording, **ranks)
+    done = train(arguments, faults, tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = done.stdout
+    assert "no rank made progress for 8 s (--train.timeout) in: fast 1/2" in shown
+    assert re.search(r"Rank 1 \(process \d+ on .*\) did not arrive: it has given no sign of life for", shown)
+    assert re.search(r"Rank\(s\) 0 wait for the others in \w+", shown)
+    stacks = (run_dir / "logs" / "stacks.txt").read_text()
+    assert stacks.count("\nrank ") == 1, "one of each rank"
+    assert stacks.count("run_pass") == 2, "also of the one that was stopped"
+    assert shown.count("starting again from the last checkpoint") == 2
+    assert "asked to end: a checkpoint follows" in shown
+    ended = re.search(r"asked to end after step (\d)\. The same command goes on from the last checkpoint", shown)
+    assert ended, shown
+    step = int(ended.group(1))
+    assert newest_whole(run_dir / "checkpoints" / PLACE).step == step < STEPS
+    assert not (run_dir / "hf").exists()
+    assert read_status(run_dir)["state"] == "interrupted"
+
+    changed = [*arguments, "--actor.adam.lr=1e-3"]
+    done = train(changed, [], tmp_path / "faults")
+    assert done.returncode == 2
+    assert "actor.adam.lr was 0.0001, is 0.001" in done.stderr
+    assert "--run.allow_changed actor.adam.lr" in done.stderr
+
+    done = train([*arguments, "--megatron.pipeline_model_parallel_size=2"], [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"going on after step {step}," in done.stdout
+    assert "PP=2 DP=1" in done.stdout
+    assert [line["step"] for line in read_metrics(run_dir)] == list(range(1, STEPS + 1))
+    assert [line["rollouts_total"] for line in read_metrics(run_dir)] == [16 * n for n in range(1, STEPS + 1)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for one checkpoint and a half."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small tmpfs needs root: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_and_a_reward_that_is_not_a_number(
+    problems: Path, undisturbed: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    recording = tmp_path / "rollouts"
+    for number in range(1, 4):
+        batch = load_rollouts(undisturbed.parent / "rollouts" / f"rollouts_{number:06d}.safetensors")
+        if number == 2:
+            batch[3].reward = float("nan")
+        save_rollouts(recording, number, batch)
+    run_dir = tmp_path / "run"
+    changes = {"train__on_nonfinite": "skip", "ckpt__path": small_disk / "checkpoints"}
+    done = train(replayed(run_dir, problems, recording, **changes), [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 2: a reward is nan" in done.stdout
+    assert "The update is skipped" in done.stdout
+    (aside,) = (run_dir / "nonfinite").iterdir()
+    assert [record.tokens.tolist() for record in load_rollouts(aside)] == [
+        one.tokens.tolist() for one in batches(recording, 2)
+    ]
+    lines = read_metrics(run_dir)
+    assert [line.get("train/skipped_update") for line in lines] == [0.0, 1.0, 0.0]
+    assert lines[2]["sfpo/backward_passes_total"] == 6.0, "the second batch has none"
+    assert "No space left on device" in done.stdout
+    assert "the one before is kept, and the run goes on" in done.stdout
+    place = small_disk / "checkpoints" / PLACE
+    assert newest_whole(place).step == 1
+    assert {path.name for path in place.iterdir()} == {"global_step1"}, "nothing half-written is left"
+    assert (run_dir / "hf" / "model.safetensors").is_file()
+
+
+def batches(recording: Path, number: int) -> list[Any]:
+    return load_rollouts(recording / f"rollouts_{number:06d}.safetensors")
+
+
+def test_two_runs_on_one_directory(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
+    arguments = replayed(tmp_path / "run", problems, undisturbed.parent / "rollouts")
+    with locked("--run.dir", tmp_path / "run"):
+        done = train(arguments, [], tmp_path / "faults")
+    assert done.returncode == 2
+    assert re.search(r"--run.dir: .*/run is in use by another run \(process \d+ on ", done.stderr)
+    elsewhere = [*arguments, f"--ckpt.path={undisturbed / 'checkpoints'}"]
+    with locked("--ckpt.path", undisturbed / "checkpoints"):
+        done = train(elsewhere, [], tmp_path / "faults")
+    assert done.returncode == 2
+    assert "--ckpt.path" in done.stderr
+    assert "in use" in done.stderr
+    done = train(elsewhere, [], tmp_path / "faults")
+    assert done.returncode == 2
+    assert "already holds checkpoints of another run" in done.stderr
+
+
+def test_a_finished_run_is_left_alone(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
+    before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
+    arguments = flags(undisturbed, problems, rollout__record_dir=undisturbed.parent / "rollouts")
+    done = train(arguments, [], tmp_path / "faults")
+    assert done.returncode == 0, done.stderr
+    assert "holds a finished run: nothing to do" in done.stdout
+    assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
