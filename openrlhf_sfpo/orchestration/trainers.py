@@ -42,7 +42,8 @@ class _Reports:
         count = self.args.run.samples_per_step
         # Spread over the batch: samples of one prompt are neighbours.
         shown = rollout_samples[:: max(1, len(rollout_samples) // max(1, count))][:count]
-        events.send("samples", step=step, samples=[self._show(sample) for sample in shown])
+        self._shown = [self._show(sample) for sample in shown]
+        events.send("samples", step=step, samples=self._shown)
         bad = next((r for s in rollout_samples if not math.isfinite(r := _reward(s))), None)
         if bad is not None:
             self._put_aside(step, rollout_samples, f"a reward is {bad}; rewards must be finite numbers")
@@ -67,7 +68,7 @@ class _Reports:
         self._events().send("step", step=global_step, metrics=metrics)
         if client_states is not None:
             # The same object goes into the checkpoint of the best evaluation, which follows.
-            client_states.update(metrics=metrics, kl_coef=self.kl_ctl.value)
+            client_states.update(metrics=metrics, samples=self._shown, kl_coef=self.kl_ctl.value)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
         if global_step % self.args.ckpt.save_steps == 0:
             self._saved_step = global_step
@@ -142,6 +143,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         self.prompts_dataloader = Place(self.prompts_dataloader, self.samples_generator)
         self._evaluated_at = -1
         self._taken_up = False
+        self._known: dict[str, Any] | None = None
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
         """Be a new trainer for the next run."""
@@ -172,6 +174,12 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
     def broadcast_to_vllm(self) -> None:
         if isinstance(self.samples_generator, Rollouts):  # a recording needs no weights
             self.samples_generator.send_weights(super().broadcast_to_vllm)
+        if self._known is not None:
+            # The step that a run goes on from; its lines are missing where the run's end came sooner than their writing.
+            step = self._known["global_step"]
+            self._events().send("samples", step=step, samples=self._known["samples"], again=True)
+            self._events().send("step", step=step, metrics=self._known["metrics"], again=True)
+            self._known = None
 
     def save_logs_and_checkpoints(self, global_step: int, logs_dict: Any = None, client_states: Any = None) -> None:
         self._last_states = client_states
@@ -199,7 +207,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         """What the run that is continued did after it had saved this checkpoint and before its next step."""
         step = states["global_step"]
         self.restore_best_checkpoint_state(states)
-        self._events().send("step", step=step, metrics=states["metrics"], again=True)
+        self._known = states
         due = self.eval_dataloader is not None and step % self.args.eval.steps == 0
         if due and states.get("checkpoint_metric_key") is None:  # a best checkpoint is saved after the evaluation
             self.broadcast_to_vllm()

@@ -58,6 +58,7 @@ class RunWriter:
         self._checkpoint: dict[str, float] = {}
         self._last: dict[str, Any] | None = None
         self._last_offset = 0
+        self._last_samples = 0
         self._next_drawing = 0.0
         self._unwritten: list[tuple[Path, str]] = []
         before = read_status(directory)
@@ -76,7 +77,8 @@ class RunWriter:
         if kind == "sync":
             self._sync = event["metrics"]
         elif kind == "samples":
-            self._append_samples(event["step"], event["samples"])
+            if not (event.get("again") and self._last_samples >= event["step"]):
+                self._append_samples(event["step"], event["samples"])
         elif kind == "checkpoint" and event["error"] is None:
             self._checkpoint = {name: event[name.rpartition("/")[2]] for name in _CHECKPOINT}
         elif kind == "step":
@@ -109,8 +111,11 @@ class RunWriter:
         for name in (METRICS, SAMPLES):
             path = self.directory / name
             if path.exists():
-                kept = "".join(line for line in path.read_text().splitlines(True) if _is_up_to(line, step))
-                write_whole(path, kept.encode())
+                # Not splitlines, which would break a line at U+2028 in a response.
+                kept = [line for line in path.read_text().split("\n") if _is_up_to(line, step)]
+                write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+                if name == SAMPLES and kept:
+                    self._last_samples = json.loads(kept[-1])["step"]
         lines = read_metrics(self.directory) if (self.directory / METRICS).exists() else []
         if lines:
             self._last = lines[-1]

@@ -1,0 +1,114 @@
+"""`openrlhf-sfpo doctor`."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_faults import flags
+from tiny_models import make_model
+
+from openrlhf_sfpo import doctor
+from openrlhf_sfpo.cli.flags import parse
+from openrlhf_sfpo.orchestration.preflight import nested
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "doctor", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
+    return {one["check"]: one for one in json.loads(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def problems(testbed: Path) -> Path:
+    (testbed / "reward.py").write_text('def reward_func(queries, prompts, labels):\n    return {"rewards": [0.0]}\n')
+    (testbed / "few.jsonl").write_text((testbed / "eval.jsonl").read_text())
+    return testbed
+
+
+def test_a_machine_on_which_everything_works(problems: Path, tmp_path: Path) -> None:
+    done = run(*flags(tmp_path / "run", problems))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("ok") and "an all-reduce over 2 processes works" in line for line in lines)
+    assert any("ok  megatron-core" in line for line in lines)
+    assert any("fit together" in line for line in lines)
+    assert lines[-1] == "nothing that would keep a run from working"
+    assert not (tmp_path / "run").exists(), "nothing is changed"
+
+
+def test_json_names_what_is_wrong_and_the_fix(problems: Path, tmp_path: Path) -> None:
+    done = run("--json", *flags(tmp_path / "run", problems, sfpo__alpha=1.5))
+    assert done.returncode == 1, done.stderr
+    found = findings(done)
+    assert found["--sfpo.alpha"] == {
+        "check": "--sfpo.alpha",
+        "state": "error",
+        "found": "is 1.5.",
+        "fix": "Use a number from 0 to 1; the paper uses 0.8.",
+    }
+    assert found["ray"] == {"check": "ray", "state": "ok", "found": version("ray"), "fix": ""}
+
+
+def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 1, "num_cpus": 2, "include_dashboard": False})
+    try:
+        done = run("--json", *flags(tmp_path / "run", problems), RAY_ADDRESS=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 1
+    ray = findings(done)["Ray"]
+    assert ray["state"] == "error"
+    assert "2 GPUs are asked for; the cluster at" in ray["found"]
+    assert "has 1, 1 of them free" in ray["found"]
+    assert "--actor.num_gpus_per_node" in ray["fix"]
+
+
+def args_of(problems: Path, tmp_path: Path, model: Path, **changes: Any) -> Any:
+    return nested(parse(flags(tmp_path / "run", problems, actor__model_name_or_path=model, **changes))[0])
+
+
+@pytest.fixture
+def large_model(tmp_path: Path) -> Path:
+    """A directory with the configuration of a 7 B model."""
+    path = make_model(tmp_path / "large", "qwen2", False)
+    config = json.loads((path / "config.json").read_text())
+    config |= {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064}
+    config |= {"num_attention_heads": 28, "num_key_value_heads": 4, "head_dim": 128, "layer_types": None}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_a_model_that_is_too_large_for_disk_and_memory(problems: Path, tmp_path: Path, large_model: Path) -> None:
+    assert doctor.parameters_of(str(large_model)) == 7_615_616_512, "Qwen2.5-7B has so many"
+    args = args_of(problems, tmp_path, large_model, ckpt__max_num=100_000)
+    disk, *rest = doctor._disk(args)
+    assert disk.state in ("warning", "error")
+    assert "a checkpoint has 85.1 GiB" in disk.found
+    assert disk.fix
+    assert not rest
+    memory = doctor._memory(args_of(problems, tmp_path, large_model, actor__num_gpus_per_node=64), cuda=False)
+    assert memory.state == "error"
+    assert "--actor.num_gpus_per_node" in memory.fix
+
+
+def test_no_checkpoints_are_worth_a_warning(problems: Path, tmp_path: Path) -> None:
+    *_, last = doctor._disk(args_of(problems, tmp_path, problems / "model", ckpt__save_steps=-1))
+    assert (last.check, last.state) == ("checkpoints", "warning")
+    assert "--ckpt.save_steps" in last.fix
+
+
+def test_a_package_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version", lambda name: "0.1" if name == "ray" else version(name))
+    (wrong,) = [one for one in doctor._packages("cpu") if one.state != "ok"]
+    assert (wrong.check, wrong.found) == ("ray", "0.1, ==2.55.0 is needed")
+    assert "pip install 'ray==2.55.0'" in wrong.fix
