@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import random
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from openrlhf_sfpo.report.console import Console, accuracy, before_and_after, warnings
-from openrlhf_sfpo.report.reading import read_metrics
+from openrlhf_sfpo.report.reading import read_metrics, read_status
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.report.statistics import standard_errors
 
@@ -132,3 +133,46 @@ def test_standard_errors_that_cannot_be_known_are_left_out() -> None:
     assert standard_errors([[1.0], [0.0]]).keys() == {"stderr"}
     assert standard_errors([[1.0, 0.0]]).keys() == {"sampling_stderr"}
     assert standard_errors([]) == {}
+
+
+def test_a_run_that_goes_on_forgets_what_comes_again(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, {})
+    for step in range(1, 5):
+        writer.handle({"kind": "samples", "step": step, "samples": [{"response": f"line\u2028{step}"}]})
+        writer.handle({"kind": "step", "step": step, "metrics": {"rollout/num_samples": 16.0, "loss": float(step)}})
+        writer.handle({"kind": "eval", "step": step, "metrics": {"eval_set_pass1": step / 10}})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "cut sho')
+    again = RunWriter(tmp_path, {}, step=3)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    for kind, fields in (("samples", {"samples": [{"response": "x"}]}), ("step", {"metrics": {}})):
+        assert again.handle({"kind": kind, "step": 3, **fields, "again": True}) is None, "it is there"
+    again.handle({"kind": "eval", "step": 3, "metrics": {"eval_set_pass1": 0.9}})
+    again.handle({"kind": "step", "step": 4, "metrics": {"rollout/num_samples": 16.0, "loss": math.nan}})
+    lines = read_metrics(tmp_path)
+    assert [line["rollouts_total"] for line in lines] == [16, 32, 48, 64]
+    assert [line.get("eval/set_pass1") for line in lines] == [0.1, 0.2, 0.9, None]
+    assert lines[3]["train/loss"] is None, "JSON has no NaN"
+    assert lines[3]["wall_seconds"] >= lines[2]["wall_seconds"]
+    samples = (tmp_path / "samples.jsonl").read_text().split("\n")
+    assert [json.loads(line)["step"] for line in samples if line] == [1, 2, 3]
+    assert [one["step"] for one in read_status(tmp_path)["continued"]] == [3]
+
+
+def test_lines_wait_for_a_disk_with_room(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, {})
+    writer.handle({"kind": "step", "step": 1, "metrics": {}})
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "aside")
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")  # full for who writes, and without an end for who reads
+    writer._next_drawing = math.inf
+    assert writer.handle({"kind": "step", "step": 2, "metrics": {}})["step"] == 2
+    assert "No space left on device" in writer.problem
+    writer.handle({"kind": "eval", "step": 2, "metrics": {"eval_set_pass1": 0.5}})
+    (tmp_path / "aside").rename(tmp_path / "metrics.jsonl")
+    writer.handle({"kind": "step", "step": 3, "metrics": {}})
+    assert writer.problem is None
+    assert [(line["step"], line.get("eval/set_pass1")) for line in read_metrics(tmp_path)] == [
+        (1, None),
+        (2, 0.5),
+        (3, None),
+    ]

@@ -27,8 +27,9 @@ class Events:
 
         Args:
             kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
-                `samples` (step, samples; as with `step`, again if they may be known already), `sync` (metrics), `checkpoint` (of a
-                save that ended: tag, step, error, blocked_seconds, seconds, bytes) or `notice` (text).
+                `samples` (step, samples; as with `step`, again if they may be known already), `sync` (metrics),
+                `checkpoint` (of a save that ended: tag, step, error, blocked_seconds, seconds, bytes) or `notice`
+                (text).
             fields: its content, plain Python values.
         """
         if self._mailbox is not None:

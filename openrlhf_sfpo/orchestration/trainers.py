@@ -175,7 +175,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         if isinstance(self.samples_generator, Rollouts):  # a recording needs no weights
             self.samples_generator.send_weights(super().broadcast_to_vllm)
         if self._known is not None:
-            # The step that a run goes on from; its lines are missing where the run's end came sooner than their writing.
+            # The step that a run goes on from: its lines are missing if the end came sooner than their writing.
             step = self._known["global_step"]
             self._events().send("samples", step=step, samples=self._known["samples"], again=True)
             self._events().send("step", step=step, metrics=self._known["metrics"], again=True)

@@ -18,7 +18,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -201,7 +201,8 @@ class RunWriter:
                         if written < len(text.encode()):
                             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     except OSError:
-                        file.truncate(start)
+                        with suppress(OSError):
+                            file.truncate(start)
                         raise
                 if path.name == METRICS:
                     self._last_offset = start
@@ -211,7 +212,8 @@ class RunWriter:
     def _noting_problems(self) -> Iterator[None]:
         try:
             yield
-            self.problem = None
+            if not self._unwritten:
+                self.problem = None
         except OSError as error:
             self.problem = str(error)
 
