@@ -174,8 +174,8 @@ def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path,
 def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
     """On two data-parallel ranks; what is left of the run then goes on on two pipeline stages."""
     faults = [
+        {"at": "slow", "rank": 1, "do": "kill_self"},
         {"at": "fast 1/2", "nth": 2, "rank": 1, "do": "stop_self"},
-        {"at": "slow", "nth": 2, "rank": 1, "do": "kill_self"},
         {"at": "reposition", "nth": 2, "do": "sigterm"},
     ]
     recording, run_dir = undisturbed.parent / "rollouts", tmp_path / "run"
@@ -247,7 +247,9 @@ def test_a_full_disk_and_a_reward_that_is_not_a_number(
     lines = read_metrics(run_dir)
     assert [line.get("train/skipped_update") for line in lines] == [0.0, 1.0, 0.0]
     assert lines[2]["sfpo/backward_passes_total"] == 6.0, "the second batch has none"
-    assert "No space left on device" in done.stdout
+    assert re.search(r"checkpoint global_step2 could not be written \(no space left in .*small", done.stdout), (
+        done.stdout
+    )
     assert "the one before is kept, and the run goes on" in done.stdout
     place = small_disk / "checkpoints" / PLACE
     assert newest_whole(place).step == 1

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from openrlhf_sfpo.checkpoints.directory import COMMON, MODEL, describe, part_of, seal
 from openrlhf_sfpo.files import write_whole
 
+_FULL = 32 * 2**20  # bytes that are left when no more of a piece fits
 _MODEL_FILES = (".json", ".jinja", ".model", ".txt")
 
 
@@ -122,6 +123,10 @@ class CheckpointWriter:
         manifest = {"step": contents.step, **contents.manifest, "files": files}
         error = error or _caught(lambda: seal(target, manifest))[0]
         if error is not None:
+            free = shutil.disk_usage(target.parent).free
+            if free < _FULL:
+                # torch reports a write that failed as positions in the file that do not fit.
+                error = f"no space left in {target.parent}, {free / 1e6:.1f} MB free; {error}"
             shutil.rmtree(part_of(target), ignore_errors=True)
         total = sum(entry["bytes"] for entry in files.values())
         self._last = Saved(target, contents.step, error, blocked, time.perf_counter() - started, total)
@@ -200,7 +205,7 @@ def _make_room(target: Path) -> None:
 def _caught(work: Callable[[], Any]) -> tuple[str | None, Any]:
     try:
         return None, work()
-    except Exception as error:  # whatever it is, the training goes on and says so
+    except (Exception, dcp.CheckpointException) as error:  # whatever it is, the training goes on and says so
         return _in_words(error), None
 
 

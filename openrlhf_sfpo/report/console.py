@@ -66,7 +66,7 @@ class Console:
             ("seconds", line.get("time/step_total"), "{:.1f}"),
         ]
         shown = "  ".join(f"{name} {form.format(value)}" for name, value, form in parts if value is not None)
-        mode = self._update if line.get("sfpo/active") else "GRPO"
+        mode = self._update if line.get("sfpo/active") else "skipped" if line.get("train/skipped_update") else "GRPO"
         self.say(f"{step}: {mode}  {shown}")
         for metric, text in warnings(line).items():
             if metric not in self._warned:
