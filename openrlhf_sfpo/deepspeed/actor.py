@@ -1,6 +1,7 @@
 """The Ray actors that stand where OpenRLHF's policy and reference actors stand: its own, with SFPO in the policy's
 trainer, and with what a machine without GPUs needs."""
 
+import functools
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,7 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
         self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
     ) -> None:
         self.events = Events()
+        self.events.register("policy", self._rank)
         on_cpu = not torch.cuda.is_available()
         # OpenRLHF looks the trainer's class up in its module.
         ppo_actor.ActorPPOTrainer = SlowFastActorTrainer
@@ -48,7 +50,9 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
             workers = len(vllm_engines) * strategy.args.vllm.tensor_parallel_size
-            self._sync = WeightSync(_EngineWeights(self.actor.model), vllm_engines, workers, self._master_addr)
+            weights = _EngineWeights(self.actor.model)
+            self._new_sync = functools.partial(WeightSync, weights, vllm_engines, workers, self._master_addr)
+            self._sync = self._new_sync()
 
     def broadcast_to_vllm(self) -> None:
         """Send the weights to the engines: OpenRLHF's own way, and through shared memory where there is no NCCL."""
@@ -61,6 +65,20 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
         metrics = self._sync.send(self.trainer.sfpo.gate.batches)
         if self._rank == 0:
             self.events.send("sync", metrics=metrics)
+
+    def reconnect_engines(self) -> None:
+        """Connect to engines of which some were started again, and send all of them the weights.
+
+        Raises:
+            RuntimeError: on GPUs, where OpenRLHF connects to its engines once.
+        """
+        if self._sync is None:
+            raise RuntimeError("OpenRLHF's DeepSpeed actor cannot connect to vLLM engines again; start the run anew.")
+        self._sync = self._new_sync()
+        self._sync.send(self.trainer.sfpo.gate.batches)
+
+    def finish_checkpoint(self) -> None:
+        """Nothing is written in the background."""
 
     def save_checkpoint(self, tag: str, client_states: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """As OpenRLHF's, with the gate's state among the client states."""

@@ -2,9 +2,7 @@
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +26,10 @@ def run(flat: argparse.Namespace, directory: Path) -> int:
     Raises:
         UsageError: Ray has fewer GPUs than the flags ask for, or they are not those of the run in the directory.
     """
-    with quiet(directory / "logs" / "driver.log", vars(flat)["run.verbose"]) as stream, Session() as session:
+    with (
+        quiet(directory / "logs" / "driver.log", vars(flat)["run.verbose"]) as stream,
+        Session(ends_on_sigterm=True) as session,
+    ):
         return run_in(session, flat, directory, stream)
 
 
@@ -71,8 +72,7 @@ def _train(session: Session, flat: argparse.Namespace, directory: Path, console:
             console.say("there is no checkpoint to go on from: beginning again")
         _prepare(session, flat, console)
         try:
-            with _ending_on_sigterm(session):
-                session.train(flat, directory, console, _total_steps(values), checkpoint)
+            session.train(flat, directory, console, _total_steps(values), checkpoint)
             return
         except Exception as error:
             if not left or session.asked_to_end or not is_passing(error):
@@ -117,20 +117,6 @@ def is_passing(error: BaseException) -> bool:
 
 
 _CONNECTION_LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
-
-
-@contextmanager
-def _ending_on_sigterm(session: Session) -> Iterator[None]:
-    """Have SIGTERM (from Slurm or Kubernetes, before the machine is taken away) end the run with a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # Ray has put a handler there that exits at once.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: session.ask_to_end())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _what_runs(args: Any) -> str:

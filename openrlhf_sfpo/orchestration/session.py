@@ -2,6 +2,7 @@
 
 import _thread
 import argparse
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -26,10 +27,13 @@ class Session:
     Args:
         keep: let a run have the engines and actors of the run before it where its flags allow that, with their
             weights, optimizers and random numbers reset.
+        ends_on_sigterm: have SIGTERM, from Slurm or Kubernetes before the machine is taken away, end the run with a
+            checkpoint; for the main thread of a process with one run.
     """
 
-    def __init__(self, keep: bool = False) -> None:
+    def __init__(self, keep: bool = False, ends_on_sigterm: bool = False) -> None:
         self._keep = keep
+        self._ends_on_sigterm = ends_on_sigterm
         self._stack = ExitStack()
         self._previous: dict[str, Any] | None = None
         self._device = ""
@@ -107,7 +111,7 @@ class Session:
             self._install_hooks(values)
             watchdog = Watchdog(values["train.timeout"], directory / "logs" / "stacks.txt", stack_of)
             listener = _Listener(self, watchdog, writer, console, total_steps, values["train.grace_seconds"])
-            with listener.listening(self._mailbox):
+            with self._handling_sigterm(), listener.listening(self._mailbox):
                 hooks.run_openrlhf(for_openrlhf(flat, checkpoint))
         except BaseException as error:
             self._previous = None  # its workers may be in any state
@@ -118,6 +122,18 @@ class Session:
                 raise StepHung(hung) from None
             raise
         writer.close("finished")
+
+    @contextmanager
+    def _handling_sigterm(self) -> Iterator[None]:
+        if not self._ends_on_sigterm:
+            yield
+            return
+        # Ray has put a handler there that exits at once.
+        before = signal.signal(signal.SIGTERM, lambda number, frame: self.ask_to_end())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def close(self) -> None:
         """Stop the workers and Ray, if it was started here."""
