@@ -16,10 +16,6 @@ case "$run_dir" in -*)
     echo "quickstart.sh: usage: bash examples/quickstart.sh [RUN_DIR [FLAGS...]]; $run_dir is no directory." >&2
     exit 2 ;;
 esac
-if [ -e "$run_dir/metrics.jsonl" ]; then
-    echo "quickstart.sh: $run_dir already holds a run. Choose another directory." >&2
-    exit 2
-fi
 
 bash "$root/requirements/install.sh" "$venv"
 

@@ -145,7 +145,7 @@ class TrainConfig:
     timeout: float = _flag(
         1800.0,
         "seconds without progress on any rank after which a step counts as hung: the run says where each rank is, and "
-        "restarts. More than the longest micro-batch, export or checkpoint takes",
+        "restarts. More than loading the model takes, the longest micro-batch and the longest checkpoint",
     )
     grace_seconds: float = _flag(
         60.0,

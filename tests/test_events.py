@@ -25,7 +25,7 @@ def told(box: Any, count: int) -> list[tuple[int, str]]:
     events: list[dict[str, Any]] = []
     deadline = time.monotonic() + 60
     while len(events) < 2 * count and time.monotonic() < deadline:
-        events += ray.get(box.take.remote())
+        events += ray.get(box.take.remote())[0]
     return [(event["step"], event["kind"]) for event in events]
 
 

@@ -394,7 +394,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("index cut short", {"--actor.model_name_or_path": cut_index}, ["index.json is damaged", "Download"]),
     ("run directory under a file", {"--run.dir": under_a_file}, ["--run.dir", "no writable directory"]),
     ("run directory read-only", {"--run.dir": "/proc/run"}, ["--run.dir", "cannot be written"]),
-    ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "already holds a run"]),
+    ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "no run of ours"]),
     (
         "replay with other groups",
         {"--rollout.replay_dir": recording_of_pairs, "--rollout.n_samples_per_prompt": 4},
@@ -405,6 +405,10 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("colocation", {"--train.colocate_all": True}, ["--train.colocate_all", "colocate_actor_ref"]),
     ("LoRA", {"--ds.lora.rank": 8}, ["--ds.lora.rank", "does not support"]),
     ("DeepSpeed TP", {"--ds.tensor_parallel_size": 2}, ["--megatron.tensor_model_parallel_size"]),
+    ("negative restarts", {"--train.max_restarts": -1}, ["--train.max_restarts", "0 or more"]),
+    ("no timeout", {"--train.timeout": 0}, ["--train.timeout", "above 0"]),
+    ("no engine timeout", {"--rollout.engine_timeout": 0}, ["--rollout.engine_timeout", "above 0"]),
+    ("negative grace", {"--train.grace_seconds": -1}, ["--train.grace_seconds", "0 or more"]),
     ("batch size", {"--train.batch_size": 0}, ["--train.batch_size", "1 or more"]),
 ]
 

@@ -12,7 +12,7 @@ from openrlhf_sfpo.orchestration.flash_attn_stub import install_if_missing
 @pytest.fixture(scope="module")
 def in_lasting_order() -> Any:
     install_if_missing()
-    from openrlhf_sfpo.orchestration.trainers import in_lasting_order
+    from openrlhf_sfpo.orchestration.rollouts import in_lasting_order
 
     return in_lasting_order
 

@@ -58,6 +58,7 @@ class Pulse:
         self._stopped.set()
 
     def _run(self) -> None:
+        self._send(self._beat())  # a rank that stops at once must be known, too
         while not self._stopped.wait(min(2.0, self._timeout / 8)):
             self._send(self._beat())
 
