@@ -158,7 +158,7 @@ def kills(count: int) -> list[dict[str, Any]]:
     return faults
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])])
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])])
 def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path, count: int) -> None:
     arguments = flags(tmp_path / "run", problems)
     for number, fault in enumerate(kills(count)):
