@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,8 @@ class _Listener:
         finally:
             finished.set()
             thread.join()
-            self._take(mailbox)
+            with suppress(ray.exceptions.RayError):  # what the run failed of matters more than its last words
+                self._take(mailbox)
 
     def _listen(self, mailbox: Any) -> None:
         self._take(mailbox)
