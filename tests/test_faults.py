@@ -147,7 +147,7 @@ def kills(count: int) -> list[dict[str, Any]]:
     ]
     faults = []
     for number in range(count):
-        # The first time leaves a checkpoint behind; later ones come before the gate closes, after which nothing is fast.
+        # The first one leaves a checkpoint behind; the others come before the gate closes and ends the fast passes.
         nth = 2 if number == 0 else 1
         fault: dict[str, Any] = {"at": phases[number % len(phases)], "nth": nth, "do": "kill_all"}
         if number % 2 == 0:
