@@ -177,12 +177,12 @@ def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, tmp
         {"at": "reposition", "nth": 2, "do": "sigterm"},
     ]
     recording, run_dir = undisturbed.parent / "rollouts", tmp_path / "run"
-    ranks = {"actor__num_gpus_per_node": 2, "train__timeout": 8}
+    ranks = {"actor__num_gpus_per_node": 2, "train__timeout": 12}
     arguments = replayed(run_dir, problems, recording, **ranks)
     done = train(arguments, faults, tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
     shown = done.stdout
-    assert "no rank made progress for 8 s (--train.timeout) in: fast 1/2" in shown
+    assert "no rank made progress for 12 s (--train.timeout) in: fast 1/2" in shown
     assert re.search(r"Rank 1 \(process \d+ on .*\) did not arrive: it has given no sign of life for", shown)
     assert re.search(r"Rank\(s\) 0 wait for the others in \w+", shown)
     stacks = (run_dir / "logs" / "stacks.txt").read_text()
