@@ -4,8 +4,11 @@ The protocol is vLLM's own (init, start, update for each bucket, finish), so tha
 path as one with NCCL; only the bytes travel differently.
 """
 
+import fcntl
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,6 +28,7 @@ from vllm.distributed.weight_transfer.packed_tensor import pack_tensors, unpack_
 from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY
 
 _DIRECTORY = Path("/dev/shm")
+_PREFIX = "openrlhf_sfpo_weights_"
 
 
 @dataclass
@@ -138,7 +142,9 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
                 pass
             return
         self.client.start_weight_update()
-        with tempfile.NamedTemporaryFile(dir=_DIRECTORY, prefix="openrlhf_sfpo_weights_") as file:
+        remove_leftovers()
+        with tempfile.NamedTemporaryFile(dir=_DIRECTORY, prefix=_PREFIX) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # says that somebody is using it
             for info in self._write_buckets(weights, file.name):
                 self.client.update_weights(asdict(info))
         self.client.finish_weight_update()
@@ -156,6 +162,16 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
                 shapes=bucket.shapes,
                 tensor_sizes=bucket.tensor_sizes,
             )
+
+
+def remove_leftovers() -> None:
+    """Remove the files of senders that were killed: nobody holds those."""
+    for path in _DIRECTORY.glob(f"{_PREFIX}*"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A new one is there for a moment before it is held.
+            if time.time() - path.stat().st_mtime > 10:
+                path.unlink()
 
 
 def _map(path: str, size: int) -> torch.Tensor:
