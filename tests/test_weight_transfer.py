@@ -1,8 +1,11 @@
 """Weights into a real vLLM engine: after a transfer it computes what an engine does that loads the actor's export."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +54,21 @@ def test_a_synced_engine_equals_one_that_loads_the_export_to_the_bit(
     assert set(updates) == {"update"}
     assert len(updates) <= size / 300_000 + 1, "buckets are filled before they are sent"
     assert result["left_behind"] == []
+
+
+def test_what_a_killed_sender_left_in_shared_memory_is_removed() -> None:
+    from openrlhf_sfpo.rollout.shared_memory import remove_leftovers
+
+    left, held, new = [Path(f"/dev/shm/openrlhf_sfpo_weights_test_{name}") for name in ("left", "held", "new")]
+    for path in (left, held, new):
+        path.touch()
+    for path in (left, held):
+        os.utime(path, (time.time() - 60,) * 2)
+    try:
+        with held.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            remove_leftovers()
+        assert [path.exists() for path in (left, held, new)] == [False, True, True]
+    finally:
+        for path in (left, held, new):
+            path.unlink(missing_ok=True)
