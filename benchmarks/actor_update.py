@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,9 +31,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from machine import cpu_name
+from machine import cpu_name, write_result
 
 from openrlhf_sfpo.megatron.batching import Sample
+from openrlhf_sfpo.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"megatron": "ours, Megatron-Core", "openrlhf": "OpenRLHF, DeepSpeed ZeRO-2", "trl": "TRL GRPOTrainer"}
@@ -59,11 +59,7 @@ def main() -> None:
             batch = Path(directory) / "batch.pt"
             torch.save([vars(sample) for sample in samples], batch)
             result["series"][name] = measure(args, batch, samples)
-    table = as_table(result)
-    print(f"\n{table}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "actor_update.md").write_text(table)
-    (args.out / "actor_update.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(args.out, "actor_update", result, as_table(result))
 
 
 def parse() -> argparse.Namespace:
@@ -253,9 +249,7 @@ def resident() -> int:
 
 
 def on_one_rank() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
 
 

@@ -14,10 +14,8 @@ Prints a table and writes it to checkpoint.md, with everything measured in check
 """
 
 import argparse
-import json
 import os
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -28,17 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from actor_update import ROOT, rollouts
-from machine import cpu_name
+from actor_update import ROOT, on_one_rank, rollouts
+from machine import cpu_name, write_result
 
 MODES = ("no checkpoint", "asynchronous", "synchronous", "torch.save")
 
 
 def main() -> None:
     args = parse()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+    on_one_rank()
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
         result = {
             "date": str(date.today()),
@@ -47,11 +43,7 @@ def main() -> None:
             "torch": torch.__version__,
             **measure(args, Path(directory)),
         }
-    table = as_table(result)
-    print(f"\n{table}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "checkpoint.md").write_text(table)
-    (args.out / "checkpoint.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(args.out, "checkpoint", result, as_table(result))
 
 
 def parse() -> argparse.Namespace:

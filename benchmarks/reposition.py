@@ -18,7 +18,6 @@ latter. Prints a table and writes it to reposition.md, with everything measured 
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import cpu_name
+from machine import cpu_name, write_result
 from memory import peak_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -64,11 +63,7 @@ def main() -> None:
         "tokens": args.tokens,
         "rows": rows,
     }
-    table = as_table(result)
-    print(f"\n{table}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "reposition.md").write_text(table)
-    (args.out / "reposition.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(args.out, "reposition", result, as_table(result))
 
 
 def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, Any]:

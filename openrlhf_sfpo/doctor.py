@@ -5,10 +5,9 @@ Each check is a function that yields findings. Those of a command line take the 
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from packaging.requirements import Requirement
 
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.ports import free_port
 
 GIB = 2**30
 # fp32 main parameters and Adam's two moments; what a checkpoint holds of each parameter.
@@ -41,9 +41,6 @@ class Finding:
     state: Literal["ok", "warning", "error"]
     found: str
     fix: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def examine(args: Any | None) -> Iterator[Finding]:
@@ -129,11 +126,8 @@ def _collectives(backend: str) -> Finding:
 
     count = torch.cuda.device_count() if backend == "nccl" else 2
     label = {"nccl": "NCCL", "gloo": "gloo"}[backend]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     try:
-        torch.multiprocessing.spawn(all_reduce, args=(count, backend, port), nprocs=count)
+        torch.multiprocessing.spawn(all_reduce, args=(count, backend, free_port()), nprocs=count)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1]
         fix = f"Set {label}_SOCKET_IFNAME to an interface that works" + (

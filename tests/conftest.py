@@ -10,6 +10,10 @@ import pytest
 from ranks import RankPool
 
 ROOT = Path(__file__).parent.parent
+# A reward that a model without any training gets for half of its answers.
+REWARD = (
+    'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,3 +55,12 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "step 20/20" in done.stdout
     return directory
+
+
+@pytest.fixture(scope="session")
+def problems(testbed: Path) -> Path:
+    """The testbed with a reward function of its own, reward.py, and few problems to evaluate on, few.jsonl."""
+    (testbed / "reward.py").write_text(REWARD)
+    lines = (testbed / "eval.jsonl").read_text().splitlines(True)
+    (testbed / "few.jsonl").write_text("".join(lines[:24]))
+    return testbed

@@ -4,6 +4,17 @@ from typing import Any
 
 import torch
 
+# (TP, PP, VPP), DP
+LAYOUTS = {
+    "TP1PP1DP1": ((1, 1, 1), 1),
+    "TP2PP1DP1": ((2, 1, 1), 1),
+    "TP1PP2DP1": ((1, 2, 1), 1),
+    "TP1PP1DP2": ((1, 1, 1), 2),
+    "TP2PP2DP1": ((2, 2, 1), 1),
+    "TP1PP2DP2": ((1, 2, 1), 2),
+    "VPP2": ((1, 2, 2), 1),
+}
+
 
 def make_actor(path: str, layout: tuple[int, int, int], train: bool = True, **settings: Any) -> Any:
     """A MegatronActor with small defaults. `layout` is (TP, PP, VPP); `optimizer` may be a dict."""

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -15,6 +14,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 import pytest
+
+from openrlhf_sfpo.ports import free_port
 
 
 def import_megatron() -> None:
@@ -46,10 +47,7 @@ class RankPool:
         The function must be importable (module level) and what it returns picklable.
         """
         pipe = self._started()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        pipe.send((world_size, port, function, args))
+        pipe.send((world_size, free_port(), function, args))
         answers: dict[int, Any] = {}
         failures: list[str] = []
         deadline = time.monotonic() + timeout

@@ -12,6 +12,7 @@ from typing import Any
 import checkpoint_jobs
 import pytest
 import torch
+from jobs import LAYOUTS
 from ranks import RankPool
 from reference import flat
 from tiny_models import make_model, make_samples
@@ -26,16 +27,6 @@ from openrlhf_sfpo.checkpoints.directory import (
     seal,
     verify,
 )
-
-LAYOUTS = {
-    "TP2PP1DP1": ((2, 1, 1), 1),
-    "TP1PP2DP1": ((1, 2, 1), 1),
-    "TP1PP1DP2": ((1, 1, 1), 2),
-    "TP1PP1DP1": ((1, 1, 1), 1),
-    "TP2PP2DP1": ((2, 2, 1), 1),
-    "TP1PP2DP2": ((1, 2, 1), 2),
-    "VPP2": ((1, 2, 2), 1),
-}
 
 
 def run(ranks: RankPool, name: str, job: Any, *args: Any, **settings: Any) -> dict[str, Any]:

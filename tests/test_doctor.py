@@ -26,13 +26,6 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]
     return {one["check"]: one for one in json.loads(done.stdout)}
 
 
-@pytest.fixture(scope="module")
-def problems(testbed: Path) -> Path:
-    (testbed / "reward.py").write_text('def reward_func(queries, prompts, labels):\n    return {"rewards": [0.0]}\n')
-    (testbed / "few.jsonl").write_text((testbed / "eval.jsonl").read_text())
-    return testbed
-
-
 def test_a_machine_on_which_everything_works(problems: Path, tmp_path: Path) -> None:
     done = run(*flags(tmp_path / "run", problems))
     assert done.returncode == 0, done.stdout + done.stderr

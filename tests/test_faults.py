@@ -20,18 +20,6 @@ from openrlhf_sfpo.rollout.recording import load_rollouts, save_rollouts
 
 TESTS = Path(__file__).parent
 STEPS = 8
-# A reward that a model without any training gets for half of its answers.
-REWARD = (
-    'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
-)
-
-
-@pytest.fixture(scope="module")
-def problems(testbed: Path) -> Path:
-    (testbed / "reward.py").write_text(REWARD)
-    lines = (testbed / "eval.jsonl").read_text().splitlines(True)
-    (testbed / "few.jsonl").write_text("".join(lines[:24]))
-    return testbed
 
 
 def flags(run_dir: Path, problems: Path, **changes: Any) -> list[str]:

@@ -6,24 +6,13 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from jobs import LAYOUTS
 from ranks import RankPool
 from reference import PlainSFPO, flat, load, log_probs_of, old_log_probs
 from tiny_models import make_model, make_samples
 
 from openrlhf_sfpo.megatron.batching import Sample, plan_micro_batches
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, save_rollouts
-
-# (TP, PP, VPP), DP
-LAYOUTS = {
-    "TP1PP1DP1": ((1, 1, 1), 1),
-    "TP2PP1DP1": ((2, 1, 1), 1),
-    "TP1PP2DP1": ((1, 2, 1), 1),
-    "TP1PP1DP2": ((1, 1, 1), 2),
-    "TP2PP2DP1": ((2, 2, 1), 1),
-    "TP1PP2DP2": ((1, 2, 1), 2),
-    "VPP2": ((1, 2, 2), 1),
-}
-
 
 STATE_MODES = ("maintain", "restore", "interpolate", "reset")
 

@@ -7,10 +7,10 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from jobs import LAYOUTS
 from ranks import RankFailure, RankPool
 from tiny_models import make_model, make_samples
 
-LAYOUTS = {"TP1PP1DP1": ((1, 1, 1), 1), "TP1PP1DP2": ((1, 1, 1), 2), "TP2PP2DP1": ((2, 2, 1), 1)}
 # The last sample is in the second of two optimizer steps, so that some have been made.
 SETTINGS: dict[str, Any] = {"skip_nonfinite": True, "optimizer": {"schedule": "cosine_with_min_lr", "total_steps": 12}}
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Any
+from dataclasses import asdict
 
 from openrlhf_sfpo.doctor import Finding, check_command_line, examine
 from openrlhf_sfpo.errors import UsageError
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"openrlhf-sfpo doctor: error: {error}", file=sys.stderr)
         return 2
     if as_json:
-        print(json.dumps([finding.as_dict() for finding in findings], indent=1))
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         print(_text(findings))
     return 1 if any(finding.state == "error" for finding in findings) else 0
@@ -37,18 +37,13 @@ def _findings(flags: list[str]) -> list[Finding]:
     if not flags:
         return list(examine(None))
     from openrlhf_sfpo.cli.flags import parse
+    from openrlhf_sfpo.orchestration.preflight import nested
 
     flat, _ = parse(flags)
     vars(flat)["run.dir"] = vars(flat)["run.dir"] or "runs/new"
     checked = check_command_line(flat)
     # What cannot be read of a model or a flag that is wrong is not looked at.
-    return [checked, *examine(_nested(flat) if checked.state == "ok" else None)]
-
-
-def _nested(flat: Any) -> Any:
-    from openrlhf_sfpo.orchestration.preflight import nested
-
-    return nested(flat)
+    return [checked, *examine(nested(flat) if checked.state == "ok" else None)]
 
 
 def _text(findings: list[Finding]) -> str:

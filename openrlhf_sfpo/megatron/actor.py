@@ -18,7 +18,7 @@ from openrlhf_sfpo.checkpoints.directory import COMMON
 from openrlhf_sfpo.megatron import cpu, training_state
 from openrlhf_sfpo.megatron.batching import MicroBatch, Sample, exchange, pack, plan_micro_batches
 from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
-from openrlhf_sfpo.megatron.checkpoint_writer import Contents, load_object, set_rng_state
+from openrlhf_sfpo.megatron.checkpoint_writer import Contents, load_object
 from openrlhf_sfpo.megatron.export import WeightExchange
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
 from openrlhf_sfpo.megatron.model import build_model
@@ -27,6 +27,7 @@ from openrlhf_sfpo.megatron.optimizer import LearningRate, build_optimizer
 from openrlhf_sfpo.megatron.pipeline import LossFunction, LossNorm, Pipeline
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.shards import MainShards
+from openrlhf_sfpo.random_numbers import set_rng_state
 from openrlhf_sfpo.sfpo import Pass, SlowCopy, SlowFastUpdate
 
 P = ParamSpec("P")

@@ -114,9 +114,7 @@ def save_model_directory(
     part = target.with_name(f".{target.name}.part{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and file.name != _INDEX:
-            shutil.copy(file, part / file.name)
+    copy_model_files(source, part)
     config = json.loads((source / "config.json").read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
@@ -132,6 +130,18 @@ def save_model_directory(
     for file in [*target.glob("model*.safetensors"), target / _INDEX]:
         if file.name not in written:
             file.unlink(missing_ok=True)
+
+
+def copy_model_files(source: Path, target: Path) -> list[str]:
+    """Copy the configuration and the tokenizer of a Hugging Face directory into another one; return the names."""
+    files = [
+        file
+        for file in sorted(source.iterdir())
+        if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and file.name != _INDEX
+    ]
+    for file in files:
+        shutil.copy(file, target / file.name)
+    return [file.name for file in files]
 
 
 def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -7,7 +7,6 @@ soon as the last rank has written its part, whatever the training is doing.
 
 import functools
 import io
-import random
 import shutil
 import threading
 import time
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -25,9 +23,10 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from openrlhf_sfpo.checkpoints.directory import COMMON, MODEL, describe, part_of, seal
 from openrlhf_sfpo.files import write_whole
+from openrlhf_sfpo.megatron.checkpoint_files import copy_model_files
+from openrlhf_sfpo.random_numbers import rng_state
 
 _FULL = 32 * 2**20  # bytes that are left when no more of a piece fits
-_MODEL_FILES = (".json", ".jinja", ".model", ".txt")
 
 
 @dataclass(frozen=True)
@@ -149,40 +148,9 @@ class CheckpointWriter:
         if rank == 0:
             save_config(CheckpointingConfig(sharded_backend="torch_dist", sharded_backend_version=1), str(part))
             names += [".metadata", "metadata.json", _save_object(part / COMMON, contents.common)]
-            names += copy_model_files(contents.model, part / MODEL)
+            (part / MODEL).mkdir()
+            names += [f"{MODEL}/{name}" for name in copy_model_files(contents.model, part / MODEL)]
         return describe(part, names)
-
-
-def rng_state() -> dict[str, Any]:
-    """The random numbers of this process."""
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": numpy.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """The reverse of `rng_state`."""
-    random.setstate(state["python"])
-    numpy.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def copy_model_files(source: Path, target: Path) -> list[str]:
-    """Copy a Hugging Face directory's configuration and tokenizer; return the names, with the target's in front."""
-    target.mkdir()
-    names = []
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.suffix in _MODEL_FILES and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, target / file.name)
-            names.append(f"{target.name}/{file.name}")
-    return names
 
 
 def load_object(path: Path) -> Any:

@@ -5,9 +5,9 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.nodes import on_node
 
 _STARTS_WITHIN = 900.0  # seconds in which an engine is up, with the largest models
 _RESTARTS_PER_BATCH = 3
@@ -134,10 +134,8 @@ class EngineCare:
         ray.kill(self._engines[index], no_restart=False)
         node, processes = self._processes.pop(index, ("", {}))
         if node:
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
-            kill = ray.remote(num_cpus=0, scheduling_strategy=there)(_kill)
             with suppress(ray.exceptions.RayError):  # the node is gone, and they with it
-                ray.get(kill.remote(processes), timeout=60)
+                on_node(node, _kill, processes)
 
     def _say(self, index: int, what: str) -> None:
         self._events.send(

@@ -47,7 +47,7 @@ def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: 
     except UsageError:
         raise
     except (KeyboardInterrupt, Exception) as error:
-        if session.asked_to_end:
+        if session.asked_to_end is not None:
             *_, innermost = causes(error)
             what = str(innermost) if isinstance(innermost, Stopped) else "asked to end; the step in progress is lost"
             console.say(f"{what}. The same command goes on from the last checkpoint.")
@@ -75,10 +75,10 @@ def _train(session: Session, flat: argparse.Namespace, directory: Path, console:
             session.train(flat, directory, console, _total_steps(values), checkpoint)
             return
         except Exception as error:
-            if not left or session.asked_to_end or not is_passing(error):
+            if not left or session.asked_to_end is not None or not is_passing(error):
                 raise
             left -= 1
-            console.say(f"{root_cause(error)}")
+            console.say(root_cause(error))
             console.say(f"starting again from the last checkpoint ({left} restarts left, --train.max_restarts)")
             session.close()
 

@@ -4,9 +4,9 @@ import copy
 import functools
 import hashlib
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from openrlhf_sfpo.errors import Stopped
-from openrlhf_sfpo.megatron.checkpoint_writer import rng_state, set_rng_state
 from openrlhf_sfpo.orchestration.engine_care import EngineCare, is_engine_failure
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.random_numbers import rng_state, set_rng_state
 from openrlhf_sfpo.report.statistics import standard_errors
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record_files
 
@@ -126,6 +126,7 @@ class Rollouts(SamplesGenerator):
         waiting, exhausted = _draw(dataloader_iter, num_prompts)
         consumed = len(waiting)
         pending: dict[Any, Request] = {}
+        next_question = 0.0
         self._care.look_at_all()
         while waiting or pending:
             if waiting and (not pending or self._care.all_well):
@@ -152,8 +153,10 @@ class Rollouts(SamplesGenerator):
                 else:
                     accepted += samples
             self._care.check()
-            if self._ends_on_request and self._events.stop_requested():
-                raise Stopped
+            if self._ends_on_request and time.monotonic() >= next_question:  # and not with every response
+                next_question = time.monotonic() + 1.0
+                if self._events.stop_requested():
+                    raise Stopped
         return accepted, consumed, exhausted
 
     def _send(
@@ -221,16 +224,6 @@ class Place:
 
     def __len__(self) -> int:
         return len(self._loader)
-
-
-@contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """Around evaluations: whether a run that is continued makes one more must not change what comes after."""
-    state = rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(state)
 
 
 class _TokenizerAt:

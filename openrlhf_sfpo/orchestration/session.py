@@ -15,6 +15,7 @@ from openrlhf_sfpo.errors import StepHung
 from openrlhf_sfpo.orchestration import events, flash_attn_stub, hooks
 from openrlhf_sfpo.orchestration.devices import settle, start_ray
 from openrlhf_sfpo.orchestration.kept import Kept, can_follow
+from openrlhf_sfpo.orchestration.nodes import on_node
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
 from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.report.console import Console
@@ -77,9 +78,9 @@ class Session:
             self._asked_to_end = time.monotonic()
 
     @property
-    def asked_to_end(self) -> bool:
-        """Whether `ask_to_end` was called."""
-        return self._asked_to_end is not None
+    def asked_to_end(self) -> float | None:
+        """When `ask_to_end` was called, on the monotonic clock; None if it was not."""
+        return self._asked_to_end
 
     def train(
         self,
@@ -116,7 +117,7 @@ class Session:
         except BaseException as error:
             self._previous = None  # its workers may be in any state
             hung = listener.hung if listener else None
-            ended = self.asked_to_end or isinstance(error, KeyboardInterrupt)
+            ended = self.asked_to_end is not None or isinstance(error, KeyboardInterrupt)
             writer.close("interrupted" if ended else "failed", hung or root_cause(error))
             if hung:
                 raise StepHung(hung) from None
@@ -222,8 +223,9 @@ class _Listener:
 
     def _listen(self, mailbox: Any) -> None:
         self._take(mailbox)
-        if self._session.asked_to_end:
-            self._end(mailbox)
+        asked = self._session.asked_to_end
+        if asked is not None:
+            self._end(mailbox, asked)
         if self.hung is None:
             self.hung = self._watchdog.verdict()
             if self.hung is not None:
@@ -255,8 +257,7 @@ class _Listener:
         elif event["kind"] == "checkpoint":
             self._console.checkpoint(event)
 
-    def _end(self, mailbox: Any) -> None:
-        asked = self._session._asked_to_end
+    def _end(self, mailbox: Any, asked: float) -> None:
         if not self._told:
             self._told = True
             self._console.say(f"asked to end: a checkpoint follows, within {self._grace_seconds:.0f} s")
@@ -282,12 +283,8 @@ def stack_of(rank: int, beat: dict[str, Any]) -> str:
         rank: whose it is.
         beat: the last one.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    there = NodeAffinitySchedulingStrategy(beat["node"], soft=False)
     try:
-        return ray.get(ray.remote(num_cpus=0, scheduling_strategy=there)(_py_spy).remote(beat["pid"]), timeout=60)
+        return on_node(beat["node"], _py_spy, beat["pid"])
     except Exception as error:  # it is only for the reader; the run ends in any case
         return f"not to be had ({type(error).__name__}: {error})"
 

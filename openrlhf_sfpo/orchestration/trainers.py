@@ -17,8 +17,9 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.orchestration.events import Events
-from openrlhf_sfpo.orchestration.rollouts import Place, Replay, Rollouts, random_numbers_kept, to_record
+from openrlhf_sfpo.orchestration.rollouts import Place, Replay, Rollouts, to_record
 from openrlhf_sfpo.orchestration.undecorated import undecorated
+from openrlhf_sfpo.random_numbers import random_numbers_kept
 from openrlhf_sfpo.rollout.recording import save_rollouts
 
 

@@ -1,12 +1,12 @@
 """Sending the actor's weights to the vLLM engines, with vLLM's native weight-transfer protocol."""
 
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from openrlhf_sfpo.ports import free_port
 from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, register
 
 
@@ -124,12 +124,9 @@ def _init_info(settings: Any, rank: int, engine_workers: int, master_address: st
         return SharedMemoryTrainerInitInfo(bucket_bytes=settings.weight_bucket_bytes, rank=rank)
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-    with socket.socket() as free:  # only rank 0 uses the port
-        free.bind(("", 0))
-        port = free.getsockname()[1]
     return NCCLTrainerInitInfo(
         master_address=master_address,
-        master_port=port,
+        master_port=free_port(""),  # only rank 0 uses it
         world_size=engine_workers + 1,
         packed=True,
         packed_buffer_size_bytes=settings.weight_bucket_bytes,
