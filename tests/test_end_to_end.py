@@ -248,14 +248,21 @@ def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "message", "evidence"),
     [
-        ("raise KeyError('no such problem')", "no such problem"),
-        pytest.param("return {'rewards': [float('nan')]}", "must be finite", marks=pytest.mark.slow),
+        ("raise KeyError('no such problem')", "no such problem", "Traceback"),
+        pytest.param(
+            "return {'rewards': [float('nan')]}",
+            "must be finite",
+            "nonfinite/rollouts_000001.safetensors",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["raises", "NaN"],
 )
-def test_a_reward_function_that_fails_stops_the_run(small_model: Path, tmp_path: Path, body: str, message: str) -> None:
+def test_a_reward_function_that_fails_stops_the_run(
+    small_model: Path, tmp_path: Path, body: str, message: str, evidence: str
+) -> None:
     reward = tmp_path / "my_reward.py"
     reward.write_text(f"def reward_func(queries, prompts, labels):\n    {body}\n")
     one_rank = {"actor__num_gpus_per_node": 1, "megatron__pipeline_model_parallel_size": 1}
@@ -263,7 +270,7 @@ def test_a_reward_function_that_fails_stops_the_run(small_model: Path, tmp_path:
     assert done.returncode == 1
     assert message in done.stdout
     assert "my_reward.py" in done.stdout
-    assert "Traceback" in done.stdout, "the reward function's own traceback"
+    assert evidence in done.stdout, "the reward function's own traceback, or the batch with the reward"
     assert str(tmp_path / "run" / "logs") in done.stdout
 
 

@@ -47,7 +47,9 @@ class _Reports:
         events.send("samples", step=step, samples=self._shown)
         bad = next((r for s in rollout_samples if not math.isfinite(r := _reward(s))), None)
         if bad is not None:
-            self._put_aside(step, rollout_samples, f"a reward is {bad}; rewards must be finite numbers")
+            source = ", ".join(self.args.reward.remote_url or ["the agent"])
+            reason = f"a reward is {bad}; rewards must be finite numbers (it comes from {source})"
+            self._put_aside(step, rollout_samples, reason)
             return {"skipped_update": 1.0, "rollout/num_samples": float(len(rollout_samples))}, step
         try:
             status, step = super().train_step(rollout_samples, global_step)
