@@ -247,6 +247,27 @@ def batches(recording: Path, number: int) -> list[Any]:
     return load_rollouts(recording / f"rollouts_{number:06d}.safetensors")
 
 
+def test_load_enable_continues_in_a_new_run_directory(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Half of the batches, then all of them from the first run's checkpoints, which come with models."""
+    recording, half = undisturbed.parent / "rollouts", tmp_path / "half"
+    half.mkdir()
+    for number in range(1, 5):
+        name = f"rollouts_{number:06d}.safetensors"
+        (half / name).symlink_to(recording / name)
+    place = tmp_path / "first" / "checkpoints"
+    done = train(replayed(tmp_path / "first", problems, half, ckpt__save_hf=True), [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in place.glob("*_hf")} == {f"global_step{step}_hf" for step in (2, 3, 4)}
+    assert (place / "global_step4_hf" / "model.safetensors").is_file()
+    again = {"ckpt__path": place, "ckpt__load_enable": True, "run__allow_changed": "rollout.replay_dir"}
+    done = train(replayed(tmp_path / "second", problems, recording, **again), [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"going on after step 4, from {place}" in done.stdout
+    found = [line["step"] for line in read_metrics(tmp_path / "second")]
+    assert found == list(range(4, STEPS + 1)), "with the line of the step that it goes on from"
+    assert newest_whole(place / PLACE).step == STEPS
+
+
 def test_two_runs_on_one_directory(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
     arguments = replayed(tmp_path / "run", problems, undisturbed.parent / "rollouts")
     with locked("--run.dir", tmp_path / "run"):
