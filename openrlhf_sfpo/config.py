@@ -71,6 +71,22 @@ class MegatronConfig:
     virtual_pipeline_model_parallel_size: int = _flag(
         1, "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble"
     )
+    context_parallel_size: int = _flag(1, "ranks over which each sequence is split, for contexts too long for one GPU")
+    sequence_parallel: bool | None = _flag(
+        None,
+        "split norms and the residual stream over the tensor-parallel ranks by token, which divides their activations; "
+        "default: with tensor parallelism",
+    )
+    layer_spec: Literal["auto", "te", "local"] = _flag(
+        "auto",
+        "whose layers: Transformer Engine's fused ones (te), or Megatron's and ours (local); auto takes Transformer "
+        "Engine on CUDA where it is installed",
+    )
+    attention_backend: Literal["auto", "flash", "sdpa"] = _flag(
+        "auto",
+        "attention of the local layers: flash-attn, or PyTorch's scaled_dot_product_attention; auto takes flash-attn on "
+        "CUDA in 16 bits where it is installed. (Transformer Engine chooses for itself)",
+    )
     device: Literal["auto", "cpu", "cuda"] = _flag("auto", "where the actor runs; auto takes CUDA where there is one")
     param_dtype: Literal["auto", "bf16", "fp32"] = _flag(
         "auto",
@@ -84,6 +100,14 @@ class MegatronConfig:
         "none",
         "activations recomputed in the backward pass: none, attention only, or whole layers "
         "(--actor.gradient_checkpointing_enable means full)",
+    )
+    recompute_num_layers: int | None = _flag(
+        None, "with --megatron.recompute full: how many layers of each model chunk are recomputed; default: all"
+    )
+    offload_parameters: bool = _flag(
+        False,
+        "with --ds.enable_sleep also move the parameters to host memory while the engines generate, and not only the "
+        "optimizer's state and the gradients",
     )
     overlap_grad_reduce: bool | None = _flag(None, "reduce gradients during the backward pass; default: on CUDA")
     overlap_param_gather: bool | None = _flag(None, "gather parameters during the next forward pass; default: on CUDA")
@@ -161,6 +185,17 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class VLLMConfig:
+    """Additions to OpenRLHF's --vllm.*."""
+
+    sleep_level: int = _flag(
+        1,
+        "with --vllm.enable_sleep, what engines do with their weights while the actor trains: move them to host memory "
+        "(1), or forget them until the actor sends its own (2), which takes no host memory",
+    )
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """Additions to OpenRLHF's --ckpt.*."""
 
@@ -176,6 +211,7 @@ SECTIONS: dict[str, type] = {
     "rollout": RolloutConfig,
     "train": TrainConfig,
     "ckpt": CheckpointConfig,
+    "vllm": VLLMConfig,
 }
 
 # OpenRLHF's defaults that do not suit GRPO; --help lists them.
