@@ -96,10 +96,10 @@ class MegatronConfig:
     fp32_residual_connection: bool | None = _flag(
         None, "keep the residual stream between layers in fp32; halves the error of log-probabilities; default: on CPU"
     )
-    recompute: Literal["none", "selective", "full"] = _flag(
+    recompute: Literal["none", "selective", "mlp", "full"] = _flag(
         "none",
-        "activations recomputed in the backward pass: none, attention only, or whole layers "
-        "(--actor.gradient_checkpointing_enable means full)",
+        "activations recomputed in the backward pass: none, attention only (selective; with fused attention there is "
+        "hardly anything to gain), MLPs only, or whole layers (--actor.gradient_checkpointing_enable means full)",
     )
     recompute_num_layers: int | None = _flag(
         None, "with --megatron.recompute full: how many layers of each model chunk are recomputed; default: all"

@@ -8,7 +8,7 @@ import torch
 
 
 def train_and_save(
-    path: str, layout: tuple[int, int, int], samples: list[Any], target: str, more: int = 1, **settings: Any
+    path: str, layout: tuple[int, ...], samples: list[Any], target: str, more: int = 1, **settings: Any
 ) -> dict[str, Any]:
     """Two SFPO updates, a checkpoint, and `more` updates beside the writing; what the actor held at the checkpoint and
     at the end."""
@@ -28,7 +28,7 @@ def train_and_save(
 
 
 def resume(
-    path: str, layout: tuple[int, int, int], samples: list[Any], checkpoint: str, more: int = 1, **settings: Any
+    path: str, layout: tuple[int, ...], samples: list[Any], checkpoint: str, more: int = 1, **settings: Any
 ) -> dict[str, Any]:
     """The same from a checkpoint on."""
     actor, update = start(path, layout, **settings)
@@ -40,7 +40,7 @@ def resume(
     return {"held": held, "metrics": metrics, "end": jobs.weights_of(actor), "rng": torch.rand(3)}
 
 
-def start(path: str, layout: tuple[int, int, int], **settings: Any) -> tuple[Any, Any]:
+def start(path: str, layout: tuple[int, ...], **settings: Any) -> tuple[Any, Any]:
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
     actor = jobs.make_actor(path, layout, **settings)

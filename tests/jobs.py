@@ -1,11 +1,12 @@
 """What the rank processes run; module level, so that they can be sent by name."""
 
+import math
 from typing import Any
 
 import torch
 
-# (TP, PP, VPP), DP
-LAYOUTS = {
+# (TP, PP, VPP[, CP]), DP
+LAYOUTS: dict[str, tuple[tuple[int, ...], int]] = {
     "TP1PP1DP1": ((1, 1, 1), 1),
     "TP2PP1DP1": ((2, 1, 1), 1),
     "TP1PP2DP1": ((1, 2, 1), 1),
@@ -13,17 +14,27 @@ LAYOUTS = {
     "TP2PP2DP1": ((2, 2, 1), 1),
     "TP1PP2DP2": ((1, 2, 1), 2),
     "VPP2": ((1, 2, 2), 1),
+    "CP2": ((1, 1, 1, 2), 1),
+    "TP2CP2": ((2, 1, 1, 2), 1),
+    "PP2CP2": ((1, 2, 1, 2), 1),
 }
 
 
-def make_actor(path: str, layout: tuple[int, int, int], train: bool = True, **settings: Any) -> Any:
-    """A MegatronActor with small defaults. `layout` is (TP, PP, VPP); `optimizer` may be a dict."""
+def ranks_of(layout: tuple[int, ...], dp: int = 1) -> int:
+    """How many ranks a layout has."""
+    tp, pp, _, *cp = layout
+    return tp * pp * dp * math.prod(cp)
+
+
+def make_actor(path: str, layout: tuple[int, ...], train: bool = True, **settings: Any) -> Any:
+    """A MegatronActor with small defaults. `layout` is (TP, PP, VPP[, CP]); `optimizer` may be a dict."""
     from openrlhf_sfpo.megatron.actor import MegatronActor
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 
     optimizer = {"lr": 5e-5, "weight_decay": 0.01, **settings.pop("optimizer", {})}
     defaults: dict[str, Any] = {"param_dtype": torch.float32, "max_tokens_per_gpu": 64, "train_batch_size": 6}
+    defaults["sequence_parallel"] = layout[0] > 1
     chosen = {**defaults, **settings, "num_threads": 1, "optimizer": OptimizerSettings(**optimizer)}
     return MegatronActor(path, Layout(*layout), ActorSettings(**chosen), train=train)
 
@@ -50,18 +61,18 @@ def use_sgd(actor: Any) -> None:
         child.optimizer = sgd
 
 
-def forward(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> list[torch.Tensor]:
+def forward(path: str, layout: tuple[int, ...], samples: list[Any], **settings: Any) -> list[torch.Tensor]:
     actor = make_actor(path, layout, train=False, **settings)
     return actor.forward(my_share(samples))
 
 
-def round_trip(path: str, layout: tuple[int, int, int], target: str, dtype: torch.dtype) -> None:
+def round_trip(path: str, layout: tuple[int, ...], target: str, dtype: torch.dtype) -> None:
     make_actor(path, layout, train=False, param_dtype=dtype, weight_bucket_bytes=20_000).save_pretrained(target)
 
 
 def train(
     path: str,
-    layout: tuple[int, int, int],
+    layout: tuple[int, ...],
     samples: list[Any],
     k: int = 2,
     alpha: float = 0.8,
@@ -131,7 +142,7 @@ def on_policy_step(actor: Any, samples: list[Any], update: Any) -> dict[str, Any
     return actor.update(mine, PPOClipLoss(), update)
 
 
-def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any], **settings: Any) -> dict[str, Any]:
+def on_policy_update(path: str, layout: tuple[int, ...], samples: list[Any], **settings: Any) -> dict[str, Any]:
     """Old log-probabilities from the actor itself, then one GRPO update."""
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
@@ -140,7 +151,7 @@ def on_policy_update(path: str, layout: tuple[int, int, int], samples: list[Any]
 
 
 def inspect_reposition(
-    path: str, layout: tuple[int, int, int], samples: list[Any], state: Any = "maintain", **settings: Any
+    path: str, layout: tuple[int, ...], samples: list[Any], state: Any = "maintain", **settings: Any
 ) -> dict[str, Any]:
     """Run a slow pass, two fast passes and a reposition by hand; report what every invariant needs."""
     from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch

@@ -32,10 +32,10 @@ from openrlhf_sfpo.checkpoints.directory import (
 def run(ranks: RankPool, name: str, job: Any, *args: Any, **settings: Any) -> dict[str, Any]:
     path, *rest = args
     layout, dp = LAYOUTS[name]
-    return ranks.run(layout[0] * layout[1] * dp, call, job, path, layout, rest, settings)[0]
+    return ranks.run(jobs.ranks_of(layout, dp), call, job, path, layout, rest, settings)[0]
 
 
-def call(job: Any, path: str, layout: tuple[int, int, int], rest: list[Any], settings: dict[str, Any]) -> Any:
+def call(job: Any, path: str, layout: tuple[int, ...], rest: list[Any], settings: dict[str, Any]) -> Any:
     return job(path, layout, *rest, **settings)
 
 

@@ -13,7 +13,7 @@ from reference import log_probs_of, old_log_probs
 from safetensors.torch import load_file
 from tiny_models import CLASSES, make_model, make_samples
 
-LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 2, 2)]
+LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 2, 2), (1, 1, 1, 2), (2, 2, 1, 2)]
 ROPES: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
     "llama3": {
@@ -44,7 +44,7 @@ def test_log_probs_equal_transformers_on_every_layout(ranks: RankPool, tmp_path:
     samples = make_samples(9)
     expected = old_log_probs(path, samples)
     for layout in LAYOUTS:
-        for ours in ranks.run(layout[0] * layout[1], jobs.forward, path, layout, samples):
+        for ours in ranks.run(jobs.ranks_of(layout), jobs.forward, path, layout, samples):
             assert largest_difference(ours, expected) <= 1e-4, layout
 
 
@@ -94,7 +94,7 @@ def test_round_trip_is_bit_identical(ranks: RankPool, tmp_path: Path, family: st
         original = {name: tensor.to(dtype) for name, tensor in load_file(path / "model.safetensors").items()}
         for layout in LAYOUTS:
             target = tmp_path / f"out_{dtype}_{layout}"
-            ranks.run(layout[0] * layout[1], jobs.round_trip, str(path), layout, str(target), dtype)
+            ranks.run(jobs.ranks_of(layout), jobs.round_trip, str(path), layout, str(target), dtype)
             written = load_file(target / "model.safetensors")
             assert written.keys() == original.keys()
             assert all(torch.equal(written[name], original[name]) for name in original), layout

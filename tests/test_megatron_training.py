@@ -78,7 +78,7 @@ def test_updates_equal_a_plain_pytorch_loop(ranks: RankPool, tmp_path: Path, tie
     start = flat(plain.weights())
     for _ in range(2):
         plain.update(train_batches(samples, dp), k, alpha=0.8)
-    results = ranks.run(layout[0] * layout[1] * dp, jobs.train, path, layout, samples, k, 0.8, 2)
+    results = ranks.run(jobs.ranks_of(layout, dp), jobs.train, path, layout, samples, k, 0.8, 2)
     metrics, weights = results[0]
     moved = (flat(plain.weights()) - start).norm()
     difference = (flat(weights) - flat(plain.weights())).norm()
@@ -98,12 +98,12 @@ def test_updates_with_sgd_are_equal_element_by_element(ranks: RankPool, tmp_path
     start = flat(plain.weights())
     for _ in range(2):
         plain.update(train_batches(samples, dp), 2, alpha=0.8)
-    _, weights = ranks.run(layout[0] * layout[1] * dp, with_sgd, path, layout, samples)[0]
+    _, weights = ranks.run(jobs.ranks_of(layout, dp), with_sgd, path, layout, samples)[0]
     assert (flat(plain.weights()) - start).abs().max() > 1e-3
     torch.testing.assert_close(flat(weights), flat(plain.weights()), rtol=0, atol=1e-5)
 
 
-def with_sgd(path: str, layout: tuple[int, int, int], samples: list[Any]) -> Any:
+def with_sgd(path: str, layout: tuple[int, ...], samples: list[Any]) -> Any:
     return jobs.train(path, layout, samples, batches=2, sgd=True, optimizer={"lr": 0.05, "weight_decay": 0.0})
 
 
@@ -120,14 +120,14 @@ def test_updates_in_bf16_are_as_good_as_a_plain_loops(ranks: RankPool, tmp_path:
         for _ in range(2):
             plain.update(train_batches(samples, dp), 2, alpha=0.8)
         updates[dtype] = flat(plain.weights()) - start
-    _, weights = ranks.run(layout[0] * layout[1] * dp, in_bf16, path, layout, samples)[0]
+    _, weights = ranks.run(jobs.ranks_of(layout, dp), in_bf16, path, layout, samples)[0]
     ours = torch.cosine_similarity(flat(weights) - start, updates[torch.float32], dim=0)
     plains = torch.cosine_similarity(updates[torch.bfloat16], updates[torch.float32], dim=0)
     assert ours >= plains - 0.02
     assert ours > 0.8
 
 
-def in_bf16(path: str, layout: tuple[int, int, int], samples: list[Any]) -> Any:
+def in_bf16(path: str, layout: tuple[int, ...], samples: list[Any]) -> Any:
     return jobs.train(path, layout, samples, batches=2, param_dtype=torch.bfloat16)
 
 
@@ -154,7 +154,7 @@ def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     start = flat(plain.weights())
     for _ in range(2):
         plain.update(train_batches(samples, dp), 2, 0.8, state, preset)
-    metrics, weights = ranks.run(layout[0] * layout[1] * dp, optioned, path, layout, samples, state, preset)[0]
+    metrics, weights = ranks.run(jobs.ranks_of(layout, dp), optioned, path, layout, samples, state, preset)[0]
     difference = (flat(weights) - flat(plain.weights())).norm()
     assert difference <= 1e-3 * (flat(plain.weights()) - start).norm()
     assert difference <= 1e-6 * flat(weights).norm()
@@ -163,7 +163,7 @@ def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     assert metrics[-1]["actor_lr"] == pytest.approx(5e-5 * (2.6 if preset == "grpo_scaled_lr" else 1.0))
 
 
-def optioned(path: str, layout: tuple[int, int, int], samples: list[Any], state: str, preset: str) -> Any:
+def optioned(path: str, layout: tuple[int, ...], samples: list[Any], state: str, preset: str) -> Any:
     return jobs.train(path, layout, samples, batches=2, optimizer_state=state, preset=preset)
 
 
@@ -373,14 +373,17 @@ def overlapped(
     return jobs.train(path, (1, 1, 1), samples, **options, **settings)[1]
 
 
-@pytest.mark.parametrize("recompute", ["full", "selective"])
-@pytest.mark.parametrize("layout", [(2, 2, 1), (1, 2, 2)], ids=["TP2PP2", "VPP2"])
+@pytest.mark.parametrize(
+    ("layout", "recompute"),
+    [((2, 2, 1), "full"), ((1, 2, 2), "full"), ((2, 2, 1), "selective"), ((2, 1, 1), "mlp"), ((1, 1, 1, 2), "some")],
+    ids=str,
+)
 def test_overlap_and_recomputation_change_nothing(
-    ranks: RankPool, tmp_path: Path, layout: tuple[int, int, int], recompute: str
+    ranks: RankPool, tmp_path: Path, layout: tuple[int, ...], recompute: str
 ) -> None:
     path = str(make_model(tmp_path / "model", "qwen3"))
     samples = with_old_log_probs(path, make_samples(12))
-    world = layout[0] * layout[1] * 2
+    world = jobs.ranks_of(layout) * 2
     plain = ranks.run(world, jobs.train, path, layout, samples)[0]
     other = ranks.run(world, train_with, path, layout, samples, recompute)[0]
     difference = (flat(plain[1]) - flat(other[1])).norm() / flat(plain[1]).norm()
@@ -388,33 +391,45 @@ def test_overlap_and_recomputation_change_nothing(
     assert other[0][0]["actor_grad_norm"] == pytest.approx(plain[0][0]["actor_grad_norm"], rel=1e-6)
 
 
-def train_with(path: str, layout: tuple[int, int, int], samples: list[Any], recompute: str) -> Any:
+def train_with(path: str, layout: tuple[int, ...], samples: list[Any], recompute: str) -> Any:
+    some: dict[str, Any] = {"recompute": "full", "recompute_num_layers": 1}
     return jobs.train(
         path,
         layout,
         samples,
-        recompute=recompute,
+        **(some if recompute == "some" else {"recompute": recompute}),
         overlap_grad_reduce=True,
         overlap_param_gather=True,
         ddp_bucket_size=5000,
     )
 
 
+def test_sequence_parallelism_changes_rounding_only(ranks: RankPool, tmp_path: Path) -> None:
+    path = str(make_model(tmp_path / "model", "qwen3"))
+    samples = with_old_log_probs(path, make_samples(12))
+    whole, split = (ranks.run(2, by_token, path, samples, on)[0] for on in (False, True))
+    assert 0 < (flat(whole) - flat(split)).norm() < 1e-6 * flat(whole).norm()
+
+
+def by_token(path: str, samples: list[Any], on: bool) -> dict[str, torch.Tensor]:
+    return jobs.train(path, (2, 1, 1), samples, sequence_parallel=on)[1]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("layout", "dp"), [((1, 1, 1), 1), ((1, 2, 1), 2), ((2, 1, 1), 1)])
 def test_first_on_policy_step_has_ratio_one(
-    ranks: RankPool, tmp_path: Path, layout: tuple[int, int, int], dp: int, dtype: torch.dtype
+    ranks: RankPool, tmp_path: Path, layout: tuple[int, ...], dp: int, dtype: torch.dtype
 ) -> None:
     """The actor forms the same micro-batches for old log-probabilities and for training, so even bf16 agrees."""
     path = str(make_model(tmp_path / "model", "llama", tied=True))
-    world = layout[0] * layout[1] * dp
+    world = jobs.ranks_of(layout, dp)
     metrics = ranks.run(world, on_policy, path, layout, make_samples(10), dtype)[0]
     assert abs(metrics["ppo_kl"]) < 1e-8
     assert metrics["ratio"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["clip_ratio"] == 0.0
 
 
-def on_policy(path: str, layout: tuple[int, int, int], samples: list[Any], dtype: torch.dtype) -> dict[str, Any]:
+def on_policy(path: str, layout: tuple[int, ...], samples: list[Any], dtype: torch.dtype) -> dict[str, Any]:
     return jobs.on_policy_update(path, layout, samples, param_dtype=dtype, train_batch_size=100)
 
 

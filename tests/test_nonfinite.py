@@ -23,7 +23,7 @@ def spoil(samples: list[Any], value: float) -> list[Any]:
 
 
 def two_batches(
-    path: str, layout: tuple[int, int, int], bad: list[Any] | None, good: list[Any], settings: dict[str, Any]
+    path: str, layout: tuple[int, ...], bad: list[Any] | None, good: list[Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """An update, one that goes wrong (unless `bad` is None), and another update."""
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
@@ -61,7 +61,7 @@ def test_a_batch_is_skipped_as_if_it_had_not_been(
     ranks: RankPool, tmp_path: Path, name: str, value: float, dtype: torch.dtype
 ) -> None:
     layout, dp = LAYOUTS[name]
-    world = layout[0] * layout[1] * dp
+    world = jobs.ranks_of(layout, dp)
     path = str(make_model(tmp_path / "model", "qwen2", True))
     settings = {**SETTINGS, "param_dtype": dtype}
     good, bad = make_samples(12), spoil(make_samples(12), value)

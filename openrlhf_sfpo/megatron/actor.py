@@ -16,7 +16,7 @@ from megatron.core import parallel_state
 
 from openrlhf_sfpo.checkpoints.directory import COMMON
 from openrlhf_sfpo.megatron import cpu, training_state
-from openrlhf_sfpo.megatron.batching import MicroBatch, Sample, exchange, pack, plan_micro_batches
+from openrlhf_sfpo.megatron.batching import Division, MicroBatch, Sample, exchange, pack, plan_micro_batches
 from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
 from openrlhf_sfpo.megatron.checkpoint_writer import Contents, load_object
 from openrlhf_sfpo.megatron.export import WeightExchange
@@ -275,10 +275,14 @@ class _RolloutBatch:
         self._plan = plan_micro_batches(
             [[len(sample.tokens) for sample in rank] for rank in by_rank],
             actor.settings.train_batch_size,
-            actor.settings.max_tokens_per_gpu,
+            actor.settings.max_tokens_per_gpu * actor.layout.cp,
             multiple_of=actor.layout.pp if actor.layout.vpp > 1 else 1,
         )
-        self._is_source = actor._pipeline.is_last_stage
+        self._division = Division(
+            actor.layout.cp,
+            parallel_state.get_context_parallel_rank(),
+            actor.layout.tp if actor.settings.sequence_parallel else 1,
+        )
 
     @property
     def num_steps(self) -> int:
@@ -291,7 +295,8 @@ class _RolloutBatch:
     def micro_batches(self, step: int) -> tuple[list[list[int]], list[MicroBatch]]:
         """This rank's micro-batches of a train batch: the numbers of their samples, and the packed tensors."""
         numbers = self._plan[step][self._rank]
-        return numbers, [pack([self._samples[n] for n in members], self._device) for members in numbers]
+        packs = [pack([self._samples[n] for n in members], self._device, self._division) for members in numbers]
+        return numbers, packs
 
     def norm(self, step: int) -> LossNorm:
         """Totals of a train batch over all ranks."""
@@ -393,8 +398,10 @@ class _TokenMeans:
 
 
 def _speaks() -> bool:
-    """Whether this rank's token means enter sums over all ranks: one tensor-parallel rank of each last stage does, the
-    others know the same or nothing."""
-    return parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.is_pipeline_last_stage(
-        ignore_virtual=True
+    """Whether this rank's token means enter sums over all ranks: one tensor- and context-parallel rank of each last
+    stage does, the others know the same or nothing."""
+    return (
+        parallel_state.get_tensor_model_parallel_rank() == 0
+        and parallel_state.get_context_parallel_rank() == 0
+        and parallel_state.is_pipeline_last_stage(ignore_virtual=True)
     )

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from megatron.core.packed_seq_params import PackedSeqParams
 
+from openrlhf_sfpo.megatron.context_parallel import positions_of
+
 # Per-position fields of a sample that may or may not be there, all fp32 [length - 1].
 FLOAT_FIELDS = ("old_log_probs", "advantages", "base_log_probs", "rollout_log_probs")
 
@@ -36,22 +38,27 @@ class Sample:
 class MicroBatch:
     """Sequences one after the other, with the positions that are scored. B sequences, A = longest length - 1.
 
-    A sample's last token predicts nothing, so it is a label and no input.
+    A sample's last token predicts nothing, so it is a label and no input. With context parallelism this is a rank's
+    part of the pack; what is said of the loss (the last four attributes) is the whole pack's on every rank.
 
     Attributes:
-        tokens: int64 [1, sum of (length - 1)].
-        packed: boundaries of the sequences.
-        selected: int64 [n], positions in the pack where `action_mask` is set.
-        labels: int64 [n], the tokens predicted there.
-        rows, columns: int64 [n], where those positions are in the [B, A] tensors below.
+        tokens: int64 [1, positions], sum of (length - 1) and padding, over the context-parallel size.
+        packed: boundaries of the sequences in the whole pack, padding included.
+        positions: int64 [positions], of the tokens within their sequences.
+        selected: int64 [n here], positions in this rank's part where `action_mask` is set.
+        labels: int64 [n here], the tokens predicted there.
+        places: int64 [n here], which of the n positions of the whole pack those are.
+        rows, columns: int64 [n], where all positions that are scored are in the [B, A] tensors below.
         action_mask: fp32 [B, A], right-padded with zeros.
         floats: the per-position fields of `Sample` that are there, fp32 [B, A], right-padded with zeros.
     """
 
     tokens: torch.Tensor
     packed: PackedSeqParams
+    positions: torch.Tensor
     selected: torch.Tensor
     labels: torch.Tensor
+    places: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
     action_mask: torch.Tensor
@@ -129,45 +136,77 @@ def _bins_needed(members: Sequence[int], lengths: Sequence[int], max_tokens: int
     return len(members)
 
 
-def pack(samples: Sequence[Sample], device: torch.device | str) -> MicroBatch:
+@dataclass(frozen=True)
+class Division:
+    """How a pack is divided over the ranks that hold one copy of the model.
+
+    Attributes:
+        cp: context-parallel size; each sequence is padded to a multiple of twice that.
+        cp_rank: context-parallel rank.
+        multiple_of: a rank's part is padded to a multiple of this (sequence parallelism wants the tensor-parallel size).
+    """
+
+    cp: int = 1
+    cp_rank: int = 0
+    multiple_of: int = 1
+
+    def padded(self, lengths: torch.Tensor) -> torch.Tensor:
+        """The lengths of sequences with their padding, int64 [sequences]; the last one takes what the pack needs."""
+        align = 2 * self.cp if self.cp > 1 else 1
+        lengths = -(-lengths // align) * align
+        while int(lengths.sum()) % (self.cp * self.multiple_of):
+            lengths[-1] += align
+        return lengths
+
+
+def pack(samples: Sequence[Sample], device: torch.device | str, division: Division = Division()) -> MicroBatch:
     """Pack samples into a micro-batch. No samples make a two-token sequence in which nothing is scored, so that a
     rank without work still takes part in communication."""
     if not samples:
         samples = [Sample(torch.zeros(2, dtype=torch.long), torch.zeros(1, dtype=torch.bool))]
     lengths = torch.tensor([len(sample.tokens) - 1 for sample in samples])
-    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    padded = division.padded(lengths.clone())
+    cu_seqlens = torch.nn.functional.pad(padded.cumsum(0), (1, 0))
     width = int(lengths.max())
     mask = torch.zeros(len(samples), width)
     for row, sample in enumerate(samples):
         mask[row, : len(sample.action_mask)] = sample.action_mask.float()
     rows, columns = mask.nonzero(as_tuple=True)
-    selected = cu_seqlens[rows].long() + columns
-    tokens = torch.cat([sample.tokens[:-1] for sample in samples])
-    following = torch.cat([sample.tokens[1:] for sample in samples])
-    floats = {}
-    for name in FLOAT_FIELDS:
-        values = [getattr(sample, name) for sample in samples]
-        if all(value is not None for value in values):
-            floats[name] = torch.zeros(len(samples), width)
-            for row, value in enumerate(values):
-                floats[name][row, : len(value)] = value
-    packed = PackedSeqParams(
-        qkv_format="thd",
-        cu_seqlens_q=cu_seqlens.to(device),
-        cu_seqlens_kv=cu_seqlens.to(device),
-        max_seqlen_q=width,
-        max_seqlen_kv=width,
-    )
+    tokens, following = torch.zeros(2, int(cu_seqlens[-1]), dtype=torch.long)
+    for start, sample in zip(cu_seqlens.tolist(), samples, strict=False):
+        stop = start + len(sample.tokens) - 1
+        tokens[start:stop], following[start:stop] = sample.tokens[:-1], sample.tokens[1:]
+    here = positions_of(cu_seqlens, division.cp, division.cp_rank)
+    place_of = torch.full((len(tokens),), -1)
+    place_of[cu_seqlens[rows] + columns] = torch.arange(len(rows))
+    places = place_of[here]
+    selected = (places >= 0).nonzero().squeeze(1)
+    boundaries = cu_seqlens.to(torch.int32).to(device)
+    longest = int(padded.max())
     return MicroBatch(
-        tokens=tokens.unsqueeze(0).to(device),
-        packed=packed,
+        tokens=tokens[here].unsqueeze(0).to(device),
+        packed=PackedSeqParams("thd", boundaries, boundaries, max_seqlen_q=longest, max_seqlen_kv=longest),
+        positions=(here - cu_seqlens[:-1].repeat_interleave(padded)[here]).to(device),
         selected=selected.to(device),
-        labels=following[selected].to(device),
+        labels=following[here][selected].to(device),
+        places=places[selected].to(device),
         rows=rows.to(device),
         columns=columns.to(device),
         action_mask=mask.to(device),
-        floats={name: value.to(device) for name, value in floats.items()},
+        floats={name: value.to(device) for name, value in _floats(samples, width).items()},
     )
+
+
+def _floats(samples: Sequence[Sample], width: int) -> dict[str, torch.Tensor]:
+    """The per-position fields that all samples have, fp32 [B, width], right-padded with zeros."""
+    found = {}
+    for name in FLOAT_FIELDS:
+        values = [getattr(sample, name) for sample in samples]
+        if all(value is not None for value in values):
+            found[name] = torch.zeros(len(samples), width)
+            for row, value in enumerate(values):
+                found[name][row, : len(value)] = value
+    return found
 
 
 def exchange(samples: list[Sample], group: dist.ProcessGroup) -> list[list[Sample]]:

@@ -74,7 +74,7 @@ class WeightExchange:
         Every rank must exhaust the iterator. Tensors are views of one bucket and are overwritten by nobody, but a
         consumer that keeps them keeps the bucket.
         """
-        if parallel_state.get_data_parallel_rank() != 0:
+        if parallel_state.get_data_parallel_rank() != 0 or parallel_state.get_context_parallel_rank() != 0:
             return
         for stage, bucket in self._buckets():
             flat = self._gather(bucket) if stage == self._stage else None
@@ -123,8 +123,8 @@ class WeightExchange:
     def _to_rank_zero(self, stage: int, bucket: list[Entry], flat: torch.Tensor | None) -> torch.Tensor | None:
         if stage == 0:
             return flat
-        # In data-parallel replica 0, the first rank of stage s has the global rank s * tp.
-        sender, rank = stage * self.layout.tp, dist.get_rank()
+        # In data-parallel replica 0, the first rank of stage s has the global rank s * tp * cp.
+        sender, rank = stage * self.layout.tp * self.layout.cp, dist.get_rank()
         if rank == sender:
             dist.send(flat, dst=0)
         if rank == 0:

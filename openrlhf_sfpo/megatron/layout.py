@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
 
@@ -11,24 +12,42 @@ from openrlhf_sfpo.errors import UsageError
 class Layout:
     """Sizes of the parallel dimensions.
 
-    Ranks are numbered tensor-parallel fastest, then pipeline stages, then data-parallel replicas
-    (Megatron order "tp-cp-ep-pp-dp"). So the tp * pp ranks that hold one copy of the model are contiguous, which is
+    Ranks are numbered tensor-parallel fastest, then context-parallel, then pipeline stages, then data-parallel replicas
+    (Megatron order "tp-cp-ep-pp-dp"). So the tp * cp * pp ranks that work on one sequence are contiguous, which is
     what OpenRLHF's dispatch of one data chunk to neighbouring ranks needs.
 
     Attributes:
         tp: tensor-parallel size.
         pp: number of pipeline stages.
         vpp: model chunks on each pipeline stage (interleaved schedule); 1 means the plain 1F1B schedule.
+        cp: context-parallel size.
     """
 
     tp: int = 1
     pp: int = 1
     vpp: int = 1
+    cp: int = 1
+
+    @classmethod
+    def of(cls, megatron: Any) -> "Layout":
+        """From the --megatron.* flags."""
+        return cls(
+            megatron.tensor_model_parallel_size,
+            megatron.pipeline_model_parallel_size,
+            megatron.virtual_pipeline_model_parallel_size,
+            megatron.context_parallel_size,
+        )
 
     @property
     def block(self) -> int:
-        """Ranks that hold one copy of the model."""
-        return self.tp * self.pp
+        """Ranks that work on one sequence together: they hold a copy of the model, with context parallelism several."""
+        return self.tp * self.cp * self.pp
+
+    def in_words(self, world_size: int) -> str:
+        """Such as TP=2 PP=2 DP=4; dimensions that are optional and not used are left out."""
+        optional = {"VPP": self.vpp, "CP": self.cp}
+        used = "".join(f" {name}={size}" for name, size in optional.items() if size > 1)
+        return f"TP={self.tp} PP={self.pp}{used} DP={self.dp(world_size)}"
 
     def dp(self, world_size: int) -> int:
         """Number of data-parallel replicas."""
@@ -44,6 +63,7 @@ class Layout:
             ("--megatron.tensor_model_parallel_size", self.tp),
             ("--megatron.pipeline_model_parallel_size", self.pp),
             ("--megatron.virtual_pipeline_model_parallel_size", self.vpp),
+            ("--megatron.context_parallel_size", self.cp),
         ):
             if value < 1:
                 raise UsageError(flag, f"is {value}.", "Use 1 or more.")
@@ -73,8 +93,9 @@ class Layout:
             raise UsageError(
                 f"--{role}.num_nodes, --{role}.num_gpus_per_node",
                 f"ask for {world_size} ranks, which is not a multiple of the {self.block} "
-                f"(tensor parallel {self.tp} x pipeline parallel {self.pp}) that hold one copy of the model.",
-                f"Use a multiple of {self.block}, or other --megatron.*_model_parallel_size.",
+                f"(tensor parallel {self.tp} x context parallel {self.cp} x pipeline parallel {self.pp}) that work on "
+                "one sequence together.",
+                f"Use a multiple of {self.block}, or other --megatron.*_parallel_size.",
             )
 
 
@@ -99,6 +120,7 @@ def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> Non
             parallel_state.get_tensor_model_parallel_world_size(),
             parallel_state.get_pipeline_model_parallel_world_size(),
             parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
+            parallel_state.get_context_parallel_world_size(),
         )
         if running != layout:
             raise RuntimeError(f"this process has groups for {running}, and {layout} is asked for")
@@ -107,6 +129,9 @@ def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> Non
             tensor_model_parallel_size=layout.tp,
             pipeline_model_parallel_size=layout.pp,
             virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+            context_parallel_size=layout.cp,
+            # There are no experts; their groups must have the same pipelines, or Megatron refuses the order below.
+            expert_model_parallel_size=layout.cp,
             order="tp-cp-ep-pp-dp",
             create_gloo_process_groups=True,
             distributed_timeout_minutes=max(1, int(timeout.total_seconds() // 60)),

@@ -10,11 +10,12 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from openrlhf_sfpo.megatron.layers import local_layer_spec
+from openrlhf_sfpo.megatron.layers import choose_layers, layer_spec
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.log_probs import log_probs_and_entropy
 from openrlhf_sfpo.megatron.model_config import ModelConfig
@@ -41,27 +42,35 @@ class PolicyModel(GPTModel):
         self,
         tokens: torch.Tensor,
         packed: PackedSeqParams,
+        positions: torch.Tensor,
         selected: torch.Tensor,
         labels: torch.Tensor,
     ) -> torch.Tensor:
-        """Run this chunk on one packed micro-batch.
+        """Run this chunk on this rank's part of one packed micro-batch (see `MicroBatch`).
 
         Args:
             tokens: int64 [1, tokens], the sequences one after the other.
-            packed: boundaries of the sequences.
-            selected: int64 [selected], positions in the pack whose next token is scored.
+            packed: boundaries of the sequences in the whole pack.
+            positions: int64 [tokens], of the tokens within their sequences.
+            selected: int64 [selected], tokens whose next token is scored.
             labels: int64 [selected], those next tokens.
 
         Returns:
-            On the last chunk fp32 [2, selected] (log-probabilities, entropies), else hidden states [tokens, 1, hidden].
+            On the last chunk fp32 [2, selected] (log-probabilities, entropies), else hidden states [tokens, 1, hidden],
+            with sequence parallelism this rank's part of them.
         """
         embedded = self.embedding(input_ids=tokens, position_ids=None) if self.pre_process else None
-        angles, packed = _angles_of_tokens(self.rotary_pos_emb(packed.max_seqlen_q, packed_seq=True), packed, tokens)
+        angles = self.rotary_pos_emb(packed.max_seqlen_q, packed_seq=True)
+        if not self.config.apply_rope_fusion:
+            angles, packed = _angles_of_tokens(angles, packed, positions)
         hidden = self.decoder(
             hidden_states=embedded, attention_mask=None, rotary_pos_emb=angles, packed_seq_params=packed
         )
         if not self.post_process:
             return hidden
+        if self.config.sequence_parallel:
+            # The loss's gradient is whole on every rank, which therefore takes its part of it.
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
         return self.output_layer(hidden.squeeze(1)[selected], labels)
 
     def _score(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -80,20 +89,25 @@ class PolicyModel(GPTModel):
 
 
 def _angles_of_tokens(
-    angles: torch.Tensor, packed: PackedSeqParams, tokens: torch.Tensor
+    angles: torch.Tensor, packed: PackedSeqParams, positions: torch.Tensor
 ) -> tuple[torch.Tensor, PackedSeqParams]:
     """The rotary angles of every token of a pack, [tokens, 1, 1, dim], from those of each position.
 
     Megatron would cut queries and keys into sequences in every layer to give each its angles, a slow thing with
     hundreds of short ones. It takes the padded boundaries for that if there are any: the pack as one piece is what
-    they say here, and only the rotary embedding reads them.
+    they say here, and only the rotary embedding reads them (Transformer Engine's attention does as well; see
+    `layers.TEAttention`). Of one piece a context-parallel rank takes its chunk from the beginning and its chunk from the
+    end, which is where the angles of its tokens are put.
     """
-    boundaries = packed.cu_seqlens_q
-    count = tokens.numel()
-    starts = boundaries[:-1].repeat_interleave(boundaries.diff(), output_size=count)
-    positions = torch.arange(count, device=boundaries.device) - starts
-    whole = boundaries.new_tensor([0, count])
-    return angles[positions], replace(packed, cu_seqlens_q_padded=whole, cu_seqlens_kv_padded=whole)
+    own = angles[positions]
+    rank, size = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
+    if size > 1:
+        half, count = len(own) // 2, len(own) * size
+        own, parts = own.new_zeros(count, *own.shape[1:]), own.split(half)
+        own[rank * half : (rank + 1) * half] = parts[0]
+        own[count - (rank + 1) * half : count - rank * half] = parts[1]
+    whole = packed.cu_seqlens_q.new_tensor([0, len(own)])
+    return own, replace(packed, cu_seqlens_q_padded=whole, cu_seqlens_kv_padded=whole)
 
 
 def padded_vocab_size(model: ModelConfig, tp: int) -> int:
@@ -103,10 +117,6 @@ def padded_vocab_size(model: ModelConfig, tp: int) -> int:
 
 def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettings) -> TransformerConfig:
     """Megatron's configuration for the model, its layout and the actor's settings."""
-    cuda = settings.device == "cuda"
-    recompute: dict[str, Any] = {"recompute_granularity": settings.recompute}
-    if settings.recompute == "full":
-        recompute.update(recompute_method="uniform", recompute_num_layers=1)
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -126,13 +136,6 @@ def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettin
         params_dtype=settings.param_dtype,
         bf16=settings.param_dtype == torch.bfloat16,
         fp32_residual_connection=settings.fp32_residual,
-        pipeline_dtype=torch.float32 if settings.fp32_residual else settings.param_dtype,
-        tensor_model_parallel_size=layout.tp,
-        pipeline_model_parallel_size=layout.pp,
-        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-        # Packed micro-batches differ in length, so pipeline stages tell each other the shape first.
-        variable_seq_lengths=True,
-        moe_token_dispatcher_type="alltoall",  # unused, but the default is refused together with the line above
         # The loss function divides by the global token count itself; gradients are summed, not averaged.
         calculate_per_token_loss=True,
         # Every weight is read from the checkpoint. Initialisation must still run: it is where Megatron marks parameters
@@ -140,16 +143,56 @@ def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettin
         init_method=_leave_uninitialised,
         output_layer_init_method=_leave_uninitialised,
         embedding_init_method=_leave_uninitialised,
+        **_parallelism(layout, settings),
+        **_kernels(settings),
+        **_recomputation(settings),
+    )
+
+
+def _parallelism(layout: Layout, settings: ActorSettings) -> dict[str, Any]:
+    return {
+        "tensor_model_parallel_size": layout.tp,
+        "sequence_parallel": settings.sequence_parallel and layout.tp > 1,
+        "context_parallel_size": layout.cp,
+        "pipeline_model_parallel_size": layout.pp,
+        "virtual_pipeline_model_parallel_size": layout.vpp if layout.vpp > 1 else None,
+        "pipeline_dtype": torch.float32 if settings.fp32_residual else settings.param_dtype,
+        # Packed micro-batches differ in length, so pipeline stages tell each other the shape first.
+        "variable_seq_lengths": True,
+        "moe_token_dispatcher_type": "alltoall",  # unused, but the default is refused together with the line above
         # Without overlap the interleaved schedule puts both directions into one batch of sends and receives; between
         # two stages, each the other's predecessor and successor, those would be matched the wrong way round.
-        overlap_p2p_comm=layout.vpp > 1,
-        batch_p2p_comm=layout.vpp == 1,
-        gradient_accumulation_fusion=False,
-        masked_softmax_fusion=False,
-        bias_activation_fusion=cuda,
-        bias_dropout_fusion=cuda,
-        **recompute,
-    )
+        "overlap_p2p_comm": layout.vpp > 1,
+        "batch_p2p_comm": layout.vpp == 1,
+        # What was sent to the next stage is not kept until the backward pass, which needs its graph alone.
+        "deallocate_pipeline_outputs": layout.pp > 1,
+    }
+
+
+def _kernels(settings: ActorSettings) -> dict[str, Any]:
+    """Fused kernels, where there are any."""
+    cuda, te = settings.device == "cuda", choose_layers(settings)[0] == "te"
+    return {
+        # Transformer Engine's linear layers add weight gradients to the fp32 buffers as they compute them.
+        "gradient_accumulation_fusion": te,
+        "apply_rope_fusion": te,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": cuda,
+        "bias_dropout_fusion": cuda,
+    }
+
+
+def _recomputation(settings: ActorSettings) -> dict[str, Any]:
+    if settings.recompute is None:
+        return {}
+    if settings.recompute != "full":
+        module = {"selective": "core_attn", "mlp": "mlp"}[settings.recompute]
+        return {"recompute_granularity": "selective", "recompute_modules": [module]}
+    some = settings.recompute_num_layers
+    method = {"recompute_method": "uniform", "recompute_num_layers": 1}
+    if some is not None:
+        method = {"recompute_method": "block", "recompute_num_layers": some}
+    return {"recompute_granularity": "full", **method}
 
 
 def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:
@@ -174,6 +217,7 @@ def build_model(
     if rope.attention_scaling != 1.0:
         # Megatron multiplies cos and sin by 0.1 ln(factor) + 1; this factor makes that the scaling that is wanted.
         config.yarn_rotary_scaling_factor = math.exp((rope.attention_scaling - 1.0) / 0.1)
+        config.apply_rope_fusion = False  # the fused kernel does not multiply
     chunks = [
         _build_chunk(config, model, layout, settings, rope.inv_freq, vp_stage if layout.vpp > 1 else None)
         for vp_stage in range(layout.vpp)
@@ -204,7 +248,9 @@ def _build_chunk(
 ) -> PolicyModel:
     chunk = PolicyModel(
         config=config,
-        transformer_layer_spec=local_layer_spec(model, model.num_layers // (layout.pp * layout.vpp)),
+        transformer_layer_spec=layer_spec(
+            model, model.num_layers // (layout.pp * layout.vpp), *choose_layers(settings)
+        ),
         vocab_size=padded_vocab_size(model, layout.tp),
         max_sequence_length=model.max_positions,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),

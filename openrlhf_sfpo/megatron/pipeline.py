@@ -11,6 +11,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from openrlhf_sfpo.megatron.batching import MicroBatch
+from openrlhf_sfpo.megatron.context_parallel import merged
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Pipeline:
         """
 
         def loss_and_metrics(batch: MicroBatch, output: torch.Tensor) -> Any:
-            count = batch.selected.numel()
+            count = len(batch.rows)
             if count == 0:
                 # A micro-batch without scored tokens takes part in communication and contributes nothing.
                 return output.sum() * 0.0, torch.tensor(0), {"loss": output.new_zeros(()), "tokens": 0}
@@ -107,9 +108,10 @@ class Pipeline:
         def step(iterator: Iterator[MicroBatch], model: torch.nn.Module) -> Any:
             batch = next(iterator)
             self.on_progress()
-            output = model(batch.tokens, batch.packed, batch.selected, batch.labels)
-            return output, lambda output: on_last(batch, output)
+            output = model(batch.tokens, batch.packed, batch.positions, batch.selected, batch.labels)
+            return output, lambda output: on_last(batch, merged(output, batch.places, len(batch.rows), group))
 
+        group = parallel_state.get_context_parallel_group()
         for chunk in self._chunks:
             chunk.train(not forward_only)
         # Each chunk of the interleaved schedule walks through the micro-batches on its own.

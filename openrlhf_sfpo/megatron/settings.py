@@ -47,7 +47,12 @@ class ActorSettings:
         train_batch_size: samples of one optimizer step, over all data-parallel ranks.
         max_tokens_per_gpu: token budget of a micro-batch.
         epochs: traversals of the rollout batch that make up one pass.
-        recompute: recompute activations in the backward pass: of whole layers, of attention only, or not at all.
+        layer_spec: Transformer Engine's layers or the local ones; `auto` takes the first where it can.
+        attention: of the local layers: flash-attn's or PyTorch's; `auto` takes the first where it can.
+        sequence_parallel: with tensor parallelism, split norms and the residual stream by token.
+        recompute: recompute activations in the backward pass: of whole layers, of the MLPs only, of attention only, or
+            not at all.
+        recompute_num_layers: with whole layers, how many of each model chunk; None for all.
         overlap_grad_reduce: reduce gradients while the backward pass runs.
         overlap_param_gather: gather updated parameters while the next forward pass runs.
         ddp_bucket_size: parameters per communication bucket; None for Megatron's default.
@@ -66,7 +71,11 @@ class ActorSettings:
     train_batch_size: int = 128
     max_tokens_per_gpu: int = 16192
     epochs: int = 1
-    recompute: Literal["full", "selective"] | None = None
+    layer_spec: Literal["auto", "te", "local"] = "auto"
+    attention: Literal["auto", "flash", "sdpa"] = "auto"
+    sequence_parallel: bool = False
+    recompute: Literal["full", "mlp", "selective"] | None = None
+    recompute_num_layers: int | None = None
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     ddp_bucket_size: int | None = None

@@ -83,12 +83,7 @@ class MegatronModelActor(BaseModelActor):
             self.actor.close()
             self.actor = None
         megatron = section(MegatronConfig, self.args.megatron)
-        layout = Layout(
-            megatron.tensor_model_parallel_size,
-            megatron.pipeline_model_parallel_size,
-            megatron.virtual_pipeline_model_parallel_size,
-        )
-        self.actor = MegatronActor(pretrain, layout, actor_settings(self.args, megatron, max_steps), train)
+        self.actor = MegatronActor(pretrain, Layout.of(megatron), actor_settings(self.args, megatron, max_steps), train)
 
 
 def _busy(method: Callable[P, R]) -> Callable[P, R]:
@@ -310,7 +305,11 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
         train_batch_size=args.train.batch_size,
         max_tokens_per_gpu=args.train.max_tokens_per_gpu,
         epochs=args.train.max_epochs,
+        layer_spec=megatron.layer_spec,
+        attention=megatron.attention_backend,
+        sequence_parallel=megatron.sequence_parallel,
         recompute=None if recompute == "none" else recompute,
+        recompute_num_layers=megatron.recompute_num_layers,
         overlap_grad_reduce=megatron.overlap_grad_reduce,
         overlap_param_gather=megatron.overlap_param_gather,
         ddp_bucket_size=megatron.ddp_bucket_size,

@@ -25,6 +25,7 @@ def settle(values: dict[str, Any], device: str) -> None:
         values["run.engine_dtype"] = "bfloat16" if cuda else "float32"
     for name, value in (
         ("megatron.fp32_residual_connection", not cuda),
+        ("megatron.sequence_parallel", values["megatron.tensor_model_parallel_size"] > 1),
         ("megatron.overlap_grad_reduce", cuda),
         ("megatron.overlap_param_gather", cuda),
         ("megatron.log_prob_chunk_size", 1024 if cuda else 256),

@@ -10,6 +10,7 @@ from typing import Any
 
 from openrlhf_sfpo.config import SFPOConfig, section
 from openrlhf_sfpo.errors import StepHung, Stopped, UsageError
+from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.orchestration import resume
 from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.orchestration.session import Session, causes, root_cause
@@ -121,16 +122,9 @@ _CONNECTION_LOST = ("gloo/transport", "Connection closed by peer", "Connection r
 
 def _what_runs(args: Any) -> str:
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
-    m = args.megatron
-    tp, pp, vpp = (
-        m.tensor_model_parallel_size,
-        m.pipeline_model_parallel_size,
-        m.virtual_pipeline_model_parallel_size,
-    )
     sfpo = _update_in_words(section(SFPOConfig, args.sfpo))
-    interleaved = f" VPP={vpp}" if vpp > 1 else ""
     engines = f"{args.vllm.num_engines or 0} vLLM engine(s)" if not args.rollout.replay_dir else "replayed rollouts"
-    return f"{ranks} rank(s) TP={tp} PP={pp}{interleaved} DP={ranks // (tp * pp)}, {engines}, {sfpo}"
+    return f"{ranks} rank(s) {Layout.of(args.megatron).in_words(ranks)}, {engines}, {sfpo}"
 
 
 def _update_in_words(sfpo: SFPOConfig) -> str:

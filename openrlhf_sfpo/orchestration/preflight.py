@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,12 +109,7 @@ def _check_model(args: Any) -> None:
     if args.actor.backend == "deepspeed":  # transformers' own implementations, of any architecture
         return
     model = ModelConfig.from_pretrained(path)
-    megatron = args.megatron
-    layout = Layout(
-        megatron.tensor_model_parallel_size,
-        megatron.pipeline_model_parallel_size,
-        megatron.virtual_pipeline_model_parallel_size,
-    )
+    layout = Layout.of(args.megatron)
     for role in ("actor", "ref") if args.algo.kl.init_coef > 0 else ("actor",):
         group = getattr(args, role)
         ranks = group.num_nodes * group.num_gpus_per_node
@@ -230,8 +226,8 @@ def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None)
 
 def for_megatron(values: dict[str, Any]) -> None:
     """See `for_openrlhf`; `values` by dotted name, changed in place."""
-    values["ds.tensor_parallel_size"] = (
-        values["megatron.tensor_model_parallel_size"] * values["megatron.pipeline_model_parallel_size"]
+    values["ds.tensor_parallel_size"] = math.prod(
+        values[f"megatron.{kind}_size"] for kind in ("tensor_model_parallel", "context_parallel", "pipeline_model_parallel")
     )
     values["train.dynamic_batch_enable"] = False
     values["ds.packing_samples"] = False
