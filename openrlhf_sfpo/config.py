@@ -84,8 +84,8 @@ class MegatronConfig:
     )
     attention_backend: Literal["auto", "flash", "sdpa"] = _flag(
         "auto",
-        "attention of the local layers: flash-attn, or PyTorch's scaled_dot_product_attention; auto takes flash-attn on "
-        "CUDA in 16 bits where it is installed. (Transformer Engine chooses for itself)",
+        "attention of the local layers: flash-attn, or PyTorch's scaled_dot_product_attention; auto takes flash-attn "
+        "on CUDA in 16 bits where it is installed. (Transformer Engine chooses for itself)",
     )
     device: Literal["auto", "cpu", "cuda"] = _flag("auto", "where the actor runs; auto takes CUDA where there is one")
     param_dtype: Literal["auto", "bf16", "fp32"] = _flag(
@@ -112,6 +112,12 @@ class MegatronConfig:
     overlap_grad_reduce: bool | None = _flag(None, "reduce gradients during the backward pass; default: on CUDA")
     overlap_param_gather: bool | None = _flag(None, "gather parameters during the next forward pass; default: on CUDA")
     ddp_bucket_size: int | None = _flag(None, "parameters per gradient bucket; default: Megatron's choice")
+    old_log_probs: Literal["auto", "separate"] = _flag(
+        "auto",
+        "where the log-probabilities at theta_0 come from: a forward pass of their own before the update (separate), "
+        "or the update's first forward pass where that is the same (auto): with one optimizer step for each rollout "
+        "batch, no importance-sampling correction and no KL term in the reward",
+    )
     log_prob_chunk_size: int | None = _flag(
         None, "tokens whose logits exist at the same time; default: 1024 on CUDA, 256 on CPU"
     )

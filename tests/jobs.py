@@ -142,6 +142,28 @@ def on_policy_step(actor: Any, samples: list[Any], update: Any) -> dict[str, Any
     return actor.update(mine, PPOClipLoss(), update)
 
 
+def on_policy(
+    path: str, layout: tuple[int, ...], samples: list[Any], dtype: torch.dtype, ahead: bool, batch_size: int = 100
+) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """Two SFPO updates with old log-probabilities from a forward pass ahead, or from the update's first."""
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+    actor = make_actor(path, layout, param_dtype=dtype, train_batch_size=batch_size)
+    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off"))
+    metrics = []
+    for _ in range(2):
+        for sample in samples:
+            sample.old_log_probs = None
+        loss = PPOClipLoss()
+        metrics.append(
+            on_policy_step(actor, samples, update) if ahead else actor.update(my_share(samples), loss, update)
+        )
+    for line in metrics:
+        line.pop("sfpo/reposition_seconds")
+    return metrics, weights_of(actor)
+
+
 def on_policy_update(path: str, layout: tuple[int, ...], samples: list[Any], **settings: Any) -> dict[str, Any]:
     """Old log-probabilities from the actor itself, then one GRPO update."""
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
@@ -154,12 +176,13 @@ def inspect_reposition(
     path: str, layout: tuple[int, ...], samples: list[Any], state: Any = "maintain", **settings: Any
 ) -> dict[str, Any]:
     """Run a slow pass, two fast passes and a reposition by hand; report what every invariant needs."""
-    from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.passes import PassRunner
+    from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
     from openrlhf_sfpo.sfpo import Pass, SlowCopy
 
     actor = make_actor(path, layout, **settings)
-    runner = _PassRunner(actor, _RolloutBatch(actor, my_share(samples)), PPOClipLoss())
+    runner = PassRunner(actor, RolloutBatch(actor, my_share(samples)), PPOClipLoss())
     runner.run_pass(Pass("slow"))
     slow = owned_state(actor)
     slow_copy = SlowCopy(actor.shards, state)

@@ -404,6 +404,28 @@ def train_with(path: str, layout: tuple[int, ...], samples: list[Any], recompute
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("layout", "dp"), [((1, 1, 1), 2), ((2, 2, 1), 1), ((1, 2, 2), 1), ((1, 1, 1, 2), 1)], ids=str)
+def test_old_log_probs_of_the_first_forward_pass_change_nothing(
+    ranks: RankPool, tmp_path: Path, layout: tuple[int, ...], dp: int, dtype: torch.dtype
+) -> None:
+    """Two rollout batches of one optimizer step: as with a forward pass of its own, to the bit."""
+    path = str(make_model(tmp_path / "model", "qwen3"))
+    world = jobs.ranks_of(layout, dp)
+    runs = [ranks.run(world, jobs.on_policy, path, layout, make_samples(10), dtype, ahead) for ahead in (True, False)]
+    (metrics, weights), (metrics_without, weights_without) = (run[0] for run in runs)
+    assert metrics == metrics_without
+    assert metrics[0]["sfpo/entropy_start"] > 0
+    assert metrics[1]["sfpo/fast_kl"] > 0
+    assert all(torch.equal(weights[name], weights_without[name]) for name in weights)
+
+
+def test_old_log_probs_are_asked_for_where_they_must_be_known_before(ranks: RankPool, tmp_path: Path) -> None:
+    path = str(make_model(tmp_path / "model", "llama"))
+    with pytest.raises(AssertionError, match="2 optimizer steps: with more than one, they must be computed before"):
+        ranks.run(1, jobs.on_policy, path, (1, 1, 1), make_samples(10), torch.float32, False, 6)
+
+
 def test_sequence_parallelism_changes_rounding_only(ranks: RankPool, tmp_path: Path) -> None:
     path = str(make_model(tmp_path / "model", "qwen3"))
     samples = with_old_log_probs(path, make_samples(12))
@@ -450,14 +472,15 @@ def stopped(path: str, samples: list[Any], stop: dict[str, Any]) -> dict[str, to
 def grpo_by_hand(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
     """GRPO without the algorithm's driver: one pass for each of two batches."""
     from openrlhf_sfpo.megatron import cpu
-    from openrlhf_sfpo.megatron.actor import _PassRunner, _RolloutBatch
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.passes import PassRunner
+    from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
     from openrlhf_sfpo.sfpo import Pass
 
     actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
     for _ in range(2):
         with cpu.device_scope():
-            runner = _PassRunner(actor, _RolloutBatch(actor, jobs.my_share(samples)), PPOClipLoss())
+            runner = PassRunner(actor, RolloutBatch(actor, jobs.my_share(samples)), PPOClipLoss())
             runner.run_pass(Pass("slow", advances_schedule=True))
     return jobs.weights_of(actor)
 

@@ -3,32 +3,32 @@
 import dataclasses
 import functools
 import gc
-import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 
 from openrlhf_sfpo.checkpoints.directory import COMMON
 from openrlhf_sfpo.megatron import cpu, training_state
-from openrlhf_sfpo.megatron.batching import Division, MicroBatch, Sample, exchange, pack, plan_micro_batches
+from openrlhf_sfpo.megatron.batching import MicroBatch, Sample
 from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
 from openrlhf_sfpo.megatron.checkpoint_writer import Contents, load_object
 from openrlhf_sfpo.megatron.export import WeightExchange
+from openrlhf_sfpo.megatron.layers import choose_layers
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
 from openrlhf_sfpo.megatron.model import build_model
 from openrlhf_sfpo.megatron.model_config import ModelConfig
 from openrlhf_sfpo.megatron.optimizer import LearningRate, build_optimizer
+from openrlhf_sfpo.megatron.passes import NonFiniteUpdate, PassRunner, check_norms, speaks
 from openrlhf_sfpo.megatron.pipeline import LossFunction, LossNorm, Pipeline
+from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.shards import MainShards
 from openrlhf_sfpo.random_numbers import set_rng_state
-from openrlhf_sfpo.sfpo import Pass, SlowCopy, SlowFastUpdate
+from openrlhf_sfpo.sfpo import SlowCopy, SlowFastUpdate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,7 +68,8 @@ class MegatronActor:
         self.path = path
         self.model_config = ModelConfig.from_pretrained(path)
         self.layout = layout
-        self.settings = settings
+        layer_spec, attention = choose_layers(settings)
+        self.settings = settings = dataclasses.replace(settings, layer_spec=layer_spec, attention=attention)
         with cpu.device_scope():
             start_distributed(layout, settings.device == "cuda", timedelta(seconds=settings.timeout))
             layout.check(
@@ -97,7 +98,7 @@ class MegatronActor:
             self.learning_rate = LearningRate(self.optimizer, self.settings.optimizer)
             self.shards = MainShards(self.optimizer, self._chunks)
             self._before = SlowCopy(self.shards, "restore", "cpu") if self.settings.skip_nonfinite else None
-            _check_norms(self.optimizer)
+            check_norms(self.optimizer)
 
     @_on_device
     def forward(self, samples: list[Sample]) -> list[torch.Tensor]:
@@ -109,20 +110,24 @@ class MegatronActor:
         Returns:
             For each sample fp32 [length - 1] on the CPU, zero outside the action mask, on every rank.
         """
-        batch = _RolloutBatch(self, [Sample(sample.tokens, sample.action_mask) for sample in samples])
+        batch = RolloutBatch(self, [Sample(sample.tokens, sample.action_mask) for sample in samples])
         log_probs: dict[int, torch.Tensor] = {}
         for step in range(batch.num_steps):
             numbers, batches = batch.micro_batches(step)
             outputs = self._pipeline.forward(batches)
             for members, (values, entropies) in zip(numbers, outputs, strict=False):  # empty before the last stage
-                self._start_entropy += torch.tensor([entropies.sum(dtype=torch.float64).item(), len(entropies)])
+                self.add_start_entropies(entropies)
                 for row, number in enumerate(members):
                     log_probs[number] = values[row, : batch.length(number) - 1].cpu()
         return batch.to_owners(log_probs)
 
+    def add_start_entropies(self, entropies: torch.Tensor) -> None:
+        """Note entropies of the policy at theta_0, fp32 [n]."""
+        self._start_entropy += torch.tensor([entropies.sum(dtype=torch.float64).item(), len(entropies)])
+
     def take_start_entropy(self) -> float | None:
         """Mean entropy (nats per token) in the `forward` calls since the last time, over all ranks; None without."""
-        total, tokens = self.shards.reduce((self._start_entropy * _speaks()).tolist(), "sum")
+        total, tokens = self.shards.reduce((self._start_entropy * speaks()).tolist(), "sum")
         self._start_entropy.zero_()
         return total / tokens if tokens else None
 
@@ -131,7 +136,8 @@ class MegatronActor:
         """One SFPO (or, with the gate closed, GRPO) update over a rollout batch.
 
         Args:
-            samples: those of this rank's model copy, with `old_log_probs` and `advantages`.
+            samples: those of this rank's model copy, with `advantages` and `old_log_probs`. If a traversal is one
+                optimizer step, `old_log_probs` may be left out: they are then those of the first forward pass.
             loss_function: loss of a micro-batch.
             sfpo: the algorithm and its state.
 
@@ -144,7 +150,7 @@ class MegatronActor:
         Raises:
             NonFiniteUpdate: a loss or a gradient norm is not finite, without `skip_nonfinite`.
         """
-        runner = _PassRunner(self, _RolloutBatch(self, samples), loss_function)
+        runner = PassRunner(self, RolloutBatch(self, samples), loss_function)
         if self._before is None:
             slow, metrics = sfpo.step(runner)
             return {**slow, **metrics, "skipped_update": 0.0}
@@ -239,169 +245,3 @@ class MegatronActor:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         return self._pipeline.forward_backward(batches, loss_function, norm)
-
-
-class NonFiniteUpdate(RuntimeError):
-    """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step that it would have
-    gone into."""
-
-
-def _check_norms(optimizer: Any) -> None:
-    """Have the optimizer's step raise where it would clip by a norm that is not finite: that makes all weights NaN.
-
-    The norm is the same on all ranks, so that all of them raise."""
-    norm_of = optimizer.get_grad_norm
-
-    def checked() -> float:
-        norm = norm_of()
-        if not math.isfinite(norm):
-            raise NonFiniteUpdate(f"the gradient norm is {float(norm)}")
-        return norm
-
-    optimizer.get_grad_norm = checked
-
-
-class _RolloutBatch:
-    """A rollout batch spread over data-parallel ranks: who computes what, and getting results back to the owners."""
-
-    def __init__(self, actor: MegatronActor, samples: list[Sample]) -> None:
-        self._device = actor.settings.device
-        self._group = parallel_state.get_data_parallel_group_gloo()
-        self._rank = self._group.rank()
-        by_rank = exchange(samples, self._group)
-        self._first = sum(len(rank) for rank in by_rank[: self._rank])
-        self._count = len(samples)
-        self._samples = [sample for rank in by_rank for sample in rank]
-        self._plan = plan_micro_batches(
-            [[len(sample.tokens) for sample in rank] for rank in by_rank],
-            actor.settings.train_batch_size,
-            actor.settings.max_tokens_per_gpu * actor.layout.cp,
-            multiple_of=actor.layout.pp if actor.layout.vpp > 1 else 1,
-        )
-        self._division = Division(
-            actor.layout.cp,
-            parallel_state.get_context_parallel_rank(),
-            actor.layout.tp if actor.settings.sequence_parallel else 1,
-        )
-
-    @property
-    def num_steps(self) -> int:
-        """Train batches, that is optimizer steps in one traversal."""
-        return len(self._plan)
-
-    def length(self, number: int) -> int:
-        return len(self._samples[number].tokens)
-
-    def micro_batches(self, step: int) -> tuple[list[list[int]], list[MicroBatch]]:
-        """This rank's micro-batches of a train batch: the numbers of their samples, and the packed tensors."""
-        numbers = self._plan[step][self._rank]
-        packs = [pack([self._samples[n] for n in members], self._device, self._division) for members in numbers]
-        return numbers, packs
-
-    def norm(self, step: int) -> LossNorm:
-        """Totals of a train batch over all ranks."""
-        masks = [
-            self._samples[number].action_mask for rank in self._plan[step] for members in rank for number in members
-        ]
-        return LossNorm(
-            num_tokens=max(1.0, float(sum(int(mask.sum()) for mask in masks))),
-            num_sequences=max(1.0, float(sum(bool(mask.any()) for mask in masks))),
-        )
-
-    def to_owners(self, values: dict[int, torch.Tensor]) -> list[torch.Tensor]:
-        """Results by sample number, known on last stages, as a list of this rank's own samples on every stage."""
-        pipeline = parallel_state.get_pipeline_model_parallel_group()
-        shared = [values]
-        if pipeline.size() > 1:
-            source = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast_object_list(shared, src=source, group=pipeline, device=torch.device("cpu"))
-        if self._group.size() == 1:
-            everything = shared[0]
-        else:
-            parts: list[dict[int, torch.Tensor]] = [{} for _ in range(self._group.size())]
-            dist.all_gather_object(parts, shared[0], group=self._group)
-            everything = {number: value for part in parts for number, value in part.items()}
-        return [everything[number] for number in range(self._first, self._first + self._count)]
-
-
-class _PassRunner:
-    """`sfpo.PassRunner` over the actor and one rollout batch."""
-
-    def __init__(self, actor: MegatronActor, batch: _RolloutBatch, loss_function: LossFunction) -> None:
-        self._actor = actor
-        self._batch = batch
-        self._loss_function = loss_function
-
-    def run_pass(self, pass_: Pass) -> dict[str, float]:
-        actor, totals = self._actor, _TokenMeans()
-        metrics: dict[str, float] = {}
-        actor.learning_rate.scale(pass_.learning_rate_factor)
-        steps = [step for _ in range(actor.settings.epochs) for step in range(self._batch.num_steps)]
-        for index, step in enumerate(steps):
-            _, batches = self._batch.micro_batches(step)
-            outputs = actor.compute_gradients(batches, self._loss_function, self._batch.norm(step))
-            self._check_losses(outputs)
-            totals.add(outputs)
-            if index == 0:
-                if pass_.stage == "slow":
-                    metrics["momentum_grad_cosine"] = actor.shards.momentum_grad_cosine()
-                pass_.before_first_step()
-            metrics["actor_lr"] = actor.learning_rate.value
-            nobody_reads = pass_.repositioned_next and index == len(steps) - 1
-            with actor.shards.gather_skipped() if nobody_reads else nullcontext():
-                _, metrics["actor_grad_norm"], _ = actor.optimizer.step()
-            if pass_.advances_schedule:
-                actor.learning_rate.advance()
-        return {**metrics, "optimizer_steps": float(len(steps)), **totals.reduce()}
-
-    def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
-        """Raise on all ranks alike if a loss is not finite on any."""
-        bad = any(not math.isfinite(output["loss"]) for output in outputs)
-        if self._actor.shards.reduce([float(bad)], "max")[0]:
-            raise NonFiniteUpdate("the loss is not finite")
-
-    def start_entropy(self) -> float | None:
-        return self._actor.take_start_entropy()
-
-
-class _TokenMeans:
-    """Adds up micro-batch metrics and averages them by token over a pass and over all ranks."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._tokens = 0.0
-        self._steps = 0
-
-    def add(self, outputs: list[dict[str, Any]]) -> None:
-        """Metrics of one optimizer step's micro-batches; empty on stages before the last."""
-        self._steps += 1
-        for output in outputs:
-            tokens = output["tokens"]
-            self._tokens += tokens
-            for name, value in output.items():
-                if name == "loss":
-                    self._sums["policy_loss"] = self._sums.get("policy_loss", 0.0) + float(value)
-                elif name != "tokens":
-                    self._sums[name] = self._sums.get(name, 0.0) + float(value) * tokens
-
-    def reduce(self) -> dict[str, float]:
-        """The same means on every rank."""
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, (self._sums, self._tokens) if _speaks() else ({}, 0.0))
-        tokens = sum(part[1] for part in gathered)
-        names = sorted({name for part in gathered for name in part[0]})
-        sums = {name: sum(part[0].get(name, 0.0) for part in gathered) for name in names}
-        return {
-            name: total / self._steps if name == "policy_loss" else total / max(tokens, 1.0)
-            for name, total in sums.items()
-        }
-
-
-def _speaks() -> bool:
-    """Whether this rank's token means enter sums over all ranks: one tensor- and context-parallel rank of each last
-    stage does, the others know the same or nothing."""
-    return (
-        parallel_state.get_tensor_model_parallel_rank() == 0
-        and parallel_state.get_context_parallel_rank() == 0
-        and parallel_state.is_pipeline_last_stage(ignore_virtual=True)
-    )

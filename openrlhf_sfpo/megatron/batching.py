@@ -143,7 +143,7 @@ class Division:
     Attributes:
         cp: context-parallel size; each sequence is padded to a multiple of twice that.
         cp_rank: context-parallel rank.
-        multiple_of: a rank's part is padded to a multiple of this (sequence parallelism wants the tensor-parallel size).
+        multiple_of: a rank's part is padded to a multiple of this (for sequence parallelism, the tensor-parallel size).
     """
 
     cp: int = 1

@@ -55,7 +55,9 @@ def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
     if settings.layer_spec == "te" and lacks_te:
         raise UsageError("--megatron.layer_spec", f"is te, and Transformer Engine {lacks_te}.", "Use auto or local.")
     if settings.attention == "flash" and lacks_flash:
-        raise UsageError("--megatron.attention_backend", f"is flash, and flash-attn {lacks_flash}.", "Use auto or sdpa.")
+        raise UsageError(
+            "--megatron.attention_backend", f"is flash, and flash-attn {lacks_flash}.", "Use auto or sdpa."
+        )
     spec = settings.layer_spec if settings.layer_spec != "auto" else "local" if lacks_te else "te"
     return spec, settings.attention if settings.attention != "auto" else "sdpa" if lacks_flash else "flash"
 

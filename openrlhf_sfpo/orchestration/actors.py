@@ -22,7 +22,7 @@ from openrlhf_sfpo.megatron.batching import Sample
 from openrlhf_sfpo.megatron.checkpoint_writer import CheckpointWriter, Saved
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
-from openrlhf_sfpo.orchestration.algorithm import build_update
+from openrlhf_sfpo.orchestration.algorithm import build_update, needs_old_log_probs
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 from openrlhf_sfpo.orchestration.preflight import dotted
@@ -105,6 +105,7 @@ class PolicyActor(MegatronModelActor):
     """
 
     _sync: Any = None
+    _has_old_log_probs = True
     pulse: Pulse | None = None
 
     def init_model_from_pretrained(
@@ -158,7 +159,7 @@ class PolicyActor(MegatronModelActor):
     def append(self, experience: Experience) -> None:
         """Add one batch of the rollouts that the next `fit` trains on."""
         names = {
-            "old_log_probs": experience.action_log_probs,
+            "old_log_probs": experience.action_log_probs if self._has_old_log_probs else None,
             "advantages": experience.advantages,
             "base_log_probs": experience.base_action_log_probs,
             "rollout_log_probs": experience.rollout_log_probs,
@@ -259,12 +260,22 @@ class PolicyActor(MegatronModelActor):
         if self._rank == 0:
             self.events.send("phase", text=text)
 
-    def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
-        if method_name != "forward":
-            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+    def forward(
+        self,
+        sequences: list[torch.Tensor],
+        action_mask: list[torch.Tensor],
+        attention_mask: list[torch.Tensor],
+        **ignored: Any,
+    ) -> list[torch.Tensor]:
+        """As the reference model's; NaN if the update itself is to find out the old log-probabilities."""
+        own = sum(len(tokens) for tokens in sequences)
+        total = self.actor.shards.reduce([own / self.actor.layout.block], "sum")[0]
+        self._has_old_log_probs = needs_old_log_probs(self.args, round(total))
+        if not self._has_old_log_probs:
+            return [torch.full(actions.shape, torch.nan) for actions in action_mask]
         with self.pulse.busy("old log-probabilities"):
             self._stage("old log-probabilities")
-            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+            return super().forward(sequences, action_mask, attention_mask)
 
 
 def _settings(args: Any) -> dict[str, Any]:

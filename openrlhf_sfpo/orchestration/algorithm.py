@@ -1,9 +1,26 @@
 """The update that the --sfpo.* flags ask for."""
 
 from collections.abc import Callable
+from typing import Any
 
 from openrlhf_sfpo.config import SFPOConfig
 from openrlhf_sfpo.sfpo import EntropyGate, OwnedWeights, SlowCopy, SlowFastUpdate
+
+
+def needs_old_log_probs(args: Any, samples: int) -> bool:
+    """Whether the log-probabilities at theta_0 must be known before the update, or are those of its first forward pass.
+
+    Args:
+        args: OpenRLHF's nested arguments and ours.
+        samples: of the rollout batch.
+    """
+    kl_in_reward = args.algo.kl.init_coef > 0 and not args.algo.kl.use_loss
+    return (
+        args.megatron.old_log_probs == "separate"
+        or samples > args.train.batch_size
+        or args.algo.advantage.is_correction_level != "off"
+        or kl_in_reward
+    )
 
 
 def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[str], None]) -> SlowFastUpdate:

@@ -227,7 +227,8 @@ def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None)
 def for_megatron(values: dict[str, Any]) -> None:
     """See `for_openrlhf`; `values` by dotted name, changed in place."""
     values["ds.tensor_parallel_size"] = math.prod(
-        values[f"megatron.{kind}_size"] for kind in ("tensor_model_parallel", "context_parallel", "pipeline_model_parallel")
+        values[f"megatron.{kind}_size"]
+        for kind in ("tensor_model_parallel", "context_parallel", "pipeline_model_parallel")
     )
     values["train.dynamic_batch_enable"] = False
     values["ds.packing_samples"] = False

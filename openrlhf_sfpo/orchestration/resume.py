@@ -32,6 +32,7 @@ _FREE = {
     "megatron.sequence_parallel",
     "megatron.recompute",
     "megatron.recompute_num_layers",
+    "megatron.old_log_probs",
     "megatron.offload_parameters",
     "megatron.overlap_grad_reduce",
     "megatron.overlap_param_gather",

@@ -50,7 +50,8 @@ class PassRunner(Protocol):
         """
 
     def start_entropy(self) -> float | None:
-        """Mean entropy of the policy at theta_0 over the batch's response tokens, or None if it is not known."""
+        """Mean entropy of the policy at theta_0 over the batch's response tokens, or None if it is not known. Asked for
+        after the passes."""
 
 
 class SlowFastUpdate:
@@ -119,9 +120,6 @@ class SlowFastUpdate:
         Returns:
             The metrics of the last pass as `run_pass` gave them, and the `sfpo/*` metrics.
         """
-        start_entropy = runner.start_entropy()
-        if self._entropy_source == "start" and start_entropy is None:
-            raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
         opening = self.gate.opening
         alpha = self.alpha * opening
         active = self.k > 0 and opening > 0
@@ -144,6 +142,10 @@ class SlowFastUpdate:
                 last = self._slow_pass(runner, learning_rate_factor=self._scale * opening + 1.0)
         finally:
             self._copy.release()
+        # Some trainers learn it from the first forward pass.
+        start_entropy = runner.start_entropy()
+        if self._entropy_source == "start" and start_entropy is None:
+            raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
         self.gate.finish_batch()
         z = self.gate.observe(start_entropy if self._entropy_source == "start" else last["entropy"])
         metrics["sfpo/momentum_grad_cosine"] = last.get("momentum_grad_cosine")
