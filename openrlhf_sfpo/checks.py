@@ -17,11 +17,13 @@ def check_flags(args: Any) -> None:
     """
     check_sfpo(section(SFPOConfig, args.sfpo))
     _check_rollout(args)
+    _check_recomputation(args)
     check_backend(args)
     for flag, value in (
         ("--megatron.weight_bucket_mb", args.megatron.weight_bucket_mb),
         ("--megatron.log_prob_chunk_size", args.megatron.log_prob_chunk_size),
         ("--megatron.ddp_bucket_size", args.megatron.ddp_bucket_size),
+        ("--megatron.recompute_num_layers", args.megatron.recompute_num_layers),
         ("--run.kv_cache_mb", args.run.kv_cache_mb),
         ("--train.max_tokens_per_gpu", args.train.max_tokens_per_gpu),
         ("--train.batch_size", args.train.batch_size),
@@ -42,6 +44,23 @@ def check_flags(args: Any) -> None:
     ):
         if value < 0:
             raise UsageError(flag, f"is {value:g}.", "Use 0 or more.")
+
+
+def _check_recomputation(args: Any) -> None:
+    whole_layers = args.megatron.recompute == "full" or args.actor.gradient_checkpointing_enable
+    if args.megatron.recompute_num_layers is not None and not whole_layers:
+        raise UsageError(
+            "--megatron.recompute_num_layers",
+            f"is {args.megatron.recompute_num_layers}, and --megatron.recompute {args.megatron.recompute} does not "
+            "recompute whole layers.",
+            "Drop it, or use --megatron.recompute full.",
+        )
+    if args.megatron.layer_spec == "te" and args.megatron.fp32_residual_connection:
+        raise UsageError(
+            "--megatron.fp32_residual_connection",
+            "is given, and Transformer Engine's layers (--megatron.layer_spec te) do not take it.",
+            "Drop it, or use --megatron.layer_spec local.",
+        )
 
 
 def check_sfpo(sfpo: SFPOConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import checkpoint_jobs
 import pytest
 import torch
-from jobs import LAYOUTS
+from jobs import LAYOUTS, ranks_of
 from ranks import RankPool
 from reference import flat
 from tiny_models import make_model, make_samples
@@ -32,7 +32,7 @@ from openrlhf_sfpo.checkpoints.directory import (
 def run(ranks: RankPool, name: str, job: Any, *args: Any, **settings: Any) -> dict[str, Any]:
     path, *rest = args
     layout, dp = LAYOUTS[name]
-    return ranks.run(jobs.ranks_of(layout, dp), call, job, path, layout, rest, settings)[0]
+    return ranks.run(ranks_of(layout, dp), call, job, path, layout, rest, settings)[0]
 
 
 def call(job: Any, path: str, layout: tuple[int, ...], rest: list[Any], settings: dict[str, Any]) -> Any:

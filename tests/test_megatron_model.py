@@ -128,6 +128,38 @@ def test_an_exported_directory_loads_in_transformers_in_several_shards(
     assert largest_difference(ours, old_log_probs(str(path), samples)) <= 1e-4
 
 
+def test_the_next_bucket_is_under_way_while_one_is_sent(ranks: RankPool, tmp_path: Path) -> None:
+    path = str(make_model(tmp_path / "model", "qwen2", tied=False))
+    events = ranks.run(8, stream_with_events, path)[0]
+    started = [event for event in events if event.startswith("start")]
+    assert len(started) > 4
+    for number in range(len(started)):
+        # Of a bucket's tensors none is handed on before the next bucket has been asked for.
+        last = min(number + 1, len(started) - 1)
+        assert events.index(f"start {last}") < events.index(f"tensor of {number}")
+        assert f"start {number + 2}" not in events[: events.index(f"tensor of {number}")], "two at a time"
+
+
+def stream_with_events(path: str) -> list[str]:
+    from openrlhf_sfpo.megatron.export import WeightExchange
+
+    actor = jobs.make_actor(path, (2, 2, 1, 2), weight_bucket_bytes=20_000)
+    events: list[str] = []
+    bucket_of: dict[str, int] = {}
+    start = WeightExchange._start
+
+    def noted(self: Any, stage: int, bucket: list[Any]) -> Any:
+        number = sum(event.startswith("start") for event in events)
+        bucket_of.update({name: number for entry in bucket for name in entry.converter.names})
+        events.append(f"start {number}")
+        return start(self, stage, bucket)
+
+    WeightExchange._start = noted
+    for name, _ in actor.export():
+        events.append(f"tensor of {bucket_of[name]}")
+    return events
+
+
 def test_a_rank_reads_only_its_part(tmp_path: Path) -> None:
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.model_config import ModelConfig

@@ -27,6 +27,7 @@ from openrlhf_sfpo.megatron.pipeline import LossFunction, LossNorm, Pipeline
 from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.shards import MainShards
+from openrlhf_sfpo.megatron.weights import weight_plan
 from openrlhf_sfpo.random_numbers import set_rng_state
 from openrlhf_sfpo.sfpo import SlowCopy, SlowFastUpdate
 
@@ -87,7 +88,8 @@ class MegatronActor:
     def _build(self, train: bool) -> None:
         config, self._chunks = build_model(self.path, self.model_config, self.layout, self.settings, train)
         plain = [getattr(chunk, "module", chunk) for chunk in self._chunks]
-        self.weights = WeightExchange(self.model_config, self.layout, plain, self.settings.weight_bucket_bytes)
+        plan = weight_plan(self.model_config, self.layout, self.settings.layer_spec)
+        self.weights = WeightExchange(self.model_config, self.layout, plain, plan, self.settings.weight_bucket_bytes)
         self.weights.load(self.path)
         self._pipeline = Pipeline(config, self._chunks)
         self._report: Callable[[], None] = lambda: None

@@ -1,6 +1,6 @@
 """Getting weights in and out: loading a rank's slices, and streaming full Hugging Face tensors to rank 0 in buckets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
 import torch
@@ -10,7 +10,7 @@ from megatron.core import parallel_state
 from openrlhf_sfpo.megatron.checkpoint_files import CheckpointReader
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.weights import Entry, tied_copy, weight_plan
+from openrlhf_sfpo.megatron.weights import Entry, tied_copy
 
 
 class WeightExchange:
@@ -20,13 +20,21 @@ class WeightExchange:
         model: shapes and family.
         layout: how the ranks are laid out.
         chunks: this rank's model chunks, without the DDP wrapper.
+        plan: which tensors make up which of their parameters.
         bucket_bytes: how much is gathered and sent at a time.
     """
 
-    def __init__(self, model: ModelConfig, layout: Layout, chunks: list[torch.nn.Module], bucket_bytes: int) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        layout: Layout,
+        chunks: list[torch.nn.Module],
+        plan: list[Entry],
+        bucket_bytes: int,
+    ) -> None:
         self.layout = layout
         self.bucket_bytes = bucket_bytes
-        self.plan = weight_plan(model, layout)
+        self.plan = plan
         self._parameters = [dict(chunk.named_parameters()) for chunk in chunks]
         self._stage = parallel_state.get_pipeline_model_parallel_rank()
         self._tp_rank = parallel_state.get_tensor_model_parallel_rank()
@@ -71,22 +79,20 @@ class WeightExchange:
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full tensor) on global rank 0; take part in the gathering on the ranks of its model copy.
 
-        Every rank must exhaust the iterator. Tensors are views of one bucket and are overwritten by nobody, but a
-        consumer that keeps them keeps the bucket.
+        While the consumer of a bucket sends it on, the next one is under way, so that two are held at a time. Every
+        rank must exhaust the iterator. Tensors are views of one bucket and are overwritten by nobody, but a consumer
+        that keeps them keeps the bucket.
         """
         if parallel_state.get_data_parallel_rank() != 0 or parallel_state.get_context_parallel_rank() != 0:
             return
+        under_way: tuple[list[Entry], Callable[[], torch.Tensor | None]] | None = None
         for stage, bucket in self._buckets():
-            flat = self._gather(bucket) if stage == self._stage else None
-            flat = self._to_rank_zero(stage, bucket, flat)
-            if flat is None:
-                continue
-            sizes = [torch.Size(shape).numel() for entry in bucket for shape in entry.converter.shapes]
-            names_and_shapes = [
-                pair for entry in bucket for pair in zip(entry.converter.names, entry.converter.shapes, strict=True)
-            ]
-            for (name, shape), part in zip(names_and_shapes, flat.split(sizes), strict=True):
-                yield name, part.view(shape)
+            following = bucket, self._start(stage, bucket)
+            if under_way is not None:
+                yield from _tensors(*under_way)
+            under_way = following
+        if under_way is not None:
+            yield from _tensors(*under_way)
 
     def _buckets(self) -> Iterable[tuple[int, list[Entry]]]:
         """Runs of plan entries on the same stage, of at most `bucket_bytes` (or a single larger entry)."""
@@ -102,36 +108,81 @@ class WeightExchange:
                 numel += entry.numel
             yield stage, bucket
 
-    def _gather(self, bucket: list[Entry]) -> torch.Tensor | None:
-        """The bucket's full tensors, flattened, on tensor-parallel rank 0 of the stage that holds them."""
-        local = [self._parameter(entry).detach() for entry in bucket]
-        flat = torch.cat([part.reshape(-1) for part in local])
-        gathered = [flat]
-        if self.layout.tp > 1:
-            gathered = [torch.empty_like(flat) for _ in range(self.layout.tp)]
-            dist.all_gather(gathered, flat, group=self._tp_group)
-        if self._tp_rank != 0:
-            return None
-        sizes = [part.numel() for part in local]
-        by_rank = [shards.split(sizes) for shards in gathered]
-        tensors = []
-        for index, entry in enumerate(bucket):
-            shards = [parts[index].view(local[index].shape) for parts in by_rank]
-            tensors += entry.converter.merge(shards)
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-    def _to_rank_zero(self, stage: int, bucket: list[Entry], flat: torch.Tensor | None) -> torch.Tensor | None:
-        if stage == 0:
-            return flat
+    def _start(self, stage: int, bucket: list[Entry]) -> Callable[[], torch.Tensor | None]:
+        """Set a bucket on its way to rank 0. What is returned waits for it, and gives the full tensors, flattened, on
+        rank 0."""
         # In data-parallel replica 0, the first rank of stage s has the global rank s * tp * cp.
         sender, rank = stage * self.layout.tp * self.layout.cp, dist.get_rank()
-        if rank == sender:
-            dist.send(flat, dst=0)
-        if rank == 0:
-            received = torch.empty(sum(entry.numel for entry in bucket), dtype=self.dtype, device=self._device)
-            dist.recv(received, src=sender)
-            return received
-        return None
+        if stage == self._stage:
+            gathered = self._gather(bucket)
+            if rank != sender or rank == 0:
+                return gathered
+            # This rank has nobody else to wait for: it may as well wait here.
+            return _Sent(gathered())
+        if rank != 0:
+            return lambda: None
+        return _Received(
+            torch.empty(sum(entry.numel for entry in bucket), dtype=self.dtype, device=self._device), sender
+        )
+
+    def _gather(self, bucket: list[Entry]) -> Callable[[], torch.Tensor | None]:
+        """Start gathering a bucket of this stage. What is returned waits for it, and gives the full tensors, flattened,
+        on tensor-parallel rank 0."""
+        local = [self._parameter(entry).detach() for entry in bucket]
+        flat = torch.cat([part.reshape(-1) for part in local])
+        gathered, work = [flat], None
+        if self.layout.tp > 1:
+            gathered = [torch.empty_like(flat) for _ in range(self.layout.tp)]
+            work = dist.all_gather(gathered, flat, group=self._tp_group, async_op=True)
+
+        def merged() -> torch.Tensor | None:
+            if work is not None:
+                work.wait()
+            if self._tp_rank != 0:
+                return None
+            sizes = [part.numel() for part in local]
+            by_rank = [shards.split(sizes) for shards in gathered]
+            tensors = []
+            for index, entry in enumerate(bucket):
+                shards = [parts[index].view(local[index].shape) for parts in by_rank]
+                tensors += entry.converter.merge(shards)
+            return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+        return merged
 
     def _parameter(self, entry: Entry) -> torch.nn.Parameter:
         return self._parameters[entry.chunk][entry.parameter]
+
+
+class _Sent:
+    """A tensor on its way to rank 0, kept until it is there."""
+
+    def __init__(self, flat: torch.Tensor) -> None:
+        self._flat = flat
+        self._work = dist.isend(flat, dst=0)
+
+    def __call__(self) -> None:
+        self._work.wait()
+
+
+class _Received:
+    """A tensor on its way from a rank; called, it is there."""
+
+    def __init__(self, flat: torch.Tensor, sender: int) -> None:
+        self._flat = flat
+        self._work = dist.irecv(flat, src=sender)
+
+    def __call__(self) -> torch.Tensor:
+        self._work.wait()
+        return self._flat
+
+
+def _tensors(bucket: list[Entry], arrive: Callable[[], torch.Tensor | None]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The names and full tensors of a bucket, where it arrives."""
+    flat = arrive()
+    if flat is None:
+        return
+    pairs = [pair for entry in bucket for pair in zip(entry.converter.names, entry.converter.shapes, strict=True)]
+    sizes = [torch.Size(shape).numel() for _, shape in pairs]
+    for (name, shape), part in zip(pairs, flat.split(sizes), strict=True):
+        yield name, part.view(shape)

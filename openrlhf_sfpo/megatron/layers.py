@@ -1,8 +1,8 @@
 """The layers of the model: Transformer Engine's, or Megatron's local ones with three parts of our own.
 
-In the local layers attention goes through flash-attn or PyTorch's scaled_dot_product_attention and takes packed sequences
-(Megatron's local attention materialises the scores and refuses packs). The norm and the residual sum keep an fp32
-residual stream fp32 between bf16 layers (Megatron's cast it back in every layer).
+In the local layers attention goes through flash-attn or PyTorch's scaled_dot_product_attention and takes packed
+sequences (Megatron's local attention materialises the scores and refuses packs). The norm and the residual sum keep an
+fp32 residual stream fp32 between bf16 layers (Megatron's cast it back in every layer).
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.context_parallel import chunks_of, positions_of
 from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.settings import ActorSettings
-
-LayerSpec = Literal["te", "local"]
-Attention = Literal["flash", "sdpa"]
+from openrlhf_sfpo.megatron.settings import ActorSettings, Attention, LayerSpec
 
 
 def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
@@ -47,7 +44,8 @@ def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
     lacks_te = _why_not(
         "transformer_engine",
         (settings.device == "cpu", "runs on CUDA only"),
-        (settings.fp32_residual and sixteen_bits, "does not take --megatron.fp32_residual_connection"),
+        (not sixteen_bits, "attends to packs in 16 bits only"),
+        (settings.fp32_residual, "does not take --megatron.fp32_residual_connection"),
     )
     lacks_flash = _why_not(
         "flash_attn", (settings.device == "cpu", "runs on CUDA only"), (not sixteen_bits, "takes 16 bits only")

@@ -43,6 +43,13 @@ class Layout:
         """Ranks that work on one sequence together: they hold a copy of the model, with context parallelism several."""
         return self.tp * self.cp * self.pp
 
+    def place(self, rank: int) -> tuple[int, int, int, int]:
+        """Where a rank is: its tensor-parallel, context-parallel, pipeline and data-parallel rank."""
+        rest, tp = divmod(rank, self.tp)
+        rest, cp = divmod(rest, self.cp)
+        dp, pp = divmod(rest, self.pp)
+        return tp, cp, pp, dp
+
     def in_words(self, world_size: int) -> str:
         """Such as TP=2 PP=2 DP=4; dimensions that are optional and not used are left out."""
         optional = {"VPP": self.vpp, "CP": self.cp}
@@ -52,6 +59,27 @@ class Layout:
     def dp(self, world_size: int) -> int:
         """Number of data-parallel replicas."""
         return world_size // self.block
+
+    def start_groups(self, minutes: int, gloo: bool = True) -> None:
+        """Make Megatron's process groups; torch.distributed is running.
+
+        Args:
+            minutes: after which their collectives fail.
+            gloo: also make groups that carry CPU tensors.
+        """
+        from megatron.core import parallel_state
+
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=self.tp,
+            pipeline_model_parallel_size=self.pp,
+            virtual_pipeline_model_parallel_size=self.vpp if self.vpp > 1 else None,
+            context_parallel_size=self.cp,
+            # There are no experts; their groups must have the same pipelines, or Megatron refuses the order below.
+            expert_model_parallel_size=self.cp,
+            order="tp-cp-ep-pp-dp",
+            create_gloo_process_groups=gloo,
+            distributed_timeout_minutes=minutes,
+        )
 
     def check(self, world_size: int, num_layers: int, num_heads: int, num_kv_heads: int, role: str = "actor") -> None:
         """Check the layout against a number of ranks and a model. `role` names the flags: actor or ref.
@@ -125,16 +153,6 @@ def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> Non
         if running != layout:
             raise RuntimeError(f"this process has groups for {running}, and {layout} is asked for")
     else:
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=layout.tp,
-            pipeline_model_parallel_size=layout.pp,
-            virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-            context_parallel_size=layout.cp,
-            # There are no experts; their groups must have the same pipelines, or Megatron refuses the order below.
-            expert_model_parallel_size=layout.cp,
-            order="tp-cp-ep-pp-dp",
-            create_gloo_process_groups=True,
-            distributed_timeout_minutes=max(1, int(timeout.total_seconds() // 60)),
-        )
+        layout.start_groups(max(1, int(timeout.total_seconds() // 60)))
     # Dropout is zero everywhere, but Megatron's parallel layers insist on a seeded tracker.
     tensor_parallel.model_parallel_cuda_manual_seed(0)

@@ -95,9 +95,9 @@ def _angles_of_tokens(
 
     Megatron would cut queries and keys into sequences in every layer to give each its angles, a slow thing with
     hundreds of short ones. It takes the padded boundaries for that if there are any: the pack as one piece is what
-    they say here, and only the rotary embedding reads them (Transformer Engine's attention does as well; see
-    `layers.TEAttention`). Of one piece a context-parallel rank takes its chunk from the beginning and its chunk from the
-    end, which is where the angles of its tokens are put.
+    they say here, and only the rotary embedding reads them (Transformer Engine's attention would too; see `layers`).
+    Of one piece a context-parallel rank takes its chunk from the beginning and its chunk from the end, which is where
+    the angles of its tokens are put.
     """
     own = angles[positions]
     rank, size = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()

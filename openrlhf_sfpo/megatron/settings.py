@@ -5,6 +5,9 @@ from typing import Literal
 
 import torch
 
+LayerSpec = Literal["te", "local"]
+Attention = Literal["flash", "sdpa"]
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:

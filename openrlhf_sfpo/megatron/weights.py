@@ -13,6 +13,7 @@ import torch
 
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.settings import LayerSpec
 
 # read(name, rows, columns) -> that part of the tensor; None means all of the dimension
 Reader = Callable[[str, slice | None, slice | None], torch.Tensor]
@@ -187,11 +188,18 @@ class Entry:
         return sum(torch.Size(shape).numel() for shape in self.converter.shapes)
 
 
-def weight_plan(model: ModelConfig, layout: Layout) -> list[Entry]:
+# Where Transformer Engine has the norms that it fuses into the linear layers after them.
+_TE_NAMES = {
+    "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
+    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
+}
+
+
+def weight_plan(model: ModelConfig, layout: Layout, layers: LayerSpec = "local") -> list[Entry]:
     """Every Hugging Face tensor of the model once, in the order of its state dict, with the parameter that holds it.
 
-    With tied embeddings there is no lm_head.weight, and a last pipeline stage's own copy is not in the plan:
-    see `tied_copy`.
+    `layers` says whose layers hold them. With tied embeddings there is no lm_head.weight, and a last pipeline stage's
+    own copy is not in the plan: see `tied_copy`.
     """
     hidden, vocab = model.hidden_size, model.vocab_size
     last_stage, last_chunk = layout.pp - 1, layout.vpp - 1
@@ -202,6 +210,8 @@ def weight_plan(model: ModelConfig, layout: Layout) -> list[Entry]:
         position, local = divmod(layer, layers_per_chunk)
         chunk, stage = divmod(position, layout.pp)
         for parameter, converter in _layer_entries(model, f"model.layers.{layer}"):
+            if layers == "te":
+                parameter = _TE_NAMES.get(parameter, parameter)
             plan.append(Entry(f"decoder.layers.{local}.{parameter}", stage, chunk, converter))
     norm = Replicated(("model.norm.weight",), ((hidden,),))
     plan.append(Entry("decoder.final_layernorm.weight", last_stage, last_chunk, norm))

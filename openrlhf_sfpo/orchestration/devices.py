@@ -15,9 +15,12 @@ def settle(values: dict[str, Any], device: str) -> None:
     """Fill in the settings that depend on the device.
 
     Raises:
-        UsageError: a bucket of weights does not fit into shared memory.
+        UsageError: a bucket of weights does not fit into shared memory, or kernels are asked for that need CUDA.
     """
     cuda = device == "cuda"
+    for name, value in (("megatron.layer_spec", "te"), ("megatron.attention_backend", "flash")):
+        if values[name] == value and not cuda:
+            raise UsageError(f"--{name}", f"is {value}, which needs CUDA, and the actor runs on CPU.", "Use auto.")
     values["megatron.device"] = device
     if values["megatron.param_dtype"] == "auto":
         values["megatron.param_dtype"] = "bf16" if cuda or _cpu_has_bf16() else "fp32"

@@ -1,0 +1,114 @@
+"""Where Megatron's process groups put the ranks, for as many as a few nodes have."""
+
+from typing import Any
+
+import pytest
+from ranks import RankPool
+
+from openrlhf_sfpo.megatron.layout import Layout
+
+NODE = 8
+# Ranks, layout (TP, PP, VPP, CP)
+SIZES = [
+    (8, (1, 1, 1, 1)),
+    (8, (4, 2, 1, 1)),
+    (8, (2, 2, 2, 2)),
+    (16, (4, 2, 1, 1)),
+    (16, (2, 2, 1, 2)),
+    (16, (8, 1, 1, 2)),
+    (64, (8, 4, 2, 1)),
+    (64, (4, 2, 1, 4)),
+]
+
+
+@pytest.mark.parametrize(("world_size", "sizes"), SIZES, ids=str)
+def test_ranks_are_where_the_layout_says(ranks: RankPool, world_size: int, sizes: tuple[int, ...]) -> None:
+    layout = Layout(*sizes)
+    groups = ranks.run(1, groups_of_all_ranks, world_size, layout, timeout=120)[0]
+    assert len(groups) == world_size
+    for rank, found in enumerate(groups):
+        place = layout.place(rank)
+        assert found["place"] == place
+        peers = [layout.place(other) for other in range(world_size)]
+        for position, name in enumerate(("tp", "cp", "pp", "dp")):
+            # Those that differ in this dimension alone, in its order.
+            alike = [
+                other
+                for other, at in enumerate(peers)
+                if at[:position] + at[position + 1 :] == place[:position] + place[position + 1 :]
+            ]
+            assert found[name] == alike, name
+        assert len({other // NODE for other in found["tp"]}) == 1, "tensor parallelism stays in a node"
+        together = {*found["tp"], *found["cp"], *found["pp"]}
+        chunk = range(rank // layout.block * layout.block, (rank // layout.block + 1) * layout.block)
+        assert together <= set(chunk), "OpenRLHF sends a chunk of data to neighbouring ranks"
+        # The distributed optimizer divides its state over all ranks that have the same parameters.
+        assert sorted(found["dp_cp"]) == [
+            other for other, at in enumerate(peers) if (at[0], at[2]) == (place[0], place[2])
+        ]
+
+
+def groups_of_all_ranks(world_size: int, layout: Layout) -> list[dict[str, Any]]:
+    """Megatron's groups as each rank makes them, one rank after the other, with a backend that transfers nothing."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    found = []
+    for rank in range(world_size):
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+        layout.start_groups(minutes=1, gloo=False)
+        tp, pp = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_rank()
+        cp, dp = parallel_state.get_context_parallel_rank(), parallel_state.get_data_parallel_rank()
+        groups = {
+            "tp": parallel_state.get_tensor_model_parallel_group(),
+            "cp": parallel_state.get_context_parallel_group(),
+            "pp": parallel_state.get_pipeline_model_parallel_group(),
+            "dp": parallel_state.get_data_parallel_group(),
+            "dp_cp": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        }
+        members = {name: dist.get_process_group_ranks(group) for name, group in groups.items()}
+        found.append({"place": (tp, cp, pp, dp), **members})
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+    return found
+
+
+def test_groups_carry_data_between_the_ranks_of_two_nodes(ranks: RankPool) -> None:
+    """The same with real processes: sums of rank numbers over each dimension."""
+    layout = Layout(2, 2, 1, 2)
+    for rank, sums in enumerate(ranks.run(16, sums_over_groups, layout, timeout=120)):
+        place = layout.place(rank)
+        for position, total in enumerate(sums):
+            alike = [
+                other
+                for other in range(16)
+                if all(a == b for i, (a, b) in enumerate(zip(layout.place(other), place, strict=True)) if i != position)
+            ]
+            assert total == sum(alike)
+
+
+def sums_over_groups(layout: Layout) -> list[int]:
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    from openrlhf_sfpo.megatron import cpu
+    from openrlhf_sfpo.megatron.layout import start_distributed
+
+    cpu.install()
+    with cpu.device_scope():
+        start_distributed(layout, use_cuda=False, timeout=timedelta(seconds=60))
+    sums = []
+    for group in (
+        parallel_state.get_tensor_model_parallel_group(),
+        parallel_state.get_context_parallel_group(),
+        parallel_state.get_pipeline_model_parallel_group(),
+        parallel_state.get_data_parallel_group(),
+    ):
+        number = torch.tensor(dist.get_rank())
+        dist.all_reduce(number, group=group)
+        sums.append(number.item())
+    return sums
