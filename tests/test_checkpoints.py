@@ -49,6 +49,7 @@ def call(job: Any, path: str, layout: tuple[int, ...], rest: list[Any], settings
         ("VPP2", "TP2PP2DP1", "qwen2", True, torch.float32),
         ("TP1PP1DP2", "VPP2", "qwen3", True, torch.float32),
         ("TP1PP1DP2", "TP2PP1DP1", "llama", True, torch.bfloat16),
+        ("TP2CP2", "PP2CP2", "qwen3", True, torch.float32),
     ],
 )
 def test_another_layout_continues(

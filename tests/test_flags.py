@@ -317,6 +317,22 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         {"--megatron.pipeline_model_parallel_size": 2, "--actor.num_gpus_per_node": 3},
         ["--actor.num_gpus_per_node", "3 ranks", "multiple of 2"],
     ),
+    (
+        "CP and world size",
+        {"--megatron.context_parallel_size": 2, "--actor.num_gpus_per_node": 3},
+        ["--actor.num_gpus_per_node", "context parallel 2", "multiple of 2"],
+    ),
+    ("no CP", {"--megatron.context_parallel_size": 0}, ["--megatron.context_parallel_size", "1 or more"]),
+    (
+        "some layers of none",
+        {"--megatron.recompute_num_layers": 2},
+        ["--megatron.recompute_num_layers", "--megatron.recompute full"],
+    ),
+    (
+        "fp32 residual in Transformer Engine",
+        {"--megatron.layer_spec": "te", "--megatron.fp32_residual_connection": True},
+        ["--megatron.fp32_residual_connection", "--megatron.layer_spec local"],
+    ),
     ("no data", {"--data.prompt_dataset": None}, ["--data.prompt_dataset", "not given"]),
     ("data missing", {"--data.prompt_dataset": "/nowhere.jsonl"}, ["--data.prompt_dataset", "does not exist"]),
     ("data empty", {"--data.prompt_dataset": lambda t: data_file(t, "")}, ["--data.prompt_dataset", "empty"]),

@@ -160,6 +160,46 @@ def stream_with_events(path: str) -> list[str]:
     return events
 
 
+def test_kernels_are_chosen_by_what_the_machine_has() -> None:
+    from openrlhf_sfpo.errors import UsageError
+    from openrlhf_sfpo.megatron.layers import choose_layers
+    from openrlhf_sfpo.megatron.settings import ActorSettings
+
+    assert choose_layers(ActorSettings(device="cpu")) == ("local", "sdpa")
+    assert choose_layers(ActorSettings(device="cuda", param_dtype=torch.float32)) == ("local", "sdpa")
+    for settings, flag, reason in (
+        (ActorSettings(layer_spec="te"), "--megatron.layer_spec", "runs on CUDA only"),
+        (ActorSettings(device="cuda", layer_spec="te", fp32_residual=True), "--megatron.layer_spec", "does not take"),
+        (ActorSettings(attention="flash"), "--megatron.attention_backend", "runs on CUDA only"),
+        (
+            ActorSettings(device="cuda", attention="flash", param_dtype=torch.float32),
+            "--megatron.attention_backend",
+            "takes 16 bits only",
+        ),
+    ):
+        with pytest.raises(UsageError, match=reason) as refused:
+            choose_layers(settings)
+        assert refused.value.flag == flag
+
+
+def test_transformer_engine_has_norms_in_the_linear_layers_after_them(tmp_path: Path) -> None:
+    from openrlhf_sfpo.megatron.layout import Layout
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.weights import weight_plan
+
+    model = ModelConfig.from_pretrained(make_model(tmp_path / "model", "qwen3"))
+    local, te = (weight_plan(model, Layout(), layers) for layers in ("local", "te"))
+    assert [entry.converter for entry in local] == [entry.converter for entry in te]
+    renamed = {(a.parameter, b.parameter) for a, b in zip(local, te, strict=True) if a.parameter != b.parameter}
+    prefix = "decoder.layers.0"
+    assert (
+        f"{prefix}.input_layernorm.weight",
+        f"{prefix}.self_attention.linear_qkv.layer_norm_weight",
+    ) in renamed
+    assert (f"{prefix}.pre_mlp_layernorm.weight", f"{prefix}.mlp.linear_fc1.layer_norm_weight") in renamed
+    assert len(renamed) == 2 * model.num_layers
+
+
 def test_a_rank_reads_only_its_part(tmp_path: Path) -> None:
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.model_config import ModelConfig
