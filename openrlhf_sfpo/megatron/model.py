@@ -1,5 +1,6 @@
 """The policy as Megatron-Core modules: a GPTModel whose head gives log-probabilities instead of logits."""
 
+import importlib.util
 import math
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from openrlhf_sfpo.megatron.layers import choose_layers, layer_spec
+from openrlhf_sfpo.megatron.layers import layer_spec
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.log_probs import log_probs_and_entropy
 from openrlhf_sfpo.megatron.model_config import ModelConfig
@@ -171,10 +172,11 @@ def _parallelism(layout: Layout, settings: ActorSettings) -> dict[str, Any]:
 
 def _kernels(settings: ActorSettings) -> dict[str, Any]:
     """Fused kernels, where there are any."""
-    cuda, te = settings.device == "cuda", choose_layers(settings)[0] == "te"
+    cuda, te = settings.device == "cuda", settings.layer_spec == "te"
     return {
-        # Transformer Engine's linear layers add weight gradients to the fp32 buffers as they compute them.
-        "gradient_accumulation_fusion": te,
+        # Transformer Engine's linear layers add weight gradients to the fp32 buffers as they compute them. They need
+        # nothing for that, but Megatron's output layer refuses the setting without Apex.
+        "gradient_accumulation_fusion": te and importlib.util.find_spec("fused_weight_gradient_mlp_cuda") is not None,
         "apply_rope_fusion": te,
         "masked_softmax_fusion": False,
         "bias_activation_fusion": cuda,
@@ -249,7 +251,7 @@ def _build_chunk(
     chunk = PolicyModel(
         config=config,
         transformer_layer_spec=layer_spec(
-            model, model.num_layers // (layout.pp * layout.vpp), *choose_layers(settings)
+            model, model.num_layers // (layout.pp * layout.vpp), settings.layer_spec, settings.attention
         ),
         vocab_size=padded_vocab_size(model, layout.tp),
         max_sequence_length=model.max_positions,
