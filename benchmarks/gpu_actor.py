@@ -256,7 +256,7 @@ def job_update(
 
 
 def mains_of(actor: Any) -> torch.Tensor:
-    """The fp32 main parameters of a rank that holds the whole model, flat, in an order that all kinds of layers have."""
+    """The fp32 main parameters of a rank that holds the whole model, flat, in the same order for all layers."""
     found: dict[str, torch.Tensor] = {}
     for _, parameter, shard in actor.shards.pairs():
         converter = actor.weights.entry_of(parameter).converter
