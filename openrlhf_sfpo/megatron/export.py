@@ -1,7 +1,6 @@
 """Getting weights in and out: loading a rank's slices, and streaming full Hugging Face tensors to rank 0 in buckets."""
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 import torch
 import torch.distributed as dist
@@ -10,7 +9,7 @@ from megatron.core import parallel_state
 from openrlhf_sfpo.megatron.checkpoint_files import CheckpointReader
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.weights import Entry, tied_copy, weight_plan
+from openrlhf_sfpo.megatron.weights import Entry, buckets, tied_copy, weight_plan
 
 
 class WeightExchange:
@@ -89,18 +88,7 @@ class WeightExchange:
                 yield name, part.view(shape)
 
     def _buckets(self) -> Iterable[tuple[int, list[Entry]]]:
-        """Runs of plan entries on the same stage, of at most `bucket_bytes` (or a single larger entry)."""
-        limit = self.bucket_bytes // torch.empty((), dtype=self.dtype).element_size()
-        for stage, entries in groupby(self.plan, key=lambda entry: entry.stage):
-            bucket: list[Entry] = []
-            numel = 0
-            for entry in entries:
-                if bucket and numel + entry.numel > limit:
-                    yield stage, bucket
-                    bucket, numel = [], 0
-                bucket.append(entry)
-                numel += entry.numel
-            yield stage, bucket
+        return buckets(self.plan, self.bucket_bytes // torch.empty((), dtype=self.dtype).element_size())
 
     def _gather(self, bucket: list[Entry]) -> torch.Tensor | None:
         """The bucket's full tensors, flattened, on tensor-parallel rank 0 of the stage that holds them."""
