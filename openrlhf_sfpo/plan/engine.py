@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from openrlhf_sfpo.megatron.layout import Layout
-from openrlhf_sfpo.megatron.weights import weight_plan
 from openrlhf_sfpo.plan.allowances import ENGINE
 from openrlhf_sfpo.plan.setup import Setup
 
@@ -41,14 +39,9 @@ def engine(setup: Setup, gpu_bytes: int) -> EnginePlan:
     """
     engines, model = setup.engines, setup.model
     taken = int(engines.utilization * gpu_bytes)
-    weights = whole_model(setup) * engines.element // engines.tp
+    weights = setup.count * engines.element // engines.tp
     heads = max(1, model.num_kv_heads // engines.tp)
     token = 2 * model.num_layers * heads * model.head_dim * engines.element
     cache = max(0, taken - weights - ENGINE)
     tokens = cache // token
     return EnginePlan(taken, weights, cache, token, tokens, tokens // setup.max_len)
-
-
-def whole_model(setup: Setup) -> int:
-    """The model's parameters."""
-    return sum(entry.numel for entry in weight_plan(setup.model, Layout()))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from openrlhf_sfpo.plan.allowances import PROCESS
-from openrlhf_sfpo.plan.engine import whole_model
 from openrlhf_sfpo.plan.setup import Setup
 from openrlhf_sfpo.plan.state import State
 
@@ -29,14 +28,22 @@ def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
     parameters = max(state.parameters for state in states) * ranks
     here = ranks if setup.colocated else 0
     sleeping = setup.engines.sleep and setup.engines.sleep_level == 1
-    weights = whole_model(setup) * setup.engines.element // setup.engines.tp
+    weights = setup.count * setup.engines.element // setup.engines.tp
     items = [
         HostItem("processes", PROCESS * (ranks + here + 2)),
         HostItem("theta_slow (--sfpo.snapshot_device cpu), pinned", setup.snapshot * shard * setup.snapshot_on_host),
-        HostItem("weights and moments before the update (--train.on_nonfinite skip), pinned", 3 * shard * setup.skip_nonfinite),
+        HostItem(
+            "weights and moments before the update (--train.on_nonfinite skip), pinned",
+            3 * shard * setup.skip_nonfinite,
+        ),
         HostItem("copies for a checkpoint (--ckpt.async_save)", 3 * shard * setup.async_checkpoint),
-        HostItem("optimizer state and gradients while the engines generate (--ds.enable_sleep)", everything * setup.actor_sleeps),
-        HostItem("parameters while the engines generate (--megatron.offload_parameters)", parameters * setup.parameters_sleep),
+        HostItem(
+            "optimizer state and gradients while the engines generate (--ds.enable_sleep)",
+            everything * setup.actor_sleeps,
+        ),
+        HostItem(
+            "parameters while the engines generate (--megatron.offload_parameters)", parameters * setup.parameters_sleep
+        ),
         HostItem("sleeping engines' weights (--vllm.sleep_level 1)", weights * here * sleeping),
     ]
     return [item for item in items if item.bytes]

@@ -7,6 +7,19 @@ from openrlhf_sfpo.plan.engine import engine
 from openrlhf_sfpo.plan.setup import Setup
 from openrlhf_sfpo.plan.state import State, reference_parameters
 
+ITEMS = (
+    "parameters",
+    "gradients, fp32",
+    "main parameters, fp32",
+    "Adam's moments, fp32",
+    "reference model",
+    "SFPO snapshot",
+    "activations",
+    "temporaries",
+    "vLLM engine",
+    "CUDA, NCCL (allowance)",
+    "fragmentation (allowance)",
+)
 PHASES = ("rollout", "old log-probs", "fast pass", "reposition", "slow pass", "weight sync")
 # Two pieces of a shard, their difference and the staged piece of a snapshot in host memory (slow_copy._CHUNK).
 _REPOSITION = 4 * 16 * 2**20
@@ -18,7 +31,7 @@ class Phase:
 
     Attributes:
         name: one of `PHASES`.
-        items: bytes by what they are for, in a fixed order; what is nought is left out.
+        items: bytes by what they are for, in the order of `ITEMS`; what is nought is left out.
     """
 
     name: str
@@ -47,28 +60,27 @@ def _phase(setup: Setup, state: State, gpu_bytes: int, name: str) -> Phase:
     saved = worst.saved + worst.held if trains else 0
     passing = worst.passing if trains else _passing(setup, state, name)
     snapshot = setup.snapshot * state.shard if name in ("fast pass", "reposition") else 0
-    parameters_away = asleep and setup.parameters_sleep
-    items = {
-        "parameters": 0 if parameters_away else state.parameters,
-        "gradients, fp32": 0 if asleep else state.gradients,
-        "main parameters, fp32": 0 if asleep else state.main_parameters,
-        "Adam's moments, fp32": 0 if asleep else state.moments,
-        "reference model": reference_parameters(setup) if setup.reference_here else 0,
-        "SFPO snapshot": 0 if setup.snapshot_on_host else snapshot,
-        "activations": saved,
-        "temporaries": passing,
-        "vLLM engine": _engine(setup, gpu_bytes, name),
-        "CUDA, NCCL (allowance)": allowances.context(setup),
-        "fragmentation (allowance)": allowances.fragmentation(setup, saved + passing),
-    }
-    return Phase(name, {what: count for what, count in items.items() if count})
+    counts = (
+        0 if asleep and setup.parameters_sleep else state.parameters,
+        0 if asleep else state.gradients,
+        0 if asleep else state.main_parameters,
+        0 if asleep else state.moments,
+        reference_parameters(setup) if setup.reference_here else 0,
+        0 if setup.snapshot_on_host else snapshot,
+        saved,
+        passing,
+        _engine(setup, gpu_bytes, name),
+        allowances.context(setup),
+        allowances.fragmentation(setup, saved + passing),
+    )
+    return Phase(name, {what: count for what, count in zip(ITEMS, counts, strict=True) if count})
 
 
 def _passing(setup: Setup, state: State, name: str) -> int:
     """What comes and goes in a phase that does not train."""
     if name == "old log-probs":
         last = state.stage == setup.layout.pp - 1
-        passed_on = activations.layer_input(setup) if setup.layout.pp > 1 else 0
+        passed_on = 0 if last else activations.layer_input(setup)
         return passed_on + max(activations.forward_of_layer(setup), head.forward(setup) if last else 0)
     if name == "weight sync":
         return sync.buffers(setup)

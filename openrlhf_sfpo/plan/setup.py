@@ -1,12 +1,14 @@
 """What a plan is made for: a model, a layout and the flags that decide about memory, settled for the device."""
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.weights import Entry, weight_plan
 
 GIB = 2**30
 GPUS_PER_NODE = 8
@@ -79,7 +81,7 @@ class Setup:
     """
 
     model: ModelConfig
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
     cp: int = 1
     gpus: int = 8
     gpus_per_node: int = GPUS_PER_NODE
@@ -102,7 +104,7 @@ class Setup:
     async_checkpoint: bool = True
     reference_gpus: int = 0
     reference_here: bool = False
-    engines: Engines = Engines()
+    engines: Engines = field(default_factory=Engines)
     colocated: bool = False
     actor_sleeps: bool = False
     parameters_sleep: bool = False
@@ -133,6 +135,16 @@ class Setup:
     @property
     def layers_per_chunk(self) -> int:
         return self.model.num_layers // (self.layout.pp * self.layout.vpp)
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """The model's parameters and where they are, as the actor's weight plan has them."""
+        return weight_plan(self.model, self.layout)
+
+    @functools.cached_property
+    def count(self) -> int:
+        """The model's parameters."""
+        return sum(entry.numel for entry in self.entries)
 
     def check(self) -> None:
         """Check that the layout fits the model and the GPUs.

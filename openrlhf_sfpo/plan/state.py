@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openrlhf_sfpo.megatron.weights import Entry, tied_copy, weight_plan
+from openrlhf_sfpo.megatron.weights import Entry, tied_copy
 from openrlhf_sfpo.plan.setup import Setup
 
 _PARAMETER_ALIGNMENT = 64
@@ -93,8 +93,7 @@ def reference_parameters(setup: Setup) -> int:
 
 def _entries(setup: Setup) -> list[Entry]:
     copy = tied_copy(setup.model, setup.layout)
-    plan = weight_plan(setup.model, setup.layout)
-    return [*plan, copy] if copy else plan
+    return [*setup.entries, copy] if copy else setup.entries
 
 
 def _is_shared(entry: Entry, setup: Setup) -> bool:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from openrlhf_sfpo.doctor import CHECKPOINT_BYTES
-from openrlhf_sfpo.megatron.weights import buckets, weight_plan
-from openrlhf_sfpo.plan.engine import whole_model
+from openrlhf_sfpo.megatron.weights import buckets
 from openrlhf_sfpo.plan.setup import Setup
 
 # vLLM's packed transfer keeps two packed buckets (DEFAULT_PACKED_NUM_BUFFERS), and the tensors of one being packed.
@@ -31,7 +30,7 @@ def sync(setup: Setup) -> SyncPlan:
     element = setup.element
     sizes = [
         element * sum(entry.numel for entry in bucket)
-        for _, bucket in buckets(weight_plan(setup.model, setup.layout), setup.bucket_bytes // element)
+        for _, bucket in buckets(setup.entries, setup.bucket_bytes // element)
     ]
     return SyncPlan(sum(sizes), len(sizes), max(sizes))
 
@@ -50,4 +49,4 @@ def buffers(setup: Setup) -> int:
 
 def checkpoint_bytes(setup: Setup) -> int:
     """Of a checkpoint: fp32 weights and both moments."""
-    return CHECKPOINT_BYTES * whole_model(setup)
+    return CHECKPOINT_BYTES * setup.count
