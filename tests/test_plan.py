@@ -1,6 +1,8 @@
 """Plans against what real actors hold, and the commands that show them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -301,8 +303,9 @@ def test_suggested_layouts_fit(name: str, gpus: int) -> None:
         assert setup.gpus + setup.engines.gpus == gpus
         assert setup.layout.tp <= 8
         assert make_plan(setup, 80).worst.worst.total <= 0.95 * 80 * GIB
-    ranks = [plan.setup.recompute != "none" for plan in found]
-    assert ranks == sorted(ranks), "least recomputation first"
+    ranks = [(plan.setup.cp, plan.setup.recompute != "none") for plan in found]
+    assert ranks == sorted(ranks), "least context parallelism, then least recomputation first"
+    assert len({(plan.setup.layout, plan.setup.cp, plan.setup.recompute) for plan in found}) == len(found)
 
 
 def test_no_layout_fits_a_72b_model_on_one_node() -> None:
@@ -314,7 +317,7 @@ def test_the_plan_command_for_people(directory: Path, capsys: Any) -> None:
     text = capsys.readouterr().out
     for part in (
         "Layouts for 8 GPUs that fit",
-        "--megatron.tensor_model_parallel_size 4",
+        "--megatron.tensor_model_parallel_size 2",
         "Adam's moments, fp32",
         "It fits:",
     ):
@@ -395,6 +398,16 @@ def test_a_dry_run_of_what_does_not_fit_or_is_wrong(directory: Path, capsys: Any
     (directory / "train.jsonl").write_text('{"question": "?"}\n')
     assert train.main(dry_run_flags(directory, **{"eval.dataset": directory / "train.jsonl"})) == 2
     assert "--data.input_key" in capsys.readouterr().err, "a file that is there must be right"
+
+
+def test_a_dry_run_imports_neither_ray_nor_an_engine(directory: Path) -> None:
+    code = (
+        "import sys; from openrlhf_sfpo.cli import train; status = train.main(sys.argv[1:]);"
+        "print(status, [name for name in ('ray', 'vllm', 'openrlhf', 'deepspeed', 'megatron') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, *dry_run_flags(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
 def test_a_run_directory_of_something_else_is_still_to_do(directory: Path, capsys: Any) -> None:

@@ -21,7 +21,8 @@ class HostItem:
 
 
 def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
-    """What is in the host memory of a node that the actor has GPUs on; what is nought is left out."""
+    """What is in the host memory of a node that the actor has GPUs on; what is nought is left out. torch rounds each
+    pinned tensor up to a power of two."""
     ranks = min(setup.gpus, setup.gpus_per_node)
     shard = max(state.shard for state in states) * ranks
     everything = max(state.total - state.parameters for state in states) * ranks
@@ -31,9 +32,12 @@ def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
     weights = setup.count * setup.engines.element // setup.engines.tp
     items = [
         HostItem("processes", PROCESS * (ranks + here + 2)),
-        HostItem("theta_slow (--sfpo.snapshot_device cpu), pinned", setup.snapshot * shard * setup.snapshot_on_host),
         HostItem(
-            "weights and moments before the update (--train.on_nonfinite skip), pinned",
+            "theta_slow (--sfpo.snapshot_device cpu), pinned: up to twice that",
+            setup.snapshot * shard * setup.snapshot_on_host,
+        ),
+        HostItem(
+            "weights and moments before the update (--train.on_nonfinite skip), pinned: up to twice that",
             3 * shard * setup.skip_nonfinite,
         ),
         HostItem("copies for a checkpoint (--ckpt.async_save)", 3 * shard * setup.async_checkpoint),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.weights import Entry, weight_plan
+from openrlhf_sfpo.megatron.weights import Entry, buckets, weight_plan
 
 GIB = 2**30
 GPUS_PER_NODE = 8
@@ -142,6 +142,12 @@ class Setup:
         return weight_plan(self.model, self.layout)
 
     @functools.cached_property
+    def buckets(self) -> list[int]:
+        """Bytes of each part in which `export.WeightExchange` gathers and sends the weights."""
+        limit = self.bucket_bytes // self.element
+        return [self.element * sum(entry.numel for entry in bucket) for _, bucket in buckets(self.entries, limit)]
+
+    @functools.cached_property
     def count(self) -> int:
         """The model's parameters."""
         return sum(entry.numel for entry in self.entries)
@@ -224,7 +230,7 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
             sleep=args.vllm.enable_sleep,
             sleep_level=args.vllm.sleep_level,
         ),
-        colocated=args.train.colocate_all and not replayed,
+        colocated=args.train.colocate_all and not args.train.async_enable and not replayed,
         actor_sleeps=args.ds.enable_sleep,
         parameters_sleep=args.ds.enable_sleep and megatron.offload_parameters,
         max_len=args.data.max_len,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from openrlhf_sfpo.doctor import CHECKPOINT_BYTES
-from openrlhf_sfpo.megatron.weights import buckets
 from openrlhf_sfpo.plan.setup import Setup
 
 # vLLM's packed transfer keeps two packed buckets (DEFAULT_PACKED_NUM_BUFFERS), and the tensors of one being packed.
@@ -27,24 +26,19 @@ class SyncPlan:
 
 def sync(setup: Setup) -> SyncPlan:
     """What `export.WeightExchange` sends, and in how many buckets."""
-    element = setup.element
-    sizes = [
-        element * sum(entry.numel for entry in bucket)
-        for _, bucket in buckets(setup.entries, setup.bucket_bytes // element)
-    ]
-    return SyncPlan(sum(sizes), len(sizes), max(sizes))
+    return SyncPlan(sum(setup.buckets), len(setup.buckets), max(setup.buckets))
 
 
 def gathering(setup: Setup) -> int:
     """Bytes that a stage's first rank has at a time at most: its part of a bucket and all ranks' parts, the tensors
     made of them, and these as one bucket (`WeightExchange._gather`)."""
-    largest, tp = sync(setup).largest, setup.layout.tp
+    largest, tp = max(setup.buckets), setup.layout.tp
     return 3 * largest + (largest // tp if tp > 1 else 0)
 
 
 def buffers(setup: Setup) -> int:
     """`gathering`, and what vLLM's sender packs."""
-    return gathering(setup) + _VLLM_BUCKETS * sync(setup).largest if setup.engines.count else 0
+    return gathering(setup) + _VLLM_BUCKETS * max(setup.buckets) if setup.engines.count else 0
 
 
 def checkpoint_bytes(setup: Setup) -> int:

@@ -11,7 +11,7 @@ from openrlhf_sfpo.report.tables import Table
 
 _UNMEASURED = (
     "Parameters, optimizer, snapshot and the local layers' activations agree with real actors on CPUs to 5 %. What "
-    " Transformer Engine and flash-attn save, the allowances and the engine's share are worked out and not yet "
+    "Transformer Engine and flash-attn save, the allowances and the engine's share are worked out and not yet "
     "measured on a GPU."
 )
 
@@ -144,16 +144,17 @@ def suggestions_text(plans: list[Plan], gpus: int) -> str:
         [
             layout_in_words(plan.setup),
             plan.setup.recompute,
+            str(plan.setup.max_tokens),
             f"{plan.setup.gpus} + {plan.setup.engines.gpus}" if not plan.setup.colocated else str(plan.setup.gpus),
             _gib(plan.worst.worst.total),
             f"{100 * plan.bubble:.0f}",
         ]
         for plan in plans
     ]
-    head = ["actor", "recompute", "GPUs, actor + engines", "most, GiB", "bubble, %"]
+    head = ["actor", "recompute", "tokens", "GPUs, actor + engines", "most, GiB", "bubble, %"]
     note = (
-        "Best first: least recomputation, no context parallelism, bubble within 10 %, few GPUs for each copy of the "
-        "model, few stages; TP within a node, 5 % of the memory left free."
+        "Best first: no context parallelism, no recomputation, bubble within 10 %, few GPUs for each copy of the "
+        "model, few stages, many tokens in a micro-batch; TP within a node, 5 % of the memory left free."
     )
     table = Table(f"Layouts for {gpus} GPUs that fit", head, rows, note).text()
     return table + "\n\nThe first one's flags:\n  " + " \\\n  ".join(flags_of(plans[0].setup))
