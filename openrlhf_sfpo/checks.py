@@ -19,6 +19,15 @@ def check_flags(args: Any) -> None:
     _check_rollout(args)
     _check_recomputation(args)
     check_backend(args)
+    check_numbers(args)
+
+
+def check_numbers(args: Any) -> None:
+    """Check that sizes, counts and times are not out of their range.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
     for flag, value in (
         ("--megatron.weight_bucket_mb", args.megatron.weight_bucket_mb),
         ("--megatron.log_prob_chunk_size", args.megatron.log_prob_chunk_size),
@@ -29,9 +38,17 @@ def check_flags(args: Any) -> None:
         ("--train.batch_size", args.train.batch_size),
         ("--rollout.batch_size", args.rollout.batch_size),
         ("--train.max_epochs", args.train.max_epochs),
+        ("--data.max_len", args.data.max_len),
+        ("--actor.num_nodes", args.actor.num_nodes),
+        ("--actor.num_gpus_per_node", args.actor.num_gpus_per_node),
+        ("--vllm.tensor_parallel_size", args.vllm.tensor_parallel_size),
+        ("--megatron.recompute_num_layers", args.megatron.recompute_num_layers),
     ):
         if value is not None and value < 1:
             raise UsageError(flag, f"is {value}.", "Use 1 or more.")
+    if not 0 < args.vllm.gpu_memory_utilization <= 1:
+        value = args.vllm.gpu_memory_utilization
+        raise UsageError("--vllm.gpu_memory_utilization", f"is {value:g}.", "Use a part of 1, such as 0.9.")
     for flag, value in (
         ("--train.timeout", args.train.timeout),
         ("--rollout.engine_timeout", args.rollout.engine_timeout),

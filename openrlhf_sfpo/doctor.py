@@ -3,6 +3,7 @@
 Each check is a function that yields findings. Those of a command line take the flags as well.
 """
 
+import argparse
 import os
 import shutil
 import sys
@@ -60,6 +61,10 @@ def examine(args: Any | None) -> Iterator[Finding]:
     yield _stack_dumps()
     if args is not None:
         yield _memory(args, cuda)
+        if cuda and args.actor.backend == "megatron":
+            import torch
+
+            yield gpu_memory(args, torch.cuda.mem_get_info(0)[1])
         yield _ray(args, cuda)
         yield from _disk(args)
 
@@ -207,6 +212,28 @@ def _memory(args: Any, cuda: bool) -> Finding:
     if available >= need:
         return Finding("memory", "ok", found)
     return Finding("memory", "error", found, "Lower --actor.num_gpus_per_node or --vllm.num_engines.")
+
+
+def gpu_memory(args: Any, gpu_bytes: int) -> Finding:
+    """The plan of the actor's and the engines' memory against that of a GPU.
+
+    Args:
+        args: the flags, nested.
+        gpu_bytes: memory of a GPU.
+    """
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.orchestration.preflight import dotted
+    from openrlhf_sfpo.plan.flags import planned
+    from openrlhf_sfpo.plan.planner import make_plan
+
+    model = ModelConfig.from_pretrained(args.actor.model_name_or_path)
+    plan = make_plan(planned(argparse.Namespace(**dotted(args)), model), gpu_bytes / GIB)
+    peak = plan.worst.worst
+    found = f"{peak.total / GIB:.1f} of {gpu_bytes / GIB:.1f} GiB planned, at most, in the {peak.name}"
+    if plan.fits:
+        return Finding("GPU memory", "ok", found)
+    # Most of it is worked out and not measured: a warning.
+    return Finding("GPU memory", "warning", "; ".join(plan.problems), "openrlhf-sfpo plan --gpus N suggests layouts.")
 
 
 def _ray(args: Any, cuda: bool) -> Finding:

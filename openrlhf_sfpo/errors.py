@@ -14,6 +14,10 @@ class UsageError(ValueError):
         self.fix = fix
 
 
+class NotThere(UsageError):
+    """A file that the flags name is not there, or not yet: weights to be downloaded, data to be prepared."""
+
+
 class Stopped(Exception):
     """The run was asked to end, and nothing is lost by it; the message says with which step. Without a message, the
     request has come in the middle of something that need not be finished."""

@@ -10,8 +10,13 @@ from pathlib import Path
 from openrlhf_sfpo.errors import UsageError
 
 
-def check_writable(flag: str, directory: Path) -> None:
+def check_writable(flag: str, directory: Path, probe: bool = True) -> None:
     """Check that the directory can be made or is there, and can be written to; nothing is left behind.
+
+    Args:
+        flag: that names the directory.
+        directory: what is checked.
+        probe: try it with a file; without, its permissions are looked at.
 
     Raises:
         UsageError: naming the flag and the directory.
@@ -23,10 +28,12 @@ def check_writable(flag: str, directory: Path) -> None:
         raise UsageError(
             flag, f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one."
         )
+    if not probe:
+        return
     try:
-        probe = existing / f".openrlhf_sfpo_probe{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        file = existing / f".openrlhf_sfpo_probe{os.getpid()}"
+        file.touch()
+        file.unlink()
     except OSError as error:
         raise UsageError(flag, f"{directory} cannot be written ({error.strerror}).", "Choose another one.") from None
 

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train a model with SFPO (or GRPO) through OpenRLHF",
     "eval": "sample answers from a model with vLLM and grade them",
     "compare": "train with several presets, settings and seeds, and compare them",
+    "plan": "memory on each GPU, pipeline bubble and layouts that fit, before a GPU is taken",
     "doctor": "check versions, GPUs, Ray, memory and disk, for a command line or in general",
     "patch": "give an OpenRLHF that is installed already the --sfpo.* flags",
     "export": "write the model in a checkpoint as a Hugging Face directory",

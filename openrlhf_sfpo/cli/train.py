@@ -5,17 +5,24 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; return the exit status: 0, 1 if the run failed, 2 for bad input."""
+    """Train, or with --dry-run say how; return the exit status: 0, 1 if the run failed or does not fit, 2 for bad
+    input."""
+    words = sys.argv[1:] if argv is None else argv
+    if "-h" in words or "--help" in words:
+        print(dry_run.HELP)
     try:
-        flat, given = parse(sys.argv[1:] if argv is None else argv)
+        flat, given = parse([word for word in words if word != dry_run.FLAG])
         if getattr(flat, "run.dir") is None:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+        if dry_run.FLAG in words:
+            return dry_run.dry_run(flat)
         from openrlhf_sfpo.orchestration import preflight
 
         preflight.check(flat)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
 
 _INDEX = "model.safetensors.index.json"
@@ -43,10 +43,11 @@ def tensor_files(path: str | Path) -> dict[str, Path]:
     if (path / _SINGLE).is_file():
         with _open(path / _SINGLE) as opened:
             return dict.fromkeys(opened.keys(), path / _SINGLE)
-    raise UsageError(
+    raise NotThere(
         MODEL_FLAG,
         f"{path} has neither {_SINGLE} nor {_INDEX}.",
-        "The actor reads safetensors; convert other formats with save_pretrained of transformers.",
+        f"Download the model (hf download NAME --local-dir {path}); the actor reads safetensors: convert other formats "
+        "with save_pretrained of transformers.",
     )
 
 
@@ -63,9 +64,7 @@ def check_complete(path: str | Path, names: Iterable[str]) -> None:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise UsageError(MODEL_FLAG, f"{path} lacks the tensors {shown}.", "Download the whole model again.")
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise UsageError(
-            MODEL_FLAG, f"{path} has no tokenizer.", "Add tokenizer.json (and tokenizer_config.json) to it."
-        )
+        raise NotThere(MODEL_FLAG, f"{path} has no tokenizer.", "Add tokenizer.json (and tokenizer_config.json) to it.")
 
 
 class CheckpointReader:
@@ -178,7 +177,7 @@ def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) 
 def _open(file: Path) -> Any:
     """safe_open with the errors that a user can act on. Opening checks the file's length against its header."""
     if not file.is_file():
-        raise UsageError(MODEL_FLAG, f"{file} is missing.", "Download the whole model again.")
+        raise NotThere(MODEL_FLAG, f"{file} is missing.", "Download the whole model again.")
     try:
         return safe_open(file, framework="pt")
     except SafetensorError as error:

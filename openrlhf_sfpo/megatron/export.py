@@ -1,7 +1,6 @@
 """Getting weights in and out: loading a rank's slices, and streaming full Hugging Face tensors to rank 0 in buckets."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 
 import torch
 import torch.distributed as dist
@@ -10,7 +9,7 @@ from megatron.core import parallel_state
 from openrlhf_sfpo.megatron.checkpoint_files import CheckpointReader
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.weights import Entry, tied_copy
+from openrlhf_sfpo.megatron.weights import Entry, buckets, tied_copy
 
 
 class WeightExchange:
@@ -95,18 +94,7 @@ class WeightExchange:
             yield from _tensors(*under_way)
 
     def _buckets(self) -> Iterable[tuple[int, list[Entry]]]:
-        """Runs of plan entries on the same stage, of at most `bucket_bytes` (or a single larger entry)."""
-        limit = self.bucket_bytes // torch.empty((), dtype=self.dtype).element_size()
-        for stage, entries in groupby(self.plan, key=lambda entry: entry.stage):
-            bucket: list[Entry] = []
-            numel = 0
-            for entry in entries:
-                if bucket and numel + entry.numel > limit:
-                    yield stage, bucket
-                    bucket, numel = [], 0
-                bucket.append(entry)
-                numel += entry.numel
-            yield stage, bucket
+        return buckets(self.plan, self.bucket_bytes // torch.empty((), dtype=self.dtype).element_size())
 
     def _start(self, stage: int, bucket: list[Entry]) -> Callable[[], torch.Tensor | None]:
         """Set a bucket on its way to rank 0. What is returned waits for it, and gives the full tensors, flattened, on

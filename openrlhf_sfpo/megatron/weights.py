@@ -5,8 +5,9 @@ normalised. Each entry of the plan can read a rank's slice from a checkpoint and
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 import torch
@@ -227,6 +228,21 @@ def tied_copy(model: ModelConfig, layout: Layout) -> Entry | None:
         return None
     converter = VocabRows(("model.embed_tokens.weight",), ((model.vocab_size, model.hidden_size),))
     return Entry("output_layer.weight", layout.pp - 1, layout.vpp - 1, converter, is_copy=True)
+
+
+def buckets(plan: Iterable[Entry], limit: int) -> Iterator[tuple[int, list[Entry]]]:
+    """(stage, entries): runs of a plan's entries on the same stage, of at most `limit` elements (or a single larger
+    entry)."""
+    for stage, entries in groupby(plan, key=lambda entry: entry.stage):
+        bucket: list[Entry] = []
+        numel = 0
+        for entry in entries:
+            if bucket and numel + entry.numel > limit:
+                yield stage, bucket
+                bucket, numel = [], 0
+            bucket.append(entry)
+            numel += entry.numel
+        yield stage, bucket
 
 
 def _layer_entries(model: ModelConfig, prefix: str) -> list[tuple[str, Converter]]:

@@ -4,13 +4,15 @@ import argparse
 import itertools
 import json
 import math
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.orchestration import hooks, resume
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
@@ -61,6 +63,42 @@ def check(flat: argparse.Namespace) -> None:
         UsageError: for the first thing that is wrong.
     """
     args = nested(flat)
+    for step in _steps(args):
+        step()
+
+
+def still_to_do(flat: argparse.Namespace) -> list[UsageError]:
+    """As `check`, for a command that is not run yet: what has to be there or made before it is, rather than an error
+    for the first of it. Not even a probe is written.
+
+    Raises:
+        UsageError: for the first flag that is wrong.
+    """
+    found: list[UsageError] = []
+    for step in _steps(nested(flat), probe=False):
+        try:
+            step()
+        except UsageError as error:
+            if not isinstance(error, NotThere) and step.func not in (check_run_directory, _check_places):
+                raise
+            found.append(error)
+    return found
+
+
+def _steps(args: Any, probe: bool = True) -> Iterator[partial[None]]:
+    """What is checked, in this order. `probe`: try directories by writing to them."""
+    yield partial(_check_given, args)
+    yield partial(check_flags, args)
+    yield partial(_check_rewards, args)
+    for flag, spec in (("--data.prompt_dataset", args.data.prompt_dataset), ("--eval.dataset", args.eval.dataset)):
+        yield partial(_check_dataset, args, flag, spec or "")
+    yield partial(check_run_directory, Path(args.run.dir), probe)
+    yield partial(_check_places, args, probe)
+    yield partial(_check_layout, args)
+    yield partial(_check_weights, args)
+
+
+def _check_given(args: Any) -> None:
     hooks.check_version()
     if not args.actor.model_name_or_path:
         raise UsageError("--actor.model_name_or_path", "is not given.", "Give a Hugging Face model directory.")
@@ -68,7 +106,9 @@ def check(flat: argparse.Namespace) -> None:
         raise UsageError(
             "--data.prompt_dataset", "is not given.", "Give a file, a Hugging Face name or reasoning_gym:NAME."
         )
-    check_flags(args)
+
+
+def _check_rewards(args: Any) -> None:
     if args.rollout.replay_dir:
         _check_recording(args)
     elif not args.reward.remote_url and not args.train.agent_func_path:
@@ -79,10 +119,6 @@ def check(flat: argparse.Namespace) -> None:
         )
     if args.reward.remote_url:
         check_reward(args.reward.remote_url.split(",")[0])
-    _check_datasets(args)
-    check_run_directory(Path(args.run.dir))
-    _check_places(args)
-    _check_model(args)
 
 
 def _check_recording(args: Any) -> None:
@@ -98,46 +134,58 @@ def _check_recording(args: Any) -> None:
         )
 
 
-def _check_model(args: Any) -> None:
-    """The model directory's content against its own config, the layout and the sequence length."""
-    from openrlhf_sfpo.megatron.checkpoint_files import check_complete
+def _check_layout(args: Any) -> None:
+    """The model's configuration against the layout and the sequence length."""
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.megatron.weights import weight_plan
 
-    path = args.actor.model_name_or_path
     if args.actor.backend == "deepspeed":  # transformers' own implementations, of any architecture
         return
-    model = ModelConfig.from_pretrained(path)
+    model = ModelConfig.from_pretrained(args.actor.model_name_or_path)
     layout = Layout.of(args.megatron)
     for role in ("actor", "ref") if args.algo.kl.init_coef > 0 else ("actor",):
         group = getattr(args, role)
         ranks = group.num_nodes * group.num_gpus_per_node
         layout.check(ranks, model.num_layers, model.num_heads, model.num_kv_heads, role)
     model.check_sequence_length(args.data.max_len)
-    names = [name for entry in weight_plan(model, Layout()) for name in entry.converter.names]
-    check_complete(path, names)
 
 
-def _check_datasets(args: Any) -> None:
+def _check_weights(args: Any) -> None:
+    """The model directory's files against its configuration."""
+    from openrlhf_sfpo.megatron.checkpoint_files import check_complete
+    from openrlhf_sfpo.megatron.layout import Layout
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.weights import weight_plan
+
+    if args.actor.backend == "deepspeed":
+        return
+    path = args.actor.model_name_or_path
+    plan = weight_plan(ModelConfig.from_pretrained(path), Layout())
+    check_complete(path, [name for entry in plan for name in entry.converter.names])
+
+
+def _check_dataset(args: Any, flag: str, spec: str) -> None:
     """Data files are read to their ends; what reasoning-gym generates is generated later, in the run directory."""
-    for flag, spec in (("--data.prompt_dataset", args.data.prompt_dataset), ("--eval.dataset", args.eval.dataset)):
-        files = [part for part in (spec or "").split(",") if part and not part.strip().startswith(REASONING_GYM)]
-        if files:
-            resolve_dataset(flag, ",".join(files), args.data.input_key, args.data.label_key, Path())
+    files = [part for part in spec.split(",") if part and not part.strip().startswith(REASONING_GYM)]
+    if files:
+        resolve_dataset(flag, ",".join(files), args.data.input_key, args.data.label_key, Path())
 
 
-def check_run_directory(directory: Path) -> None:
+def check_run_directory(directory: Path, probe: bool = True) -> None:
     """Check that the run directory can be made or is there, can be written to, and holds nothing but a run.
+
+    Args:
+        directory: what is checked.
+        probe: as in `check_writable`.
 
     Raises:
         UsageError: naming the directory.
     """
     resume.holds_a_run(directory)
-    check_writable("--run.dir", directory)
+    check_writable("--run.dir", directory, probe)
 
 
-def _check_places(args: Any) -> None:
+def _check_places(args: Any, probe: bool) -> None:
     """Other directories that the run writes to; what is found out at their first use may come hours later."""
     for flag, place in (
         ("--ckpt.path", args.ckpt.path),
@@ -145,7 +193,7 @@ def _check_places(args: Any) -> None:
         ("--rollout.record_dir", args.rollout.record_dir),
     ):
         if place and place != _default_of(flag):
-            check_writable(flag, Path(place))
+            check_writable(flag, Path(place), probe)
     continues = resume.holds_a_run(Path(args.run.dir)) or args.ckpt.load_enable
     if args.rollout.record_dir and not continues and list(Path(args.rollout.record_dir).glob("rollouts_*.safetensors")):
         raise UsageError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.errors import NotThere, UsageError
 
 REASONING_GYM = "reasoning_gym:"
 FILES = (".jsonl", ".json", ".parquet")
@@ -57,7 +57,7 @@ def resolve_dataset(
         if Path(part).suffix in FILES:
             check_file(flag, Path(part), [key for key in (input_key, label_key) if key])
         elif _is_path(part) and not Path(part.split("@")[0]).exists():
-            raise UsageError(flag, f"{part} does not exist.", "Give the path of a file or directory.")
+            raise NotThere(flag, f"{part} does not exist.", "Give the path of a file or directory.")
         resolved.append(part)
     return ",".join(resolved)
 
@@ -74,7 +74,7 @@ def check_file(flag: str, path: Path, keys: list[str]) -> None:
         UsageError: naming the file, the line and what is wrong.
     """
     if not path.is_file():
-        raise UsageError(flag, f"{path} does not exist.", "Give the path of a .jsonl, .json or .parquet file.")
+        raise NotThere(flag, f"{path} does not exist.", "Give the path of a .jsonl, .json or .parquet file.")
     count = 0
     rows = _parquet_schema(flag, path) if path.suffix == ".parquet" else read_rows(flag, path)
     for where, row in rows:

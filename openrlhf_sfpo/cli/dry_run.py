@@ -1,0 +1,44 @@
+"""`openrlhf-sfpo train --dry-run`: everything about a run that can be known before anything is taken or written."""
+
+import argparse
+
+from openrlhf_sfpo.errors import UsageError
+
+FLAG = "--dry-run"
+HELP = (
+    f"openrlhf-sfpo train {FLAG} [FLAGS]: check the flags, say what is still to do, and print the plan of GPU memory "
+    "(see openrlhf-sfpo plan) and which GPUs hold what; nothing is started, taken or written, and the model directory "
+    "need hold no more than config.json. The exit status is 0 if the run fits 80 GiB GPUs, 1 if not, 2 if a flag is "
+    "wrong.\n"
+)
+_GPU_MEMORY_GB = 80.0
+
+
+def dry_run(flat: argparse.Namespace) -> int:
+    """Print what a run would be.
+
+    Returns:
+        The exit status: 0, or 1 if it does not fit.
+
+    Raises:
+        UsageError: a flag is wrong.
+    """
+    from openrlhf_sfpo.orchestration import preflight
+    from openrlhf_sfpo.plan.flags import model_at, planned
+    from openrlhf_sfpo.plan.planner import make_plan
+    from openrlhf_sfpo.plan.text import as_text, placement_text
+
+    print(_to_do(preflight.still_to_do(flat)))
+    if vars(flat)["actor.backend"] == "deepspeed":
+        print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
+        return 0
+    setup = planned(flat, model_at(vars(flat)["actor.model_name_or_path"]))
+    plan = make_plan(setup, _GPU_MEMORY_GB)
+    print(f"\n{placement_text(setup)}\n\n{as_text(plan)}")
+    return 0 if plan.fits else 1
+
+
+def _to_do(errors: list[UsageError]) -> str:
+    if not errors:
+        return "The flags fit together, and model, data and reward are there."
+    return "\n".join(["The flags fit together. Still to do:", *(f"  {error}" for error in errors)])

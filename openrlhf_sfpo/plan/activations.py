@@ -1,0 +1,207 @@
+"""What the backward pass needs of the forward pass, term by term.
+
+Symbols: T tokens of the micro-batch on this context-parallel rank, h hidden size, f MLP size / TP, q query width
+(heads x head size) / TP, k the same of the keys, d head size, b bytes of a parameter, r bytes of a number in the
+residual stream, s 1/TP with sequence parallelism and 1 without.
+
+The method is that of Korthikanti et al. 2022, arXiv 2205.05198, section 4: add up the operands that each operation's
+backward pass keeps, and count a tensor once that several keep. Matrix products keep their input, norms their input
+and what the weight multiplies, the attention kernel query, key, value, output and the logarithm of its denominator.
+"""
+
+from dataclasses import dataclass
+
+from openrlhf_sfpo.plan import head as output_layer
+from openrlhf_sfpo.plan.schedule import in_flight
+from openrlhf_sfpo.plan.setup import Setup
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The symbols above, per token."""
+
+    h: float
+    f: int
+    q: int
+    k: int
+    d: int
+    heads: int
+    b: int
+    r: int
+
+    @classmethod
+    def of(cls, setup: Setup) -> "Widths":
+        model, tp = setup.model, setup.layout.tp
+        return cls(
+            h=model.hidden_size / (tp if setup.sequence_parallel else 1),
+            f=model.ffn_hidden_size // tp,
+            q=model.num_heads * model.head_dim // tp,
+            k=model.num_kv_heads * model.head_dim // tp,
+            d=model.head_dim,
+            heads=model.num_heads // tp,
+            b=setup.element,
+            r=setup.residual,
+        )
+
+
+def layer(setup: Setup) -> int:
+    """Bytes that one layer saves for one micro-batch."""
+    w = Widths.of(setup)
+    per_token = 2 * _norm_and_input(setup, w) + _attention(setup, w) + _mlp(setup, w)
+    return int(setup.local_tokens * per_token)
+
+
+def _norm_and_input(setup: Setup, w: Widths) -> float:
+    """A norm and the matrix product after it, of each token.
+
+    Local (layers.RMSNorm): the fp32 input, which is a copy of a 16-bit residual stream and the fp32 stream itself
+    otherwise, 4 h; the reciprocal root, 4; the normalised input that the weight multiplies, 4 h; the product's
+    input, b h. Transformer Engine's LayerNormLinear: input r h, reciprocal root 4, output b h.
+    """
+    if setup.layers == "te":
+        return (w.r + w.b) * w.h + 4
+    return (4 + 4 + w.b) * w.h + 4
+
+
+def _attention(setup: Setup, w: Widths) -> float:
+    """From the query/key/value product's output to the output product's input, of each token.
+
+    Both: rotated query b q, the output product's input b q. sdpa (layers.PackedSDPA): key and value repeated for every
+    query head, 2 b q, the kernel's own output b q, and 4 bytes a head. flash-attn: key and value as they are, 2 b k;
+    its output is the output product's input; 4 bytes a head. Selective recomputation keeps what goes in, unrepeated;
+    the value is then a view of the product's output, b (q + 2 k), which it keeps whole. So it does without selective
+    recomputation where there is nothing to repeat. cos and sin of queries and keys, 4 b d.
+
+    Norms of queries and keys (Qwen3): local (4 + 4 b-cast copies) of q + k; Transformer Engine b (q + k).
+    """
+    rotary = 4 * w.b * w.d
+    whole = w.q + 2 * w.k
+    ends = 2 * w.b * w.q
+    if setup.recompute == "selective":
+        inside = w.b * (w.k + whole)
+    elif setup.layers == "te" or setup.attention == "flash":
+        inside = w.b * (w.k + whole) + 4 * w.heads
+    elif w.q == w.k:
+        inside = w.b * (w.k + whole + w.q) + 4 * w.heads
+    else:
+        inside = 3 * w.b * w.q + 4 * w.heads
+    return ends + inside + rotary + _query_key_norms(setup, w)
+
+
+def _query_key_norms(setup: Setup, w: Widths) -> float:
+    if not setup.model.qk_norm:
+        return 0
+    roots = 4 * (w.heads + w.k // w.d)
+    if setup.layers == "te":
+        return w.b * (w.q + w.k) + roots
+    return (4 + 4) * (w.q + w.k) + roots
+
+
+def _mlp(setup: Setup, w: Widths) -> float:
+    """SwiGLU, of each token: gate and up, 2 b f, and the down product's input, b f. Without the fused kernel (on CPUs)
+    also silu(gate), b f, and up once more, b f, to which Megatron adds an offset of zero."""
+    return (3 if setup.cuda else 5) * w.b * w.f
+
+
+def layer_input(setup: Setup) -> int:
+    """What full recomputation keeps of a layer, and what stages send each other: the residual stream."""
+    w = Widths.of(setup)
+    return int(setup.local_tokens * w.h * w.r)
+
+
+def head(setup: Setup) -> int:
+    """What the last stage saves after its layers: the final norm, as in a layer, and the rows that are scored, all of
+    them at most, with positions, labels and two fp32 statistics each. Sequence parallelism ends before the rows are
+    chosen."""
+    w = Widths.of(setup)
+    norm = (w.r if setup.layers == "te" else 4 + 4) * w.h + 4
+    return int(setup.local_tokens * (norm + w.b * setup.model.hidden_size + 8 + 8 + 8))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One moment of a pass.
+
+    Attributes:
+        saved: bytes that autograd has saved for the backward pass.
+        held: inputs and outputs of the stage that the schedule keeps beside them.
+        passing: what comes and goes.
+    """
+
+    saved: int
+    held: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        return self.saved + self.held + self.passing
+
+
+def moments(setup: Setup, stage: int) -> list[Moment]:
+    """Those at which a stage may have most, with all micro-batches in flight that it ever has: the backward pass of the
+    output layer, on the last stage, and then that of the last layer.
+
+    With full recomputation of n of a chunk's l layers, these keep their inputs alone; each is computed again in the
+    backward pass and has all its activations then, when those of the output layer, and of the l - n others, are gone.
+    """
+    flights, held = in_flight(setup, stage), _held_by_schedule(setup, stage)
+    one, kept, layers = layer(setup), layer_input(setup), setup.layers_per_chunk
+    again = recomputed_layers(setup)
+    whole = flights * (again * kept + (layers - again) * one)
+    found = [Moment(whole, held, backward_of_layer(setup))]
+    if again == layers:
+        found = [Moment(whole + one - (kept if _input_is_saved(setup) else 0), held, backward_of_layer(setup))]
+    if stage == setup.layout.pp - 1:
+        found.append(Moment(whole + head(setup), held, output_layer.backward(setup)))
+    return found
+
+
+def recomputed_layers(setup: Setup) -> int:
+    """Of each chunk."""
+    if setup.recompute != "full":
+        return 0
+    return min(setup.recompute_layers or setup.layers_per_chunk, setup.layers_per_chunk)
+
+
+def _input_is_saved(setup: Setup) -> bool:
+    """Whether a layer saves its input as it is: the local norm makes an fp32 copy of one in 16 bits."""
+    return setup.layers == "te" or setup.residual == 4
+
+
+def _held_by_schedule(setup: Setup, stage: int) -> int:
+    """The schedule keeps a stage's inputs, where the first layer does not save them, and its outputs until their
+    backward pass; the whole model's inputs are tokens and its outputs a few numbers."""
+    p, flights = setup.layout.pp, in_flight(setup, stage)
+    if p == 1:
+        return 0
+    inputs = 0 if stage == 0 or _input_is_saved(setup) or recomputed_layers(setup) else flights
+    outputs = flights - (stage == p - 1)
+    return (inputs + outputs) * layer_input(setup)
+
+
+def backward_of_layer(setup: Setup) -> int:
+    """What comes and goes, beside what is saved, in the backward pass of the last layer's MLP, where most is still
+    saved.
+
+    Its down product makes the gradients of the residual stream, r h, and of its input, b f, each of T tokens, and of
+    its weight, b h f, which is then added to the fp32 buffer. The gate and up product makes those of its output, 2 b f,
+    and input, b h, and of its weight, 2 b h f, when what the MLP had saved is gone. With sequence parallelism also the
+    whole input and its gradient, gathered over the tensor-parallel ranks. Full recomputation holds a layer's output
+    as well.
+    """
+    w, hidden, tokens = Widths.of(setup), setup.model.hidden_size, setup.local_tokens
+    down = tokens * (w.r * w.h + w.b * w.f) + w.b * hidden * w.f
+    gone = tokens * _mlp(setup, w)
+    gate_and_up = tokens * (w.r * w.h + 2 * w.b * w.f + w.b * hidden) + 2 * w.b * hidden * w.f - gone
+    gathered = 2 * tokens * w.b * hidden if setup.sequence_parallel else 0
+    output = layer_input(setup) if recomputed_layers(setup) else 0
+    return int(max(down, gate_and_up) + gathered) + output
+
+
+def forward_of_layer(setup: Setup) -> int:
+    """What a layer has at most at a time where nothing is saved, in its MLP: the residual stream as it came into the
+    chunk, into the layer and into the MLP, the norm's output, gate and up and what is made of them, and the rotary
+    angles."""
+    w, model = Widths.of(setup), setup.model
+    gathered = w.b * model.hidden_size if setup.sequence_parallel else 0
+    return int(setup.local_tokens * ((3 * w.r + w.b) * w.h + _mlp(setup, w) + gathered + 8 * w.d))

@@ -1,0 +1,55 @@
+"""From a command line of `openrlhf-sfpo train` to what is planned."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.checks import check_numbers, check_sfpo
+from openrlhf_sfpo.config import SFPOConfig, section
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.orchestration.devices import settle
+from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.plan.setup import Setup, setup_of
+
+
+def settled(flat: argparse.Namespace) -> Any:
+    """The flags, nested, with what depends on the device settled for GPUs, wherever the plan is made, or for CPUs where
+    --megatron.device says so. Megatron's layers are planned; `flat` is left as it is."""
+    values = dict(vars(flat))
+    values["run.dir"] = values["run.dir"] or "runs/new"
+    settle(values, "cpu" if values["megatron.device"] == "cpu" else "cuda")
+    return nested(argparse.Namespace(**values))
+
+
+def model_at(path: str | Path) -> ModelConfig:
+    """The model whose directory or config.json this is.
+
+    Raises:
+        UsageError: it is neither, or a model that is not supported.
+    """
+    path = Path(path)
+    return ModelConfig.from_pretrained(path.parent if path.name == "config.json" and path.is_file() else path)
+
+
+def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = True) -> Setup:
+    """What the flags ask for.
+
+    Args:
+        flat: the flags; left as they are.
+        model: shapes.
+        checks_layout: the layout is to be that of the flags, and must fit the model.
+
+    Raises:
+        UsageError: a flag that the plan depends on is wrong, or the layout does not fit the model.
+    """
+    if vars(flat)["actor.backend"] == "deepspeed":
+        raise UsageError("--actor.backend", "is deepspeed, whose memory is not planned.", "Use megatron.")
+    args = settled(flat)
+    check_sfpo(section(SFPOConfig, args.sfpo))
+    check_numbers(args)
+    model.check_sequence_length(args.data.max_len)
+    setup = setup_of(args, model)
+    if checks_layout:
+        setup.check()
+    return setup

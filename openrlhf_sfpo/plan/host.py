@@ -1,0 +1,53 @@
+"""Host memory of the actor's nodes: processes, and what is moved or copied there."""
+
+from dataclasses import dataclass
+
+from openrlhf_sfpo.plan.allowances import PROCESS
+from openrlhf_sfpo.plan.setup import Setup
+from openrlhf_sfpo.plan.state import State
+
+
+@dataclass(frozen=True)
+class HostItem:
+    """Bytes on each of the actor's nodes.
+
+    Attributes:
+        what: in words.
+        bytes: on the node that has most.
+    """
+
+    what: str
+    bytes: int
+
+
+def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
+    """What is in the host memory of a node that the actor has GPUs on; what is nought is left out. torch rounds each
+    pinned tensor up to a power of two."""
+    ranks = min(setup.gpus, setup.gpus_per_node)
+    shard = max(state.shard for state in states) * ranks
+    everything = max(state.total - state.parameters for state in states) * ranks
+    parameters = max(state.parameters for state in states) * ranks
+    here = ranks if setup.colocated else 0
+    sleeping = setup.engines.sleep and setup.engines.sleep_level == 1
+    weights = setup.count * setup.engines.element // setup.engines.tp
+    items = [
+        HostItem("processes", PROCESS * (ranks + here + 2)),
+        HostItem(
+            "theta_slow (--sfpo.snapshot_device cpu), pinned: up to twice that",
+            setup.snapshot * shard * setup.snapshot_on_host,
+        ),
+        HostItem(
+            "weights and moments before the update (--train.on_nonfinite skip), pinned: up to twice that",
+            3 * shard * setup.skip_nonfinite,
+        ),
+        HostItem("copies for a checkpoint (--ckpt.async_save)", 3 * shard * setup.async_checkpoint),
+        HostItem(
+            "optimizer state and gradients while the engines generate (--ds.enable_sleep)",
+            everything * setup.actor_sleeps,
+        ),
+        HostItem(
+            "parameters while the engines generate (--megatron.offload_parameters)", parameters * setup.parameters_sleep
+        ),
+        HostItem("sleeping engines' weights (--vllm.sleep_level 1)", weights * here * sleeping),
+    ]
+    return [item for item in items if item.bytes]

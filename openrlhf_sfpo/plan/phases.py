@@ -1,0 +1,98 @@
+"""The phases of a step, and what is on a GPU of the actor in each."""
+
+from dataclasses import dataclass
+
+from openrlhf_sfpo.plan import activations, allowances, head, sync
+from openrlhf_sfpo.plan.engine import engine
+from openrlhf_sfpo.plan.setup import Setup
+from openrlhf_sfpo.plan.state import State, reference_parameters
+
+ITEMS = (
+    "parameters",
+    "gradients, fp32",
+    "main parameters, fp32",
+    "Adam's moments, fp32",
+    "reference model",
+    "SFPO snapshot",
+    "activations",
+    "temporaries",
+    "vLLM engine",
+    "CUDA, NCCL (allowance)",
+    "fragmentation (allowance)",
+)
+PHASES = ("rollout", "old log-probs", "fast pass", "reposition", "slow pass", "weight sync")
+# Two pieces of a shard, their difference and the staged piece of a snapshot in host memory (slow_copy._CHUNK).
+_REPOSITION = 4 * 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is on each GPU of a stage in one phase.
+
+    Attributes:
+        name: one of `PHASES`.
+        items: bytes by what they are for, in the order of `ITEMS`; what is nought is left out.
+    """
+
+    name: str
+    items: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.items.values())
+
+
+def phases(setup: Setup, state: State, gpu_bytes: int) -> list[Phase]:
+    """All phases on one pipeline stage, in the order of a step.
+
+    Where GRPO is trained, fast pass and reposition are left out, and with replayed rollouts the first and the last.
+    """
+    left_out = set() if setup.snapshot else {"fast pass", "reposition"}
+    if not setup.engines.count:
+        left_out |= {"rollout", "weight sync"}
+    return [_phase(setup, state, gpu_bytes, name) for name in PHASES if name not in left_out]
+
+
+def _phase(setup: Setup, state: State, gpu_bytes: int, name: str) -> Phase:
+    generates, trains = name == "rollout", name in ("fast pass", "slow pass")
+    asleep = setup.colocated and setup.actor_sleeps and generates
+    worst = max(activations.moments(setup, state.stage), key=lambda moment: moment.total)
+    saved = worst.saved + worst.held if trains else 0
+    passing = worst.passing if trains else _passing(setup, state, name)
+    snapshot = setup.snapshot * state.shard if name in ("fast pass", "reposition") else 0
+    counts = (
+        0 if asleep and setup.parameters_sleep else state.parameters,
+        0 if asleep else state.gradients,
+        0 if asleep else state.main_parameters,
+        0 if asleep else state.moments,
+        reference_parameters(setup) if setup.reference_here else 0,
+        0 if setup.snapshot_on_host else snapshot,
+        saved,
+        passing,
+        _engine(setup, gpu_bytes, name),
+        allowances.context(setup),
+        allowances.fragmentation(setup, saved + passing),
+    )
+    return Phase(name, {what: count for what, count in zip(ITEMS, counts, strict=True) if count})
+
+
+def _passing(setup: Setup, state: State, name: str) -> int:
+    """What comes and goes in a phase that does not train."""
+    if name == "old log-probs":
+        last = state.stage == setup.layout.pp - 1
+        passed_on = 0 if last else activations.layer_input(setup)
+        return passed_on + max(activations.forward_of_layer(setup), head.forward(setup) if last else 0)
+    if name == "weight sync":
+        return sync.buffers(setup)
+    return _REPOSITION if name == "reposition" else 0
+
+
+def _engine(setup: Setup, gpu_bytes: int, name: str) -> int:
+    """Of an engine on the actor's GPUs: all that it may take while it generates, its weights while they are sent, and
+    what sleep leaves of it otherwise."""
+    if not setup.colocated:
+        return 0
+    whole = engine(setup, gpu_bytes)
+    if name == "rollout" or not setup.engines.sleep:
+        return whole.taken
+    return whole.weights + allowances.SLEEPING_ENGINE if name == "weight sync" else allowances.SLEEPING_ENGINE

@@ -1,0 +1,85 @@
+"""Which GPUs hold which ranks, as OpenRLHF asks Ray for them: packed node by node."""
+
+from dataclasses import dataclass
+
+from openrlhf_sfpo.plan.setup import GPUS_PER_NODE, Setup
+
+_LONGEST = 8  # rows of model copies that are written out; more are summed up
+
+
+@dataclass(frozen=True)
+class Held:
+    """Neighbouring GPUs that hold one thing.
+
+    Attributes:
+        gpus: the first and the last, numbered through all nodes that the owner has.
+        what: in words.
+    """
+
+    gpus: tuple[int, int]
+    what: str
+
+
+def actor_ranks(setup: Setup) -> list[Held]:
+    """The actor's ranks: tensor-parallel ranks are neighbours, then context-parallel ones, then pipeline stages, then
+    copies of the model. Copies after the first are alike and are summed up where there are many."""
+    layout, held = setup.layout, []
+    width = layout.tp * setup.cp
+    written_out = setup.dp if setup.dp * layout.pp <= _LONGEST else 1
+    for copy in range(written_out):
+        for stage in range(layout.pp):
+            first = copy * setup.block + stage * width
+            names = [f"DP {copy}", f"PP {stage}"]
+            if setup.cp > 1:
+                names.append(f"CP 0-{setup.cp - 1}")
+            names.append("TP 0" if layout.tp == 1 else f"TP 0-{layout.tp - 1}")
+            held.append(Held((first, first + width - 1), ", ".join(names)))
+    if written_out < setup.dp:
+        rest = f"DP {written_out}" + (f"-{setup.dp - 1}" if setup.dp > written_out + 1 else "")
+        text = f"{rest}: every {setup.block} GPUs one copy, as above"
+        held.append(Held((written_out * setup.block, setup.gpus - 1), text))
+    return held
+
+
+def reference_ranks(setup: Setup) -> list[Held]:
+    """A reference model with GPUs of its own; it is laid out as the actor is."""
+    if not setup.reference_gpus:
+        return []
+    copies = setup.reference_gpus // setup.block
+    return [Held((0, setup.reference_gpus - 1), f"{copies} copies, TP, PP and CP as the actor's")]
+
+
+def engine_ranks(setup: Setup) -> list[Held]:
+    """The engines, one after the other."""
+    engines = setup.engines
+    if not engines.count:
+        return []
+    if engines.count > _LONGEST:
+        return [Held((0, engines.gpus - 1), f"engines 0-{engines.count - 1}, every {engines.tp} GPUs one engine")]
+    return [
+        Held((number * engines.tp, (number + 1) * engines.tp - 1), f"engine {number}")
+        for number in range(engines.count)
+    ]
+
+
+def place(gpus: tuple[int, int], per_node: int) -> str:
+    """Where neighbouring GPUs are, in words."""
+    (first_node, first), (last_node, last) = (divmod(gpu, per_node) for gpu in gpus)
+    if first_node == last_node:
+        return f"node {first_node}, GPU {first}" + (f"-{last}" if last > first else "")
+    if (first, last) == (0, per_node - 1):
+        return f"nodes {first_node}-{last_node}"
+    return f"node {first_node}, GPU {first}, to node {last_node}, GPU {last}"
+
+
+def remarks(setup: Setup) -> list[str]:
+    """What is slow about a placement."""
+    found = []
+    if setup.gpus > setup.gpus_per_node and setup.gpus_per_node % setup.layout.tp:
+        found.append(
+            f"TP {setup.layout.tp} does not divide a node's {setup.gpus_per_node} GPUs: some layers are split over "
+            "nodes, whose network is many times slower than NVLink."
+        )
+    if setup.engines.tp > GPUS_PER_NODE:
+        found.append(f"an engine of {setup.engines.tp} GPUs is split over nodes.")
+    return found

@@ -1,0 +1,248 @@
+"""What a plan is made for: a model, a layout and the flags that decide about memory, settled for the device."""
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.weights import Entry, buckets, weight_plan
+
+GIB = 2**30
+GPUS_PER_NODE = 8
+# What `--sfpo.preset` keeps a copy of theta_slow for, and how many fp32 shards `--sfpo.optimizer_state` copies.
+_PRESETS_WITH_COPY = ("sfpo", "lookahead", "extragradient")
+_COPIES = {"maintain": 1, "reset": 1, "restore": 3, "interpolate": 3}
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The vLLM engines.
+
+    Attributes:
+        count: how many; 0 where rollouts are replayed.
+        tp: GPUs of each.
+        utilization: part of a GPU's memory that an engine takes.
+        element: bytes of a weight, and of a number in the key/value cache.
+        sleep: whether they give their memory back while the actor trains.
+        sleep_level: 1 keeps their weights in host memory, 2 forgets them.
+    """
+
+    count: int = 0
+    tp: int = 1
+    utilization: float = 0.95
+    element: int = 2
+    sleep: bool = False
+    sleep_level: int = 1
+
+    @property
+    def gpus(self) -> int:
+        return self.count * self.tp
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that memory depends on.
+
+    Attributes:
+        model: shapes.
+        layout: TP, PP and VPP.
+        cp: context-parallel size; a model copy has layout.block * cp ranks.
+        gpus: of the actor.
+        gpus_per_node: of the actor's nodes.
+        cuda: on GPUs, or on CPUs.
+        element: bytes of a parameter.
+        residual: bytes of a number in the residual stream.
+        layers: Transformer Engine's layers or the local ones.
+        attention: the local layers' attention, flash-attn or PyTorch's scaled_dot_product_attention.
+        sequence_parallel: norms and residual stream are split over the tensor-parallel ranks.
+        recompute: what is recomputed in the backward pass.
+        recompute_layers: of each model chunk, with full recomputation; None for all.
+        tokens: of the largest micro-batch, over all context-parallel ranks.
+        chunk: tokens whose logits exist at a time.
+        bucket_bytes: of weights on their way to the engines.
+        ddp_bucket: parameters per gradient bucket, None for Megatron's choice.
+        overlap: gradients are reduced during the backward pass, in buckets.
+        snapshot: fp32 shards that SFPO copies, 0 for GRPO.
+        snapshot_on_host: they are in host memory.
+        skip_nonfinite: weights and moments are copied to host memory before each update.
+        async_checkpoint: checkpoints are written from copies in host memory.
+        reference_gpus: of the reference model; 0 without one, or where it is on the actor's.
+        reference_here: the reference model is on the actor's GPUs.
+        engines: the vLLM engines.
+        colocated: engines and actor are on the same GPUs.
+        actor_sleeps: main parameters, moments and gradients leave the GPU while the engines generate.
+        parameters_sleep: the parameters do so as well.
+        max_len: tokens of the longest sample.
+        samples: of one optimizer step, over all model copies.
+        max_tokens: budget of a micro-batch.
+    """
+
+    model: ModelConfig
+    layout: Layout = field(default_factory=Layout)
+    cp: int = 1
+    gpus: int = 8
+    gpus_per_node: int = GPUS_PER_NODE
+    cuda: bool = True
+    element: int = 2
+    residual: int = 2
+    layers: Literal["te", "local"] = "te"
+    attention: Literal["flash", "sdpa"] = "flash"
+    sequence_parallel: bool = False
+    recompute: Literal["none", "selective", "full"] = "none"
+    recompute_layers: int | None = None
+    tokens: int = 16192
+    chunk: int = 1024
+    bucket_bytes: int = 512 * 2**20
+    ddp_bucket: int | None = None
+    overlap: bool = True
+    snapshot: int = 1
+    snapshot_on_host: bool = False
+    skip_nonfinite: bool = False
+    async_checkpoint: bool = True
+    reference_gpus: int = 0
+    reference_here: bool = False
+    engines: Engines = field(default_factory=Engines)
+    colocated: bool = False
+    actor_sleeps: bool = False
+    parameters_sleep: bool = False
+    max_len: int = 2048
+    samples: int = 128
+    max_tokens: int = 16192
+
+    @property
+    def block(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.layout.block * self.cp
+
+    @property
+    def dp(self) -> int:
+        """Copies of the model."""
+        return max(1, self.gpus // self.block)
+
+    @property
+    def owners(self) -> int:
+        """Ranks over which the distributed optimizer divides what it keeps of a parameter: DP x CP."""
+        return self.dp * self.cp
+
+    @property
+    def local_tokens(self) -> int:
+        """Tokens of the largest micro-batch on one context-parallel rank."""
+        return math.ceil(self.tokens / self.cp)
+
+    @property
+    def layers_per_chunk(self) -> int:
+        return self.model.num_layers // (self.layout.pp * self.layout.vpp)
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """The model's parameters and where they are, as the actor's weight plan has them."""
+        return weight_plan(self.model, self.layout)
+
+    @functools.cached_property
+    def buckets(self) -> list[int]:
+        """Bytes of each part in which `export.WeightExchange` gathers and sends the weights."""
+        limit = self.bucket_bytes // self.element
+        return [self.element * sum(entry.numel for entry in bucket) for _, bucket in buckets(self.entries, limit)]
+
+    @functools.cached_property
+    def count(self) -> int:
+        """The model's parameters."""
+        return sum(entry.numel for entry in self.entries)
+
+    def check(self) -> None:
+        """Check that the layout fits the model and the GPUs.
+
+        Raises:
+            UsageError: naming the flag.
+        """
+        model, cp_flag = self.model, "--megatron.context_parallel_size"
+        if self.cp < 1:
+            raise UsageError(cp_flag, f"is {self.cp}.", "Use 1 or more.")
+        ranks = self.gpus // self.cp if self.gpus % self.cp == 0 else self.gpus
+        self.layout.check(ranks, model.num_layers, model.num_heads, model.num_kv_heads)
+        if self.gpus % self.block:
+            raise UsageError(
+                cp_flag,
+                f"is {self.cp}, and {self.gpus} GPUs are no multiple of the {self.block} (TP x CP x PP) that hold one "
+                "copy of the model.",
+                "Use another size, or other --megatron.*_model_parallel_size.",
+            )
+
+
+def layout_of(megatron: Any) -> Layout:
+    """The layout that the --megatron.* flags ask for."""
+    return Layout(
+        megatron.tensor_model_parallel_size,
+        megatron.pipeline_model_parallel_size,
+        megatron.virtual_pipeline_model_parallel_size,
+    )
+
+
+def setup_of(args: Any, model: ModelConfig) -> Setup:
+    """From the flags of `openrlhf-sfpo train`.
+
+    Args:
+        args: nested, and settled for the device (`devices.settle`).
+        model: what --actor.model_name_or_path is.
+    """
+    megatron, tp = args.megatron, args.megatron.tensor_model_parallel_size
+    cuda = megatron.device == "cuda"
+    element = {"bf16": 2, "fp32": 4}[megatron.param_dtype]
+    full = args.actor.gradient_checkpointing_enable
+    reference = args.algo.kl.init_coef > 0
+    shared = args.train.colocate_actor_ref or args.train.colocate_all
+    replayed = bool(args.rollout.replay_dir)
+    split = megatron.sequence_parallel
+    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    return Setup(
+        model=model,
+        layout=layout_of(megatron),
+        cp=megatron.context_parallel_size,
+        gpus=args.actor.num_nodes * args.actor.num_gpus_per_node,
+        gpus_per_node=args.actor.num_gpus_per_node,
+        cuda=cuda,
+        element=element,
+        residual=4 if megatron.fp32_residual_connection else element,
+        layers="te" if megatron.layer_spec == "te" or (megatron.layer_spec == "auto" and cuda) else "local",
+        attention=_attention(megatron.attention_backend, cuda and element == 2),
+        sequence_parallel=tp > 1 if split is None else split and tp > 1,
+        recompute="full" if full else megatron.recompute,
+        recompute_layers=megatron.recompute_num_layers,
+        tokens=max(args.train.max_tokens_per_gpu, args.data.max_len),
+        chunk=megatron.log_prob_chunk_size,
+        bucket_bytes=megatron.weight_bucket_mb * 2**20,
+        ddp_bucket=megatron.ddp_bucket_size,
+        overlap=megatron.overlap_grad_reduce,
+        snapshot=_snapshot(args.sfpo),
+        snapshot_on_host=args.sfpo.snapshot_device == "cpu",
+        skip_nonfinite=args.train.on_nonfinite == "skip",
+        async_checkpoint=args.ckpt.async_save and not args.ckpt.disable_ds and args.ckpt.save_steps > 0,
+        reference_gpus=args.ref.num_nodes * args.ref.num_gpus_per_node if reference and not shared else 0,
+        reference_here=reference and shared,
+        engines=Engines(
+            count=0 if replayed else args.vllm.num_engines or 0,
+            tp=args.vllm.tensor_parallel_size,
+            utilization=args.vllm.gpu_memory_utilization,
+            element=4 if args.run.engine_dtype == "float32" else 2,
+            sleep=args.vllm.enable_sleep,
+            sleep_level=args.vllm.sleep_level,
+        ),
+        colocated=args.train.colocate_all and not args.train.async_enable and not replayed,
+        actor_sleeps=args.ds.enable_sleep,
+        parameters_sleep=args.ds.enable_sleep and megatron.offload_parameters,
+        max_len=args.data.max_len,
+        samples=min(samples, args.train.batch_size),
+        max_tokens=args.train.max_tokens_per_gpu,
+    )
+
+
+def _attention(backend: str, flash_by_itself: bool) -> Literal["flash", "sdpa"]:
+    return "flash" if backend == "flash" or (backend == "auto" and flash_by_itself) else "sdpa"
+
+
+def _snapshot(sfpo: Any) -> int:
+    active = sfpo.enable and sfpo.k > 0 and sfpo.preset in _PRESETS_WITH_COPY
+    return _COPIES[sfpo.optimizer_state] if active else 0

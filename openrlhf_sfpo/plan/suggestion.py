@@ -1,0 +1,118 @@
+"""Layouts that fit a number of GPUs, best first by a stated rule.
+
+The rule, from first to last: no context parallelism if it can be done without; no recomputation if it can be done
+without (whole layers take a third more computation), with half or a quarter of --train.max_tokens_per_gpu if need be;
+pipeline bubbles up to a tenth of the time before larger ones; few GPUs for each copy of the model; few pipeline stages;
+large micro-batches. TP stays within a node. Each layout leaves a twentieth of the memory free.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.plan.planner import Plan, make_plan
+from openrlhf_sfpo.plan.setup import GPUS_PER_NODE, Engines, Setup
+
+_SPARE = 0.95
+_SMALL_BUBBLE = 0.1
+_SIZES = (1, 2, 4, 8)
+_MOST_STAGES = 16
+_LEAST_TOKENS = 4096
+
+
+def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -> list[Plan]:
+    """Plans that fit, best first.
+
+    Args:
+        setup: what else is planned; its layout, recomputation, GPUs and number of engines are replaced, its budget of
+            tokens may be lowered.
+        gpus: all that there are, for actor, engines and reference model.
+        gpu_memory_gb: memory of each in GiB.
+        count: how many at most.
+    """
+    found = [make_plan(candidate, gpu_memory_gb) for candidate in _layouts(_shared(setup, gpus))]
+    fitting = [plan for plan in found if plan.fits and plan.worst.worst.total <= _SPARE * plan.gpu_bytes]
+    best = {(plan.setup.layout, plan.setup.cp, plan.setup.recompute): plan for plan in sorted(fitting, key=_rank)[::-1]}
+    return sorted(best.values(), key=_rank)[:count]
+
+
+def _shared(setup: Setup, gpus: int) -> Setup:
+    """Who gets how many GPUs: all share all of them with --train.colocate_all. Otherwise engines and actor get half
+    each, and a reference model with GPUs of its own as many as the actor, in thirds. With replayed rollouts, or where
+    the GPUs do not suffice for that, the actor gets what there is."""
+    if setup.colocated or not setup.engines.count:
+        actor, reference = gpus, 0
+    elif setup.reference_gpus:
+        actor = reference = _whole_nodes(gpus // 3)
+    else:
+        actor, reference = _whole_nodes(gpus // 2), 0
+    engine_gpus = gpus if setup.colocated else gpus - actor - reference
+    engines = replace(setup.engines, count=engine_gpus // setup.engines.tp) if setup.engines.count else Engines()
+    return replace(
+        setup, gpus=actor, gpus_per_node=min(actor, GPUS_PER_NODE), reference_gpus=reference, engines=engines
+    )
+
+
+def _whole_nodes(gpus: int) -> int:
+    return gpus // GPUS_PER_NODE * GPUS_PER_NODE if gpus > GPUS_PER_NODE else gpus
+
+
+def _layouts(setup: Setup) -> Iterator[Setup]:
+    model = setup.model
+    stages = [count for count in range(1, _MOST_STAGES + 1) if model.num_layers % count == 0]
+    for cp, tp, pp in itertools.product(_SIZES, _SIZES, stages):
+        layout = replace(setup.layout, tp=tp, pp=pp, vpp=1)
+        laid_out = replace(setup, layout=layout, cp=cp, recompute_layers=None, sequence_parallel=tp > 1)
+        if _is_possible(laid_out):
+            for recompute, budget in itertools.product(("none", "full"), _budgets(setup)):
+                tokens = max(budget, setup.max_len)
+                yield replace(laid_out, recompute=recompute, max_tokens=budget, tokens=tokens)
+
+
+def _budgets(setup: Setup) -> list[int]:
+    """Micro-batches that are too short leave a GPU idle, and a sample is not divided."""
+    most, least = setup.max_tokens, max(setup.max_len, _LEAST_TOKENS)
+    return [most, *sorted({part for part in (max(most // 2, least), max(most // 4, least)) if part < most})]
+
+
+def _is_possible(setup: Setup) -> bool:
+    if not setup.gpus or setup.gpus % setup.block or setup.layout.tp > setup.gpus_per_node:
+        return False
+    if setup.cp > 1 and setup.layers == "local":
+        return False
+    try:
+        setup.check()
+    except UsageError:
+        return False
+    return True
+
+
+def _rank(plan: Plan) -> tuple[float, ...]:
+    setup = plan.setup
+    return (
+        setup.cp,
+        setup.recompute != "none",
+        plan.bubble if plan.bubble > _SMALL_BUBBLE else 0.0,
+        setup.block,
+        setup.layout.pp,
+        -setup.max_tokens,
+    )
+
+
+def flags_of(setup: Setup) -> list[str]:
+    """The flags of `openrlhf-sfpo train` that ask for a suggestion's layout."""
+    layout, engines = setup.layout, setup.engines
+    nodes = max(1, setup.gpus // setup.gpus_per_node)
+    flags = [f"--actor.num_nodes {nodes}", f"--actor.num_gpus_per_node {setup.gpus_per_node}"]
+    flags.append(f"--megatron.tensor_model_parallel_size {layout.tp}")
+    flags.append(f"--megatron.pipeline_model_parallel_size {layout.pp}")
+    if setup.cp > 1:
+        flags.append(f"--megatron.context_parallel_size {setup.cp}")
+    flags.append(f"--megatron.recompute {setup.recompute}")
+    flags.append(f"--train.max_tokens_per_gpu {setup.max_tokens}")
+    if engines.count:
+        flags += [f"--vllm.num_engines {engines.count}", f"--vllm.tensor_parallel_size {engines.tp}"]
+    if setup.reference_gpus:
+        flags += [f"--ref.num_nodes {nodes}", f"--ref.num_gpus_per_node {setup.gpus_per_node}"]
+    return flags

@@ -1,0 +1,158 @@
+"""What rank processes run to find out how many bytes a real actor holds."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jobs import make_actor, my_share
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveTensors(TorchDispatchMode):
+    """Bytes of the tensors that are made while it is entered and are still there, and the most that there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known[key] = weakref.ref(storage, lambda _: self._remove(key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _remove(self, key: int, size: int) -> None:
+        del self._known[key]
+        self.now -= size
+
+
+class SavedTensors:
+    """Bytes of what autograd has saved for backward passes that are still to come, and the most that there were.
+
+    A storage counts once however many tensors in it are saved; those of the parameters do not count.
+    """
+
+    def __init__(self, parameters: set[int]) -> None:
+        self.now = self.peak = 0
+        self._parameters = parameters
+        self._holders: dict[int, int] = {}
+
+    def watching(self) -> Any:
+        return torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Saved(self, tensor), lambda held: held.tensor)
+
+    def add(self, storage: torch.UntypedStorage, count: int) -> None:
+        key = storage.data_ptr()
+        if key in self._parameters:
+            return
+        before = self._holders.get(key, 0)
+        self._holders[key] = before + count
+        if (before == 0) != (before + count == 0):
+            self.now += storage.nbytes() * (1 if count > 0 else -1)
+            self.peak = max(self.peak, self.now)
+
+
+class _Saved:
+    def __init__(self, owner: SavedTensors, tensor: torch.Tensor) -> None:
+        self.owner, self.tensor = owner, tensor
+        owner.add(tensor.untyped_storage(), 1)
+
+    def __del__(self) -> None:
+        self.owner.add(self.tensor.untyped_storage(), -1)
+
+
+def measure(
+    path: str, layout: tuple[int, int, int], samples: list[Any], state: Any, settings: dict[str, Any]
+) -> dict[str, int]:
+    """Bytes of this rank: of each kind of state, of what a train batch saves for its backward pass at most, and of
+    everything beside the state at the worst moment of a train batch, of scoring, and of gathering the weights."""
+    from megatron.core import parallel_state
+
+    from openrlhf_sfpo.megatron.actor import _RolloutBatch
+    from openrlhf_sfpo.megatron.cpu import device_scope
+    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import SlowCopy
+
+    with LiveTensors() as live:
+        actor = make_actor(path, layout, **settings)
+        mine = my_share(samples)
+        for sample in mine:
+            sample.old_log_probs = torch.zeros(len(sample.tokens) - 1)
+        batch = _RolloutBatch(actor, mine)
+        step = _gradients(actor, batch, PPOClipLoss())
+        step()
+        with device_scope():
+            actor.optimizer.step()
+        found = _state(actor)
+        copy = SlowCopy(actor.shards, state)
+        copy.take()
+        found["snapshot"] = _bytes([*(copy._slow or []), *(v for s in copy._state for v in s.values())])
+        copy.release()
+        del copy
+        saved = SavedTensors({buffer.param_data.untyped_storage().data_ptr() for buffer in _buffers(actor)})
+        before = live.now
+        live.peak = before
+        with saved.watching():
+            step()
+        found.update(saved=saved.peak, training=live.peak - before)
+        live.peak = before = live.now
+        actor.forward(mine)
+        found["scoring"] = live.peak - before
+        live.peak = before = live.now
+        for _ in actor.export():
+            pass
+        found["sending"] = live.peak - before
+    found["stage"] = parallel_state.get_pipeline_model_parallel_rank()
+    found["tp_rank"] = parallel_state.get_tensor_model_parallel_rank()
+    found["dp_rank"] = parallel_state.get_data_parallel_rank()
+    found["micro_batches"] = len(batch.micro_batches(0)[0])
+    return found
+
+
+def _gradients(actor: Any, batch: Any, loss: Any) -> Callable[[], None]:
+    from openrlhf_sfpo.megatron.cpu import device_scope
+
+    _, batches = batch.micro_batches(0)
+    norm = batch.norm(0)
+
+    def step() -> None:
+        with device_scope():
+            actor.compute_gradients(batches, loss, norm)
+
+    return step
+
+
+def _buffers(actor: Any) -> list[Any]:
+    return [buffer for chunk in actor._chunks for buffer in chunk.buffers]
+
+
+def _state(actor: Any) -> dict[str, int]:
+    parameters = [buffer.param_data for buffer in _buffers(actor)]
+    held = {tensor.untyped_storage().data_ptr() for tensor in parameters}
+    shards = list(actor.shards.shards())
+    mains = [shard.weight for shard in shards if shard.weight.untyped_storage().data_ptr() not in held]
+    moments = [value for shard in shards for name, value in shard.state.items() if name.startswith("exp_avg")]
+    return {
+        "parameters": _bytes(parameters),
+        "gradients": _bytes([buffer.grad_data for buffer in _buffers(actor)]),
+        "main_parameters": _bytes(mains),
+        "moments": _bytes(moments),
+    }
+
+
+def _bytes(tensors: list[Any]) -> int:
+    """Of their storages, each once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+    return sum(storages.values())

@@ -1,0 +1,445 @@
+"""Plans against what real actors hold, and the commands that show them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import memory_jobs
+import pytest
+import torch
+from ranks import RankPool
+from tiny_models import make_model
+
+from openrlhf_sfpo import doctor
+from openrlhf_sfpo.cli import plan as plan_command
+from openrlhf_sfpo.cli import train
+from openrlhf_sfpo.cli.flags import parse
+from openrlhf_sfpo.megatron.batching import Sample, plan_micro_batches
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.plan import placement, schedule
+from openrlhf_sfpo.plan.activations import moments
+from openrlhf_sfpo.plan.planner import make_plan
+from openrlhf_sfpo.plan.setup import GIB, Engines, Setup
+from openrlhf_sfpo.plan.suggestion import suggestions
+from openrlhf_sfpo.plan.sync import checkpoint_bytes, gathering
+
+LENGTH = 520  # PyTorch's fused attention kernel, as on GPUs: shorter 16-bit sequences go another way on CPUs
+SHAPE: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 1531,
+    "max_position_embeddings": 1024,
+}
+# name: (TP, PP, VPP), ranks, family, tied embeddings, parameter dtype, and what else is set
+MEASURED: dict[str, Any] = {
+    "TP1 PP1 DP1": ((1, 1, 1), 1, "qwen2", False, "fp32", {}),
+    "TP1 PP1 DP1, bf16": ((1, 1, 1), 1, "llama", False, "bf16", {}),
+    "TP1 PP1 DP1, bf16, fp32 residual": ((1, 1, 1), 1, "qwen2", False, "bf16", {"fp32_residual": True}),
+    "TP1 PP1 DP1, bf16, selective": ((1, 1, 1), 1, "qwen2", False, "bf16", {"recompute": "selective"}),
+    "TP1 PP1 DP1, full": ((1, 1, 1), 1, "qwen2", False, "fp32", {"recompute": "full"}),
+    "TP1 PP1 DP1, Qwen3": ((1, 1, 1), 1, "qwen3", True, "bf16", {}),
+    "TP2 PP1 DP1": ((2, 1, 1), 2, "qwen2", True, "bf16", {}),
+    "TP1 PP2 DP1": ((1, 2, 1), 2, "qwen2", True, "fp32", {}),
+    "TP1 PP2 DP1, bf16, full": ((1, 2, 1), 2, "qwen2", False, "bf16", {"recompute": "full"}),
+    "TP1 PP1 DP2, bf16": ((1, 1, 1), 2, "qwen2", False, "bf16", {"overlap_grad_reduce": True}),
+    "TP2 PP2 DP1": ((2, 2, 1), 4, "qwen2", False, "bf16", {"recompute": "selective"}),
+    "TP1 PP2 VPP2 DP1": ((1, 2, 2), 2, "qwen2", False, "fp32", {}),
+}
+
+
+def samples(count: int, vocab: int) -> list[Sample]:
+    """All of one length, every token but the first scored."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = [torch.randint(3, vocab, (LENGTH,), generator=generator) for _ in range(count)]
+    mask = torch.ones(LENGTH - 1, dtype=torch.bool)
+    return [Sample(one, mask, advantages=torch.ones(LENGTH - 1)) for one in tokens]
+
+
+def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, changes: dict[str, Any]) -> Setup:
+    element = {"bf16": 2, "fp32": 4}[dtype]
+    return Setup(
+        model=model,
+        layout=layout,
+        gpus=ranks,
+        cuda=False,
+        element=element,
+        residual=4 if changes.get("fp32_residual") else element,
+        layers="local",
+        attention="sdpa",
+        recompute=changes.get("recompute", "none"),
+        tokens=LENGTH,
+        chunk=64,
+        overlap=bool(changes.get("overlap_grad_reduce")),
+        snapshot=3,
+        max_len=LENGTH,
+        samples=4 * ranks // layout.block,
+        max_tokens=LENGTH,
+    )
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_planned_bytes_are_those_of_a_real_actor(ranks: RankPool, tmp_path: Path, name: str) -> None:
+    shape, world, family, tied, dtype, changes = MEASURED[name]
+    path = str(make_model(tmp_path / "model", family, tied, **SHAPE))
+    layout = Layout(*shape)
+    setup = setup_of_test(ModelConfig.from_pretrained(path), layout, world, dtype, changes)
+    settings = {
+        "param_dtype": {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype],
+        "max_tokens_per_gpu": LENGTH,
+        "train_batch_size": setup.samples,
+        "log_prob_chunk_size": setup.chunk,
+        **changes,
+    }
+    data = samples(setup.samples, SHAPE["vocab_size"])
+    plan = make_plan(setup, 1.0)
+    for found in ranks.run(world, memory_jobs.measure, path, shape, data, "restore", settings):
+        assert found["micro_batches"] == 4
+        stage = plan.stages[found["stage"]]
+        state = stage.state
+        planned = {
+            "parameters": state.parameters,
+            "gradients": state.gradients,
+            "main_parameters": state.main_parameters,
+            "moments": state.moments,
+            "snapshot": 3 * state.shard,
+        }
+        items = {phase.name: phase.items for phase in stage.phases}
+        slow, scoring = items["slow pass"], items["old log-probs"]
+        planned["saved"] = max(moment.saved for moment in moments(setup, found["stage"]))
+        planned["training"] = slow["activations"] + slow["temporaries"]
+        planned["scoring"] = scoring["temporaries"]
+        # Scoring is never the worst phase; what is planned for it is high after the first stage.
+        within = dict.fromkeys(planned, 0.05) | {"scoring": 0.2}
+        if found["stage"] == found["tp_rank"] == found["dp_rank"] == 0:
+            planned["sending"], within["sending"] = gathering(setup), 0.05
+        for what, count in planned.items():
+            assert count == pytest.approx(found[what], rel=within[what]), (what, found["stage"])
+
+
+QWEN = {"model_type": "qwen2", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768}
+# As published: layers, hidden size, MLP size, heads, key/value heads, vocabulary; and the number of parameters.
+PUBLISHED: dict[str, Any] = {
+    "Qwen2.5-7B": (QWEN, (28, 3584, 18944, 28, 4, 152064), 7_615_616_512),
+    "Qwen2.5-32B": (QWEN, (64, 5120, 27648, 40, 8, 152064), 32_763_876_352),
+    "Qwen2.5-72B": (QWEN, (80, 8192, 29568, 64, 8, 152064), 72_706_203_648),
+    "Llama-3.1-8B": ({**QWEN, "model_type": "llama"}, (32, 4096, 14336, 32, 8, 128256), 8_030_261_248),
+}
+
+
+def config_of(name: str) -> dict[str, Any]:
+    common, (layers, hidden, mlp, heads, kv_heads, vocabulary), _ = PUBLISHED[name]
+    return {
+        **common,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+    }
+
+
+def model_of(name: str) -> ModelConfig:
+    return ModelConfig.from_dict(config_of(name))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A model directory with Qwen2.5-7B's config.json and nothing else."""
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen" / "config.json").write_text(json.dumps(config_of("Qwen2.5-7B")))
+    return tmp_path / "qwen"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_state_of_published_models(name: str) -> None:
+    """18 bytes a parameter, of which 12 are divided by DP; padding is a thousandth at most."""
+    count = PUBLISHED[name][2]
+    assert checkpoint_bytes(Setup(model_of(name))) == 12 * count
+    for layout, gpus in ((Layout(), 8), (Layout(tp=4), 8), (Layout(tp=4, pp=4), 64), (Layout(tp=2, pp=2, vpp=2), 16)):
+        setup = Setup(model_of(name), layout, gpus=gpus)
+        plan = make_plan(setup, 80)
+        states = [stage.state for stage in plan.stages]
+        assert sum(state.count for state in states) * layout.tp == pytest.approx(count, rel=1e-3)
+        for state in states:
+            assert state.total == pytest.approx(state.count * (6 + 12 / setup.dp), rel=1e-3)
+
+
+def test_context_parallel_ranks_share_the_optimizer_and_the_tokens() -> None:
+    model = model_of("Qwen2.5-7B")
+    plain = make_plan(Setup(model, Layout(tp=2), gpus=8, tokens=32768), 80)
+    split = make_plan(Setup(model, Layout(tp=2), cp=4, gpus=8, tokens=32768), 80)
+    assert split.setup.dp == 1
+    assert plain.setup.dp == 4
+    (before,), (after,) = plain.stages, split.stages
+    assert after.state == before.state, "the optimizer's work is divided by DP x CP"
+    activations = [next(p for p in one.phases if p.name == "slow pass").items["activations"] for one in (before, after)]
+    assert activations[1] == pytest.approx(activations[0] / 4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "copies", "on_gpu"),
+    [
+        ([], 1, True),
+        (["--sfpo.optimizer_state", "restore"], 3, True),
+        (["--sfpo.optimizer_state", "interpolate", "--sfpo.snapshot_device", "cpu"], 3, False),
+        (["--sfpo.preset", "grpo_k_passes"], 0, False),
+        (["--sfpo.k", "0"], 0, False),
+        (["--no-sfpo.enable"], 0, False),
+    ],
+)
+def test_the_snapshot_follows_the_flags(
+    directory: Path, capsys: Any, changes: list[str], copies: int, on_gpu: bool
+) -> None:
+    plan = planned(capsys, directory, *changes)
+    stage = plan["stages"][0]
+    shard = stage["phases"]["slow pass"]["main parameters, fp32"]
+    assert stage["phases"].get("fast pass", {}).get("SFPO snapshot", 0) == copies * shard * on_gpu
+    assert "SFPO snapshot" not in stage["phases"]["slow pass"]
+    pinned = [count for what, count in plan["host"].items() if what.startswith("theta_slow")]
+    assert pinned == ([8 * copies * shard] if copies and not on_gpu else [])
+
+
+def planned(capsys: Any, model: Path, *flags: str) -> dict[str, Any]:
+    status = plan_command.main([str(model), "--json", *flags])
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert status == (0 if plan["fits"] else 1)
+    return plan
+
+
+def test_what_fits_and_what_does_not(directory: Path, capsys: Any) -> None:
+    """The state of a 7 B model is 54 GB a GPU with DP 8; activations of 16192 tokens, without recomputation, do not fit
+    beside it, and with it they do. 14 GB of it leave with TP 2."""
+    none = planned(capsys, directory)
+    assert not none["fits"]
+    assert "the actor needs" in none["problems"][0]
+    full = planned(capsys, directory / "config.json", "--megatron.recompute", "full")
+    assert full["fits"]
+    same = planned(capsys, directory, "--actor.gradient_checkpointing_enable")
+    assert same["stages"] == full["stages"]
+    tight = planned(capsys, directory, "--megatron.recompute", "full", "--gpu_memory_gb", "60")
+    assert not tight["fits"]
+    some = planned(capsys, directory, "--megatron.recompute", "full", "--megatron.recompute_num_layers", "14")
+    assert none["stages"][0]["peak"] > some["stages"][0]["peak"] > full["stages"][0]["peak"]
+    long = planned(capsys, directory, "--megatron.recompute", "full", "--data.max_len", "65536")
+    assert long["stages"][0]["peak"] > full["stages"][0]["peak"], "a long sample has a micro-batch to itself"
+
+
+def test_an_engine_without_room_for_a_sequence(directory: Path, capsys: Any) -> None:
+    flags = ("--megatron.recompute", "full", "--vllm.num_engines", "1", "--data.max_len", "32768")
+    plan = planned(capsys, directory, *flags)
+    assert plan["fits"]
+    engine = plan["engine"]
+    assert engine["weights"] == 2 * PUBLISHED["Qwen2.5-7B"][2]
+    assert engine["token"] == 2 * 28 * 4 * 128 * 2
+    assert engine["sequences"] == engine["cache"] // engine["token"] // 32768
+    small = planned(capsys, directory, *flags, "--vllm.gpu_memory_utilization", "0.25")
+    assert not small["fits"]
+    assert "keys and values" in small["problems"][0]
+
+
+def test_colocated_engines_need_sleep(directory: Path, capsys: Any) -> None:
+    shared = ("--train.colocate_all", "--vllm.num_engines", "8", "--vllm.gpu_memory_utilization", "0.6")
+    shared += (
+        "--megatron.tensor_model_parallel_size",
+        "4",
+        "--megatron.recompute",
+        "full",
+        "--algo.kl.init_coef",
+        "0.1",
+    )
+    awake = planned(capsys, directory, *shared)
+    assert not awake["fits"]
+    asleep = planned(capsys, directory, *shared, "--vllm.enable_sleep", "--ds.enable_sleep")
+    assert asleep["fits"]
+    phases = asleep["stages"][0]["phases"]
+    assert phases["rollout"]["vLLM engine"] == int(0.6 * 80 * GIB)
+    assert "gradients, fp32" not in phases["rollout"]
+    assert phases["rollout"]["parameters"] == phases["rollout"]["reference model"]
+    assert phases["weight sync"]["vLLM engine"] > phases["slow pass"]["vLLM engine"]
+    assert any("sleeping engines' weights" in what for what in asleep["host"])
+    less = planned(
+        capsys,
+        directory,
+        *shared,
+        "--vllm.enable_sleep",
+        "--ds.enable_sleep",
+        "--megatron.offload_parameters",
+        "--vllm.sleep_level",
+        "2",
+    )
+    assert "parameters" not in less["stages"][0]["phases"]["rollout"]
+    assert not any("sleeping engines' weights" in what for what in less["host"])
+
+
+@pytest.mark.parametrize(
+    ("pp", "vpp", "length", "expected"),
+    # 128 samples on one model copy; budget 4096
+    [(1, 1, 2048, 64), (4, 1, 2048, 64), (4, 2, 1000, 32), (4, 2, 900, 32), (4, 2, 8192, 128)],
+)
+def test_micro_batches_are_those_of_the_plan(pp: int, vpp: int, length: int, expected: int) -> None:
+    setup = Setup(model_of("Qwen2.5-7B"), Layout(1, pp, vpp), gpus=pp, max_tokens=4096, max_len=length, samples=128)
+    real = plan_micro_batches([[length] * 128], 128, 4096, multiple_of=pp if vpp > 1 else 1)
+    assert schedule.micro_batches(setup) == len(real[0][0]) == expected
+    assert schedule.bubble(setup, expected) == pytest.approx((pp - 1) / (vpp * expected + pp - 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus"), [("Qwen2.5-7B", 8), ("Llama-3.1-8B", 16), ("Qwen2.5-32B", 64), ("Qwen2.5-72B", 128)]
+)
+def test_suggested_layouts_fit(name: str, gpus: int) -> None:
+    found = suggestions(Setup(model_of(name), engines=Engines(count=1, tp=4)), gpus, 80)
+    assert found
+    for plan in found:
+        setup, model = plan.setup, plan.setup.model
+        setup.layout.check(setup.gpus // setup.cp, model.num_layers, model.num_heads, model.num_kv_heads)
+        assert plan.fits
+        assert setup.gpus + setup.engines.gpus == gpus
+        assert setup.layout.tp <= 8
+        assert make_plan(setup, 80).worst.worst.total <= 0.95 * 80 * GIB
+    ranks = [(plan.setup.cp, plan.setup.recompute != "none") for plan in found]
+    assert ranks == sorted(ranks), "least context parallelism, then least recomputation first"
+    assert len({(plan.setup.layout, plan.setup.cp, plan.setup.recompute) for plan in found}) == len(found)
+
+
+def test_no_layout_fits_a_72b_model_on_one_node() -> None:
+    assert suggestions(Setup(model_of("Qwen2.5-72B"), engines=Engines(count=1, tp=4)), 8, 80) == []
+
+
+def test_the_plan_command_for_people(directory: Path, capsys: Any) -> None:
+    assert plan_command.main([str(directory), "--gpus", "8"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "Layouts for 8 GPUs that fit",
+        "--megatron.tensor_model_parallel_size 2",
+        "Adam's moments, fp32",
+        "It fits:",
+    ):
+        assert part in text
+    words = text[text.index("The first one's flags:") :].split("\n\n")[0].replace("\\", " ").split()[4:]
+    assert plan_command.main([str(directory), *words]) == 0, "the flags to copy are flags"
+    again = capsys.readouterr().out
+    assert again.strip() == text[text.index("Actor: ") :].strip()
+    assert plan_command.main([str(directory), "--gpus=8", "--actor.num_gpus_per_node", "1"]) == 1
+    assert "It does not fit: the actor needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["/nowhere"], "is not a directory"),
+        (["DIR", "--gpus", "many"], "--gpus: is 'many'"),
+        (["DIR", "--gpus", "-8"], "--gpus: is -8."),
+        (["DIR", "--gpu_memory_gb"], "--gpu_memory_gb: is ''"),
+        (["DIR", "--megatron.tensor_model_parallel_size", "3"], "--megatron.tensor_model_parallel_size: is 3"),
+        (["DIR", "--megatron.context_parallel_size", "3"], "--megatron.context_parallel_size: is 3"),
+        (["DIR", "--megatron.recompute_num_layers", "0"], "--megatron.recompute_num_layers: is 0."),
+        (["DIR", "--vllm.gpu_memory_utilization", "95"], "--vllm.gpu_memory_utilization: is 95."),
+        (["DIR", "--sfpo.alpha", "2"], "--sfpo.alpha: is 2.0."),
+        (["DIR", "--actor.backend", "deepspeed"], "--actor.backend: is deepspeed"),
+        (["--gpus", "8"], "MODEL: is not given"),
+    ],
+)
+def test_bad_input_to_plan(directory: Path, capsys: Any, words: list[str], message: str) -> None:
+    words = [str(directory) if word == "DIR" else word for word in words]
+    if words[0].startswith("--"):
+        words = [*words, "--json"]
+    assert plan_command.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def dry_run_flags(directory: Path, **changes: Any) -> list[str]:
+    flags = {
+        "actor.model_name_or_path": directory,
+        "data.prompt_dataset": directory / "train.jsonl",
+        "reward.remote_url": "math",
+        "rollout.n_samples_per_prompt": 8,
+        "run.dir": directory / "run",
+        "vllm.num_engines": 2,
+        "vllm.tensor_parallel_size": 4,
+        "actor.num_nodes": 8,
+        "megatron.tensor_model_parallel_size": 2,
+        "megatron.pipeline_model_parallel_size": 2,
+        "eval.dataset": "/nowhere/eval.parquet",
+        **changes,
+    }
+    return ["--dry-run", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+
+
+def test_a_dry_run_writes_nothing_and_says_what_is_left_to_do(directory: Path, capsys: Any) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in (directory, directory / "config.json", directory.parent)}
+    assert train.main(dry_run_flags(directory)) == 0
+    text = capsys.readouterr().out
+    assert "Still to do:" in text
+    for part in ("train.jsonl does not exist", "eval.parquet does not exist", "hf download NAME --local-dir"):
+        assert part in text
+    assert "node 0, GPU 2-3                  DP 0, PP 1, TP 0-1" in text
+    assert "DP 1-15: every 4 GPUs one copy" in text
+    assert "engine 1" in text
+    assert "It fits:" in text
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert [path.name for path in directory.iterdir()] == ["config.json"]
+
+
+def test_a_dry_run_of_what_does_not_fit_or_is_wrong(directory: Path, capsys: Any) -> None:
+    small = dry_run_flags(directory, **{"actor.num_nodes": 1, "megatron.pipeline_model_parallel_size": 1})
+    assert train.main([*small, "--data.max_len", "32768"]) == 1
+    assert "It does not fit" in capsys.readouterr().out
+    assert train.main(dry_run_flags(directory, **{"sfpo.alpha": 1.5})) == 2
+    assert "--sfpo.alpha: is 1.5." in capsys.readouterr().err
+    assert train.main(dry_run_flags(directory, **{"megatron.pipeline_model_parallel_size": 3})) == 2
+    assert "do not divide" in capsys.readouterr().err
+    (directory / "train.jsonl").write_text('{"question": "?"}\n')
+    assert train.main(dry_run_flags(directory, **{"eval.dataset": directory / "train.jsonl"})) == 2
+    assert "--data.input_key" in capsys.readouterr().err, "a file that is there must be right"
+
+
+def test_a_dry_run_imports_neither_ray_nor_an_engine(directory: Path) -> None:
+    code = (
+        "import sys; from openrlhf_sfpo.cli import train; status = train.main(sys.argv[1:]);"
+        "print(status, [name for name in ('ray', 'vllm', 'openrlhf', 'deepspeed', 'megatron') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, *dry_run_flags(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_a_run_directory_of_something_else_is_still_to_do(directory: Path, capsys: Any) -> None:
+    (directory / "run").mkdir()
+    (directory / "run" / "metrics.jsonl").write_text("{}")
+    assert train.main(dry_run_flags(directory)) == 0
+    assert "holds metrics.jsonl of something that is no run of ours" in capsys.readouterr().out
+
+
+def test_every_gpu_is_held_once() -> None:
+    model = model_of("Qwen2.5-32B")
+    for setup in (
+        Setup(model, Layout(tp=4, pp=2), cp=2, gpus=64, engines=Engines(count=16, tp=4), reference_gpus=16),
+        Setup(model, Layout(tp=2, pp=2), gpus=8, engines=Engines(count=3, tp=2)),
+        Setup(model, Layout(tp=8), gpus=16),
+    ):
+        owners = [(placement.actor_ranks(setup), setup.gpus)]
+        owners.append((placement.reference_ranks(setup), setup.reference_gpus))
+        owners.append((placement.engine_ranks(setup), setup.engines.gpus))
+        for held, gpus in owners:
+            covered = [gpu for one in held for gpu in range(one.gpus[0], one.gpus[1] + 1)]
+            assert covered == list(range(gpus))
+    assert placement.place((8, 15), 8) == "node 1, GPU 0-7"
+    assert placement.place((8, 31), 8) == "nodes 1-3"
+    assert placement.remarks(Setup(model, Layout(tp=8), gpus=8, gpus_per_node=4))
+
+
+def test_the_doctor_plans_the_memory_of_gpus(directory: Path) -> None:
+    args = nested(parse(dry_run_flags(directory)[1:])[0])
+    fits = doctor.gpu_memory(args, 80 * GIB)
+    assert (fits.check, fits.state) == ("GPU memory", "ok")
+    assert "of 80.0 GiB planned" in fits.found
+    small = doctor.gpu_memory(args, 24 * GIB)
+    assert small.state == "warning"
+    assert "the actor needs" in small.found
