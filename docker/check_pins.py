@@ -2,10 +2,10 @@
 
     python docker/check_pins.py              # the files among themselves, then every pin with the package index
     python docker/check_pins.py --offline    # the files only
-    python docker/check_pins.py --installed  # what is installed in this interpreter's environment (the image's last step)
+    python docker/check_pins.py --installed  # what is installed in this interpreter's environment (of the image)
 
-With the index it asks pip for the metadata of every pin, for Python 3.12 on Linux x86_64 whatever it runs under; nothing
-is installed and no wheel is kept. The exit status is 0, or 1 if something does not agree.
+With the index it asks pip for the metadata of every pin, for Python 3.12 on Linux x86_64 whatever it runs under;
+nothing is installed and no wheel is kept. The exit status is 0, or 1 if something does not agree.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def check_requirements(declared: dict[str, list[str]], pins: dict[str, str]) -> 
 
     Args:
         declared: Requires-Dist lines by canonical name.
-        pins: versions by canonical name.
+        pins: the versions that there are, by canonical name.
     """
     todo = [(name, "") for name in declared]
     todo += [
@@ -164,9 +164,9 @@ def check_requirements(declared: dict[str, list[str]], pins: dict[str, str]) -> 
             if (name, other) in EXCEPTIONS:
                 continue
             if other not in pins:
-                yield f"{name} asks for {line}, which is not pinned"
+                yield f"{name} asks for {line}, which is not there"
             elif not asked.specifier.contains(pins[other], prereleases=True):
-                yield f"{name} asks for {line}, and {pins[other]} is pinned"
+                yield f"{name} asks for {line}, and there is {pins[other]}"
             new = [(other, more) for more in asked.extras if (other, more) not in seen]
             seen.update(new)
             todo += new

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The image's steps, as a script that also runs on a bare machine with a CUDA toolkit. The Dockerfile runs one step a layer:
+# The image's steps, as a script that also runs on a bare machine with a CUDA toolkit. The Dockerfile runs one a layer:
 #
-#   docker/install.sh packages    a virtual environment, torch, and everything that comes built (requirements/gpu-py312.txt)
+#   docker/install.sh packages    a virtual environment, torch, and all that comes built (requirements/gpu-py312.txt)
 #   docker/install.sh built       what is compiled against that torch (requirements/gpu-build.txt); needs nvcc
-#   docker/install.sh project     this package, without dependencies, and a check that all that is installed fits together
+#   docker/install.sh project     this package, without dependencies, and a check that what is installed fits together
 #
 # Environment:
 #   VENV         the virtual environment (default: .venv-gpu in the repository)
@@ -27,14 +27,16 @@ asked_for() { grep -E "^$1==" "$root/requirements/gpu.in" || fail "requirements/
 
 packages() {
     local python="${PYTHON:-python3.12}"
-    [ "$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = 3.12 ] || fail "$python is not Python 3.12."
+    [ "$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = 3.12 ] ||
+        fail "$python is not Python 3.12."
     say "virtual environment in $venv"
     "$python" -m venv "$venv"
     pip_install --quiet "pip==$pip_version"
     say "$(asked_for torch)"
     pip_install --quiet --no-deps "$(asked_for torch)"
     say "$(grep -c == "$root/requirements/gpu-py312.txt") packages of gpu-py312.txt"
-    pip_install --quiet --no-deps --build-constraint "$root/requirements/build.txt" -r "$root/requirements/gpu-py312.txt"
+    pip_install --quiet --no-deps --build-constraint "$root/requirements/build.txt" \
+        -r "$root/requirements/gpu-py312.txt"
     say "packages are there"
 }
 
@@ -47,13 +49,13 @@ built() {
     [ "$torch_cuda" = "$toolkit" ] || fail "torch was built for CUDA $torch_cuda, and $CUDA_HOME is $toolkit."
     # Headers of the cuDNN and NCCL that torch runs with; the toolkit has none.
     site="$(in_venv -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-    export CPLUS_INCLUDE_PATH="$site/nvidia/cudnn/include:$site/nvidia/nccl/include${CPLUS_INCLUDE_PATH:+:$CPLUS_INCLUDE_PATH}"
+    export CPLUS_INCLUDE_PATH="$site/nvidia/cudnn/include:$site/nvidia/nccl/include"
     # Built here, and not taken from a release page where a file may have the right name.
     export NVTE_FRAMEWORK=pytorch NVTE_PYTORCH_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_BUILD=TRUE
     export FLASH_ATTN_CUDA_ARCHS="${CUDA_ARCHS:-90}"
     export PATH="$venv/bin:$PATH"  # ninja
     [ -n "${MAX_JOBS:-}" ] || unset MAX_JOBS
-    say "compiling $(grep -E '^[a-z]' "$root/requirements/gpu-build.txt" | xargs) for CUDA $toolkit, sm_$FLASH_ATTN_CUDA_ARCHS"
+    say "compiling $(grep -c == "$root/requirements/gpu-build.txt") packages for CUDA $toolkit, sm_$FLASH_ATTN_CUDA_ARCHS"
     pip_install --no-deps --no-build-isolation -r "$root/requirements/gpu-build.txt"
     say "compiled"
 }

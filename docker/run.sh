@@ -2,9 +2,9 @@
 # Runs the image on this machine's GPUs. Arguments are what docker/entrypoint.sh takes:
 #
 #   docker/run.sh doctor
-#   docker/run.sh qwen2.5-math-1.5b.sh --dry-run            an example, with MODEL, DATA, RUN_DIR and flags as it takes them
-#   docker/run.sh --actor.model_name_or_path /workspace/models/M ...      flags of `openrlhf-sfpo train`
-#   docker/run.sh ray start --head --block                  the first node of a cluster; on the others
+#   docker/run.sh qwen2.5-math-1.5b.sh --dry-run     an example; MODEL, DATA, RUN_DIR and flags as it takes them
+#   docker/run.sh --actor.model_name_or_path models/M ...    flags of `openrlhf-sfpo train`
+#   docker/run.sh ray start --head --block           the first node of a cluster; on the others
 #   docker/run.sh ray start --address FIRST_NODE:6379 --block
 #
 # Environment:
