@@ -55,8 +55,9 @@ built() {
     export FLASH_ATTN_CUDA_ARCHS="${CUDA_ARCHS:-90}"
     export PATH="$venv/bin:$PATH"  # ninja
     [ -n "${MAX_JOBS:-}" ] || unset MAX_JOBS
-    say "compiling $(grep -c == "$root/requirements/gpu-build.txt") packages for CUDA $toolkit, sm_$FLASH_ATTN_CUDA_ARCHS"
-    pip_install --no-deps --no-build-isolation -r "$root/requirements/gpu-build.txt"
+    local list="$root/requirements/gpu-build.txt"
+    say "compiling $(grep -c == "$list") packages with CUDA $toolkit, for sm_$FLASH_ATTN_CUDA_ARCHS"
+    pip_install --no-deps --no-build-isolation -r "$list"
     say "compiled"
 }
 
