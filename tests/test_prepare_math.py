@@ -28,7 +28,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def downloads(tmp_path: Path) -> Path:
     """The eight sets with the fields that they have on the hub: some as files, some as downloaded repositories."""
     directory = tmp_path / "downloads"
-    asked = {"source_prompt": "Solve. What is $1 + 1$?", "prompt": "What is $1 + 1$?", "target": "2"}
+    asked = {"prompt": "What is $1 + 1$?", "target": "2"}
     twice = {"prompt": "What is  $x$\nif $x = 3$?", "target": "3"}  # is in MATH-500, with other spaces
     other = {"prompt": "What is {4}?", "target": "4"}
     write(directory / "dapo.jsonl", [asked, twice, other])
