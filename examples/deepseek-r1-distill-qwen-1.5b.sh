@@ -8,10 +8,10 @@
 # What is marked "paper" is from the SFPO authors' scripts (arXiv 2510.04072); the rest is ours. Not yet run on GPUs.
 set -euo pipefail
 
-MODEL="${MODEL:-models/DeepSeek-R1-Distill-Qwen-1.5B}" # a Hugging Face directory
-DATA="${DATA:-data}"                                  # what examples/prepare_math.py has written
-RUN_DIR="${RUN_DIR:-runs/sfpo-deepseek-r1-distill-qwen-1.5b}" # metrics, checkpoints, the final model
-NODES="${NODES:-1}"                                   # of 8 H100 with 80 GB
+MODEL="${MODEL:-$PWD/models/DeepSeek-R1-Distill-Qwen-1.5B}"     # a Hugging Face directory
+DATA="${DATA:-$PWD/data}"                                       # what examples/prepare_math.py has written
+RUN_DIR="${RUN_DIR:-$PWD/runs/deepseek-r1-distill-qwen-1.5b}"   # metrics, checkpoints, the final model
+NODES="${NODES:-1}"                                             # of 8 H100 with 80 GB
 
 flags=(
     --actor.model_name_or_path "$MODEL"

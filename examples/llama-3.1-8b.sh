@@ -9,10 +9,10 @@
 # DeepSeek-R1-Distill-Qwen; the rest is ours. Not yet run on GPUs.
 set -euo pipefail
 
-MODEL="${MODEL:-models/Llama-3.1-8B}"                 # a Hugging Face directory
-DATA="${DATA:-data}"                                  # what examples/prepare_math.py has written
-RUN_DIR="${RUN_DIR:-runs/sfpo-llama-3.1-8b}"          # metrics, checkpoints, the final model
-NODES="${NODES:-1}"                                   # of 8 H100 with 80 GB; 4 GPUs for the actor, 4 engines
+MODEL="${MODEL:-$PWD/models/Llama-3.1-8B}"                      # a Hugging Face directory
+DATA="${DATA:-$PWD/data}"                                       # what examples/prepare_math.py has written
+RUN_DIR="${RUN_DIR:-$PWD/runs/llama-3.1-8b}"                    # metrics, checkpoints, the final model
+NODES="${NODES:-1}"                                             # of 8 H100 with 80 GB; 4 GPUs for the actor, 4 engines
 
 flags=(
     --actor.model_name_or_path "$MODEL"

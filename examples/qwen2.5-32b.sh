@@ -9,10 +9,10 @@
 # DeepSeek-R1-Distill-Qwen; the rest is ours. Not yet run on GPUs.
 set -euo pipefail
 
-MODEL="${MODEL:-models/Qwen2.5-32B}"                  # a Hugging Face directory
-DATA="${DATA:-data}"                                  # what examples/prepare_math.py has written
-RUN_DIR="${RUN_DIR:-runs/sfpo-qwen2.5-32b}"           # metrics, checkpoints, the final model
-NODES="${NODES:-4}"                                   # of 8 H100 with 80 GB, in one Ray cluster: README.md
+MODEL="${MODEL:-$PWD/models/Qwen2.5-32B}"                       # a Hugging Face directory
+DATA="${DATA:-$PWD/data}"                                       # what examples/prepare_math.py has written
+RUN_DIR="${RUN_DIR:-$PWD/runs/qwen2.5-32b}"                     # metrics, checkpoints, the final model
+NODES="${NODES:-4}"                                             # of 8 H100 with 80 GB, in one Ray cluster: README.md
 
 flags=(
     --actor.model_name_or_path "$MODEL"
