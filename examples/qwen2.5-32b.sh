@@ -12,7 +12,7 @@ set -euo pipefail
 MODEL="${MODEL:-$PWD/models/Qwen2.5-32B}"                       # a Hugging Face directory
 DATA="${DATA:-$PWD/data}"                                       # what examples/prepare_math.py has written
 RUN_DIR="${RUN_DIR:-$PWD/runs/qwen2.5-32b}"                     # metrics, checkpoints, the final model
-NODES="${NODES:-4}"                                             # of 8 H100 with 80 GB, in one Ray cluster: README.md
+NODES="${NODES:-4}"                                             # of 8 H100 with 80 GB, in one Ray cluster
 
 flags=(
     --actor.model_name_or_path "$MODEL"
