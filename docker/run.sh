@@ -14,7 +14,7 @@
 #   NAME         of the container (default: Docker chooses)
 #   CODE         a checkout to run instead of the code in the image (default: none)
 #   DOCKER_ARGS  more words for docker run, split at spaces: "-d --restart=no"
-# MODEL, DATA, RUN_DIR, NODES, RAY_ADDRESS, HF_TOKEN, HF_HOME, WANDB_API_KEY and NCCL_* are passed on if they are set.
+# MODEL, DATA, RUN_DIR, NODES, RAY_ADDRESS, HF_TOKEN, WANDB_API_KEY and NCCL_* are passed on if they are set.
 # `docker stop -t 600 NAME` lets a run end its step and write a checkpoint.
 set -euo pipefail
 
@@ -36,7 +36,7 @@ options=(
 [ -n "${NAME:-}" ] && options+=(--name "$NAME")
 [ -n "${CODE:-}" ] && options+=(--volume "$(cd "$CODE" && pwd):/opt/openrlhf_sfpo")
 [ -d /dev/infiniband ] && options+=(--device /dev/infiniband)
-for name in MODEL DATA RUN_DIR NODES RAY_ADDRESS HF_TOKEN HF_HOME WANDB_API_KEY $(compgen -e NCCL_ || true); do
+for name in MODEL DATA RUN_DIR NODES RAY_ADDRESS HF_TOKEN WANDB_API_KEY $(compgen -e NCCL_ || true); do
     [ -n "${!name:-}" ] && options+=(--env "$name")
 done
 read -r -a more <<<"${DOCKER_ARGS:-}"

@@ -1,5 +1,6 @@
 """The image's pinned packages: the files agree, and what does not agree is found (docker/check_pins.py)."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -58,6 +59,16 @@ def test_what_does_not_agree_is_found(tree: Path, name: str, old: str, new: str,
     edit(tree, name, old, new)
     found = "\n".join(check_files(read_pins(tree), tree))
     assert problem in found
+
+
+def test_what_the_dockerfile_runs_and_copies_is_there() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    scripts = re.findall(r"/opt/openrlhf_sfpo/([\w./-]+\.sh)", text)
+    assert sorted(scripts) == ["docker/entrypoint.sh", "docker/healthcheck.sh"]
+    copied = [word for line in re.findall(r"^COPY (.*)", text, re.MULTILINE) for word in line.split()[:-1]]
+    for name in (*scripts, *copied):
+        assert (ROOT / name).exists(), name
+    assert all(os.access(ROOT / name, os.X_OK) for name in (*scripts, "docker/install.sh"))
 
 
 @pytest.mark.parametrize(
