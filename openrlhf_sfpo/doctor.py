@@ -89,7 +89,8 @@ def _packages(extra: str) -> Iterator[Finding]:
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
             continue
-        fix = f"pip install '{wanted.name}{wanted.specifier}' (requirements/install.sh installs the whole set)"
+        installer = "docker/install.sh" if extra == "gpu" else "requirements/install.sh"
+        fix = f"pip install '{wanted.name}{wanted.specifier}' ({installer} installs the whole set)"
         try:
             found = version(wanted.name)
         except PackageNotFoundError:

@@ -1,7 +1,7 @@
 """Resolve cpu.in or gpu.in into a fully pinned list for the running interpreter.
 
-    python requirements/lock.py cpu     # writes requirements/cpu-py311.txt under Python 3.11
-    python requirements/lock.py gpu
+    python requirements/lock.py cpu           # writes requirements/cpu-py311.txt under Python 3.11
+    python requirements/lock.py gpu --keep    # versions that are in the list stay; for adding a package
 
 pip does the resolving (`--dry-run --report`); nothing is installed. Run it on Linux x86_64, which is the platform that
 the lists are for.
@@ -57,37 +57,39 @@ def declared(pinned: str, leave_out: set[str]) -> list[str]:
     return [str(r).split(";")[0].strip() for r in kept]
 
 
-def resolve(requirements: list[str]) -> dict[str, str]:
-    """Name -> version of everything that pip would install."""
+def resolve(requirements: list[str], constraints: Path | None) -> dict[str, str]:
+    """Name -> version of everything that pip would install; `constraints` is a list of versions that stay."""
     with tempfile.TemporaryDirectory() as directory:
         wanted, report = Path(directory) / "wanted.txt", Path(directory) / "report.json"
         wanted.write_text("\n".join(requirements) + "\n")
         command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed"]
+        command += ["-c", str(constraints)] if constraints else []
         subprocess.run([*command, "-r", str(wanted), "--report", str(report)], check=True)
         installs = json.loads(report.read_text())["install"]
     return {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in installs}
 
 
-def main(kind: str) -> None:
+def main(kind: str, keep: bool) -> None:
+    tag = f"py{sys.version_info.major}{sys.version_info.minor}"
+    target = HERE / f"{kind}-{tag}.txt"
     wanted = [line for line in (HERE / f"{kind}.in").read_text().splitlines() if line and not line.startswith("#")]
     pinned = {}
     for package, leave_out in WITHOUT_DEPENDENCIES[kind].items():
         wanted += declared(package, leave_out)
         name, version = package.split("==")
         pinned[name] = version
-    pinned = {**resolve(wanted), **pinned}
-    tag = f"py{sys.version_info.major}{sys.version_info.minor}"
+    pinned = {**resolve(wanted, target if keep else None), **pinned}
     cuda = ("nvidia-", "cuda-") if kind == "cpu" else ()
     kept = sorted(name for name in pinned if name not in LEFT_OUT[kind] and not name.startswith(cuda))
     lines = [f"{name}=={pinned[name]}" for name in kept]
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     made_by = f"# Made by `python requirements/lock.py {kind}` under {python}, Linux x86_64."
     head = f"{made_by} To be installed after torch, with --no-deps."
-    (HERE / f"{kind}-{tag}.txt").write_text("\n".join([head, *lines]) + "\n")
-    print(f"{kind}-{tag}.txt: {len(lines)} packages")
+    target.write_text("\n".join([head, *lines]) + "\n")
+    print(f"{target.name}: {len(lines)} packages")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["cpu"], ["gpu"]):
-        sys.exit("usage: python requirements/lock.py cpu|gpu")
-    main(sys.argv[1])
+    if sys.argv[1:2] not in (["cpu"], ["gpu"]) or sys.argv[2:] not in ([], ["--keep"]):
+        sys.exit("usage: python requirements/lock.py cpu|gpu [--keep]")
+    main(sys.argv[1], "--keep" in sys.argv)

@@ -8,12 +8,11 @@ from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
-from openrlhf_sfpo.tasks.evaluation import Problem, grader_for, load_problems, paper_specs
+from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, grader_for, load_problems, paper_specs
 from openrlhf_sfpo.tasks.rewards import BUILTIN, check_reward, load_reward
 
-# What --protocol paper stands for: the SFPO authors' evaluation. The wording of the prompt is ours.
+# What --protocol paper stands for: the SFPO authors' evaluation.
 _PAPER = {"samples": 4, "temperature": 1.0, "top_p": 0.7, "max_new_tokens": 2560, "grader": "math", "chat": None}
-_PAPER_TEMPLATE = "{}\n\nThink step by step, and give the final answer inside \\boxed{{}}."
 _PLAIN = {"samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 1024, "grader": "auto", "chat": False}
 
 
@@ -76,7 +75,7 @@ def _fill_in(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.protocol:
-        args.input_template = args.input_template or _PAPER_TEMPLATE
+        args.input_template = args.input_template or PAPER_TEMPLATE
         args.data = [*paper_specs(args.data_dir), *args.data]
     elif args.data_dir:
         raise UsageError("--data_dir", "is for --protocol paper.", "Use --data.")

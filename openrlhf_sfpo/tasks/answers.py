@@ -7,6 +7,7 @@ from typing import Any
 _SPECIAL_TOKENS = re.compile(r"<\|[^|<>]*\|>|</?s>|<pad>")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
 _INTEGER = re.compile(r"-?\d+")
+_BARE_BOX = re.compile(r"\\boxed\s+(\S)")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -33,6 +34,16 @@ def last_boxed(text: str) -> str | None:
         if depth == 0:
             return text[begin:index]
     return None
+
+
+def answer_of_solution(solution: str) -> str | None:
+    """The answer in a written solution as MATH has them: the last \\boxed{...} or \\fbox{...}, or \\boxed and one
+    character; None if there is none."""
+    boxed = last_boxed(solution.replace("\\fbox{", "\\boxed{"))
+    if boxed is not None:
+        return boxed
+    bare = _BARE_BOX.findall(solution)
+    return bare[-1] if bare else None
 
 
 def final_answer(text: str, numeric: bool) -> str | None:

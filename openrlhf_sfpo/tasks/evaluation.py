@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.tasks.answers import reasoning_gym_label
+from openrlhf_sfpo.tasks.answers import answer_of_solution, reasoning_gym_label
 from openrlhf_sfpo.tasks.data import FILES, REASONING_GYM, generate, read_rows
 
 FLAG = "--data"
 # Where problem and answer are, by what published sets call them.
 _PROBLEM_KEYS = ("prompt", "problem", "question", "input")
-_ANSWER_KEYS = ("label", "answer", "final_answer", "reference_answer")
+_ANSWER_KEYS = ("label", "answer", "final_answer", "reference_answer", "target")
+# The prompt around a problem, in training and evaluation: the facts of the authors' prompt in words of ours.
+PAPER_TEMPLATE = "{}\n\nThink step by step, and give the final answer inside \\boxed{{}}."
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ PAPER_SETS = (
     PublishedSet("amc", "AI-MO/aimo-validation-amc", "train"),
     PublishedSet("minerva", "math-ai/minervamath", "test"),
     PublishedSet("olympiad", "math-ai/olympiadbench", "test"),
+)
+
+
+# What it was trained on: 17,917 and 7,500 problems.
+TRAINING_SETS = (
+    PublishedSet("dapo", "haizhongzheng/DAPO-Math-17K-cleaned", "train"),
+    PublishedSet("math", "xDAN2099/lighteval-MATH", "train"),
 )
 
 
@@ -133,6 +142,10 @@ def _rows(source: str, label_key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _problem(source: str, where: str, row: dict[str, Any], input_key: str | None, label_key: str | None) -> Problem:
     text = _field(source, where, row, "--input_key", input_key, _PROBLEM_KEYS)
+    # MATH has no field for the answer, which is boxed in its solution.
+    solved = answer_of_solution(row["solution"]) if isinstance(row.get("solution"), str) else None
+    if label_key is None and solved is not None and not any(row.get(key) is not None for key in _ANSWER_KEYS):
+        row = {**row, "answer": solved}
     label = _field(source, where, row, "--label_key", label_key, _ANSWER_KEYS)
     if isinstance(label, list):  # sets with several accepted forms put the answer first
         if not label:
