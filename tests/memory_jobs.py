@@ -74,15 +74,15 @@ class _Saved:
 
 
 def measure(
-    path: str, layout: tuple[int, int, int], samples: list[Any], state: Any, settings: dict[str, Any]
+    path: str, layout: tuple[int, ...], samples: list[Any], state: Any, settings: dict[str, Any]
 ) -> dict[str, int]:
     """Bytes of this rank: of each kind of state, of what a train batch saves for its backward pass at most, and of
     everything beside the state at the worst moment of a train batch, of scoring, and of gathering the weights."""
     from megatron.core import parallel_state
 
-    from openrlhf_sfpo.megatron.actor import _RolloutBatch
     from openrlhf_sfpo.megatron.cpu import device_scope
     from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
     from openrlhf_sfpo.sfpo import SlowCopy
 
     with LiveTensors() as live:
@@ -90,7 +90,7 @@ def measure(
         mine = my_share(samples)
         for sample in mine:
             sample.old_log_probs = torch.zeros(len(sample.tokens) - 1)
-        batch = _RolloutBatch(actor, mine)
+        batch = RolloutBatch(actor, mine)
         step = _gradients(actor, batch, PPOClipLoss())
         step()
         with device_scope():

@@ -50,6 +50,17 @@ MEASURED: dict[str, Any] = {
     "TP1 PP1 DP2, bf16": ((1, 1, 1), 2, "qwen2", False, "bf16", {"overlap_grad_reduce": True}),
     "TP2 PP2 DP1": ((2, 2, 1), 4, "qwen2", False, "bf16", {"recompute": "selective"}),
     "TP1 PP2 VPP2 DP1": ((1, 2, 2), 2, "qwen2", False, "fp32", {}),
+    "TP2 PP1 DP1, whole sequences": ((2, 1, 1), 2, "qwen2", True, "bf16", {"sequence_parallel": False}),
+    "TP1 PP1 DP1, bf16, MLPs": ((1, 1, 1), 1, "qwen2", False, "bf16", {"recompute": "mlp"}),
+    "TP1 PP1 DP1, two layers": (
+        (1, 1, 1),
+        1,
+        "qwen2",
+        False,
+        "bf16",
+        {"recompute": "full", "recompute_num_layers": 2},
+    ),
+    "TP1 PP1 CP2 DP1": ((1, 1, 1, 2), 2, "qwen2", False, "bf16", {}),
 }
 
 
@@ -72,13 +83,15 @@ def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, ch
         residual=4 if changes.get("fp32_residual") else element,
         layers="local",
         attention="sdpa",
+        sequence_parallel=layout.tp > 1 and changes.get("sequence_parallel", True),
+        recompute_layers=changes.get("recompute_num_layers"),
         recompute=changes.get("recompute", "none"),
         tokens=LENGTH,
         chunk=64,
         overlap=bool(changes.get("overlap_grad_reduce")),
         snapshot=3,
         max_len=LENGTH,
-        samples=4 * ranks // layout.block,
+        samples=4 * ranks // layout.block * layout.cp,
         max_tokens=LENGTH,
     )
 
@@ -174,7 +187,7 @@ def test_state_of_published_models(name: str) -> None:
 def test_context_parallel_ranks_share_the_optimizer_and_the_tokens() -> None:
     model = model_of("Qwen2.5-7B")
     plain = make_plan(Setup(model, Layout(tp=2), gpus=8, tokens=32768), 80)
-    split = make_plan(Setup(model, Layout(tp=2), cp=4, gpus=8, tokens=32768), 80)
+    split = make_plan(Setup(model, Layout(tp=2, cp=4), gpus=8, tokens=32768), 80)
     assert split.setup.dp == 1
     assert plain.setup.dp == 4
     (before,), (after,) = plain.stages, split.stages
@@ -298,14 +311,14 @@ def test_suggested_layouts_fit(name: str, gpus: int) -> None:
     assert found
     for plan in found:
         setup, model = plan.setup, plan.setup.model
-        setup.layout.check(setup.gpus // setup.cp, model.num_layers, model.num_heads, model.num_kv_heads)
+        setup.layout.check(setup.gpus, model.num_layers, model.num_heads, model.num_kv_heads)
         assert plan.fits
         assert setup.gpus + setup.engines.gpus == gpus
         assert setup.layout.tp <= 8
         assert make_plan(setup, 80).worst.worst.total <= 0.95 * 80 * GIB
-    ranks = [(plan.setup.cp, plan.setup.recompute != "none") for plan in found]
+    ranks = [(plan.setup.layout.cp, plan.setup.recompute != "none") for plan in found]
     assert ranks == sorted(ranks), "least context parallelism, then least recomputation first"
-    assert len({(plan.setup.layout, plan.setup.cp, plan.setup.recompute) for plan in found}) == len(found)
+    assert len({(plan.setup.layout, plan.setup.recompute) for plan in found}) == len(found)
 
 
 def test_no_layout_fits_a_72b_model_on_one_node() -> None:
@@ -420,7 +433,7 @@ def test_a_run_directory_of_something_else_is_still_to_do(directory: Path, capsy
 def test_every_gpu_is_held_once() -> None:
     model = model_of("Qwen2.5-32B")
     for setup in (
-        Setup(model, Layout(tp=4, pp=2), cp=2, gpus=64, engines=Engines(count=16, tp=4), reference_gpus=16),
+        Setup(model, Layout(tp=4, pp=2, cp=2), gpus=64, engines=Engines(count=16, tp=4), reference_gpus=16),
         Setup(model, Layout(tp=2, pp=2), gpus=8, engines=Engines(count=3, tp=2)),
         Setup(model, Layout(tp=8), gpus=16),
     ):

@@ -130,6 +130,7 @@ class WeightExchange:
                 return None
             sizes = [part.numel() for part in local]
             by_rank = [shards.split(sizes) for shards in gathered]
+            gathered.clear()  # they need not outlive this function
             tensors = []
             for index, entry in enumerate(bucket):
                 shards = [parts[index].view(local[index].shape) for parts in by_rank]

@@ -47,8 +47,11 @@ class Widths:
 def layer(setup: Setup) -> int:
     """Bytes that one layer saves for one micro-batch."""
     w = Widths.of(setup)
-    per_token = 2 * _norm_and_input(setup, w) + _attention(setup, w) + _mlp(setup, w)
-    return int(setup.local_tokens * per_token)
+    mlp = _norm_and_input(setup, w) + _mlp(setup, w)
+    if setup.recompute == "mlp":
+        # What goes in: with Transformer Engine that is before the norm, which is part of the first linear layer.
+        mlp = w.r * w.h if setup.layers == "te" else _norm_and_input(setup, w)
+    return int(setup.local_tokens * (_norm_and_input(setup, w) + _attention(setup, w) + mlp))
 
 
 def _norm_and_input(setup: Setup, w: Widths) -> float:
@@ -187,7 +190,7 @@ def backward_of_layer(setup: Setup) -> int:
     its weight, b h f, which is then added to the fp32 buffer. The gate and up product makes those of its output, 2 b f,
     and input, b h, and of its weight, 2 b h f, when what the MLP had saved is gone. With sequence parallelism also the
     whole input and its gradient, gathered over the tensor-parallel ranks. Full recomputation holds a layer's output
-    as well.
+    as well, and that of the MLP what the MLP saves.
     """
     w, hidden, tokens = Widths.of(setup), setup.model.hidden_size, setup.local_tokens
     down = tokens * (w.r * w.h + w.b * w.f) + w.b * hidden * w.f
@@ -195,7 +198,8 @@ def backward_of_layer(setup: Setup) -> int:
     gate_and_up = tokens * (w.r * w.h + 2 * w.b * w.f + w.b * hidden) + 2 * w.b * hidden * w.f - gone
     gathered = 2 * tokens * w.b * hidden if setup.sequence_parallel else 0
     output = layer_input(setup) if recomputed_layers(setup) else 0
-    return int(max(down, gate_and_up) + gathered) + output
+    again = gone if setup.recompute == "mlp" else 0
+    return int(max(down, gate_and_up) + gathered + again) + output
 
 
 def forward_of_layer(setup: Setup) -> int:

@@ -22,7 +22,7 @@ def context(setup: Setup) -> int:
     """Of the actor's process on a GPU."""
     if not setup.cuda:
         return PROCESS
-    sizes = (setup.layout.tp, setup.layout.pp, setup.cp, setup.dp, setup.gpus)
+    sizes = (setup.layout.tp, setup.layout.pp, setup.layout.cp, setup.dp, setup.gpus)
     sends = setup.engines.count > 0
     return CONTEXT + NCCL_GROUP * (sum(size > 1 for size in sizes) + sends)
 

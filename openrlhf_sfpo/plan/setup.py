@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
 from openrlhf_sfpo.megatron.weights import Entry, buckets, weight_plan
@@ -48,8 +47,7 @@ class Setup:
 
     Attributes:
         model: shapes.
-        layout: TP, PP and VPP.
-        cp: context-parallel size; a model copy has layout.block * cp ranks.
+        layout: TP, PP, VPP and CP.
         gpus: of the actor.
         gpus_per_node: of the actor's nodes.
         cuda: on GPUs, or on CPUs.
@@ -91,7 +89,7 @@ class Setup:
     layers: Literal["te", "local"] = "te"
     attention: Literal["flash", "sdpa"] = "flash"
     sequence_parallel: bool = False
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Literal["none", "selective", "mlp", "full"] = "none"
     recompute_layers: int | None = None
     tokens: int = 16192
     chunk: int = 1024
@@ -113,24 +111,19 @@ class Setup:
     max_tokens: int = 16192
 
     @property
-    def block(self) -> int:
-        """Ranks that hold one copy of the model."""
-        return self.layout.block * self.cp
-
-    @property
     def dp(self) -> int:
-        """Copies of the model."""
-        return max(1, self.gpus // self.block)
+        """Data-parallel replicas."""
+        return max(1, self.layout.dp(self.gpus))
 
     @property
     def owners(self) -> int:
         """Ranks over which the distributed optimizer divides what it keeps of a parameter: DP x CP."""
-        return self.dp * self.cp
+        return self.dp * self.layout.cp
 
     @property
     def local_tokens(self) -> int:
         """Tokens of the largest micro-batch on one context-parallel rank."""
-        return math.ceil(self.tokens / self.cp)
+        return math.ceil(self.tokens / self.layout.cp)
 
     @property
     def layers_per_chunk(self) -> int:
@@ -158,27 +151,8 @@ class Setup:
         Raises:
             UsageError: naming the flag.
         """
-        model, cp_flag = self.model, "--megatron.context_parallel_size"
-        if self.cp < 1:
-            raise UsageError(cp_flag, f"is {self.cp}.", "Use 1 or more.")
-        ranks = self.gpus // self.cp if self.gpus % self.cp == 0 else self.gpus
-        self.layout.check(ranks, model.num_layers, model.num_heads, model.num_kv_heads)
-        if self.gpus % self.block:
-            raise UsageError(
-                cp_flag,
-                f"is {self.cp}, and {self.gpus} GPUs are no multiple of the {self.block} (TP x CP x PP) that hold one "
-                "copy of the model.",
-                "Use another size, or other --megatron.*_model_parallel_size.",
-            )
-
-
-def layout_of(megatron: Any) -> Layout:
-    """The layout that the --megatron.* flags ask for."""
-    return Layout(
-        megatron.tensor_model_parallel_size,
-        megatron.pipeline_model_parallel_size,
-        megatron.virtual_pipeline_model_parallel_size,
-    )
+        model = self.model
+        self.layout.check(self.gpus, model.num_layers, model.num_heads, model.num_kv_heads)
 
 
 def setup_of(args: Any, model: ModelConfig) -> Setup:
@@ -199,8 +173,7 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     return Setup(
         model=model,
-        layout=layout_of(megatron),
-        cp=megatron.context_parallel_size,
+        layout=Layout.of(megatron),
         gpus=args.actor.num_nodes * args.actor.num_gpus_per_node,
         gpus_per_node=args.actor.num_gpus_per_node,
         cuda=cuda,

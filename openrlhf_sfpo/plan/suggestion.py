@@ -33,7 +33,7 @@ def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -
     """
     found = [make_plan(candidate, gpu_memory_gb) for candidate in _layouts(_shared(setup, gpus))]
     fitting = [plan for plan in found if plan.fits and plan.worst.worst.total <= _SPARE * plan.gpu_bytes]
-    best = {(plan.setup.layout, plan.setup.cp, plan.setup.recompute): plan for plan in sorted(fitting, key=_rank)[::-1]}
+    best = {(plan.setup.layout, plan.setup.recompute): plan for plan in sorted(fitting, key=_rank)[::-1]}
     return sorted(best.values(), key=_rank)[:count]
 
 
@@ -62,8 +62,8 @@ def _layouts(setup: Setup) -> Iterator[Setup]:
     model = setup.model
     stages = [count for count in range(1, _MOST_STAGES + 1) if model.num_layers % count == 0]
     for cp, tp, pp in itertools.product(_SIZES, _SIZES, stages):
-        layout = replace(setup.layout, tp=tp, pp=pp, vpp=1)
-        laid_out = replace(setup, layout=layout, cp=cp, recompute_layers=None, sequence_parallel=tp > 1)
+        layout = replace(setup.layout, tp=tp, pp=pp, vpp=1, cp=cp)
+        laid_out = replace(setup, layout=layout, recompute_layers=None, sequence_parallel=tp > 1)
         if _is_possible(laid_out):
             for recompute, budget in itertools.product(("none", "full"), _budgets(setup)):
                 tokens = max(budget, setup.max_len)
@@ -77,9 +77,7 @@ def _budgets(setup: Setup) -> list[int]:
 
 
 def _is_possible(setup: Setup) -> bool:
-    if not setup.gpus or setup.gpus % setup.block or setup.layout.tp > setup.gpus_per_node:
-        return False
-    if setup.cp > 1 and setup.layers == "local":
+    if not setup.gpus or setup.gpus % setup.layout.block or setup.layout.tp > setup.gpus_per_node:
         return False
     try:
         setup.check()
@@ -91,10 +89,10 @@ def _is_possible(setup: Setup) -> bool:
 def _rank(plan: Plan) -> tuple[float, ...]:
     setup = plan.setup
     return (
-        setup.cp,
+        setup.layout.cp,
         setup.recompute != "none",
         plan.bubble if plan.bubble > _SMALL_BUBBLE else 0.0,
-        setup.block,
+        setup.layout.block,
         setup.layout.pp,
         -setup.max_tokens,
     )
@@ -107,8 +105,8 @@ def flags_of(setup: Setup) -> list[str]:
     flags = [f"--actor.num_nodes {nodes}", f"--actor.num_gpus_per_node {setup.gpus_per_node}"]
     flags.append(f"--megatron.tensor_model_parallel_size {layout.tp}")
     flags.append(f"--megatron.pipeline_model_parallel_size {layout.pp}")
-    if setup.cp > 1:
-        flags.append(f"--megatron.context_parallel_size {setup.cp}")
+    if setup.layout.cp > 1:
+        flags.append(f"--megatron.context_parallel_size {setup.layout.cp}")
     flags.append(f"--megatron.recompute {setup.recompute}")
     flags.append(f"--train.max_tokens_per_gpu {setup.max_tokens}")
     if engines.count:

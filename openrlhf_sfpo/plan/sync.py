@@ -31,9 +31,10 @@ def sync(setup: Setup) -> SyncPlan:
 
 def gathering(setup: Setup) -> int:
     """Bytes that a stage's first rank has at a time at most: its part of a bucket and all ranks' parts, the tensors
-    made of them, and these as one bucket (`WeightExchange._gather`)."""
+    made of them, and these as one bucket (`WeightExchange._gather`); and of the next bucket, which is under way, the
+    first two."""
     largest, tp = max(setup.buckets), setup.layout.tp
-    return 3 * largest + (largest // tp if tp > 1 else 0)
+    return 4 * largest + (2 * largest // tp if tp > 1 else 0)
 
 
 def buffers(setup: Setup) -> int:

@@ -32,7 +32,7 @@ def as_text(plan: Plan) -> str:
 def layout_in_words(setup: Setup) -> str:
     """TP, PP and so on, where they are not 1."""
     layout = setup.layout
-    sizes = [("TP", layout.tp), ("CP", setup.cp), ("PP", layout.pp), ("VPP", layout.vpp), ("DP", setup.dp)]
+    sizes = [("TP", layout.tp), ("CP", setup.layout.cp), ("PP", layout.pp), ("VPP", layout.vpp), ("DP", setup.dp)]
     return " ".join(f"{name}={size}" for name, size in sizes if size > 1 or name in ("TP", "PP", "DP"))
 
 
@@ -193,7 +193,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "tp": setup.layout.tp,
             "pp": setup.layout.pp,
             "vpp": setup.layout.vpp,
-            "cp": setup.cp,
+            "cp": setup.layout.cp,
             "dp": setup.dp,
             "gpus": setup.gpus,
             "recompute": setup.recompute,
