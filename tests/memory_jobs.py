@@ -1,5 +1,6 @@
 """What rank processes run to find out how many bytes a real actor holds."""
 
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,12 @@ class LiveTensors(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._known: dict[int, Any] = {}
+
+    def begin(self) -> int:
+        """Forget the peak so far; return what there is now, without what only cycles of references keep."""
+        gc.collect()
+        self.peak = self.now
+        return self.now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -102,15 +109,14 @@ def measure(
         copy.release()
         del copy
         saved = SavedTensors({buffer.param_data.untyped_storage().data_ptr() for buffer in _buffers(actor)})
-        before = live.now
-        live.peak = before
+        before = live.begin()
         with saved.watching():
             step()
         found.update(saved=saved.peak, training=live.peak - before)
-        live.peak = before = live.now
+        before = live.begin()
         actor.forward(mine)
         found["scoring"] = live.peak - before
-        live.peak = before = live.now
+        before = live.begin()
         for _ in actor.export():
             pass
         found["sending"] = live.peak - before

@@ -75,7 +75,7 @@ def _attention(setup: Setup, w: Widths) -> float:
     the value is then a view of the product's output, b (q + 2 k), which it keeps whole. So it does without selective
     recomputation where there is nothing to repeat. cos and sin of queries and keys, 4 b d.
 
-    Norms of queries and keys (Qwen3): local (4 + 4 b-cast copies) of q + k; Transformer Engine b (q + k).
+    Norms of queries and keys (Qwen3): local (4 + 4) (q + k), as of the residual stream; Transformer Engine b (q + k).
     """
     rotary = 4 * w.b * w.d
     whole = w.q + 2 * w.k
