@@ -88,6 +88,7 @@ def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, ch
         recompute=changes.get("recompute", "none"),
         tokens=LENGTH,
         chunk=64,
+        bucket_bytes=2 * 2**20,
         overlap=bool(changes.get("overlap_grad_reduce")),
         snapshot=3,
         max_len=LENGTH,
@@ -107,6 +108,7 @@ def test_planned_bytes_are_those_of_a_real_actor(ranks: RankPool, tmp_path: Path
         "max_tokens_per_gpu": LENGTH,
         "train_batch_size": setup.samples,
         "log_prob_chunk_size": setup.chunk,
+        "weight_bucket_bytes": setup.bucket_bytes,
         **changes,
     }
     data = samples(setup.samples, SHAPE["vocab_size"])

@@ -135,10 +135,13 @@ class Setup:
         return weight_plan(self.model, self.layout)
 
     @functools.cached_property
-    def buckets(self) -> list[int]:
-        """Bytes of each part in which `export.WeightExchange` gathers and sends the weights."""
+    def buckets(self) -> list[tuple[int, int]]:
+        """The parts in which `export.WeightExchange` gathers and sends the weights: their pipeline stage and bytes."""
         limit = self.bucket_bytes // self.element
-        return [self.element * sum(entry.numel for entry in bucket) for _, bucket in buckets(self.entries, limit)]
+        return [
+            (stage, self.element * sum(entry.numel for entry in bucket))
+            for stage, bucket in buckets(self.entries, limit)
+        ]
 
     @functools.cached_property
     def count(self) -> int:

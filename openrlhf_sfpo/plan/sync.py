@@ -26,20 +26,29 @@ class SyncPlan:
 
 def sync(setup: Setup) -> SyncPlan:
     """What `export.WeightExchange` sends, and in how many buckets."""
-    return SyncPlan(sum(setup.buckets), len(setup.buckets), max(setup.buckets))
+    sizes = [size for _, size in setup.buckets]
+    return SyncPlan(sum(sizes), len(sizes), max(sizes))
 
 
 def gathering(setup: Setup) -> int:
-    """Bytes that a stage's first rank has at a time at most: its part of a bucket and all ranks' parts, the tensors
-    made of them, and these as one bucket (`WeightExchange._gather`); and of the next bucket, which is under way, the
-    first two."""
-    largest, tp = max(setup.buckets), setup.layout.tp
-    return 4 * largest + (2 * largest // tp if tp > 1 else 0)
+    """Bytes that the first rank has at a time at most (see `export.WeightExchange.stream`).
+
+    Of a bucket of its own stage: its part and all ranks' parts, the tensors made of them, and these as one bucket; of
+    the next one, which is under way, the first two; of the one before the last, as long as its receiver has a tensor of
+    it. A bucket of another stage comes as one.
+    """
+    tp, nothing = setup.layout.tp, (1, 0)
+    most = 0
+    around = zip([nothing, *setup.buckets[:-1]], setup.buckets, [*setup.buckets[1:], nothing], strict=True)
+    for before, one, following in around:
+        parts = [size + (size // tp if tp > 1 else 0) if stage == 0 else size for stage, size in (one, following)]
+        most = max(most, before[1] + sum(parts) + (2 * one[1] if one[0] == 0 else 0))
+    return most
 
 
 def buffers(setup: Setup) -> int:
     """`gathering`, and what vLLM's sender packs."""
-    return gathering(setup) + _VLLM_BUCKETS * max(setup.buckets) if setup.engines.count else 0
+    return gathering(setup) + _VLLM_BUCKETS * sync(setup).largest if setup.engines.count else 0
 
 
 def checkpoint_bytes(setup: Setup) -> int:
