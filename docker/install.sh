@@ -47,9 +47,10 @@ built() {
     torch_cuda="$(in_venv -c 'import torch; print(torch.version.cuda)')"
     toolkit="$("$CUDA_HOME/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')"
     [ "$torch_cuda" = "$toolkit" ] || fail "torch was built for CUDA $torch_cuda, and $CUDA_HOME is $toolkit."
-    # Headers of the cuDNN and NCCL that torch runs with; the toolkit has none.
+    # Headers of the cuDNN and NCCL that torch runs with, which the toolkit lacks, and NVTX, which it may lack; the
+    # toolkit's own are found before these.
     site="$(in_venv -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-    export CPLUS_INCLUDE_PATH="$site/nvidia/cudnn/include:$site/nvidia/nccl/include"
+    export CPLUS_INCLUDE_PATH="$site/nvidia/cudnn/include:$site/nvidia/nccl/include:$site/nvidia/cu13/include"
     # Built here, and not taken from a release page where a file may have the right name.
     export NVTE_FRAMEWORK=pytorch NVTE_PYTORCH_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_BUILD=TRUE
     export FLASH_ATTN_CUDA_ARCHS="${CUDA_ARCHS:-90}"
