@@ -68,17 +68,20 @@ class WeightExchange:
                 parameter.copy_(value)
 
     @torch.no_grad()
-    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full tensor) on global rank 0; take part in the gathering on the ranks of its model copy.
 
         Every rank must exhaust the iterator. Tensors are views of one bucket and are overwritten by nobody, but a
         consumer that keeps them keeps the bucket.
+
+        Args:
+            everyone: yield on all ranks; each data-parallel replica then gathers its own copy.
         """
-        if parallel_state.get_data_parallel_rank() != 0:
+        if parallel_state.get_data_parallel_rank() != 0 and not everyone:
             return
         for stage, bucket in self._buckets():
-            flat = self._gather(bucket) if stage == self._stage else None
-            flat = self._to_rank_zero(stage, bucket, flat)
+            flat = self._gather(bucket, everyone) if stage == self._stage else None
+            flat = (self._to_everyone if everyone else self._to_rank_zero)(stage, bucket, flat)
             if flat is None:
                 continue
             sizes = [torch.Size(shape).numel() for entry in bucket for shape in entry.converter.shapes]
@@ -102,15 +105,15 @@ class WeightExchange:
                 numel += entry.numel
             yield stage, bucket
 
-    def _gather(self, bucket: list[Entry]) -> torch.Tensor | None:
-        """The bucket's full tensors, flattened, on tensor-parallel rank 0 of the stage that holds them."""
+    def _gather(self, bucket: list[Entry], everyone: bool = False) -> torch.Tensor | None:
+        """The bucket's full tensors, flattened, on tensor-parallel rank 0 of the stage that holds them, or on all."""
         local = [self._parameter(entry).detach() for entry in bucket]
         flat = torch.cat([part.reshape(-1) for part in local])
         gathered = [flat]
         if self.layout.tp > 1:
             gathered = [torch.empty_like(flat) for _ in range(self.layout.tp)]
             dist.all_gather(gathered, flat, group=self._tp_group)
-        if self._tp_rank != 0:
+        if self._tp_rank != 0 and not everyone:
             return None
         sizes = [part.numel() for part in local]
         by_rank = [shards.split(sizes) for shards in gathered]
@@ -132,6 +135,15 @@ class WeightExchange:
             dist.recv(received, src=sender)
             return received
         return None
+
+    def _to_everyone(self, stage: int, bucket: list[Entry], flat: torch.Tensor | None) -> torch.Tensor:
+        """From the ranks of a stage, which all have the bucket, along each of the pipelines that they are in."""
+        if flat is None:
+            flat = torch.empty(sum(entry.numel for entry in bucket), dtype=self.dtype, device=self._device)
+        pipeline = parallel_state.get_pipeline_model_parallel_group()
+        if pipeline.size() > 1:
+            dist.broadcast(flat, src=dist.get_global_rank(pipeline, stage), group=pipeline)
+        return flat
 
     def _parameter(self, entry: Entry) -> torch.nn.Parameter:
         return self._parameters[entry.chunk][entry.parameter]
