@@ -100,7 +100,8 @@ class MegatronActor:
             self._before = SlowCopy(self.shards, "restore", "cpu") if self.settings.skip_nonfinite else None
             _check_norms(self.optimizer)
         shards = self.shards if train else None
-        self._offload = Offload(self._chunks, shards, self.settings.offload_parameters, self.finish_parameter_gather)
+        parameters = self.settings.offload_parameters or not train
+        self._offload = Offload(self._chunks, shards, parameters, self.finish_parameter_gather)
 
     @_on_device
     def offload_states(self) -> None:

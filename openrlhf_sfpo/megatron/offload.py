@@ -4,13 +4,11 @@ Whole storages are moved: copied to the host and resized to nothing, later resiz
 one (the optimizer's fp32 shards of fp32 parameters, gradients and parameters of DDP's flat buffers, its buckets) is one
 afterwards, too. Megatron-Core has three such functions, of which one serves here:
 
-| function | used | because |
-| --- | --- | --- |
-| DistributedDataParallel.offload_grad_buffers | yes | gradients are zeroed before use, so it only frees them |
-| _ParamAndGradBuffer.offload_to_cpu(move_params=True) | no | it makes a pageable copy first and pins that, twice the \
-host memory for a moment, and needs CUDA |
-| MegatronOptimizer.offload_to_cpu | no | it gives each shard a new tensor: with fp32 parameters, whose shards are views \
-of the model's, the optimizer would from then on train a copy that no forward pass reads |
+- DistributedDataParallel.offload_grad_buffers: gradients are zeroed before use, so it only frees them.
+- Not _ParamAndGradBuffer.offload_to_cpu for parameters: it makes a pageable copy first and pins that, which is twice
+  the host memory for a moment, and it needs CUDA.
+- Not MegatronOptimizer.offload_to_cpu: it gives each shard a new tensor. fp32 parameters have shards that are views of
+  the model's, and the optimizer would from then on train a copy that no forward pass reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -31,6 +31,7 @@ _FREE = {
     "megatron.overlap_param_gather",
     "megatron.ddp_bucket_size",
     "megatron.log_prob_chunk_size",
+    "megatron.offload_parameters",
     "megatron.weight_bucket_mb",
     "sfpo.snapshot_device",
     "train.colocate_actor_ref",
