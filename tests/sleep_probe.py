@@ -2,9 +2,9 @@
 
     python sleep_probe.py MODEL OTHER
 
-A RolloutEngine of MODEL, without Ray, sleeps at level 1, then at level 2, and gets the weights of MODEL again; then an
-update with those of OTHER is broken off after the first bucket, and the weights of MODEL come whole. At last the weights
-of OTHER come in the middle of an answer.
+A RolloutEngine of MODEL, without Ray, sleeps at level 1, then at level 2, and gets the weights of MODEL again. Then an
+update with those of OTHER is broken off after the first bucket, and the weights of MODEL come whole. At last the
+weights of OTHER come in the middle of an answer.
 """
 
 import asyncio
@@ -103,7 +103,9 @@ async def partial_answer(engine: Any, model: str, other: str) -> dict[str, Any]:
     for name, path in (("other", other), ("model", model)):
         await asyncio.to_thread(send, engine, loop, path)
         await engine.reset_prefix_cache()
-        scored = await engine.generate(PROMPT + tokens, SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False))
+        scored = await engine.generate(
+            PROMPT + tokens, SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        )
         places = zip(scored.prompt_logprobs[len(PROMPT) :], tokens, strict=True)
         result[name] = [entry[token].logprob for entry, token in places]
     return result

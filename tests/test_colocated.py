@@ -101,7 +101,7 @@ def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     run_dir = tmp_path_factory.mktemp("disaggregated") / "run"
     done = train(with_reference(run_dir, problems), [], run_dir.parent / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line["train/kl"] > 0 for line in read_metrics(run_dir) if line["step"]] == [True] * STEPS
+    assert read_metrics(run_dir)[-1]["train/kl"] > 0
     return run_dir
 
 
@@ -158,7 +158,8 @@ def test_asynchronous_training_with_partial_rollouts(problems: Path, tmp_path: P
         assert line["sfpo/active"] == 1.0
         assert line["train/rollout_log_prob_abs_diff"] < 0.2, "off-policy by a step or two"
         assert line["weight_sync/updates"] == 1.0
-    assert lines[0]["train/rollout_log_prob_abs_diff"] < 1e-3
+        assert "train/is_filter_ratio" in line
+    assert lines[0]["train/rollout_log_prob_abs_diff"] < 0.02 < lines[2]["train/rollout_log_prob_abs_diff"]
 
 
 def settings(**changes: Any) -> dict[str, Any]:
