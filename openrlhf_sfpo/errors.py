@@ -32,6 +32,7 @@ class WeightSyncFailed(RuntimeError):
 
 
 WEIGHT_SYNC_HINT = (
-    "What the engines did is in their logs in Ray's session directory. If they wait as well, look at the network between "
-    "them and the actor: NCCL_SOCKET_IFNAME must name an interface that all machines share; NCCL_DEBUG=INFO shows more."
+    "What the engines did is in their logs in Ray's session directory. If they wait as well, look at the network "
+    "between them and the actor: NCCL_SOCKET_IFNAME must name an interface that all machines share; NCCL_DEBUG=INFO "
+    "shows more."
 )

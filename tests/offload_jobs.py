@@ -196,3 +196,20 @@ def stored(actor: Any) -> dict[str, torch.Tensor]:
         for key, container in actor.contents(1, {}, {}).tensors.items()
         for number, shard in enumerate(container._local_shards)
     }
+
+
+def memory_handles(path: str, bucket_bytes: int) -> tuple[int, bool, list[str], int]:
+    """Of a transfer between processes on the same GPUs: its buffer's bytes, whether it is packed, what this rank packs,
+    and the bytes of the largest tensor in it."""
+    from openrlhf_sfpo.rollout.weight_sync import _init_info, _weight_source, backend_for
+
+    actor = jobs.make_actor(path, (1, 2, 1), weight_bucket_bytes=bucket_bytes)
+    backend = backend_for("cuda", shared_gpus=True)
+    source = _weight_source(actor, everyone=backend == "ipc")
+    info = _init_info(backend, source, engine_workers=2, master_address="127.0.0.1")
+    assert type(info).__name__ == "IPCTrainerInitInfo"
+    assert info.is_sender == (torch.distributed.get_rank() == 0)
+    packed = dict(source)
+    assert [meta.name for meta in source.metadata()] == list(packed), "vLLM takes them in this order"
+    largest = max(tensor.numel() * tensor.element_size() for tensor in packed.values())
+    return info.packed_buffer_size_bytes, info.packed, list(packed), largest

@@ -111,10 +111,7 @@ async def partial_answer(engine: Any, model: str, other: str) -> dict[str, Any]:
     return result
 
 
-async def main(model: str, other: str) -> dict[str, Any]:
-    import psutil
-    from vllm import SamplingParams
-
+async def start(model: str) -> Any:
     from openrlhf_sfpo.orchestration.engine import RolloutEngine
 
     engine = RolloutEngine.__new__(RolloutEngine)
@@ -135,6 +132,14 @@ async def main(model: str, other: str) -> dict[str, Any]:
         enable_prefix_caching=True,
         max_model_len=64,
     )
+    return engine
+
+
+async def main(model: str, other: str) -> dict[str, Any]:
+    import psutil
+    from vllm import SamplingParams
+
+    engine = await start(model)
     loop = asyncio.get_running_loop()
     seen: list[dict[str, Any]] = []
 
