@@ -7,6 +7,7 @@ from typing import Any
 
 from openrlhf_sfpo.config import SFPOConfig, section
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.placement import check_placement
 
 
 def check_flags(args: Any) -> None:
@@ -18,8 +19,15 @@ def check_flags(args: Any) -> None:
     check_sfpo(section(SFPOConfig, args.sfpo))
     _check_rollout(args)
     _check_recomputation(args)
+    if args.actor.backend == "deepspeed" and args.train.colocate_all:
+        raise UsageError(
+            "--train.colocate_all",
+            "is for --actor.backend megatron here.",
+            "Drop it (--train.colocate_actor_ref works), or use the patched OpenRLHF (openrlhf-sfpo patch).",
+        )
     check_backend(args)
     check_numbers(args)
+    check_placement(args)
 
 
 def check_numbers(args: Any) -> None:
@@ -42,7 +50,6 @@ def check_numbers(args: Any) -> None:
         ("--actor.num_nodes", args.actor.num_nodes),
         ("--actor.num_gpus_per_node", args.actor.num_gpus_per_node),
         ("--vllm.tensor_parallel_size", args.vllm.tensor_parallel_size),
-        ("--megatron.recompute_num_layers", args.megatron.recompute_num_layers),
     ):
         if value is not None and value < 1:
             raise UsageError(flag, f"is {value}.", "Use 1 or more.")
@@ -130,7 +137,7 @@ def _check_rollout(args: Any) -> None:
 
 
 def check_no_other_models(args: Any, who: str) -> None:
-    """Refuse critics and reward models in the cluster, and engines on the actor's GPUs.
+    """Refuse critics and reward models in the cluster.
 
     Args:
         args: nested.
@@ -139,11 +146,6 @@ def check_no_other_models(args: Any, who: str) -> None:
     refusals = [
         ("--algo.advantage.estimator", args.algo.advantage.estimator == "gae", "Use group_norm: there is no critic."),
         ("--reward.model_name_or_path", args.reward.model_name_or_path, "Serve it, and pass --reward.remote_url URL."),
-        (
-            "--train.colocate_all",
-            args.train.colocate_all,
-            "Drop it: engines and actor need GPUs of their own (--train.colocate_actor_ref works).",
-        ),
     ]
     _refuse(args, who, refusals)
 
@@ -203,7 +205,6 @@ def _refused_by_megatron(args: Any) -> list[tuple[str, Any, str]]:
         ("--ds.lora.rank", args.ds.lora.rank, "Leave it 0: all parameters are trained."),
         ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
         ("--ds.adam_offload", args.ds.adam_offload, "Drop it."),
-        ("--ds.enable_sleep", args.ds.enable_sleep, "Drop it."),
         ("--ds.use_liger_kernel", args.ds.use_liger_kernel, "Drop it."),
         ("--ds.ring_attn_size", args.ds.ring_attn_size > 1, "Leave it 1."),
         (

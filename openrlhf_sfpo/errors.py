@@ -29,3 +29,14 @@ class NonFiniteBatch(RuntimeError):
 
 class StepHung(RuntimeError):
     """No rank made progress for too long; the message says where each of them is."""
+
+
+class WeightSyncFailed(RuntimeError):
+    """An engine died or hung while the weights were sent to it; the message says which call it did not answer."""
+
+
+WEIGHT_SYNC_HINT = (
+    "What the engines did is in their logs in Ray's session directory. If they wait as well, look at the network "
+    "between them and the actor: NCCL_SOCKET_IFNAME must name an interface that all machines share; NCCL_DEBUG=INFO "
+    "shows more."
+)

@@ -15,6 +15,7 @@ from openrlhf_sfpo.checks import check_backend, check_no_other_models, check_sfp
 from openrlhf_sfpo.config import SFPOConfig, add_sections, defaults, section
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import flash_attn_stub
+from openrlhf_sfpo.placement import check_placement, engines_share_gpus
 
 flash_attn_stub.install_if_missing()
 
@@ -69,6 +70,7 @@ def _check(args: Any) -> None:
     if args.actor.backend == "deepspeed":
         return
     check_no_other_models(args, "the Megatron actor")
+    check_placement(args)
     if found not in _MEGATRON_VERSIONS:
         raise UsageError(
             "--actor.backend",
@@ -110,7 +112,7 @@ def _settle(args: Any, device: str) -> None:
     from openrlhf_sfpo.orchestration import preflight
     from openrlhf_sfpo.orchestration.devices import settle
 
-    without_flags = [defaults(section) for section in ("run", "rollout", "train", "ckpt")]
+    without_flags = [defaults(section) for section in ("run", "rollout", "train", "ckpt", "vllm")]
     values = {name: value for part in [*without_flags, preflight.dotted(args)] for name, value in part.items()}
     values["run.verbose"] = True
     settle(values, device)
@@ -123,10 +125,13 @@ def _settle(args: Any, device: str) -> None:
 
 def _engine_class(device: str, args: Any) -> Any:
     from openrlhf_sfpo.orchestration.engine import EngineClass, engine_env
+    from openrlhf_sfpo.rollout.weight_sync import backend_for
 
     return EngineClass(
         engine_env(device, eager=args.vllm.enforce_eager, verbose=True),
         device=device,
+        weight_backend=backend_for(device, engines_share_gpus(args)),
+        sleep_level=1,  # OpenRLHF's own trainer does not send weights again before it asks for responses
         kv_cache_bytes=args.run.kv_cache_mb * 1024 * 1024,
         engine_dtype=args.run.engine_dtype,
         response_seed=None,

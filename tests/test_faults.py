@@ -66,7 +66,8 @@ def replayed(run_dir: Path, problems: Path, recording: Path, **changes: Any) -> 
 
 def train(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> subprocess.CompletedProcess[str]:
     done.mkdir(exist_ok=True)
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "FAULTS": json.dumps(faults), "FAULTS_DONE": str(done)}
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "FAULTS": json.dumps(faults), "FAULTS_DONE": str(done)}
     command = [sys.executable, str(TESTS / "faulty_train.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 

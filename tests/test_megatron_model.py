@@ -148,11 +148,11 @@ def stream_with_events(path: str) -> list[str]:
     bucket_of: dict[str, int] = {}
     start = WeightExchange._start
 
-    def noted(self: Any, stage: int, bucket: list[Any]) -> Any:
+    def noted(self: Any, stage: int, bucket: list[Any], everyone: bool) -> Any:
         number = sum(event.startswith("start") for event in events)
         bucket_of.update({name: number for entry in bucket for name in entry.converter.names})
         events.append(f"start {number}")
-        return start(self, stage, bucket)
+        return start(self, stage, bucket, everyone)
 
     WeightExchange._start = noted
     for name, _ in actor.export():

@@ -46,6 +46,17 @@ def test_ranks_that_have_nothing_to_do_do_not_hang(watchdog: Watchdog, clock: Cl
         assert watchdog.verdict() is None
 
 
+def test_a_weight_transfer_that_hangs_is_named_with_what_to_look_at(watchdog: Watchdog, clock: Clock) -> None:
+    watchdog.hear({0: beat(9, phase="weights to vLLM"), 1: beat(9, phase="weights to vLLM", waits_in="barrier")})
+    clock.now += 60
+    said = watchdog.verdict()
+    assert "in: weights to vLLM." in said
+    assert "NCCL_SOCKET_IFNAME" in said
+    watchdog.hear({0: beat(10), 1: beat(10)})
+    clock.now += 60
+    assert "NCCL" not in watchdog.verdict()
+
+
 def test_each_rank_is_named_with_its_place(watchdog: Watchdog, clock: Clock, tmp_path: Path) -> None:
     watchdog.hear({rank: beat(9) for rank in range(4)})
     for _ in range(12):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jobs
+import offload_jobs
 import pytest
 import torch
 from ranks import RankPool
@@ -54,6 +55,19 @@ def test_a_synced_engine_equals_one_that_loads_the_export_to_the_bit(
     assert set(updates) == {"update"}
     assert len(updates) <= size / 300_000 + 1, "buckets are filled before they are sent"
     assert result["left_behind"] == []
+
+
+@pytest.mark.parametrize("bucket_bytes", [1_000, 10_000_000])
+def test_every_rank_beside_an_engine_packs_all_weights_and_the_largest_fits(
+    ranks: RankPool, tmp_path: Path, bucket_bytes: int
+) -> None:
+    first, second = ranks.run(2, offload_jobs.memory_handles, str(make_model(tmp_path, "llama")), bucket_bytes)
+    assert first == second
+    buffer_bytes, packed, names, largest = first
+    assert packed
+    assert "lm_head.weight" in names
+    assert largest > 1_000
+    assert buffer_bytes == max(bucket_bytes, largest)
 
 
 def test_what_a_killed_sender_left_in_shared_memory_is_removed() -> None:

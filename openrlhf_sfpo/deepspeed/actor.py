@@ -51,7 +51,10 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
 
             workers = len(vllm_engines) * strategy.args.vllm.tensor_parallel_size
             weights = _EngineWeights(self.actor.model)
-            self._new_sync = functools.partial(WeightSync, weights, vllm_engines, workers, self._master_addr)
+            timeout = strategy.args.rollout.engine_timeout
+            self._new_sync = functools.partial(
+                WeightSync, weights, vllm_engines, workers, self._master_addr, timeout=timeout
+            )
             self._sync = self._new_sync()
 
     def broadcast_to_vllm(self) -> None:

@@ -21,6 +21,7 @@ from openrlhf_sfpo.megatron.layers import choose_layers
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
 from openrlhf_sfpo.megatron.model import build_model
 from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.offload import Offload
 from openrlhf_sfpo.megatron.optimizer import LearningRate, build_optimizer
 from openrlhf_sfpo.megatron.passes import NonFiniteUpdate, PassRunner, check_norms, speaks
 from openrlhf_sfpo.megatron.pipeline import LossFunction, LossNorm, Pipeline
@@ -101,6 +102,20 @@ class MegatronActor:
             self.shards = MainShards(self.optimizer, self._chunks)
             self._before = SlowCopy(self.shards, "restore", "cpu") if self.settings.skip_nonfinite else None
             check_norms(self.optimizer)
+        shards = self.shards if train else None
+        parameters = self.settings.offload_parameters or not train
+        self._offload = Offload(self._chunks, shards, parameters, self.finish_parameter_gather)
+
+    @_on_device
+    def offload_states(self) -> None:
+        """Move what only training needs, and with `offload_parameters` the parameters, to host memory. What needs them
+        brings them back for as long as it runs. Called on every rank."""
+        self._offload.offload()
+
+    @_on_device
+    def reload_states(self) -> None:
+        """Bring back what `offload_states` moved, to stay."""
+        self._offload.reload()
 
     @_on_device
     def forward(self, samples: list[Sample]) -> list[torch.Tensor]:
@@ -113,6 +128,11 @@ class MegatronActor:
             For each sample fp32 [length - 1] on the CPU, zero outside the action mask, on every rank.
         """
         batch = RolloutBatch(self, [Sample(sample.tokens, sample.action_mask) for sample in samples])
+        with self._offload.present("parameters"):
+            return batch.to_owners(self._log_probs_of(batch))
+
+    def _log_probs_of(self, batch: RolloutBatch) -> dict[int, torch.Tensor]:
+        """By sample number, where this rank has a last stage."""
         log_probs: dict[int, torch.Tensor] = {}
         for step in range(batch.num_steps):
             numbers, batches = batch.micro_batches(step)
@@ -121,7 +141,7 @@ class MegatronActor:
                 self.add_start_entropies(entropies)
                 for row, number in enumerate(members):
                     log_probs[number] = values[row, : batch.length(number) - 1].cpu()
-        return batch.to_owners(log_probs)
+        return log_probs
 
     def add_start_entropies(self, entropies: torch.Tensor) -> None:
         """Note entropies of the policy at theta_0, fp32 [n]."""
@@ -152,7 +172,10 @@ class MegatronActor:
         Raises:
             NonFiniteUpdate: a loss or a gradient norm is not finite, without `skip_nonfinite`.
         """
-        runner = PassRunner(self, RolloutBatch(self, samples), loss_function)
+        with self._offload.present(changes=True):
+            return self._update(PassRunner(self, RolloutBatch(self, samples), loss_function), sfpo)
+
+    def _update(self, runner: PassRunner, sfpo: SlowFastUpdate) -> dict[str, Any]:
         if self._before is None:
             slow, metrics = sfpo.step(runner)
             return {**slow, **metrics, "skipped_update": 0.0}
@@ -170,10 +193,9 @@ class MegatronActor:
             self._before.release()
 
     @_on_device
-    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def export(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
         """Stream the weights as Hugging Face tensors; see `WeightExchange.stream`. Every rank must exhaust it."""
-        self.finish_parameter_gather()
-        return self._reporting(self.weights.stream())
+        return self._reporting(everyone)
 
     @_on_device
     def save_pretrained(self, target: str) -> None:
@@ -196,9 +218,11 @@ class MegatronActor:
             manifest: what the checkpoint's manifest shall say.
         """
         own = {"adam_step": training_state.adam_step_of(self), "learning_rate": self.learning_rate.state_dict()}
+        with self._offload.present("optimizer", "parameters"):
+            tensors = training_state.staged(self)
         return Contents(
             step,
-            training_state.staged(self),
+            tensors,
             {**common, "actor": own},
             Path(self.path),
             {"layout": dataclasses.asdict(self.layout) | {"world_size": dist.get_world_size()}, **manifest},
@@ -215,7 +239,8 @@ class MegatronActor:
         """
         common = load_object(directory / COMMON)
         own = common.pop("actor")
-        training_state.restore(self, directory, own["adam_step"])
+        with self._offload.present(changes=True):
+            training_state.restore(self, directory, own["adam_step"])
         self.learning_rate.load_state_dict(own["learning_rate"])
         files = sorted(directory.glob("rng_*.pt"))
         if len(files) == dist.get_world_size():
@@ -236,10 +261,13 @@ class MegatronActor:
             if getattr(chunk, "ddp_config", None) and chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync(force_sync=True)
 
-    def _reporting(self, stream: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        for named_tensor in stream:
-            self._report()
-            yield named_tensor
+    def _reporting(self, everyone: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        with self._offload.present("parameters"):
+            with cpu.device_scope():
+                self.finish_parameter_gather()
+            for named_tensor in self.weights.stream(everyone):
+                self._report()
+                yield named_tensor
 
     def compute_gradients(self, batches: list[MicroBatch], loss_function: LossFunction, norm: LossNorm) -> list[Any]:
         """Leave the gradients of one train batch, reduced, in the DDP buffers; return the micro-batches' metrics."""

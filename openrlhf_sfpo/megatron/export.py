@@ -75,18 +75,22 @@ class WeightExchange:
                 parameter.copy_(value)
 
     @torch.no_grad()
-    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full tensor) on global rank 0; take part in the gathering on the ranks of its model copy.
 
         While the consumer of a bucket sends it on, the next one is under way, so that two are held at a time. Every
         rank must exhaust the iterator. Tensors are views of one bucket and are overwritten by nobody, but a consumer
         that keeps them keeps the bucket.
+
+        Args:
+            everyone: yield on all ranks; each of the ranks' model copies then gathers for itself.
         """
-        if parallel_state.get_data_parallel_rank() != 0 or parallel_state.get_context_parallel_rank() != 0:
+        is_first_copy = parallel_state.get_data_parallel_rank() == 0 and parallel_state.get_context_parallel_rank() == 0
+        if not is_first_copy and not everyone:
             return
         under_way: tuple[list[Entry], Callable[[], torch.Tensor | None]] | None = None
         for stage, bucket in self._buckets():
-            following = bucket, self._start(stage, bucket)
+            following = bucket, self._start(stage, bucket, everyone)
             if under_way is not None:
                 yield from _tensors(*under_way)
             under_way = following
@@ -96,13 +100,16 @@ class WeightExchange:
     def _buckets(self) -> Iterable[tuple[int, list[Entry]]]:
         return buckets(self.plan, self.bucket_bytes // torch.empty((), dtype=self.dtype).element_size())
 
-    def _start(self, stage: int, bucket: list[Entry]) -> Callable[[], torch.Tensor | None]:
-        """Set a bucket on its way to rank 0. What is returned waits for it, and gives the full tensors, flattened, on
-        rank 0."""
+    def _start(self, stage: int, bucket: list[Entry], everyone: bool) -> Callable[[], torch.Tensor | None]:
+        """Set a bucket on its way to rank 0, or to all ranks. What is returned waits for it, and gives there the full
+        tensors, flattened."""
+        if everyone:
+            gathered = self._gather(bucket, everyone) if stage == self._stage else lambda: None
+            return lambda: self._to_everyone(stage, bucket, gathered())
         # In data-parallel replica 0, the first rank of stage s has the global rank s * tp * cp.
         sender, rank = stage * self.layout.tp * self.layout.cp, dist.get_rank()
         if stage == self._stage:
-            gathered = self._gather(bucket)
+            gathered = self._gather(bucket, everyone)
             if rank != sender or rank == 0:
                 return gathered
             # This rank has nobody else to wait for: it may as well wait here.
@@ -113,9 +120,9 @@ class WeightExchange:
             torch.empty(sum(entry.numel for entry in bucket), dtype=self.dtype, device=self._device), sender
         )
 
-    def _gather(self, bucket: list[Entry]) -> Callable[[], torch.Tensor | None]:
+    def _gather(self, bucket: list[Entry], everyone: bool) -> Callable[[], torch.Tensor | None]:
         """Start gathering a bucket of this stage. What is returned waits for it, and gives the full tensors, flattened,
-        on tensor-parallel rank 0."""
+        on tensor-parallel rank 0, or on all."""
         local = [self._parameter(entry).detach() for entry in bucket]
         flat = torch.cat([part.reshape(-1) for part in local])
         gathered, work = [flat], None
@@ -126,7 +133,7 @@ class WeightExchange:
         def merged() -> torch.Tensor | None:
             if work is not None:
                 work.wait()
-            if self._tp_rank != 0:
+            if self._tp_rank != 0 and not everyone:
                 return None
             sizes = [part.numel() for part in local]
             by_rank = [shards.split(sizes) for shards in gathered]
@@ -138,6 +145,15 @@ class WeightExchange:
             return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
         return merged
+
+    def _to_everyone(self, stage: int, bucket: list[Entry], flat: torch.Tensor | None) -> torch.Tensor:
+        """From the ranks of a stage, which all have the bucket, along each of the pipelines that they are in."""
+        if flat is None:
+            flat = torch.empty(sum(entry.numel for entry in bucket), dtype=self.dtype, device=self._device)
+        pipeline = parallel_state.get_pipeline_model_parallel_group()
+        if pipeline.size() > 1:
+            dist.broadcast(flat, src=dist.get_global_rank(pipeline, stage), group=pipeline)
+        return flat
 
     def _parameter(self, entry: Entry) -> torch.nn.Parameter:
         return self._parameters[entry.chunk][entry.parameter]

@@ -64,6 +64,7 @@ class ActorSettings:
         num_threads: CPU threads; None leaves torch's choice.
         skip_nonfinite: undo an update in which a loss or a gradient norm is not finite, instead of raising; weights
             and optimizer state are copied to host memory before each update for that.
+        offload_parameters: move the parameters, too, when the actor's state is moved to host memory.
         timeout: of collectives, in seconds.
     """
 
@@ -86,5 +87,6 @@ class ActorSettings:
     weight_bucket_bytes: int = 512 * 1024 * 1024
     num_threads: int | None = None
     skip_nonfinite: bool = False
+    offload_parameters: bool = False
     timeout: float = 3600.0
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

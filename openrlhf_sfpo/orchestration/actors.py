@@ -28,6 +28,7 @@ from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 from openrlhf_sfpo.orchestration.preflight import dotted
 from openrlhf_sfpo.orchestration.pulse import Pulse
 from openrlhf_sfpo.orchestration.resume import portable
+from openrlhf_sfpo.placement import engines_share_gpus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -125,6 +126,8 @@ class PolicyActor(MegatronModelActor):
             self._writer = CheckpointWriter(self._on_saved)
             self._states = self._resume()
             self._connect(vllm_engines or [])
+            if self.args.ds.enable_sleep:
+                self.actor.offload_states()
 
     def _beat(self, state: dict[str, Any]) -> None:
         self.events.beat(self._rank, {**state, "node": ray.get_runtime_context().get_node_id()})
@@ -140,7 +143,15 @@ class PolicyActor(MegatronModelActor):
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
             workers = len(engines) * self.args.vllm.tensor_parallel_size
-            self._new_sync = functools.partial(WeightSync, self.actor, engines, workers, self._master_addr)
+            self._new_sync = functools.partial(
+                WeightSync,
+                self.actor,
+                engines,
+                workers,
+                self._master_addr,
+                timeout=self.args.rollout.engine_timeout,
+                shared_gpus=engines_share_gpus(self.args),
+            )
             self._sync = self._new_sync()
 
     def _resume(self) -> dict[str, Any]:
@@ -177,6 +188,7 @@ class PolicyActor(MegatronModelActor):
         for ours, theirs in (("entropy", "entropy_loss"), ("clip_ratio", "ppo_clip_ratio")):
             if ours in status:
                 status[theirs] = status.pop(ours)
+        self._give_back()
         return {**_mean_infos(infos), **status}
 
     @_busy
@@ -187,8 +199,33 @@ class PolicyActor(MegatronModelActor):
         if self.args.vllm.enable_prefix_caching and self._rank == 0:
             self._sync.reset_prefix_caches()
         metrics = self._sync.send(self.sfpo.gate.batches)
+        self._give_back()
         if self._rank == 0:
             self.events.send("sync", metrics=metrics)
+
+    @_busy
+    def send_weights_again(self) -> None:
+        """Send engines the weights that they have forgotten in their sleep."""
+        self._stage("weights to engines that slept")
+        self._sync.send(number=None)
+        self._give_back()
+
+    @_busy
+    def offload_states(self) -> None:
+        """Leave the device to the engines, but for the parameters unless --megatron.offload_parameters."""
+        self._stage("moving the training state to host memory")
+        self.actor.offload_states()
+
+    @_busy
+    def reload_states(self) -> None:
+        """Have the device again."""
+        self._stage("moving the training state back")
+        self.actor.reload_states()
+
+    def _give_back(self) -> None:
+        """Let the engines have what torch keeps of freed memory."""
+        if engines_share_gpus(self.args) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @_busy
     def reconnect_engines(self) -> None:
@@ -300,6 +337,8 @@ class ReferenceActor(MegatronModelActor):
 
     def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
         self._start(strategy, pretrain, max_steps=None, train=False)
+        if self.args.ref.offload:
+            self.actor.offload_states()  # and it comes back for each `forward`
 
 
 def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -> ActorSettings:
@@ -326,6 +365,7 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
         ddp_bucket_size=megatron.ddp_bucket_size,
         log_prob_chunk_size=megatron.log_prob_chunk_size,
         weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
+        offload_parameters=megatron.offload_parameters,
         skip_nonfinite=args.train.on_nonfinite == "skip",
         # Later than whoever watches the run, which says more about a hang than the collective does.
         timeout=2 * args.train.timeout + 60,

@@ -16,7 +16,6 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.environment import cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
-from openrlhf_sfpo.rollout.weight_sync import backend_for
 from openrlhf_sfpo.tasks.rewards import CheckedReward
 
 
@@ -29,6 +28,8 @@ class RolloutEngine(undecorated(RolloutRayActor)):
 
     Args:
         device: where the engine runs, "cpu" or "cuda".
+        weight_backend: of vLLM's weight transfer; see `weight_sync.backend_for`.
+        sleep_level: what `sleep` means: move the weights to host memory (1) or forget them (2).
         kv_cache_bytes: size of the key/value cache on CPU.
         engine_dtype: "bfloat16" or "float32".
         response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
@@ -40,6 +41,8 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         self,
         *args: Any,
         device: str,
+        weight_backend: str,
+        sleep_level: int,
         kv_cache_bytes: int,
         engine_dtype: str,
         response_seed: int | None,
@@ -51,11 +54,15 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         self._response_seeds = ResponseSeeds(response_seed) if response_seed is not None else None
         specs = [remote_rm_url] if isinstance(remote_rm_url, str) else list(remote_rm_url or [])
         is_function = bool(specs) and specs != ["agent"] and not specs[0].startswith(("http://", "https://"))
-        kwargs["weight_transfer_config"] = {"backend": backend_for(device)}
+        kwargs["weight_transfer_config"] = {"backend": weight_backend}
+        self._sleep_level = sleep_level
+        self._asleep: set[str] = set()
+        self._lacks_weights = self._updating = False
         kwargs["dtype"] = engine_dtype
         # Always asked for: every step compares them with the actor's own.
         kwargs.update(logprobs_mode="processed_logprobs", max_logprobs=1)
         if device == "cpu":
+            kwargs["enable_sleep_mode"] = False  # vLLM refuses it; `cpu_sleep` needs no preparation
             kwargs["kv_cache_memory_bytes"] = kv_cache_bytes
             kwargs.update(executor(kwargs["tensor_parallel_size"]))
         await super().__init__(*args, remote_rm_url=None if is_function else remote_rm_url, **kwargs)
@@ -89,6 +96,8 @@ class RolloutEngine(undecorated(RolloutRayActor)):
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any, multi_modal_data: Any = None) -> Any:
         """As OpenRLHF's, with this response's seed if it has one. Called once for each response."""
+        if self._lacks_weights:
+            raise RuntimeError("this engine slept at level 2 (--vllm.sleep_level) and was not sent the weights since")
         seeds = _seeds.get(None)
         if seeds is not None:
             sampling_params = copy.copy(sampling_params)
@@ -111,13 +120,39 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         await self.llm.init_weight_transfer_engine(request)
 
     async def start_weight_update(self) -> None:
+        if self._updating:  # whoever began that one broke it off, and vLLM wants an end
+            await self.llm.finish_weight_update()
+        self._updating = True
         await self.llm.start_weight_update()
 
     async def update_weights(self, request: Any) -> None:
-        await self.llm.update_weights(request)
+        try:
+            await self.llm.update_weights(request)
+        except BaseException:
+            self._updating = False  # vLLM has ended it, too
+            raise
 
     async def finish_weight_update(self) -> None:
         await self.llm.finish_weight_update()
+        self._lacks_weights = self._updating = False
+
+    async def sleep(self) -> None:
+        """Free the GPU until `wake_up`: of the key/value cache, with what is cached there, and of the weights."""
+        if not self._asleep:
+            await self.llm.sleep(level=self._sleep_level)
+            self._asleep = {"weights", "kv_cache"}
+            self._lacks_weights = self._sleep_level == 2
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        """As OpenRLHF's, for those of the tags that are asleep."""
+        for tag in tags or ("weights", "kv_cache"):
+            if tag in self._asleep:
+                await self.llm.wake_up(tags=[tag])
+                self._asleep.discard(tag)
+
+    async def lacks_weights(self) -> bool:
+        """Whether the weights were forgotten in sleep and have to be sent before this engine can answer."""
+        return self._lacks_weights
 
     async def weights_are(self, number: int) -> None:
         """Note which weights these are: how many updates the policy has had."""

@@ -1,11 +1,13 @@
 """Looking after the vLLM engines while they work: who is dead, who hangs, and making them whole again."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import ray
 
+from openrlhf_sfpo.errors import WeightSyncFailed
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.nodes import on_node
 
@@ -24,12 +26,14 @@ class EngineCare:
         engines: the handles.
         timeout: seconds in which one must answer.
         events: who is told; it also knows the policy.
+        sleeps: whether the engines sleep while they are not asked (--vllm.enable_sleep).
     """
 
-    def __init__(self, engines: list[Any], timeout: float, events: Events) -> None:
+    def __init__(self, engines: list[Any], timeout: float, events: Events, sleeps: bool = False) -> None:
         self._engines = engines
         self._timeout = timeout
         self._events = events
+        self._sleeps = sleeps
         self._down: set[int] = set()
         self._asked: dict[int, tuple[Any, float]] = {}
         self._next_round = 0.0
@@ -90,28 +94,95 @@ class EngineCare:
                 if index not in self._down and index not in self._asked:
                     self._asked[index] = (engine.heartbeat.remote(), now)
 
-    def restore(self) -> None:
+    def wake_up(self) -> None:
+        """Have all engines up, awake and with the current weights. Engines that do not sleep are left alone."""
+        if not self._sleeps:
+            return
+        self.look_at_all()
+        while True:
+            if self._down:
+                self.restore()
+            # The weights before the cache: while they are sent, the actor needs memory, too.
+            lacking = self._ask_all("wake_up", tags=["weights"]) and self._ask_all("lacks_weights")
+            if any(lacking):
+                self.deliver(lambda: ray.get([rank.send_weights_again.remote() for rank in self._policy()]))
+            if lacking and not self._down and self._ask_all("wake_up"):
+                return
+
+    def put_to_sleep(self) -> None:
+        """Free the engines' memory; for engines that do sleep. One that fails at it is restarted when it is needed."""
+        if self._sleeps:
+            self._ask_all("sleep")
+
+    def deliver(self, send: Callable[[], Any], resting: bool = False) -> None:
+        """Have the weights sent to all engines; those that die or hang meanwhile are restarted, and get them as well.
+
+        Args:
+            send: does it.
+            resting: whether the engines are between two rollouts.
+        """
+        try:
+            send()
+        except Exception as error:
+            cause = getattr(error, "cause", error)
+            if isinstance(cause, WeightSyncFailed):
+                self._events.send("notice", text=str(cause))
+            elif not is_engine_failure(error):
+                raise
+            self.look_at_all()
+            if not self._down:
+                raise
+            self.restore(resting)
+
+    def restore(self, resting: bool = False) -> None:
         """Wait for the engines that are down to be up again, and give all of them the current weights.
 
-        No engine may have anything to do.
+        No engine may have anything to do. Those that sleep have their weights awake afterwards, and the cache unless
+        they are resting.
+
+        Args:
+            resting: whether the engines are between two rollouts.
 
         Raises:
             RuntimeError: engines keep failing, or there is nobody who could send weights.
         """
-        policy = self._events.policy()
-        if not policy:
-            raise RuntimeError("a vLLM engine failed, and with this actor it cannot be given the weights again")
+        policy = self._policy()
         self._restarts += 1
         if self._restarts > _RESTARTS_PER_BATCH:
             raise RuntimeError(f"vLLM engines failed {self._restarts} times in one rollout batch")
         started = time.monotonic()
         for index in sorted(self._down):
             self._processes[index] = self._wait_for(index)
+            if self._sleeps and resting:
+                ray.get(self._engines[index].sleep.remote())
+        if self._sleeps:
+            ray.get([engine.wake_up.remote(tags=["weights"]) for engine in self._engines])
         ray.get([rank.reconnect_engines.remote() for rank in policy])
         seconds = time.monotonic() - started
         names = ", ".join(str(index) for index in sorted(self._down))
         self._events.send("notice", text=f"engine {names} is up again with the current weights after {seconds:.0f} s")
         self._down.clear()
+
+    def _policy(self) -> list[Any]:
+        policy = self._events.policy()
+        if not policy:
+            raise RuntimeError("a vLLM engine needs the weights again, and with this actor it cannot be given them")
+        return policy
+
+    def _ask_all(self, method: str, **arguments: Any) -> list[Any]:
+        """Call a method of all engines; return the answers, or nothing if one of them failed, which is then noted."""
+        asked = [getattr(engine, method).remote(**arguments) for engine in self._engines]
+        answers = []
+        for index, ref in enumerate(asked):
+            try:
+                answers.append(ray.get(ref, timeout=self._timeout))
+            except ray.exceptions.GetTimeoutError:
+                self._hangs(index, self._timeout)
+            except Exception as error:
+                if not is_engine_failure(error):
+                    raise
+                self.failed(index, error)
+        return answers if len(answers) == len(asked) else []
 
     def _wait_for(self, index: int) -> tuple[str, dict[int, float]]:
         deadline = time.monotonic() + _STARTS_WITHIN

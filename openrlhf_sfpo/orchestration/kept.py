@@ -40,7 +40,8 @@ _FREE = {
 
 def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether a run with the flags `after` can have the workers of one with `before`."""
-    if after["train.async_enable"] or after["train.colocate_actor_ref"] or after["actor.backend"] == "deepspeed":
+    colocated = after["train.colocate_actor_ref"] or after["train.colocate_all"]
+    if after["train.async_enable"] or colocated or after["actor.backend"] == "deepspeed":
         # The asynchronous trainer has more actors than are kept here; for colocation OpenRLHF asks for free GPUs first;
         # DeepSpeed's engines are not built twice in a process.
         return False

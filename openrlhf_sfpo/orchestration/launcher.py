@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.config import SFPOConfig, section
-from openrlhf_sfpo.errors import StepHung, Stopped, UsageError
+from openrlhf_sfpo.errors import StepHung, Stopped, UsageError, WeightSyncFailed
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.orchestration import resume
 from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.orchestration.session import Session, causes, root_cause
+from openrlhf_sfpo.placement import crowded
 from openrlhf_sfpo.report.console import Console, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
 
@@ -90,6 +91,9 @@ def _prepare(session: Session, flat: argparse.Namespace, console: Console) -> No
     ready = "engines and actors are those of the run before" if follows else "Ray is up"
     dtype = vars(flat)["megatron.param_dtype"]
     console.say(f"{ready}; actor on {session.device} in {dtype}, {_what_runs(args)}")
+    warning = crowded(args) if session.device == "cuda" else None
+    if warning:
+        console.say(warning)
     if not follows:
         console.say("loading the model" if args.rollout.replay_dir else "starting vLLM and loading the model")
 
@@ -101,6 +105,7 @@ def is_passing(error: BaseException) -> bool:
 
     kinds = (
         StepHung,
+        WeightSyncFailed,
         ray.exceptions.RayActorError,
         ray.exceptions.WorkerCrashedError,
         ray.exceptions.NodeDiedError,

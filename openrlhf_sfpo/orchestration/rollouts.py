@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,13 @@ class Rollouts(SamplesGenerator):
         self.tokenizer = _TokenizerAt(pretrain, not self.args.data.disable_fast_tokenizer)
         self._events = events
         self._ends_on_request = ends_on_request
-        self._care = EngineCare(self.vllm_engines, self.args.rollout.engine_timeout, events)
+        sleeps = self.args.vllm.enable_sleep
+        self._care = EngineCare(self.vllm_engines, self.args.rollout.engine_timeout, events, sleeps)
+        self._awake = False
+        # OpenRLHF would wake engines and put them to sleep without a look at which of them are alive.
+        self.args = copy.copy(self.args)
+        self.args.vllm = copy.copy(self.args.vllm)
+        self.args.vllm.enable_sleep = False
         self._dataloader_iter: Any = None
         self._sample_buffer: list[Experience] = []
         self._eval_samples: list[Experience] = []
@@ -76,7 +83,8 @@ class Rollouts(SamplesGenerator):
         larger.rollout.batch_size = max(args.rollout.batch_size, wanted)
         self.args = larger
         try:
-            self._eval_samples = super().generate_eval_samples(**kwargs)
+            with self._engines_awake():
+                self._eval_samples = super().generate_eval_samples(**kwargs)
         finally:
             self.args = args
         return self._eval_samples
@@ -91,9 +99,23 @@ class Rollouts(SamplesGenerator):
         """Send the weights: by `broadcast`, or with the restart of engines that have failed since the rollouts."""
         self._care.look_at_all()
         if self._care.all_well:
-            broadcast()
+            self._care.deliver(broadcast, resting=True)
         else:
-            self._care.restore()
+            self._care.restore(resting=True)
+
+    @contextmanager
+    def _engines_awake(self) -> Iterator[None]:
+        """Around what asks the engines for responses."""
+        if self._awake:
+            yield
+            return
+        self._care.wake_up()
+        self._awake = True
+        try:
+            yield
+        finally:
+            self._awake = False
+            self._care.put_to_sleep()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data: what comes next, and what was sampled and not yet trained on."""
@@ -114,7 +136,11 @@ class Rollouts(SamplesGenerator):
             self._dataloader_iter = iter(self.prompts_dataloader)
         set_rng_state(state["rng"])  # making an iterator draws from them
 
-    def _generate_vllm(
+    def _generate_vllm(self, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
+        with self._engines_awake():
+            return self._generate(*args, **kwargs)
+
+    def _generate(
         self, dataloader_iter: Any, num_prompts: int, dynamic_filtering: bool, **kwargs: Any
     ) -> tuple[list[Experience], int, bool]:
         """Samples for `num_prompts` prompts (more are drawn for those that the filter leaves out).

@@ -18,6 +18,7 @@ from openrlhf_sfpo.orchestration.kept import Kept, can_follow
 from openrlhf_sfpo.orchestration.nodes import on_node
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
 from openrlhf_sfpo.orchestration.watchdog import Watchdog
+from openrlhf_sfpo.placement import engines_share_gpus
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
 
@@ -148,10 +149,13 @@ class Session:
         flash_attn_stub.install_if_missing()
         hooks.check_signatures()
         from openrlhf_sfpo.orchestration.engine import EngineClass, engine_env
+        from openrlhf_sfpo.rollout.weight_sync import backend_for
 
         engine = EngineClass(
             engine_env(self._device, eager=values["vllm.enforce_eager"], verbose=values["run.verbose"]),
             device=self._device,
+            weight_backend=backend_for(self._device, engines_share_gpus(nested(argparse.Namespace(**values)))),
+            sleep_level=values["vllm.sleep_level"],
             kv_cache_bytes=values["run.kv_cache_mb"] * 1024 * 1024,
             engine_dtype=values["run.engine_dtype"],
             response_seed=values["train.seed"] if values["rollout.deterministic"] else None,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.errors import WEIGHT_SYNC_HINT
+
 _SILENT = 3  # beats that a rank may miss before it counts as silent
 
 
@@ -74,6 +76,8 @@ class Watchdog:
         if waiting:
             names = ", ".join(map(str, waiting))
             sentences.append(f"Rank(s) {names} wait for the others in {', '.join(collectives)}.")
+        if any(phase.startswith("weights to") for phase in phases):
+            sentences.append(WEIGHT_SYNC_HINT)
         sentences.append(f"The stacks of all ranks are in {self._stacks}.")
         self._write_stacks(silent)
         return " ".join(sentences)

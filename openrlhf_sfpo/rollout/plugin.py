@@ -1,5 +1,5 @@
 """What vLLM runs in each of its processes (entry point `vllm.general_plugins`): makes our transfer engine known, and on
-CPU lets idle processes sleep."""
+CPU lets idle processes wait without spinning, and engines sleep."""
 
 import inspect
 
@@ -20,6 +20,7 @@ def register() -> None:
             factory.register_engine(SHARED_MEMORY, module, class_name)
     if current_platform.is_cpu():
         _wait_without_spinning()
+        _sleep_on_cpu()
 
 
 def _wait_without_spinning() -> None:
@@ -36,3 +37,12 @@ def _wait_without_spinning() -> None:
     shm_broadcast.SpinCondition.__init__.__defaults__ = (0.0,)
     assert shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS > 0
     shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS = 50
+
+
+def _sleep_on_cpu() -> None:
+    """vLLM's CPU worker ignores sleep. With this it frees there what it frees on a GPU."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    from openrlhf_sfpo.rollout import cpu_sleep
+
+    CPUWorker.sleep, CPUWorker.wake_up = cpu_sleep.sleep, cpu_sleep.wake_up

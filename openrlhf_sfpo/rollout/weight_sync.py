@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 
+from openrlhf_sfpo.errors import WEIGHT_SYNC_HINT, WeightSyncFailed
 from openrlhf_sfpo.ports import free_port
 from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, register
 
 
-def backend_for(device: str) -> str:
-    """The transfer backend that fits: NCCL between GPUs, shared memory where there are none."""
-    return "nccl" if device == "cuda" else SHARED_MEMORY
+def backend_for(device: str, shared_gpus: bool) -> str:
+    """The transfer backend that fits: NCCL between GPUs, CUDA's memory handles between processes on the same one (which
+    NCCL refuses), shared memory where there are none."""
+    if device != "cuda":
+        return SHARED_MEMORY
+    return "ipc" if shared_gpus else "nccl"
 
 
 class WeightSync:
@@ -23,33 +27,56 @@ class WeightSync:
         engines: Ray handles of the engine actors.
         engine_workers: vLLM workers over all engines (engines x their tensor-parallel size).
         master_address: address of rank 0, where the NCCL rendezvous is.
+        timeout: seconds in which an engine must carry out each call, --rollout.engine_timeout.
+        shared_gpus: whether engines and actor are on the same GPUs.
     """
 
-    def __init__(self, actor: Any, engines: list[Any], engine_workers: int, master_address: str) -> None:
-        from vllm.distributed.weight_transfer import RayVLLMWeightSyncClient, WeightTransferTrainerFactory
+    def __init__(
+        self,
+        actor: Any,
+        engines: list[Any],
+        engine_workers: int,
+        master_address: str,
+        timeout: float,
+        shared_gpus: bool = False,
+    ) -> None:
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
         register()
         self._engines = engines
-        rank = torch.distributed.get_rank()
-        init_info = _init_info(actor.settings, rank, engine_workers, master_address)
-        self._client = CountingClient(RayVLLMWeightSyncClient(engines))
-        self._source = _weight_source(actor)
+        backend = backend_for(actor.settings.device, shared_gpus)
+        self._client = EngineClient(engines, timeout)
+        self._source = _weight_source(actor, everyone=backend == "ipc")
+        init_info = _init_info(backend, self._source, engine_workers, master_address)
         self._engine = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=self._source)
 
-    def send(self, number: int = 0) -> dict[str, float]:
+    def send(self, number: int | None = 0) -> dict[str, float]:
         """Send all weights; return how long it took and how many bytes and calls, as rank 0 saw it.
 
         Args:
-            number: of updates that made these weights.
+            number: of updates that made these weights; None if the engines have forgotten weights that they had.
+
+        Raises:
+            WeightSyncFailed: on rank 0, when an engine is dead or did not answer in time. The other ranks return then
+                if they have nothing to wait for but the weights: between GPUs they wait for the engines as well, and
+                the watchdog has to end the run.
         """
         import ray
 
         started = time.perf_counter()
         self._client.updates = 0
-        self._engine.send_weights()
-        if torch.distributed.get_rank() == 0:
-            ray.get([engine.weights_are.remote(number) for engine in self._engines])
+        self._source.stream = None
+        failure: Exception | None = None
+        try:
+            self._engine.send_weights()
+            if number is not None and torch.distributed.get_rank() == 0:
+                self._client.weights_are(number)
+        except (WeightSyncFailed, ray.exceptions.RayError) as error:
+            failure = error
+            self._source.exhaust()
         torch.distributed.barrier()
+        if failure is not None:
+            raise failure
         return {
             "time/weight_sync": time.perf_counter() - started,
             "weight_sync/bytes": float(self._source.total_bytes),
@@ -73,55 +100,109 @@ class WeightSync:
         ray.get([engine.reset_prefix_cache.remote() for engine in self._engines])
 
 
-class CountingClient:
-    """Passes vLLM's four control calls on and counts the updates, of which there should be few."""
+class EngineClient:
+    """vLLM's four control calls, to Ray actors that must answer in time. Counts the updates, of which there should be
+    few.
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    Args:
+        engines: the actors' handles.
+        timeout: seconds for each call.
+    """
+
+    def __init__(self, engines: list[Any], timeout: float) -> None:
+        self._engines = engines
+        self._timeout = timeout
         self.updates = 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._client.init_weight_transfer_engine(init_info)
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        self._call("init_weight_transfer_engine", WeightTransferInitRequest(init_info=init_info))
 
     def start_weight_update(self) -> None:
-        self._client.start_weight_update()
+        self._call("start_weight_update")
 
     def update_weights(self, update_info: Any) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
         self.updates += 1
-        self._client.update_weights(update_info)
+        self._call("update_weights", WeightTransferUpdateRequest(update_info=update_info))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._client.finish_weight_update(weight_version)
+        self._call("finish_weight_update")
+
+    def weights_are(self, number: int) -> None:
+        """Tell the engines how many updates have made their weights."""
+        self._call("weights_are", number)
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        import ray
+
+        refs = [getattr(engine, method).remote(*arguments) for engine in self._engines]
+        try:
+            ray.get(refs, timeout=self._timeout)
+        except ray.exceptions.GetTimeoutError:
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            silent = ", ".join(str(index) for index, ref in enumerate(refs) if ref not in ready)
+            raise WeightSyncFailed(
+                f"the weight transfer hangs: engine {silent} has not carried out {method} for {self._timeout:.0f} s "
+                f"(--rollout.engine_timeout). {WEIGHT_SYNC_HINT}"
+            ) from None
+        except ray.exceptions.RayActorError:
+            raise WeightSyncFailed(f"an engine died while the weights were sent to it ({method})") from None
 
 
-def _weight_source(actor: Any) -> Any:
-    """The actor's weights as a vLLM `WeightSource`."""
+def _weight_source(actor: Any, everyone: bool) -> Any:
+    """The actor's weights as a vLLM `WeightSource`; with `everyone` all ranks get all of them, and not only rank 0."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
     class MegatronSource(WeightSource):
-        """Streams Hugging Face tensors; gathering them is a collective, and only rank 0 gets them."""
+        """Streams Hugging Face tensors. Gathering them is a collective."""
 
         def __init__(self) -> None:
             self.actor = actor
+            self.stream: Iterator[tuple[str, torch.Tensor]] | None = None
 
         @property
         def total_bytes(self) -> int:
-            return sum(torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in self.metadata())
+            return sum(self._sizes())
+
+        @property
+        def largest_bytes(self) -> int:
+            """Of a single tensor."""
+            return max(self._sizes())
+
+        def _sizes(self) -> list[int]:
+            return [torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in self.metadata()]
 
         def metadata(self) -> list[ParamMeta]:
             return [ParamMeta(*meta) for meta in self.actor.weights.metadata()]
 
         def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return self.actor.export()
+            self.stream = self.actor.export(everyone=True) if everyone else self.actor.export()
+            return self.stream
+
+        def exhaust(self) -> None:
+            """Gather what nobody wants any more: the other ranks wait for that."""
+            for _ in self.stream or self:
+                pass
 
     return MegatronSource()
 
 
-def _init_info(settings: Any, rank: int, engine_workers: int, master_address: str) -> Any:
-    if backend_for(settings.device) == SHARED_MEMORY:
+def _init_info(backend: str, source: Any, engine_workers: int, master_address: str) -> Any:
+    rank, bucket_bytes = torch.distributed.get_rank(), source.actor.settings.weight_bucket_bytes
+    if backend == SHARED_MEMORY:
         from openrlhf_sfpo.rollout.shared_memory import SharedMemoryTrainerInitInfo
 
-        return SharedMemoryTrainerInitInfo(bucket_bytes=settings.weight_bucket_bytes, rank=rank)
+        return SharedMemoryTrainerInitInfo(bucket_bytes=bucket_bytes, rank=rank)
+    if backend == "ipc":
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        # Each rank packs into a buffer of its own, which its GPU's engine reads; no tensor may be larger.
+        return IPCTrainerInitInfo(
+            packed=True, packed_buffer_size_bytes=max(bucket_bytes, source.largest_bytes), rank=rank
+        )
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     return NCCLTrainerInitInfo(
@@ -129,6 +210,6 @@ def _init_info(settings: Any, rank: int, engine_workers: int, master_address: st
         master_port=free_port(""),  # only rank 0 uses it
         world_size=engine_workers + 1,
         packed=True,
-        packed_buffer_size_bytes=settings.weight_bucket_bytes,
+        packed_buffer_size_bytes=bucket_bytes,
         rank=rank,
     )

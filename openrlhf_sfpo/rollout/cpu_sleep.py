@@ -1,0 +1,76 @@
+"""Sleep of a vLLM engine on a CPU: what `sleep` and `wake_up` of its worker do there.
+
+As on a GPU, level 1 frees the key/value cache and level 2 the weights as well, which must be sent again after waking
+up; buffers such as rotary tables stay. On a GPU level 1 moves the weights to host memory, where they are already here.
+"""
+
+import ctypes
+from typing import Any, NoReturn
+
+import torch
+
+_Freed = list[tuple[torch.UntypedStorage, int]]  # a storage, and the bytes that it had
+
+
+def sleep(worker: Any, level: int = 1) -> None:
+    """Free memory.
+
+    Args:
+        worker: vLLM's CPU worker.
+        level: 1 or 2.
+    """
+    asleep = _asleep(worker)
+    if "kv_cache" not in asleep:
+        asleep["kv_cache"] = _free(_key_value_caches(worker))
+    if level >= 2 and "weights" not in asleep:
+        model = worker.get_model()
+        asleep["weights"] = _free([parameter.detach() for parameter in model.parameters()])
+        for module in model.modules():
+            # A linear layer's weight is packed for its kernel, which nothing but this function knows.
+            if hasattr(module, "cpu_linear"):
+                module.cpu_linear = _without_weight
+    # Pieces that are too small for pages of their own go back to the kernel only when it is asked for.
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def wake_up(worker: Any, tags: list[str] | None = None) -> None:
+    """Have memory again. Weights that were freed are NaN until they are sent.
+
+    Args:
+        worker: vLLM's CPU worker.
+        tags: of "kv_cache" and "weights", or None for both.
+    """
+    asleep = _asleep(worker)
+    for tag in tags or list(asleep):
+        for storage, size in asleep.pop(tag, []):
+            storage.resize_(size)
+            content = torch.empty(0, dtype=torch.uint8).set_(storage)
+            content.fill_(255 if tag == "weights" else 0)  # all bits set is NaN in every floating-point format
+
+
+def _asleep(worker: Any) -> dict[str, _Freed]:
+    """What of the worker's memory is freed, by tag."""
+    if not hasattr(worker, "_openrlhf_sfpo_asleep"):
+        worker._openrlhf_sfpo_asleep = {}
+    return worker._openrlhf_sfpo_asleep
+
+
+def _key_value_caches(worker: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for cache in worker.model_runner.kv_caches:
+        found += [cache] if isinstance(cache, torch.Tensor) else list(cache)
+    return found
+
+
+def _free(tensors: list[torch.Tensor]) -> _Freed:
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+    freed = [(storage, storage.nbytes()) for storage in storages.values()]
+    for storage, _ in freed:
+        storage.resize_(0)
+    return freed
+
+
+def _without_weight(*args: Any) -> NoReturn:
+    raise RuntimeError("this engine slept at level 2, and has not been sent the weights since")

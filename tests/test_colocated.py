@@ -1,0 +1,205 @@
+"""Engines and actor that take turns on the same devices, and engines that go on with their answers meanwhile."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_faults import comparable, flags, train
+from tiny_models import make_model
+
+from openrlhf_sfpo.cli.flags import parse
+from openrlhf_sfpo.orchestration.kept import can_follow
+from openrlhf_sfpo.orchestration.preflight import gpus_needed, nested
+from openrlhf_sfpo.placement import crowded, engines_share_gpus
+from openrlhf_sfpo.report.reading import read_metrics
+
+STEPS = 3
+COLOCATED: dict[str, Any] = {
+    "train__colocate_all": True,
+    "vllm__enable_sleep": True,
+    "ds__enable_sleep": True,
+}
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `sleep_probe` saw of a real engine, by what had happened before."""
+    directory = tmp_path_factory.mktemp("engines")
+    shape = {
+        "hidden_size": 512,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "intermediate_size": 2048,
+        "vocab_size": 2048,
+        "initializer_range": 0.03,
+    }
+    models = [make_model(directory / f"{seed}", "qwen2", tied=True, seed=seed, **shape) for seed in (1, 2)]
+    command = [sys.executable, str(Path(__file__).parent / "sleep_probe.py"), *map(str, models)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    weights = (models[0] / "model.safetensors").stat().st_size
+    return {**{state.pop("what"): state for state in result.pop("seen")}, **result, "weight_bytes": weights}
+
+
+def test_a_sleeping_engine_gives_its_memory_back(probed: dict[str, Any]) -> None:
+    cache = 256 * 2**20
+    used, one, two = probed["used"], probed["asleep at 1"], probed["asleep at 2"]
+    assert used["kv_cache"] == cache
+    assert (one["kv_cache"], one["weights"]) == (0, used["weights"])
+    assert (two["kv_cache"], two["weights"]) == (0, 0)
+    assert used["memory"] - one["memory"] > 0.95 * cache
+    # With what the kernels keep packed.
+    assert one["memory"] - two["memory"] > 0.8 * probed["weight_bytes"]
+    for name in ("awake", "without weights", "weights sent"):
+        assert (probed[name]["kv_cache"], probed[name]["weights"]) == (cache, used["weights"]), name
+    assert probed["weights awake"]["kv_cache"] == 0
+
+
+def test_an_engine_answers_as_before_its_sleep(probed: dict[str, Any]) -> None:
+    answer = probed["used"]["answer"]
+    assert len(answer) == 4
+    assert probed["awake"]["answer"] == answer, "level 1 keeps the weights"
+    assert probed["weights sent"]["answer"] == answer, "level 2 needs them again"
+    assert [probed[name]["lacks"] for name in ("awake", "without weights", "weights sent")] == [False, True, False]
+    assert "slept at level 2" in probed["refusal"]
+    assert probed["sent again after half of others"]["answer"] == answer
+
+
+def test_an_answer_goes_on_with_weights_that_come_in_its_middle(probed: dict[str, Any]) -> None:
+    """And what it began with is read again with them: nothing of the old weights is left in the cache."""
+    partial = probed["partial"]
+    before, answer = partial["before"], partial["answer"]
+    assert 8 <= before < len(answer) == 40
+    assert answer[:before] == pytest.approx(partial["model"][:before], abs=1e-4)
+    assert answer[before:] == pytest.approx(partial["other"][before:], abs=1e-4)
+    differences = [abs(a - b) for a, b in zip(partial["model"], partial["other"], strict=True)]
+    assert max(differences) > 0.1
+
+
+def with_reference(run_dir: Path, problems: Path, **changes: Any) -> list[str]:
+    """Three steps with a KL loss, evaluated at both ends and after the second step."""
+    chosen: dict[str, Any] = {
+        "data__max_samples": 4 * STEPS,
+        "algo__kl__init_coef": 0.05,
+        "algo__kl__use_loss": True,
+        "algo__kl__estimator": "k3",
+        "ref__num_gpus_per_node": 1,
+        "eval__steps": 2,
+        "ckpt__save_steps": 2,
+        **changes,
+    }
+    return flags(run_dir, problems, **chosen)
+
+
+@pytest.fixture(scope="module")
+def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with engine, actor and reference model on devices of their own."""
+    run_dir = tmp_path_factory.mktemp("disaggregated") / "run"
+    done = train(with_reference(run_dir, problems), [], run_dir.parent / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_metrics(run_dir)[-1]["train/kl"] > 0
+    return run_dir
+
+
+def assert_the_same(run_dir: Path, other: Path) -> None:
+    assert comparable(run_dir) == comparable(other)
+    for name in ("hf/model.safetensors", "samples.jsonl"):
+        assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_level_1_and_everything_offloaded_is_the_disaggregated_run_to_the_bit(
+    problems: Path, disaggregated: Path, tmp_path: Path
+) -> None:
+    offloads = {"megatron__offload_parameters": True, "ref__offload": True}
+    done = train(with_reference(tmp_path / "run", problems, **COLOCATED, **offloads), [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_the_same(tmp_path / "run", disaggregated)
+
+
+def test_level_2_is_the_same_with_engines_that_die_asleep_and_hang_in_the_weight_transfer(
+    problems: Path, disaggregated: Path, tmp_path: Path
+) -> None:
+    faults = [
+        {"at": "slow", "nth": 1, "do": "kill ray::RolloutEngine"},
+        {"at": "weights to vLLM", "nth": 2, "do": "stop EngineCore"},
+    ]
+    changes = {**COLOCATED, "vllm__sleep_level": 2, "rollout__engine_timeout": 6}
+    done = train(with_reference(tmp_path / "run", problems, **changes), faults, tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "engine 0 died (its process is gone); it is restarted" in done.stdout
+    assert "the weight transfer hangs: engine 0 has not carried out start_weight_update for 6 s" in done.stdout
+    assert "NCCL_SOCKET_IFNAME" in done.stdout
+    assert "engine 0 has not answered for 6 s (--rollout.engine_timeout)" in done.stdout
+    assert done.stdout.count("engine 0 is up again with the current weights") == 2
+    assert_the_same(tmp_path / "run", disaggregated)
+
+
+def test_asynchronous_training_with_partial_rollouts(problems: Path, tmp_path: Path) -> None:
+    changes = {
+        "train__async_enable": True,
+        "train__partial_rollout_enable": True,
+        "rollout__deterministic": None,
+        "algo__advantage__is_correction_level": "token",
+        "algo__advantage__is_correction_mode": "clip",
+        "vllm__enable_prefix_caching": True,
+        "data__max_samples": 4 * STEPS,
+        "eval__dataset": None,
+        "ckpt__save_steps": -1,
+    }
+    done = train(flags(tmp_path / "run", problems, **changes), [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert line["sfpo/active"] == 1.0
+        assert line["train/rollout_log_prob_abs_diff"] < 0.2, "off-policy by a step or two"
+        assert line["weight_sync/updates"] == 1.0
+        assert "train/is_filter_ratio" in line
+    assert lines[0]["train/rollout_log_prob_abs_diff"] < 0.02 < lines[2]["train/rollout_log_prob_abs_diff"]
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    words = flags(Path("run"), Path("problems"), **changes)
+    return vars(parse(words)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 3),
+        ({"train__colocate_actor_ref": True}, 2),
+        ({"train__colocate_all": True}, 1),
+        ({"train__colocate_all": True, "train__async_enable": True, "rollout__deterministic": None}, 2),
+        ({"train__colocate_all": True, "actor__num_gpus_per_node": 4, "vllm__num_engines": 2, "ref__num_nodes": 2}, 4),
+    ],
+)
+def test_shared_gpus_are_counted_once(changes: dict[str, Any], expected: int) -> None:
+    from argparse import Namespace
+
+    reference = {"algo__kl__init_coef": 0.05, "ref__num_gpus_per_node": 1}
+    args = nested(Namespace(**settings(**{**reference, **changes})))
+    assert gpus_needed(args) == expected
+    shares = "train__colocate_all" in changes and "train__async_enable" not in changes
+    assert engines_share_gpus(args) == shares
+
+
+def test_what_may_not_fit_beside_each_other_is_said() -> None:
+    from argparse import Namespace
+
+    def said(**changes: Any) -> str | None:
+        return crowded(nested(Namespace(**settings(**changes))))
+
+    assert said() is None
+    assert said(**COLOCATED) is None
+    assert "--vllm.enable_sleep and --ds.enable_sleep" in said(train__colocate_all=True)
+    assert "without --ds.enable_sleep" in said(**{**COLOCATED, "ds__enable_sleep": None})
+    assert said(train__colocate_all=True, vllm__gpu_memory_utilization=0.4) is None
+
+
+def test_colocated_runs_of_a_comparison_start_their_own_workers() -> None:
+    assert can_follow(settings(), settings(sfpo__k=1))
+    assert not can_follow(settings(**COLOCATED), settings(**COLOCATED, sfpo__k=1))
