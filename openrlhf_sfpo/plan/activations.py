@@ -146,6 +146,7 @@ def moments(setup: Setup, stage: int) -> list[Moment]:
 
     With full recomputation of n of a chunk's l layers, these keep their inputs alone; each is computed again in the
     backward pass and has all its activations then, when those of the output layer, and of the l - n others, are gone.
+    So it is with recomputed MLPs.
     """
     flights, held = in_flight(setup, stage), _held_by_schedule(setup, stage)
     one, kept, layers = layer(setup), layer_input(setup), setup.layers_per_chunk
@@ -154,6 +155,9 @@ def moments(setup: Setup, stage: int) -> list[Moment]:
     found = [Moment(whole, held, backward_of_layer(setup))]
     if again == layers:
         found = [Moment(whole + one - (kept if _input_is_saved(setup) else 0), held, backward_of_layer(setup))]
+    if setup.recompute == "mlp":
+        mlp = int(setup.local_tokens * _mlp(setup, Widths.of(setup)))
+        found = [Moment(whole + mlp, held, backward_of_layer(setup))]
     if stage == setup.layout.pp - 1:
         found.append(Moment(whole + head(setup), held, output_layer.backward(setup)))
     return found
@@ -172,14 +176,11 @@ def _input_is_saved(setup: Setup) -> bool:
 
 
 def _held_by_schedule(setup: Setup, stage: int) -> int:
-    """The schedule keeps a stage's inputs, where the first layer does not save them, and its outputs until their
-    backward pass; the whole model's inputs are tokens and its outputs a few numbers."""
-    p, flights = setup.layout.pp, in_flight(setup, stage)
-    if p == 1:
+    """The schedule keeps a stage's inputs, where the first layer does not save them, until their backward pass. What a
+    stage has sent on it does not keep (deallocate_pipeline_outputs)."""
+    if setup.layout.pp == 1 or stage == 0 or _input_is_saved(setup) or recomputed_layers(setup):
         return 0
-    inputs = 0 if stage == 0 or _input_is_saved(setup) or recomputed_layers(setup) else flights
-    outputs = flights - (stage == p - 1)
-    return (inputs + outputs) * layer_input(setup)
+    return in_flight(setup, stage) * layer_input(setup)
 
 
 def backward_of_layer(setup: Setup) -> int:
@@ -190,7 +191,7 @@ def backward_of_layer(setup: Setup) -> int:
     its weight, b h f, which is then added to the fp32 buffer. The gate and up product makes those of its output, 2 b f,
     and input, b h, and of its weight, 2 b h f, when what the MLP had saved is gone. With sequence parallelism also the
     whole input and its gradient, gathered over the tensor-parallel ranks. Full recomputation holds a layer's output
-    as well, and that of the MLP what the MLP saves.
+    as well.
     """
     w, hidden, tokens = Widths.of(setup), setup.model.hidden_size, setup.local_tokens
     down = tokens * (w.r * w.h + w.b * w.f) + w.b * hidden * w.f
@@ -198,8 +199,7 @@ def backward_of_layer(setup: Setup) -> int:
     gate_and_up = tokens * (w.r * w.h + 2 * w.b * w.f + w.b * hidden) + 2 * w.b * hidden * w.f - gone
     gathered = 2 * tokens * w.b * hidden if setup.sequence_parallel else 0
     output = layer_input(setup) if recomputed_layers(setup) else 0
-    again = gone if setup.recompute == "mlp" else 0
-    return int(max(down, gate_and_up) + gathered + again) + output
+    return int(max(down, gate_and_up) + gathered) + output
 
 
 def forward_of_layer(setup: Setup) -> int:

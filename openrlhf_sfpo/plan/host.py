@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from openrlhf_sfpo.plan.allowances import PROCESS
 from openrlhf_sfpo.plan.setup import Setup
-from openrlhf_sfpo.plan.state import State
+from openrlhf_sfpo.plan.state import State, reference_parameters
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
     pinned tensor up to a power of two."""
     ranks = min(setup.gpus, setup.gpus_per_node)
     shard = max(state.shard for state in states) * ranks
-    everything = max(state.total - state.parameters for state in states) * ranks
     parameters = max(state.parameters for state in states) * ranks
     here = ranks if setup.colocated else 0
     sleeping = setup.engines.sleep and setup.engines.sleep_level == 1
@@ -42,11 +41,15 @@ def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
         ),
         HostItem("copies for a checkpoint (--ckpt.async_save)", 3 * shard * setup.async_checkpoint),
         HostItem(
-            "optimizer state and gradients while the engines generate (--ds.enable_sleep)",
-            everything * setup.actor_sleeps,
+            "main parameters and moments while the actor does not train (--ds.enable_sleep)",
+            3 * shard * setup.actor_sleeps,
         ),
         HostItem(
             "parameters while the engines generate (--megatron.offload_parameters)", parameters * setup.parameters_sleep
+        ),
+        HostItem(
+            "the reference model while it has nothing to do (--ref.offload)",
+            reference_parameters(setup) * ranks * (setup.reference_here and setup.reference_offloaded),
         ),
         HostItem("sleeping engines' weights (--vllm.sleep_level 1)", weights * here * sleeping),
     ]

@@ -55,17 +55,19 @@ def phases(setup: Setup, state: State, gpu_bytes: int) -> list[Phase]:
 
 def _phase(setup: Setup, state: State, gpu_bytes: int, name: str) -> Phase:
     generates, trains = name == "rollout", name in ("fast pass", "slow pass")
-    asleep = setup.colocated and setup.actor_sleeps and generates
+    # OpenRLHF brings the actor's state back for its update alone; parameters come back when they are read.
+    asleep = setup.actor_sleeps and not trains and name != "reposition"
+    refers = setup.reference_here and (name == "old log-probs" or not setup.reference_offloaded)
     worst = max(activations.moments(setup, state.stage), key=lambda moment: moment.total)
     saved = worst.saved + worst.held if trains else 0
     passing = worst.passing if trains else _passing(setup, state, name)
     snapshot = setup.snapshot * state.shard if name in ("fast pass", "reposition") else 0
     counts = (
-        0 if asleep and setup.parameters_sleep else state.parameters,
+        0 if generates and setup.parameters_sleep else state.parameters,
         0 if asleep else state.gradients,
         0 if asleep else state.main_parameters,
         0 if asleep else state.moments,
-        reference_parameters(setup) if setup.reference_here else 0,
+        reference_parameters(setup) if refers else 0,
         0 if setup.snapshot_on_host else snapshot,
         saved,
         passing,

@@ -69,6 +69,7 @@ class Setup:
         async_checkpoint: checkpoints are written from copies in host memory.
         reference_gpus: of the reference model; 0 without one, or where it is on the actor's.
         reference_here: the reference model is on the actor's GPUs.
+        reference_offloaded: it is there while it computes, and in host memory otherwise.
         engines: the vLLM engines.
         colocated: engines and actor are on the same GPUs.
         actor_sleeps: main parameters, moments and gradients leave the GPU while the engines generate.
@@ -102,6 +103,7 @@ class Setup:
     async_checkpoint: bool = True
     reference_gpus: int = 0
     reference_here: bool = False
+    reference_offloaded: bool = False
     engines: Engines = field(default_factory=Engines)
     colocated: bool = False
     actor_sleeps: bool = False
@@ -198,6 +200,7 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
         async_checkpoint=args.ckpt.async_save and not args.ckpt.disable_ds and args.ckpt.save_steps > 0,
         reference_gpus=args.ref.num_nodes * args.ref.num_gpus_per_node if reference and not shared else 0,
         reference_here=reference and shared,
+        reference_offloaded=args.ref.offload,
         engines=Engines(
             count=0 if replayed else args.vllm.num_engines or 0,
             tp=args.vllm.tensor_parallel_size,

@@ -1,7 +1,8 @@
 """Layouts that fit a number of GPUs, best first by a stated rule.
 
-The rule, from first to last: no context parallelism if it can be done without; no recomputation if it can be done
-without (whole layers take a third more computation), with half or a quarter of --train.max_tokens_per_gpu if need be;
+The rule, from first to last: no context parallelism if it can be done without; as little recomputation as can be done
+with (nothing, MLPs, whole layers, which take a third more), with half or a quarter of --train.max_tokens_per_gpu if
+need be;
 pipeline bubbles up to a tenth of the time before larger ones; few GPUs for each copy of the model; few pipeline stages;
 large micro-batches. TP stays within a node. Each layout leaves a twentieth of the memory free.
 """
@@ -9,6 +10,7 @@ large micro-batches. TP stays within a node. Each layout leaves a twentieth of t
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.plan.planner import Plan, make_plan
@@ -19,6 +21,7 @@ _SMALL_BUBBLE = 0.1
 _SIZES = (1, 2, 4, 8)
 _MOST_STAGES = 16
 _LEAST_TOKENS = 4096
+_RECOMPUTED: tuple[Literal["none", "mlp", "full"], ...] = ("none", "mlp", "full")  # cheapest first
 
 
 def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -> list[Plan]:
@@ -65,7 +68,7 @@ def _layouts(setup: Setup) -> Iterator[Setup]:
         layout = replace(setup.layout, tp=tp, pp=pp, vpp=1, cp=cp)
         laid_out = replace(setup, layout=layout, recompute_layers=None, sequence_parallel=tp > 1)
         if _is_possible(laid_out):
-            for recompute, budget in itertools.product(("none", "full"), _budgets(setup)):
+            for recompute, budget in itertools.product(_RECOMPUTED, _budgets(setup)):
                 tokens = max(budget, setup.max_len)
                 yield replace(laid_out, recompute=recompute, max_tokens=budget, tokens=tokens)
 
@@ -79,6 +82,8 @@ def _budgets(setup: Setup) -> list[int]:
 def _is_possible(setup: Setup) -> bool:
     if not setup.gpus or setup.gpus % setup.layout.block or setup.layout.tp > setup.gpus_per_node:
         return False
+    if setup.layout.cp > 1 and setup.layers == "local":
+        return False  # its attention to other ranks' keys is made for being right, not for being small
     try:
         setup.check()
     except UsageError:
@@ -90,7 +95,7 @@ def _rank(plan: Plan) -> tuple[float, ...]:
     setup = plan.setup
     return (
         setup.layout.cp,
-        setup.recompute != "none",
+        _RECOMPUTED.index(setup.recompute),
         plan.bubble if plan.bubble > _SMALL_BUBBLE else 0.0,
         setup.layout.block,
         setup.layout.pp,

@@ -24,16 +24,8 @@ def as_text(plan: Plan) -> str:
     if plan.engine is not None:
         parts.append(_engine(plan))
     parts.append(_rest(plan))
-    parts.append(_UNMEASURED)
-    parts.append(_verdict(plan))
+    parts += [_UNMEASURED, *filter(None, [_remark(plan.setup)]), _verdict(plan)]
     return "\n\n".join(parts)
-
-
-def layout_in_words(setup: Setup) -> str:
-    """TP, PP and so on, where they are not 1."""
-    layout = setup.layout
-    sizes = [("TP", layout.tp), ("CP", setup.layout.cp), ("PP", layout.pp), ("VPP", layout.vpp), ("DP", setup.dp)]
-    return " ".join(f"{name}={size}" for name, size in sizes if size > 1 or name in ("TP", "PP", "DP"))
 
 
 def _heading(setup: Setup) -> str:
@@ -44,9 +36,10 @@ def _heading(setup: Setup) -> str:
     if recompute == "full" and setup.recompute_layers:
         recompute = f"full, {setup.recompute_layers} layers of each chunk"
     update = f"SFPO, which copies {setup.snapshot} fp32 shard{'s' * (setup.snapshot > 1)}" if setup.snapshot else "GRPO"
+    ranks = f"{setup.gpus} {'GPUs' if setup.cuda else 'CPU ranks'}"
     lines = [
         f"Actor: {model.family}, {model.num_layers} layers, hidden size {model.hidden_size}, vocabulary "
-        f"{model.vocab_size}; {setup.gpus} {'GPUs' if setup.cuda else 'CPU ranks'}, {layout_in_words(setup)}",
+        f"{model.vocab_size}; {ranks}, {setup.layout.in_words(setup.gpus)}",
         f"{dtype} parameters, {kernels}, recompute {recompute}, micro-batches of up to {setup.tokens} tokens; {update}",
     ]
     if setup.engines.count:
@@ -54,7 +47,8 @@ def _heading(setup: Setup) -> str:
         lines.append(f"{setup.engines.count} vLLM engine(s) of {setup.engines.tp} GPU(s), {where}")
     if setup.reference_gpus or setup.reference_here:
         where = f"on {setup.reference_gpus} GPUs of its own" if setup.reference_gpus else "on the actor's GPUs"
-        lines.append(f"a reference model for the KL term, {where} (--ref.offload changes nothing)")
+        offloaded = ", in host memory while it has nothing to do" * setup.reference_offloaded
+        lines.append(f"a reference model for the KL term, {where}{offloaded}")
     return "\n".join(lines)
 
 
@@ -129,6 +123,13 @@ def _rest(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _remark(setup: Setup) -> str:
+    """What a plan leaves out."""
+    if setup.layout.cp > 1 and setup.layers == "local":
+        return "The local layers' attention saves more than planned with context parallelism; use Transformer Engine."
+    return ""
+
+
 def _verdict(plan: Plan) -> str:
     peak = plan.worst.worst
     if plan.fits:
@@ -142,7 +143,7 @@ def suggestions_text(plans: list[Plan], gpus: int) -> str:
         return f"No layout for {gpus} GPUs fits. Use more GPUs, a smaller --train.max_tokens_per_gpu or --data.max_len."
     rows = [
         [
-            layout_in_words(plan.setup),
+            plan.setup.layout.in_words(plan.setup.gpus),
             plan.setup.recompute,
             str(plan.setup.max_tokens),
             f"{plan.setup.gpus} + {plan.setup.engines.gpus}" if not plan.setup.colocated else str(plan.setup.gpus),
