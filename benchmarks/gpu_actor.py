@@ -386,8 +386,27 @@ def matrix_product(device: str) -> float:
 
 
 def planned(args: argparse.Namespace, actor: Any, layers: str, attention: str) -> int:
-    """What `openrlhf-sfpo plan` says of the same: state and activations, without its allowances."""
-    return 0
+    """What `openrlhf-sfpo plan` says of the same: the actor's state, a pass and its temporaries, without allowances."""
+    from openrlhf_sfpo.plan.activations import moments
+    from openrlhf_sfpo.plan.setup import Setup
+    from openrlhf_sfpo.plan.state import states
+
+    setup = Setup(
+        model=actor.model_config,
+        gpus=1,
+        cuda=args.device == "cuda",
+        layers=layers,
+        attention=attention,
+        recompute=args.recompute,
+        tokens=max(args.max_tokens, args.sequence),
+        overlap=False,
+        snapshot=0,
+        max_len=args.sequence,
+        samples=max(1, args.tokens // args.sequence),
+        max_tokens=args.max_tokens,
+    )
+    (state,) = states(setup)
+    return state.total + max(moment.total for moment in moments(setup, 0))
 
 
 def as_table(result: dict[str, Any]) -> str:
