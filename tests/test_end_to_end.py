@@ -217,7 +217,8 @@ def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
     assert [line["sfpo/backward_passes_total"] for line in (first, second)] == [3.0, 4.0]
     assert first["sfpo/entropy_start"] > 0
     assert first["sfpo/entropy_z"] is None
-    assert abs(second["sfpo/entropy_z"]) == pytest.approx(1.0), "as of any two different values"
+    # Less by what keeps the deviation from being zero.
+    assert abs(second["sfpo/entropy_z"]) == pytest.approx(1.0, rel=1e-3), "as of any two different values"
 
 
 def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: Path) -> None:
