@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import checkpoint_jobs
@@ -75,6 +76,21 @@ def test_another_layout_continues(
     assert (flat(after["end"]) - flat(before["end"])).norm() <= (1e-3 if dtype == torch.float32 else 0.2) * moved.norm()
     for name in ("sfpo/backward_passes_total", "actor_lr", "sfpo/active"):
         assert found[name] == expected[name], name
+
+
+def test_steps_are_read_where_transformer_engines_adam_counts_them() -> None:
+    """In the parameter groups, of which one may be empty on a rank and then counts nothing."""
+    from openrlhf_sfpo.megatron.training_state import _make_moments, adam_step_of
+    from openrlhf_sfpo.sfpo import Shard
+
+    weight = torch.nn.Parameter(torch.ones(3))
+    groups = [{"params": [weight], "step": 20}, {"params": []}]
+    optimizer = SimpleNamespace(param_groups=groups, state={weight: {"exp_avg": 0}})
+    actor = SimpleNamespace(shards=SimpleNamespace(shards=lambda: [Shard(weight, optimizer)]))
+    assert adam_step_of(actor) == 20
+    _make_moments(Shard(weight, optimizer), 30)
+    assert adam_step_of(actor) == 30
+    assert "step" not in groups[1]
 
 
 def test_the_same_layout_continues_to_the_bit(ranks: RankPool, tmp_path: Path) -> None:

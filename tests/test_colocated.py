@@ -111,15 +111,17 @@ def assert_the_same(run_dir: Path, other: Path) -> None:
         assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_level_1_and_everything_offloaded_is_the_disaggregated_run_to_the_bit(
-    problems: Path, disaggregated: Path, tmp_path: Path
+@pytest.mark.parametrize("level", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_everything_offloaded_is_the_disaggregated_run_to_the_bit(
+    problems: Path, disaggregated: Path, tmp_path: Path, level: int
 ) -> None:
-    offloads = {"megatron__offload_parameters": True, "ref__offload": True}
+    offloads = {"megatron__offload_parameters": True, "ref__offload": True, "vllm__sleep_level": level}
     done = train(with_reference(tmp_path / "run", problems, **COLOCATED, **offloads), [], tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_the_same(tmp_path / "run", disaggregated)
 
 
+@pytest.mark.slow
 def test_level_2_is_the_same_with_engines_that_die_asleep_and_hang_in_the_weight_transfer(
     problems: Path, disaggregated: Path, tmp_path: Path
 ) -> None:

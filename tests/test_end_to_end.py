@@ -221,6 +221,7 @@ def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
     assert abs(second["sfpo/entropy_z"]) == pytest.approx(1.0, rel=1e-3), "as of any two different values"
 
 
+@pytest.mark.slow
 def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: Path) -> None:
     # A tiny model: processors without bf16 instructions take ten times as long for it.
     arguments = flags(

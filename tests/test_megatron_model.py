@@ -182,6 +182,21 @@ def test_kernels_are_chosen_by_what_the_machine_has() -> None:
         assert refused.value.flag == flag
 
 
+def test_what_stands_in_for_flash_attn_is_not_taken_for_it(ranks: RankPool) -> None:
+    (chosen,) = ranks.run(1, kernels_on_cuda)
+    assert chosen == ("local", "sdpa")
+
+
+def kernels_on_cuda() -> Any:
+    import sys
+
+    from openrlhf_sfpo.megatron.layers import choose_layers
+    from openrlhf_sfpo.megatron.settings import ActorSettings
+
+    assert "flash_attn" in sys.modules, "as in every worker"
+    return choose_layers(ActorSettings(device="cuda"))
+
+
 def test_transformer_engine_has_norms_in_the_linear_layers_after_them(tmp_path: Path) -> None:
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.model_config import ModelConfig

@@ -70,6 +70,32 @@ def test_every_rank_beside_an_engine_packs_all_weights_and_the_largest_fits(
     assert buffer_bytes == max(bucket_bytes, largest)
 
 
+def test_each_engines_workers_have_ranks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL is not here: what would be sent to three engines of two workers each, for a group with the sender's rank."""
+    import ray
+
+    from openrlhf_sfpo.rollout.weight_sync import EngineClient
+
+    class Method:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def remote(self, request: Any) -> None:
+            self.seen.append(request.init_info)
+
+    class Engine:
+        def __init__(self) -> None:
+            self.init_weight_transfer_engine = Method()
+
+    monkeypatch.setattr(ray, "get", lambda refs, timeout: None)
+    engines = [Engine() for _ in range(3)]
+    EngineClient(engines, 1.0, workers=2).init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    seen = [engine.init_weight_transfer_engine.seen for engine in engines]
+    assert seen == [[{"rank_offset": first, "world_size": 7}] for first in (1, 3, 5)]
+    EngineClient(engines[:1], 1.0, workers=2).init_weight_transfer_engine({})
+    assert engines[0].init_weight_transfer_engine.seen[-1] == {}, "shared memory knows no ranks"
+
+
 def test_what_a_killed_sender_left_in_shared_memory_is_removed() -> None:
     from openrlhf_sfpo.rollout.shared_memory import remove_leftovers
 

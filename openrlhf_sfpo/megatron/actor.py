@@ -261,11 +261,13 @@ class MegatronActor:
             if getattr(chunk, "ddp_config", None) and chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync(force_sync=True)
 
+    def _settle(self) -> None:
+        with cpu.device_scope():
+            self.finish_parameter_gather()
+
     def _reporting(self, everyone: bool) -> Iterator[tuple[str, torch.Tensor]]:
         with self._offload.present("parameters"):
-            with cpu.device_scope():
-                self.finish_parameter_gather()
-            for named_tensor in self.weights.stream(everyone):
+            for named_tensor in self.weights.stream(everyone, self._settle):
                 self._report()
                 yield named_tensor
 

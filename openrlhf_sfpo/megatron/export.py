@@ -1,6 +1,8 @@
 """Getting weights in and out: loading a rank's slices, and streaming full Hugging Face tensors to rank 0 in buckets."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -75,7 +77,9 @@ class WeightExchange:
                 parameter.copy_(value)
 
     @torch.no_grad()
-    def stream(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(
+        self, everyone: bool = False, settle: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full tensor) on global rank 0; take part in the gathering on the ranks of its model copy.
 
         While the consumer of a bucket sends it on, the next one is under way, so that two are held at a time. Every
@@ -84,18 +88,24 @@ class WeightExchange:
 
         Args:
             everyone: yield on all ranks; each of the ranks' model copies then gathers for itself.
+            settle: called before the weights are read.
         """
+        own = _Stream(self._device)
+        with own.entered():
+            settle()
+        own.finish()
         is_first_copy = parallel_state.get_data_parallel_rank() == 0 and parallel_state.get_context_parallel_rank() == 0
         if not is_first_copy and not everyone:
             return
         under_way: tuple[list[Entry], Callable[[], torch.Tensor | None]] | None = None
         for stage, bucket in self._buckets():
-            following = bucket, self._start(stage, bucket, everyone)
+            with own.entered():
+                following = bucket, self._start(stage, bucket, everyone)
             if under_way is not None:
-                yield from _tensors(*under_way)
+                yield from _tensors(own, *under_way)
             under_way = following
         if under_way is not None:
-            yield from _tensors(*under_way)
+            yield from _tensors(own, *under_way)
 
     def _buckets(self) -> Iterable[tuple[int, list[Entry]]]:
         return buckets(self.plan, self.bucket_bytes // torch.empty((), dtype=self.dtype).element_size())
@@ -182,12 +192,47 @@ class _Received:
         return self._flat
 
 
-def _tensors(bucket: list[Entry], arrive: Callable[[], torch.Tensor | None]) -> Iterator[tuple[str, torch.Tensor]]:
+class _Stream:
+    """A CUDA stream for everything that is done to weights on their way; on a CPU there is one order anyway.
+
+    Whoever iterates over them may do so under a stream of its own, and vLLM does, under two in turns: what one step
+    leaves unfinished the next would not wait for.
+
+    Args:
+        device: where the weights are. What was begun on it before comes first.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._stream is not None:
+            torch.cuda.synchronize(device)
+
+    def entered(self) -> contextlib.AbstractContextManager[Any]:
+        """Work on the stream until the block ends."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def finish(self) -> None:
+        """Wait for what was begun on it. What other streams do goes on, such as the next bucket's collectives."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def lend(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Have the tensor's memory kept until the current stream, which is the reader's, is done with it."""
+        if self._stream is not None:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        return tensor
+
+
+def _tensors(
+    own: _Stream, bucket: list[Entry], arrive: Callable[[], torch.Tensor | None]
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The names and full tensors of a bucket, where it arrives."""
-    flat = arrive()
+    with own.entered():
+        flat = arrive()
+    own.finish()
     if flat is None:
         return
     pairs = [pair for entry in bucket for pair in zip(entry.converter.names, entry.converter.shapes, strict=True)]
     sizes = [torch.Size(shape).numel() for _, shape in pairs]
     for (name, shape), part in zip(pairs, flat.split(sizes), strict=True):
-        yield name, part.view(shape)
+        yield name, own.lend(part).view(shape)

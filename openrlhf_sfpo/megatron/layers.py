@@ -62,7 +62,9 @@ def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
 
 def _why_not(package: str, *obstacles: tuple[bool, str]) -> str | None:
     found = next((reason for is_one, reason in obstacles if is_one), None)
-    return found or (None if importlib.util.find_spec(package) else "is not installed")
+    spec = importlib.util.find_spec(package)
+    # What stands in for a package that OpenRLHF imports (orchestration/flash_attn_stub.py) was loaded by nobody.
+    return found or (None if spec is not None and spec.loader is not None else "is not installed")
 
 
 def _kernels(query: torch.Tensor, longest: int) -> contextlib.AbstractContextManager[None]:

@@ -80,7 +80,7 @@ def adam_step_of(actor: Any) -> int:
         elif "step" in state:
             steps.add(int(state["step"]))
         else:  # Apex and Transformer Engine count in the parameter group
-            steps.update(int(group.get("step", 0)) for group in shard.optimizer.param_groups)
+            steps.update(int(group.get("step", 0)) for group in _groups(shard))
     assert len(steps) <= 1, f"the weights have made different numbers of steps: {sorted(steps)}"
     return steps.pop() if steps else 0
 
@@ -109,9 +109,14 @@ def _make_moments(shard: Shard, step: int) -> None:
         device = shard.weight.device if fused else torch.device("cpu")
         state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
     else:
-        for group in shard.optimizer.param_groups:
+        for group in _groups(shard):
             group["step"] = step
     shard.optimizer.state[shard.weight] = state
+
+
+def _groups(shard: Shard) -> list[dict[str, Any]]:
+    """The optimizer's groups that hold something on this rank: Transformer Engine's Adam counts no steps of others."""
+    return [group for group in shard.optimizer.param_groups if group["params"]]
 
 
 def _host_copy(tensor: torch.Tensor) -> torch.Tensor:

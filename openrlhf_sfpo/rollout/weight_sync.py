@@ -45,7 +45,7 @@ class WeightSync:
         register()
         self._engines = engines
         backend = backend_for(actor.settings.device, shared_gpus)
-        self._client = EngineClient(engines, timeout)
+        self._client = EngineClient(engines, timeout, engine_workers // len(engines))
         self._source = _weight_source(actor, everyone=backend == "ipc")
         init_info = _init_info(backend, self._source, engine_workers, master_address)
         self._engine = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=self._source)
@@ -107,17 +107,31 @@ class EngineClient:
     Args:
         engines: the actors' handles.
         timeout: seconds for each call.
+        workers: of each engine, its tensor-parallel size.
     """
 
-    def __init__(self, engines: list[Any], timeout: float) -> None:
+    def __init__(self, engines: list[Any], timeout: float, workers: int) -> None:
         self._engines = engines
         self._timeout = timeout
+        self._workers = workers
         self.updates = 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        self._call("init_weight_transfer_engine", WeightTransferInitRequest(init_info=init_info))
+        # vLLM's own client speaks to one engine, whose workers have the ranks from `rank_offset` on.
+        infos = [dict(init_info) for _ in self._engines]
+        for index, info in enumerate(infos):
+            if "rank_offset" in info:
+                info["rank_offset"] += index * self._workers
+        requests = [WeightTransferInitRequest(init_info=info) for info in infos]
+        self._gather(
+            "init_weight_transfer_engine",
+            [
+                engine.init_weight_transfer_engine.remote(request)
+                for engine, request in zip(self._engines, requests, strict=True)
+            ],
+        )
 
     def start_weight_update(self) -> None:
         self._call("start_weight_update")
@@ -136,9 +150,11 @@ class EngineClient:
         self._call("weights_are", number)
 
     def _call(self, method: str, *arguments: Any) -> None:
+        self._gather(method, [getattr(engine, method).remote(*arguments) for engine in self._engines])
+
+    def _gather(self, method: str, refs: list[Any]) -> None:
         import ray
 
-        refs = [getattr(engine, method).remote(*arguments) for engine in self._engines]
         try:
             ray.get(refs, timeout=self._timeout)
         except ray.exceptions.GetTimeoutError:
