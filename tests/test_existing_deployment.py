@@ -111,6 +111,7 @@ def test_without_a_patch(testbed: Path, tmp_path: Path) -> None:
     assert logged(output, "sfpo/active") == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_the_trainer_of_this_package_on_the_deepspeed_actor(testbed: Path, tmp_path: Path) -> None:
     words = [word for word in flags(testbed, tmp_path) if not word.startswith(("--ckpt", "--train.micro"))]
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "train", *words]

@@ -248,6 +248,7 @@ def batches(recording: Path, number: int) -> list[Any]:
     return load_rollouts(recording / f"rollouts_{number:06d}.safetensors")
 
 
+@pytest.mark.slow
 def test_load_enable_continues_in_a_new_run_directory(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Half of the batches, then all of them from the first run's checkpoints, which come with models."""
     recording, half = undisturbed.parent / "rollouts", tmp_path / "half"

@@ -165,8 +165,9 @@ def _parallelism(layout: Layout, settings: ActorSettings) -> dict[str, Any]:
         # two stages, each the other's predecessor and successor, those would be matched the wrong way round.
         "overlap_p2p_comm": layout.vpp > 1,
         "batch_p2p_comm": layout.vpp == 1,
-        # What was sent to the next stage is not kept until the backward pass, which needs its graph alone.
-        "deallocate_pipeline_outputs": layout.pp > 1,
+        # What was sent to the next stage is not kept until the backward pass, which needs its graph alone. The
+        # interleaved schedule does not wait for the sending: CUDA's streams then keep the memory, gloo reads it later.
+        "deallocate_pipeline_outputs": layout.pp > 1 and (settings.device == "cuda" or layout.vpp == 1),
     }
 
 

@@ -177,10 +177,13 @@ def _input_is_saved(setup: Setup) -> bool:
 
 def _held_by_schedule(setup: Setup, stage: int) -> int:
     """The schedule keeps a stage's inputs, where the first layer does not save them, until their backward pass. What a
-    stage has sent on it does not keep (deallocate_pipeline_outputs)."""
-    if setup.layout.pp == 1 or stage == 0 or _input_is_saved(setup) or recomputed_layers(setup):
+    stage has sent on it does not keep (deallocate_pipeline_outputs), but for the interleaved schedule on CPUs."""
+    p, flights = setup.layout.pp, in_flight(setup, stage)
+    if p == 1:
         return 0
-    return in_flight(setup, stage) * layer_input(setup)
+    inputs = 0 if stage == 0 or _input_is_saved(setup) or recomputed_layers(setup) else flights
+    outputs = flights - (stage == p - 1) if setup.layout.vpp > 1 and not setup.cuda else 0
+    return (inputs + outputs) * layer_input(setup)
 
 
 def backward_of_layer(setup: Setup) -> int:
