@@ -35,6 +35,8 @@ from typing import Any
 import torch
 from machine import cpu_name, write_result
 
+from openrlhf_sfpo.report.tables import Table
+
 SMALL: dict[str, Any] = {
     "model_type": "qwen3",
     "num_hidden_layers": 4,
@@ -139,8 +141,10 @@ def rendezvous() -> dict[str, str]:
 
 def large(millions: int) -> dict[str, Any]:
     """A configuration with about so many million parameters, in the proportions of Qwen2.5."""
-    hidden = next(h for h in range(128, 8192, 128) if parameters(_large(h)) >= millions * 1e6 or h == 8064)
-    return _large(hidden)
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+
+    sizes = (_large(hidden) for hidden in range(128, 8192, 128))
+    return next(one for one in sizes if parameters(ModelConfig.from_dict(one)) >= millions * 1e6)
 
 
 def _large(hidden: int) -> dict[str, Any]:
@@ -157,12 +161,12 @@ def _large(hidden: int) -> dict[str, Any]:
     }
 
 
-def parameters(config: dict[str, Any]) -> int:
+def parameters(model: Any) -> int:
+    """Of a `ModelConfig`."""
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
     from openrlhf_sfpo.megatron.weights import weight_plan
 
-    return sum(entry.numel for entry in weight_plan(ModelConfig.from_dict(config), Layout()))
+    return sum(entry.numel for entry in weight_plan(model, Layout()))
 
 
 def write_model(directory: Path, config: dict[str, Any]) -> None:
@@ -357,7 +361,7 @@ def job_pass(args: argparse.Namespace, directory: Path, layers: str, attention: 
     flops = tokens * flops_per_token(actor.model_config, args.sequence)
     product = matrix_product(args.device)
     return {
-        "parameters": sum(entry.numel for entry in actor.weights.plan),
+        "parameters": parameters(actor.model_config),
         "tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
@@ -372,10 +376,7 @@ def job_pass(args: argparse.Namespace, directory: Path, layers: str, attention: 
 
 def flops_per_token(model: Any, sequence: int) -> float:
     """Forward and backward, without what is recomputed; see above. The embedding multiplies nothing."""
-    from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.weights import weight_plan
-
-    weights = sum(entry.numel for entry in weight_plan(model, Layout()))
+    weights = parameters(model)
     if not model.tied_embeddings:
         weights -= model.vocab_size * model.hidden_size
     # Half of the positions of a sequence are scored, as in `samples_of`.
@@ -417,21 +418,19 @@ def planned(args: argparse.Namespace, actor: Any, layers: str, attention: str) -
 def as_table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     head = f"{result['machine']}, torch {result['torch']}, {result['date']}, `{result['command']}`"
-    parts = [head, *updates_table(result["updates"]), *reposition_table(result["reposition"])]
-    return "\n\n".join([*parts, *passes_table(result["passes"])]) + "\n"
-
-
-def rows(*lines: list[str]) -> str:
-    """A Markdown table; the first line is its head."""
-    head, *rest = lines
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest))
+    tables = (
+        updates_table(result["updates"]),
+        reposition_table(result["reposition"]),
+        passes_table(result["passes"]),
+    )
+    return "\n\n".join([head, *(table.markdown().rstrip() for table in tables)]) + "\n"
 
 
 def attention_of(row: dict[str, Any]) -> str:
     return "its own" if row["layers"] == "te" else row["attention"]
 
 
-def updates_table(updates: list[dict[str, Any]]) -> list[str]:
+def updates_table(updates: list[dict[str, Any]]) -> Table:
     head = ["dtype", "layers", "attention", "log-probs, largest difference", "update, relative", "weights, relative"]
     lines = [
         [
@@ -444,11 +443,11 @@ def updates_table(updates: list[dict[str, Any]]) -> list[str]:
         ]
         for row in updates
     ]
-    table = rows([*head, "direction against fp32's, cosine", "the CPU's"], *lines)
-    return ["Two SFPO updates of a small model against the CPU's in the same dtype:", table]
+    title = "Two SFPO updates of a small model against the CPU's in the same dtype"
+    return Table(title, [*head, "direction against fp32's, cosine", "the CPU's"], lines)
 
 
-def reposition_table(move: dict[str, Any]) -> list[str]:
+def reposition_table(move: dict[str, Any]) -> Table:
     speed = 2 * move["bytes"] / move["copy_seconds"] / 1e12
     lines = [
         [
@@ -460,16 +459,17 @@ def reposition_table(move: dict[str, Any]) -> list[str]:
         ]
         for place, name in (("same", "on the device"), ("cpu", "in host memory"))
     ]
-    return [
-        f"Snapshot and reposition of {move['bytes'] / 1e9:.2f} GB of fp32 shards. A copy of as many bytes takes "
-        f"{move['copy_seconds'] * 1e3:.1f} ms ({speed:.2f} TB/s, read and written):",
-        rows(["theta_slow", "snapshot, ms", "reposition, ms", "with norms, ms"], *lines),
-        "On the device, over the time of a copy of the least bytes that must move: snapshot "
+    return Table(
+        f"Snapshot and reposition of {move['bytes'] / 1e9:.2f} GB of fp32 shards",
+        ["theta_slow", "snapshot, ms", "reposition, ms", "with norms, ms"],
+        lines,
+        f"A copy of as many bytes takes {move['copy_seconds'] * 1e3:.1f} ms ({speed:.2f} TB/s, read and written). On "
+        "the device, over the time of a copy of the least bytes that must move: snapshot "
         f"{move['take_over_copy']:.2f}, reposition {move['reposition_over_copy']:.2f}.",
-    ]
+    )
 
 
-def passes_table(passes: list[dict[str, Any]]) -> list[str]:
+def passes_table(passes: list[dict[str, Any]]) -> Table:
     head = ["layers", "attention", "parameters", "tokens", "tokens/s", "TFLOP/s", "MFU", "over a matrix product's"]
     lines = [
         [
@@ -486,7 +486,7 @@ def passes_table(passes: list[dict[str, Any]]) -> list[str]:
         ]
         for row in passes
     ]
-    return ["A fast pass:", rows([*head, "peak, GB", "planned, GB"], *lines)]
+    return Table("A fast pass", [*head, "peak, GB", "planned, GB"], lines)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ GIB = 2**30
 CHECKPOINT_BYTES = 12
 _OWN_PACKAGE = "openrlhf_sfpo"
 # Found on CPU, with the versions that requirements/ pins: a process that has imported OpenRLHF, Ray and Megatron.
-_PROCESS_BYTES = 1.2 * GIB
+PROCESS_BYTES = int(1.2 * GIB)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _memory(args: Any, cuda: bool) -> Finding:
     engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0)
     share = count * ranks / max(1, ranks * args.actor.num_nodes)
     # A checkpoint is copied before it is written, and written from a copy of each piece.
-    need = (ranks + engines + 3) * _PROCESS_BYTES + CHECKPOINT_BYTES * share * (1 if args.ckpt.async_save else 0.5)
+    need = (ranks + engines + 3) * PROCESS_BYTES + CHECKPOINT_BYTES * share * (1 if args.ckpt.async_save else 0.5)
     if not cuda:
         block = args.megatron.tensor_model_parallel_size * args.megatron.pipeline_model_parallel_size
         copies = max(1, ranks // block)

@@ -15,6 +15,11 @@ def engines_share_gpus(args: Any) -> bool:
     return bool(args.train.colocate_all and not args.train.async_enable)
 
 
+def reference_shares_gpus(args: Any) -> bool:
+    """Whether a reference model, if there is one, is on the actor's GPUs."""
+    return bool(args.train.colocate_actor_ref or args.train.colocate_all)
+
+
 def check_placement(args: Any) -> None:
     """Check the flags about sharing GPUs, sleep and offload against each other. `args` is nested.
 
@@ -33,7 +38,7 @@ def check_placement(args: Any) -> None:
             "Make the two equal.",
         )
     same = (args.actor.num_nodes, args.actor.num_gpus_per_node) == (args.ref.num_nodes, args.ref.num_gpus_per_node)
-    if (args.train.colocate_all or args.train.colocate_actor_ref) and args.algo.kl.init_coef > 0 and not same:
+    if reference_shares_gpus(args) and args.algo.kl.init_coef > 0 and not same:
         raise UsageError(
             "--ref.num_gpus_per_node, --ref.num_nodes",
             f"are {args.ref.num_gpus_per_node} and {args.ref.num_nodes}, but a reference model on the actor's GPUs "

@@ -29,23 +29,27 @@ def test_ranks_are_where_the_layout_says(ranks: RankPool, world_size: int, sizes
     for rank, found in enumerate(groups):
         place = layout.place(rank)
         assert found["place"] == place
-        peers = [layout.place(other) for other in range(world_size)]
         for position, name in enumerate(("tp", "cp", "pp", "dp")):
-            # Those that differ in this dimension alone, in its order.
-            alike = [
-                other
-                for other, at in enumerate(peers)
-                if at[:position] + at[position + 1 :] == place[:position] + place[position + 1 :]
-            ]
-            assert found[name] == alike, name
+            assert found[name] == differing_in(position, layout, rank, world_size), name
         assert len({other // NODE for other in found["tp"]}) == 1, "tensor parallelism stays in a node"
         together = {*found["tp"], *found["cp"], *found["pp"]}
         chunk = range(rank // layout.block * layout.block, (rank // layout.block + 1) * layout.block)
         assert together <= set(chunk), "OpenRLHF sends a chunk of data to neighbouring ranks"
         # The distributed optimizer divides its state over all ranks that have the same parameters.
+        peers = [layout.place(other) for other in range(world_size)]
         assert sorted(found["dp_cp"]) == [
             other for other, at in enumerate(peers) if (at[0], at[2]) == (place[0], place[2])
         ]
+
+
+def differing_in(position: int, layout: Layout, rank: int, world_size: int) -> list[int]:
+    """The ranks whose place differs from a rank's in one dimension alone, in its order."""
+
+    def rest(of: int) -> tuple[int, ...]:
+        place = layout.place(of)
+        return place[:position] + place[position + 1 :]
+
+    return [other for other in range(world_size) if rest(other) == rest(rank)]
 
 
 def groups_of_all_ranks(world_size: int, layout: Layout) -> list[dict[str, Any]]:
@@ -78,14 +82,8 @@ def test_groups_carry_data_between_the_ranks_of_two_nodes(ranks: RankPool) -> No
     """The same with real processes: sums of rank numbers over each dimension."""
     layout = Layout(2, 2, 1, 2)
     for rank, sums in enumerate(ranks.run(16, sums_over_groups, layout, timeout=120)):
-        place = layout.place(rank)
         for position, total in enumerate(sums):
-            alike = [
-                other
-                for other in range(16)
-                if all(a == b for i, (a, b) in enumerate(zip(layout.place(other), place, strict=True)) if i != position)
-            ]
-            assert total == sum(alike)
+            assert total == sum(differing_in(position, layout, rank, 16))
 
 
 def sums_over_groups(layout: Layout) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import memory_jobs
 import pytest
 import torch
+from model_configs import CONFIGS, PARAMETERS, make_config
 from ranks import RankPool
 from tiny_models import make_model
 
@@ -23,7 +24,7 @@ from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.plan import placement, schedule
 from openrlhf_sfpo.plan.activations import moments
 from openrlhf_sfpo.plan.planner import make_plan
-from openrlhf_sfpo.plan.setup import GIB, Engines, Setup
+from openrlhf_sfpo.plan.setup import Engines, Setup
 from openrlhf_sfpo.plan.suggestion import suggestions
 from openrlhf_sfpo.plan.sync import checkpoint_bytes, gathering
 
@@ -140,45 +141,24 @@ def test_planned_bytes_are_those_of_a_real_actor(ranks: RankPool, tmp_path: Path
             assert count == pytest.approx(found[what], rel=within[what]), (what, found["stage"])
 
 
-QWEN = {"model_type": "qwen2", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768}
-# As published: layers, hidden size, MLP size, heads, key/value heads, vocabulary; and the number of parameters.
-PUBLISHED: dict[str, Any] = {
-    "Qwen2.5-7B": (QWEN, (28, 3584, 18944, 28, 4, 152064), 7_615_616_512),
-    "Qwen2.5-32B": (QWEN, (64, 5120, 27648, 40, 8, 152064), 32_763_876_352),
-    "Qwen2.5-72B": (QWEN, (80, 8192, 29568, 64, 8, 152064), 72_706_203_648),
-    "Llama-3.1-8B": ({**QWEN, "model_type": "llama"}, (32, 4096, 14336, 32, 8, 128256), 8_030_261_248),
-}
-
-
-def config_of(name: str) -> dict[str, Any]:
-    common, (layers, hidden, mlp, heads, kv_heads, vocabulary), _ = PUBLISHED[name]
-    return {
-        **common,
-        "num_hidden_layers": layers,
-        "hidden_size": hidden,
-        "intermediate_size": mlp,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocabulary,
-    }
+# Of the examples' models, one of each size.
+PUBLISHED = ("Qwen2.5-Math-7B", "Qwen2.5-32B", "Qwen2.5-72B", "Llama-3.1-8B")
 
 
 def model_of(name: str) -> ModelConfig:
-    return ModelConfig.from_dict(config_of(name))
+    return ModelConfig.from_dict(CONFIGS[name])
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A model directory with Qwen2.5-7B's config.json and nothing else."""
-    (tmp_path / "qwen").mkdir()
-    (tmp_path / "qwen" / "config.json").write_text(json.dumps(config_of("Qwen2.5-7B")))
-    return tmp_path / "qwen"
+    """A model directory with Qwen2.5-Math-7B's config.json and nothing else."""
+    return make_config(tmp_path, "Qwen2.5-Math-7B")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_state_of_published_models(name: str) -> None:
     """18 bytes a parameter, of which 12 are divided by DP; padding is a thousandth at most."""
-    count = PUBLISHED[name][2]
+    count = PARAMETERS[name]
     assert checkpoint_bytes(Setup(model_of(name))) == 12 * count
     for layout, gpus in ((Layout(), 8), (Layout(tp=4), 8), (Layout(tp=4, pp=4), 64), (Layout(tp=2, pp=2, vpp=2), 16)):
         setup = Setup(model_of(name), layout, gpus=gpus)
@@ -190,7 +170,7 @@ def test_state_of_published_models(name: str) -> None:
 
 
 def test_context_parallel_ranks_share_the_optimizer_and_the_tokens() -> None:
-    model = model_of("Qwen2.5-7B")
+    model = model_of("Qwen2.5-Math-7B")
     plain = make_plan(Setup(model, Layout(tp=2), gpus=8, tokens=32768), 80)
     split = make_plan(Setup(model, Layout(tp=2, cp=4), gpus=8, tokens=32768), 80)
     assert split.setup.dp == 1
@@ -254,7 +234,7 @@ def test_an_engine_without_room_for_a_sequence(directory: Path, capsys: Any) -> 
     plan = planned(capsys, directory, *flags)
     assert plan["fits"]
     engine = plan["engine"]
-    assert engine["weights"] == 2 * PUBLISHED["Qwen2.5-7B"][2]
+    assert engine["weights"] == 2 * PARAMETERS["Qwen2.5-Math-7B"]
     assert engine["token"] == 2 * 28 * 4 * 128 * 2
     assert engine["sequences"] == engine["cache"] // engine["token"] // 32768
     small = planned(capsys, directory, *flags, "--vllm.gpu_memory_utilization", "0.25")
@@ -277,7 +257,7 @@ def test_colocated_engines_need_sleep(directory: Path, capsys: Any) -> None:
     asleep = planned(capsys, directory, *shared, "--vllm.enable_sleep", "--ds.enable_sleep")
     assert asleep["fits"]
     phases = asleep["stages"][0]["phases"]
-    assert phases["rollout"]["vLLM engine"] == int(0.6 * 80 * GIB)
+    assert phases["rollout"]["vLLM engine"] == int(0.6 * 80 * doctor.GIB)
     assert "gradients, fp32" not in phases["rollout"]
     assert phases["rollout"]["parameters"] == phases["rollout"]["reference model"]
     assert phases["weight sync"]["vLLM engine"] > phases["slow pass"]["vLLM engine"]
@@ -302,14 +282,16 @@ def test_colocated_engines_need_sleep(directory: Path, capsys: Any) -> None:
     [(1, 1, 2048, 64), (4, 1, 2048, 64), (4, 2, 1000, 32), (4, 2, 900, 32), (4, 2, 8192, 128)],
 )
 def test_micro_batches_are_those_of_the_plan(pp: int, vpp: int, length: int, expected: int) -> None:
-    setup = Setup(model_of("Qwen2.5-7B"), Layout(1, pp, vpp), gpus=pp, max_tokens=4096, max_len=length, samples=128)
+    setup = Setup(
+        model_of("Qwen2.5-Math-7B"), Layout(1, pp, vpp), gpus=pp, max_tokens=4096, max_len=length, samples=128
+    )
     real = plan_micro_batches([[length] * 128], 128, 4096, multiple_of=pp if vpp > 1 else 1)
     assert schedule.micro_batches(setup) == len(real[0][0]) == expected
     assert schedule.bubble(setup, expected) == pytest.approx((pp - 1) / (vpp * expected + pp - 1))
 
 
 @pytest.mark.parametrize(
-    ("name", "gpus"), [("Qwen2.5-7B", 8), ("Llama-3.1-8B", 16), ("Qwen2.5-32B", 64), ("Qwen2.5-72B", 128)]
+    ("name", "gpus"), [("Qwen2.5-Math-7B", 8), ("Llama-3.1-8B", 16), ("Qwen2.5-32B", 64), ("Qwen2.5-72B", 128)]
 )
 def test_suggested_layouts_fit(name: str, gpus: int) -> None:
     found = suggestions(Setup(model_of(name), engines=Engines(count=1, tp=4)), gpus, 80)
@@ -320,7 +302,7 @@ def test_suggested_layouts_fit(name: str, gpus: int) -> None:
         assert plan.fits
         assert setup.gpus + setup.engines.gpus == gpus
         assert setup.layout.tp <= 8
-        assert make_plan(setup, 80).worst.worst.total <= 0.95 * 80 * GIB
+        assert make_plan(setup, 80).worst.worst.total <= 0.95 * 80 * doctor.GIB
     ranks = [(plan.setup.layout.cp, plan.setup.recompute != "none") for plan in found]
     assert ranks == sorted(ranks), "least context parallelism, then least recomputation first"
     assert len({(plan.setup.layout, plan.setup.recompute) for plan in found}) == len(found)
@@ -455,9 +437,9 @@ def test_every_gpu_is_held_once() -> None:
 
 def test_the_doctor_plans_the_memory_of_gpus(directory: Path) -> None:
     args = nested(parse(dry_run_flags(directory)[1:])[0])
-    fits = doctor.gpu_memory(args, 80 * GIB)
+    fits = doctor.gpu_memory(args, 80 * doctor.GIB)
     assert (fits.check, fits.state) == ("GPU memory", "ok")
     assert "of 80.0 GiB planned" in fits.found
-    small = doctor.gpu_memory(args, 24 * GIB)
+    small = doctor.gpu_memory(args, 24 * doctor.GIB)
     assert small.state == "warning"
     assert "the actor needs" in small.found

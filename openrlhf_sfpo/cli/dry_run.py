@@ -2,6 +2,7 @@
 
 import argparse
 
+from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
 from openrlhf_sfpo.errors import UsageError
 
 FLAG = "--dry-run"
@@ -11,7 +12,6 @@ HELP = (
     "need hold no more than config.json. The exit status is 0 if the run fits 80 GiB GPUs, 1 if not, 2 if a flag is "
     "wrong.\n"
 )
-_GPU_MEMORY_GB = 80.0
 
 
 def dry_run(flat: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def dry_run(flat: argparse.Namespace) -> int:
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
         return 0
     setup = planned(flat, model_at(vars(flat)["actor.model_name_or_path"]))
-    plan = make_plan(setup, _GPU_MEMORY_GB)
+    plan = make_plan(setup, GPU_MEMORY_GB)
     print(f"\n{placement_text(setup)}\n\n{as_text(plan)}")
     return 0 if plan.fits else 1
 

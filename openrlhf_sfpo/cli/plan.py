@@ -18,6 +18,7 @@ a checkpoint, from a model directory's config.json (or that file) and the flags;
 
 The exit status is 0 if the plan fits, 1 if it does not, 2 for bad input."""
 
+GPU_MEMORY_GB = 80.0
 # Given any of these, the layout of the flags is planned and not the best one.
 _LAYOUT_FLAGS = {
     "actor.num_nodes",
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         as_json = "--json" in words
         words = [word for word in words if word != "--json"]
-        gpus, memory = _number(words, "--gpus", None), _number(words, "--gpu_memory_gb", 80.0)
+        gpus, memory = _number(words, "--gpus", None), _number(words, "--gpu_memory_gb", GPU_MEMORY_GB)
         return _plan(words, None if gpus is None else int(gpus), memory, as_json)
     except UsageError as error:
         print(f"openrlhf-sfpo plan: error: {error}", file=sys.stderr)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from openrlhf_sfpo.cpus import give_back_freed_memory
+
 _CPU = torch.device("cpu")
 _installed = False
 
@@ -76,7 +78,7 @@ REPLACED: list[tuple[str, str, Any, str]] = [
     ("torch.cuda", "current_device", lambda: _CPU, "buffers are allocated on the current CUDA device"),
     ("torch.cuda", "set_device", lambda device: None, "called when the process group starts"),
     ("torch.cuda", "synchronize", lambda device=None: None, "called around point-to-point communication and barriers"),
-    ("torch.cuda", "empty_cache", lambda: give_back_freed_memory(), "called between phases to return cached memory"),
+    ("torch.cuda", "empty_cache", give_back_freed_memory, "called between phases to return cached memory"),
     ("torch.cuda", "current_stream", lambda device=None: _NoStream(), "pipeline communication orders its streams"),
     ("torch.cuda", "default_stream", lambda device=None: _NoStream(), "gradient reduction orders its streams"),
     ("torch.cuda", "Stream", _NoStream, "gradient reduction and offload create side streams"),
@@ -174,13 +176,6 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3
         libc.mallopt(mmap_threshold, 1 << 30)
         libc.mallopt(trim_threshold, -1)
-
-
-def give_back_freed_memory() -> None:
-    """Return what was kept to the kernel after all, for when others are to have it."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 @contextlib.contextmanager

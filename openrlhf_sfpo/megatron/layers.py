@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.context_parallel import chunks_of, positions_of
 from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.settings import ActorSettings, Attention, LayerSpec
+from openrlhf_sfpo.megatron.settings import ActorSettings, Attention, LayerSpec, chosen, limits
 
 
 def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
@@ -41,30 +41,23 @@ def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
         UsageError: Transformer Engine or flash-attn is asked for and cannot be had.
     """
     sixteen_bits = settings.param_dtype in (torch.bfloat16, torch.float16)
-    lacks_te = _why_not(
-        "transformer_engine",
-        (settings.device == "cpu", "runs on CUDA only"),
-        (not sixteen_bits, "attends to packs in 16 bits only"),
-        (settings.fp32_residual, "does not take --megatron.fp32_residual_connection"),
-    )
-    lacks_flash = _why_not(
-        "flash_attn", (settings.device == "cpu", "runs on CUDA only"), (not sixteen_bits, "takes 16 bits only")
-    )
+    no_te, no_flash = limits(settings.device, sixteen_bits, settings.fp32_residual)
+    lacks_te, lacks_flash = no_te or _missing("transformer_engine"), no_flash or _missing("flash_attn")
     if settings.layer_spec == "te" and lacks_te:
         raise UsageError("--megatron.layer_spec", f"is te, and Transformer Engine {lacks_te}.", "Use auto or local.")
     if settings.attention == "flash" and lacks_flash:
         raise UsageError(
             "--megatron.attention_backend", f"is flash, and flash-attn {lacks_flash}.", "Use auto or sdpa."
         )
-    spec = settings.layer_spec if settings.layer_spec != "auto" else "local" if lacks_te else "te"
-    return spec, settings.attention if settings.attention != "auto" else "sdpa" if lacks_flash else "flash"
+    return chosen(settings.layer_spec, "te", lacks_te, "local"), chosen(
+        settings.attention, "flash", lacks_flash, "sdpa"
+    )
 
 
-def _why_not(package: str, *obstacles: tuple[bool, str]) -> str | None:
-    found = next((reason for is_one, reason in obstacles if is_one), None)
+def _missing(package: str) -> str | None:
     spec = importlib.util.find_spec(package)
     # What stands in for a package that OpenRLHF imports (orchestration/flash_attn_stub.py) was loaded by nobody.
-    return found or (None if spec is not None and spec.loader is not None else "is not installed")
+    return None if spec is not None and spec.loader is not None else "is not installed"
 
 
 def _kernels(query: torch.Tensor, longest: int) -> contextlib.AbstractContextManager[None]:

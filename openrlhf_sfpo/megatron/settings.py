@@ -1,12 +1,32 @@
 """Settings of the Megatron actor that are neither the model's nor the layout's."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 LayerSpec = Literal["te", "local"]
 Attention = Literal["flash", "sdpa"]
+
+
+def limits(device: str, sixteen_bits: bool, fp32_residual: bool) -> tuple[str | None, str | None]:
+    """Why Transformer Engine and why flash-attn cannot be used, whatever is installed; None if they can.
+
+    Args:
+        device: the actor's, "cpu" or "cuda".
+        sixteen_bits: whether the parameters have 16 bits.
+        fp32_residual: whether the residual stream is in fp32.
+    """
+    if device == "cpu":
+        return ("runs on CUDA only",) * 2
+    if not sixteen_bits:
+        return "attends to packs in 16 bits only", "takes 16 bits only"
+    return "does not take --megatron.fp32_residual_connection" if fp32_residual else None, None
+
+
+def chosen(asked: Any, best: Any, obstacle: str | None, instead: Any) -> Any:
+    """What `auto` means; otherwise what is asked for."""
+    return asked if asked != "auto" else instead if obstacle else best
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ Inside the classes on the right, on their own instances and on no class of OpenR
 
 | what | set by | because |
 | --- | --- | --- |
-| the trainers' `samples_generator` | trainers._Watched, trainers.Replay | progress, errors of evaluations, replay |
-| its `tokenizer` | trainers._TokenizerAt | it is sent with every prompt, and loading one takes 0.2 s |
+| the trainers' `samples_generator` | rollouts.Rollouts, rollouts.Replay | progress, errors of evaluations, replay |
+| its `tokenizer` | rollouts._TokenizerAt | it is sent with every prompt, and loading one takes 0.2 s |
 | its `args.vllm.enable_sleep` | rollouts.Rollouts | it wakes engines itself: alive, and with weights |
-| its `args.rollout.batch_size`, in evaluations | trainers._Watched | as many samples in flight as in training |
+| its `args.rollout.batch_size`, in evaluations | rollouts.Rollouts | as many samples in flight as in training |
 | the loggers' `close`, until the last evaluation | trainers.Trainer | OpenRLHF closes them before it |
 | the engine executor's `reward_func`, `reward_endpoints` | engine.RolloutEngine | rewards by name, failures stop |
 | the sampling parameters' `logprobs` | engine.RolloutEngine | every step compares them with the actor's |

@@ -15,7 +15,7 @@ from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.orchestration import hooks, resume
-from openrlhf_sfpo.placement import engines_share_gpus
+from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
 from openrlhf_sfpo.tasks.rewards import check_reward
@@ -51,7 +51,7 @@ def dotted(args: Any, prefix: str = "") -> dict[str, Any]:
 def gpus_needed(args: Any) -> int:
     """GPUs that OpenRLHF's placement asks Ray for."""
     actor = args.actor.num_nodes * args.actor.num_gpus_per_node
-    shared = args.train.colocate_actor_ref or args.train.colocate_all
+    shared = reference_shares_gpus(args)
     reference = args.ref.num_nodes * args.ref.num_gpus_per_node if args.algo.kl.init_coef > 0 and not shared else 0
     engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
     if engines_share_gpus(args):

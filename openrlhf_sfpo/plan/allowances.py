@@ -1,7 +1,8 @@
 """What cannot be worked out from shapes. None of it has been measured for this project yet; the figures are what is
 usually seen on H100s with CUDA 12 and NCCL 2, taken high."""
 
-from openrlhf_sfpo.plan.setup import GIB, Setup
+from openrlhf_sfpo.doctor import GIB, PROCESS_BYTES
+from openrlhf_sfpo.plan.setup import Setup
 
 # The driver keeps some of a GPU's nominal memory (an H100 of 80 GB shows 79.1 GiB), a process's context with its
 # kernels takes half a GiB, cuBLAS and cuDNN have workspaces.
@@ -14,14 +15,12 @@ FRAGMENTATION = 0.08
 ENGINE = 5 * GIB
 # What is left of a sleeping engine: context, NCCL and CUDA graphs.
 SLEEPING_ENGINE = 2 * GIB
-# A process that has imported OpenRLHF, Ray and Megatron, in host memory.
-PROCESS = int(1.2 * GIB)
 
 
 def context(setup: Setup) -> int:
     """Of the actor's process on a GPU."""
     if not setup.cuda:
-        return PROCESS
+        return PROCESS_BYTES
     sizes = (setup.layout.tp, setup.layout.pp, setup.layout.cp, setup.dp, setup.gpus)
     sends = setup.engines.count > 0
     return CONTEXT + NCCL_GROUP * (sum(size > 1 for size in sizes) + sends)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from openrlhf_sfpo.plan.allowances import PROCESS
+from openrlhf_sfpo.doctor import PROCESS_BYTES
 from openrlhf_sfpo.plan.setup import Setup
 from openrlhf_sfpo.plan.state import State, reference_parameters
 
@@ -30,7 +30,7 @@ def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
     sleeping = setup.engines.sleep and setup.engines.sleep_level == 1
     weights = setup.count * setup.engines.element // setup.engines.tp
     items = [
-        HostItem("processes", PROCESS * (ranks + here + 2)),
+        HostItem("processes", PROCESS_BYTES * (ranks + here + 2)),
         HostItem(
             "theta_slow (--sfpo.snapshot_device cpu), pinned: up to twice that",
             setup.snapshot * shard * setup.snapshot_on_host,
@@ -49,7 +49,7 @@ def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
         ),
         HostItem(
             "the reference model while it has nothing to do (--ref.offload)",
-            reference_parameters(setup) * ranks * (setup.reference_here and setup.reference_offloaded),
+            reference_parameters(setup, states) * ranks * (setup.reference_here and setup.reference_offloaded),
         ),
         HostItem("sleeping engines' weights (--vllm.sleep_level 1)", weights * here * sleeping),
     ]

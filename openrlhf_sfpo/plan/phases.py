@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from openrlhf_sfpo.plan import activations, allowances, head, sync
 from openrlhf_sfpo.plan.engine import engine
 from openrlhf_sfpo.plan.setup import Setup
-from openrlhf_sfpo.plan.state import State, reference_parameters
+from openrlhf_sfpo.plan.state import State
 
 ITEMS = (
     "parameters",
@@ -42,18 +42,24 @@ class Phase:
         return sum(self.items.values())
 
 
-def phases(setup: Setup, state: State, gpu_bytes: int) -> list[Phase]:
+def phases(setup: Setup, state: State, reference: int, gpu_bytes: int) -> list[Phase]:
     """All phases on one pipeline stage, in the order of a step.
 
     Where GRPO is trained, fast pass and reposition are left out, and with replayed rollouts the first and the last.
+
+    Args:
+        setup: what is planned.
+        state: of the stage.
+        reference: bytes of a reference model while it is on the actor's GPUs.
+        gpu_bytes: memory of a GPU.
     """
     left_out = set() if setup.snapshot else {"fast pass", "reposition"}
     if not setup.engines.count:
         left_out |= {"rollout", "weight sync"}
-    return [_phase(setup, state, gpu_bytes, name) for name in PHASES if name not in left_out]
+    return [_phase(setup, state, reference, gpu_bytes, name) for name in PHASES if name not in left_out]
 
 
-def _phase(setup: Setup, state: State, gpu_bytes: int, name: str) -> Phase:
+def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str) -> Phase:
     generates, trains = name == "rollout", name in ("fast pass", "slow pass")
     # OpenRLHF brings the actor's state back for its update alone; parameters come back when they are read.
     asleep = setup.actor_sleeps and not trains and name != "reposition"
@@ -67,7 +73,7 @@ def _phase(setup: Setup, state: State, gpu_bytes: int, name: str) -> Phase:
         0 if asleep else state.gradients,
         0 if asleep else state.main_parameters,
         0 if asleep else state.moments,
-        reference_parameters(setup) if refers else 0,
+        reference if refers else 0,
         0 if setup.snapshot_on_host else snapshot,
         saved,
         passing,

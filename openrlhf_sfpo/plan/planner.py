@@ -3,12 +3,13 @@
 import functools
 from dataclasses import dataclass
 
+from openrlhf_sfpo.doctor import GIB
 from openrlhf_sfpo.plan import allowances, head, schedule, sync
 from openrlhf_sfpo.plan.activations import forward_of_layer
 from openrlhf_sfpo.plan.engine import EnginePlan, engine
 from openrlhf_sfpo.plan.host import HostItem, host_items
 from openrlhf_sfpo.plan.phases import Phase, phases
-from openrlhf_sfpo.plan.setup import GIB, Setup
+from openrlhf_sfpo.plan.setup import Setup, gib
 from openrlhf_sfpo.plan.state import State, reference_parameters, states
 from openrlhf_sfpo.plan.sync import SyncPlan
 
@@ -65,13 +66,13 @@ class Plan:
         found = []
         peak = self.worst.worst
         if peak.total > self.gpu_bytes:
-            found.append(f"the actor needs {_gib(peak.total)} GiB in the {peak.name}, of {_gib(self.gpu_bytes)}")
+            found.append(f"the actor needs {gib(peak.total)} GiB in the {peak.name}, of {gib(self.gpu_bytes)}")
         if self.reference > self.gpu_bytes:
-            found.append(f"the reference model needs {_gib(self.reference)} GiB of {_gib(self.gpu_bytes)}")
+            found.append(f"the reference model needs {gib(self.reference)} GiB of {gib(self.gpu_bytes)}")
         if self.engine is not None and not self.engine.fits:
             found.append(
-                f"an engine has {_gib(self.engine.cache)} GiB for keys and values, and a sequence of "
-                f"{self.setup.max_len} tokens takes {_gib(self.engine.token * self.setup.max_len)}"
+                f"an engine has {gib(self.engine.cache)} GiB for keys and values, and a sequence of "
+                f"{self.setup.max_len} tokens takes {gib(self.engine.token * self.setup.max_len)}"
             )
         return found
 
@@ -94,23 +95,20 @@ def make_plan(setup: Setup, gpu_memory_gb: float) -> Plan:
     """
     gpu_bytes = int(gpu_memory_gb * GIB)
     found = states(setup)
+    reference = reference_parameters(setup, found)
     return Plan(
         setup=setup,
         gpu_bytes=gpu_bytes,
-        stages=[StagePlan(state, phases(setup, state, gpu_bytes)) for state in found],
+        stages=[StagePlan(state, phases(setup, state, reference, gpu_bytes)) for state in found],
         engine=engine(setup, gpu_bytes) if setup.engines.count else None,
-        reference=_reference(setup) if setup.reference_gpus else 0,
+        reference=_with_its_own_gpus(setup, reference) if setup.reference_gpus else 0,
         sync=sync.sync(setup),
         checkpoint_bytes=sync.checkpoint_bytes(setup),
         host=host_items(setup, found),
     )
 
 
-def _reference(setup: Setup) -> int:
-    """A reference model on GPUs of its own only computes log-probabilities."""
+def _with_its_own_gpus(setup: Setup, parameters: int) -> int:
+    """A reference model there only computes log-probabilities."""
     passing = max(forward_of_layer(setup), head.forward(setup))
-    return reference_parameters(setup) + passing + allowances.context(setup) + allowances.fragmentation(setup, passing)
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f}"
+    return parameters + passing + allowances.context(setup) + allowances.fragmentation(setup, passing)

@@ -5,15 +5,22 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from openrlhf_sfpo.doctor import GIB
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.settings import chosen, limits
 from openrlhf_sfpo.megatron.weights import Entry, buckets, weight_plan
+from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 
-GIB = 2**30
 GPUS_PER_NODE = 8
 # What `--sfpo.preset` keeps a copy of theta_slow for, and how many fp32 shards `--sfpo.optimizer_state` copies.
 _PRESETS_WITH_COPY = ("sfpo", "lookahead", "extragradient")
 _COPIES = {"maintain": 1, "reset": 1, "restore": 3, "interpolate": 3}
+
+
+def gib(count: int) -> str:
+    """Bytes as GiB, in words."""
+    return f"{count / GIB:.1f}"
 
 
 @dataclass(frozen=True)
@@ -172,9 +179,9 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
     element = {"bf16": 2, "fp32": 4}[megatron.param_dtype]
     full = args.actor.gradient_checkpointing_enable
     reference = args.algo.kl.init_coef > 0
-    shared = args.train.colocate_actor_ref or args.train.colocate_all
+    shared = reference_shares_gpus(args)
     replayed = bool(args.rollout.replay_dir)
-    split = megatron.sequence_parallel
+    no_te, no_flash = limits(megatron.device, element == 2, megatron.fp32_residual_connection)
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     return Setup(
         model=model,
@@ -184,9 +191,10 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
         cuda=cuda,
         element=element,
         residual=4 if megatron.fp32_residual_connection else element,
-        layers="te" if megatron.layer_spec == "te" or (megatron.layer_spec == "auto" and cuda) else "local",
-        attention=_attention(megatron.attention_backend, cuda and element == 2),
-        sequence_parallel=tp > 1 if split is None else split and tp > 1,
+        # Both are taken to be installed.
+        layers=chosen(megatron.layer_spec, "te", no_te, "local"),
+        attention=chosen(megatron.attention_backend, "flash", no_flash, "sdpa"),
+        sequence_parallel=megatron.sequence_parallel and tp > 1,
         recompute="full" if full else megatron.recompute,
         recompute_layers=megatron.recompute_num_layers,
         tokens=max(args.train.max_tokens_per_gpu, args.data.max_len),
@@ -209,17 +217,13 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
             sleep=args.vllm.enable_sleep,
             sleep_level=args.vllm.sleep_level,
         ),
-        colocated=args.train.colocate_all and not args.train.async_enable and not replayed,
+        colocated=engines_share_gpus(args) and not replayed,
         actor_sleeps=args.ds.enable_sleep,
         parameters_sleep=args.ds.enable_sleep and megatron.offload_parameters,
         max_len=args.data.max_len,
         samples=min(samples, args.train.batch_size),
         max_tokens=args.train.max_tokens_per_gpu,
     )
-
-
-def _attention(backend: str, flash_by_itself: bool) -> Literal["flash", "sdpa"]:
-    return "flash" if backend == "flash" or (backend == "auto" and flash_by_itself) else "sdpa"
 
 
 def _snapshot(sfpo: Any) -> int:

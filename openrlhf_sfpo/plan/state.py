@@ -85,10 +85,10 @@ def buffer_numel(sizes: Sequence[int], apart: Sequence[bool], owners: int, bucke
     return _up(end, multiple)
 
 
-def reference_parameters(setup: Setup) -> int:
+def reference_parameters(setup: Setup, policy: Sequence[State]) -> int:
     """Bytes of the reference model on each GPU of its largest stage; it is laid out as the policy is, without
     buffers."""
-    return setup.element * max(state.count for state in states(setup))
+    return setup.element * max(state.count for state in policy)
 
 
 def _entries(setup: Setup) -> list[Entry]:

@@ -2,9 +2,8 @@
 
 The rule, from first to last: no context parallelism if it can be done without; as little recomputation as can be done
 with (nothing, MLPs, whole layers, which take a third more), with half or a quarter of --train.max_tokens_per_gpu if
-need be;
-pipeline bubbles up to a tenth of the time before larger ones; few GPUs for each copy of the model; few pipeline stages;
-large micro-batches. TP stays within a node. Each layout leaves a twentieth of the memory free.
+need be; pipeline bubbles up to a tenth of the time before larger ones; few GPUs for each copy of the model; few
+pipeline stages; large micro-batches. TP stays within a node. Each layout leaves a twentieth of the memory free.
 """
 
 import itertools

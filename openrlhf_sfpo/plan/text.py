@@ -5,7 +5,7 @@ from typing import Any
 from openrlhf_sfpo.plan import placement, schedule
 from openrlhf_sfpo.plan.phases import ITEMS, Phase
 from openrlhf_sfpo.plan.planner import Plan
-from openrlhf_sfpo.plan.setup import GIB, Setup
+from openrlhf_sfpo.plan.setup import Setup, gib
 from openrlhf_sfpo.plan.suggestion import flags_of
 from openrlhf_sfpo.report.tables import Table
 
@@ -57,12 +57,12 @@ def _memory(plan: Plan) -> str:
     stage = plan.worst
     names = [what for what in ITEMS if any(what in phase.items for phase in stage.phases)]
     rows = [
-        [what, *(_gib(phase.items[what]) if what in phase.items else "" for phase in stage.phases)] for what in names
+        [what, *(gib(phase.items[what]) if what in phase.items else "" for phase in stage.phases)] for what in names
     ]
-    rows.append(["together", *(_gib(phase.total) for phase in stage.phases)])
+    rows.append(["together", *(gib(phase.total) for phase in stage.phases)])
     which = f" of pipeline stage {stage.state.stage}, which needs most" if len(plan.stages) > 1 else ""
     return Table(
-        f"GiB on each GPU{which}, of {_gib(plan.gpu_bytes)}", ["", *(phase.name for phase in stage.phases)], rows
+        f"GiB on each GPU{which}, of {gib(plan.gpu_bytes)}", ["", *(phase.name for phase in stage.phases)], rows
     ).text()
 
 
@@ -71,9 +71,9 @@ def _stages(plan: Plan) -> str:
         [
             str(stage.state.stage),
             f"{stage.state.count / 1e9:.2f}",
-            _gib(stage.state.total),
+            gib(stage.state.total),
             str(schedule.in_flight(plan.setup, stage.state.stage)),
-            _gib(stage.worst.total),
+            gib(stage.worst.total),
             stage.worst.name,
         ]
         for stage in plan.stages
@@ -86,10 +86,10 @@ def _engine(plan: Plan) -> str:
     engine, setup = plan.engine, plan.setup
     assert engine is not None
     rows = [
-        ["--vllm.gpu_memory_utilization", _gib(engine.taken)],
-        ["weights", _gib(engine.weights)],
-        ["context, CUDA graphs, largest step (allowance)", _gib(engine.taken - engine.weights - engine.cache)],
-        ["keys and values", _gib(engine.cache)],
+        ["--vllm.gpu_memory_utilization", gib(engine.taken)],
+        ["weights", gib(engine.weights)],
+        ["context, CUDA graphs, largest step (allowance)", gib(engine.taken - engine.weights - engine.cache)],
+        ["keys and values", gib(engine.cache)],
     ]
     note = (
         f"Keys and values of {engine.tokens:,} tokens ({engine.token / 2**10:.0f} KiB each), that is "
@@ -101,7 +101,7 @@ def _engine(plan: Plan) -> str:
 def _rest(plan: Plan) -> str:
     setup, lines = plan.setup, []
     if plan.reference:
-        lines.append(f"Reference model: {_gib(plan.reference)} GiB on each of its GPUs")
+        lines.append(f"Reference model: {gib(plan.reference)} GiB on each of its GPUs")
     count = schedule.micro_batches(setup)
     words = f"{count} micro-batches a step with samples of {setup.max_len} tokens"
     if setup.layout.pp > 1:
@@ -118,8 +118,8 @@ def _rest(plan: Plan) -> str:
         )
     lines.append(f"Checkpoint: {plan.checkpoint_bytes / 1e9:.1f} GB on disk")
     total = sum(item.bytes for item in plan.host)
-    lines.append(f"Host memory of a node with the actor: {_gib(total)} GiB")
-    lines += [f"  {_gib(item.bytes):>7s}  {item.what}" for item in plan.host]
+    lines.append(f"Host memory of a node with the actor: {gib(total)} GiB")
+    lines += [f"  {gib(item.bytes):>7s}  {item.what}" for item in plan.host]
     return "\n".join(lines)
 
 
@@ -133,7 +133,7 @@ def _remark(setup: Setup) -> str:
 def _verdict(plan: Plan) -> str:
     peak = plan.worst.worst
     if plan.fits:
-        return f"It fits: at most {_gib(peak.total)} of {_gib(plan.gpu_bytes)} GiB, in the {peak.name}."
+        return f"It fits: at most {gib(peak.total)} of {gib(plan.gpu_bytes)} GiB, in the {peak.name}."
     return f"It does not fit: {'; '.join(plan.problems)}."
 
 
@@ -147,14 +147,14 @@ def suggestions_text(plans: list[Plan], gpus: int) -> str:
             plan.setup.recompute,
             str(plan.setup.max_tokens),
             f"{plan.setup.gpus} + {plan.setup.engines.gpus}" if not plan.setup.colocated else str(plan.setup.gpus),
-            _gib(plan.worst.worst.total),
+            gib(plan.worst.worst.total),
             f"{100 * plan.bubble:.0f}",
         ]
         for plan in plans
     ]
     head = ["actor", "recompute", "tokens", "GPUs, actor + engines", "most, GiB", "bubble, %"]
     note = (
-        "Best first: no context parallelism, no recomputation, bubble within 10 %, few GPUs for each copy of the "
+        "Best first: no context parallelism, little recomputation, bubble within 10 %, few GPUs for each copy of the "
         "model, few stages, many tokens in a micro-batch; TP within a node, 5 % of the memory left free."
     )
     table = Table(f"Layouts for {gpus} GPUs that fit", head, rows, note).text()
@@ -223,7 +223,3 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def _phase_json(phase: Phase) -> dict[str, int]:
     return {**phase.items, "together": phase.total}
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f}"

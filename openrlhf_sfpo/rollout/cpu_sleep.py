@@ -4,10 +4,11 @@ As on a GPU, level 1 frees the key/value cache and level 2 the weights as well, 
 up; buffers such as rotary tables stay. On a GPU level 1 moves the weights to host memory, where they are already here.
 """
 
-import ctypes
 from typing import Any, NoReturn
 
 import torch
+
+from openrlhf_sfpo.cpus import give_back_freed_memory
 
 _Freed = list[tuple[torch.UntypedStorage, int]]  # a storage, and the bytes that it had
 
@@ -29,10 +30,7 @@ def sleep(worker: Any, level: int = 1) -> None:
             # A linear layer's weight is packed for its kernel, which nothing but this function knows.
             if hasattr(module, "cpu_linear"):
                 module.cpu_linear = _without_weight
-    # Pieces that are too small for pages of their own go back to the kernel only when it is asked for.
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    give_back_freed_memory()
 
 
 def wake_up(worker: Any, tags: list[str] | None = None) -> None:

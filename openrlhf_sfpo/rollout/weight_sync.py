@@ -119,19 +119,13 @@ class EngineClient:
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        # vLLM's own client speaks to one engine, whose workers have the ranks from `rank_offset` on.
-        infos = [dict(init_info) for _ in self._engines]
-        for index, info in enumerate(infos):
-            if "rank_offset" in info:
+        refs = []
+        for index, engine in enumerate(self._engines):
+            info = dict(init_info)
+            if "rank_offset" in info:  # where its workers' ranks begin; vLLM's own client knows one engine
                 info["rank_offset"] += index * self._workers
-        requests = [WeightTransferInitRequest(init_info=info) for info in infos]
-        self._gather(
-            "init_weight_transfer_engine",
-            [
-                engine.init_weight_transfer_engine.remote(request)
-                for engine, request in zip(self._engines, requests, strict=True)
-            ],
-        )
+            refs.append(engine.init_weight_transfer_engine.remote(WeightTransferInitRequest(init_info=info)))
+        self._wait("init_weight_transfer_engine", refs)
 
     def start_weight_update(self) -> None:
         self._call("start_weight_update")
@@ -150,9 +144,9 @@ class EngineClient:
         self._call("weights_are", number)
 
     def _call(self, method: str, *arguments: Any) -> None:
-        self._gather(method, [getattr(engine, method).remote(*arguments) for engine in self._engines])
+        self._wait(method, [getattr(engine, method).remote(*arguments) for engine in self._engines])
 
-    def _gather(self, method: str, refs: list[Any]) -> None:
+    def _wait(self, method: str, refs: list[Any]) -> None:
         import ray
 
         try:
