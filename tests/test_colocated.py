@@ -101,7 +101,9 @@ def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     run_dir = tmp_path_factory.mktemp("disaggregated") / "run"
     done = train(with_reference(run_dir, problems), [], run_dir.parent / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert read_metrics(run_dir)[-1]["train/kl"] > 0
+    lines = read_metrics(run_dir)
+    assert lines[-1]["train/kl"] > 0
+    assert [line["train/staleness"] for line in lines] == [0.0] * STEPS
     return run_dir
 
 
@@ -158,10 +160,13 @@ def test_asynchronous_training_with_partial_rollouts(problems: Path, tmp_path: P
     assert [line["step"] for line in lines] == [1, 2, 3]
     for line in lines:
         assert line["sfpo/active"] == 1.0
-        assert line["train/rollout_log_prob_abs_diff"] < 0.2, "off-policy by a step or two"
+        assert line["train/rollout_log_prob_abs_diff"] < 1.0, "what the updates in between have changed"
         assert line["weight_sync/updates"] == 1.0
         assert "train/is_filter_ratio" in line
-    assert lines[0]["train/rollout_log_prob_abs_diff"] < 0.02 < lines[2]["train/rollout_log_prob_abs_diff"]
+    assert lines[0]["train/rollout_log_prob_abs_diff"] < 0.02
+    assert lines[0]["train/staleness"] == 0
+    for line in lines[1:]:
+        assert 0 < line["train/staleness"] <= 1, "rollouts do not wait for the update"
 
 
 def settings(**changes: Any) -> dict[str, Any]:

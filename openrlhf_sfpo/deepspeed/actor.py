@@ -15,6 +15,7 @@ from openrlhf_sfpo.deepspeed import cpu
 from openrlhf_sfpo.deepspeed.trainer import SlowFastActorTrainer
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.undecorated import undecorated
+from openrlhf_sfpo.rollout.staleness import replace_stamps
 
 _STATE = "sfpo"  # our part of a checkpoint's client states
 _BUCKET_BYTES = 512 * 2**20
@@ -56,6 +57,11 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
                 WeightSync, weights, vllm_engines, workers, self._master_addr, timeout=timeout
             )
             self._sync = self._new_sync()
+
+    def append(self, experience: Any) -> None:
+        """As OpenRLHF's."""
+        replace_stamps(experience.info, self.trainer.sfpo.gate.batches)
+        super().append(experience)
 
     def broadcast_to_vllm(self) -> None:
         """Send the weights to the engines: OpenRLHF's own way, and through shared memory where there is no NCCL."""

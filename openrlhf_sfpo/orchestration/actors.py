@@ -29,6 +29,7 @@ from openrlhf_sfpo.orchestration.preflight import dotted
 from openrlhf_sfpo.orchestration.pulse import Pulse
 from openrlhf_sfpo.orchestration.resume import portable
 from openrlhf_sfpo.placement import engines_share_gpus
+from openrlhf_sfpo.rollout.staleness import replace_stamps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -177,6 +178,7 @@ class PolicyActor(MegatronModelActor):
         }
         floats = {name: value for name, value in names.items() if value is not None}
         self._samples += _unpad(experience.sequences, experience.action_mask, experience.attention_mask, floats)
+        replace_stamps(experience.info, self.sfpo.gate.batches)
         self._infos += _sample_infos(experience)
 
     @_busy

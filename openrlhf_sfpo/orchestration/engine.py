@@ -16,6 +16,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.environment import cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
+from openrlhf_sfpo.rollout.staleness import stamp
 from openrlhf_sfpo.tasks.rewards import CheckedReward
 
 
@@ -58,6 +59,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         self._sleep_level = sleep_level
         self._asleep: set[str] = set()
         self._lacks_weights = self._updating = False
+        self._updates: int | None = None  # behind the weights; unknown unless the policy says it
         kwargs["dtype"] = engine_dtype
         # Always asked for: every step compares them with the actor's own.
         kwargs.update(logprobs_mode="processed_logprobs", max_logprobs=1)
@@ -83,7 +85,10 @@ class RolloutEngine(undecorated(RolloutRayActor)):
             sampling_params.detokenize = False
         if self._response_seeds is not None:
             _seeds.set(self._response_seeds.for_prompt(prompt))
+        updates = self._updates
         responses = await super().generate_responses(prompt, label, sampling_params, **kwargs)
+        if updates is not None:
+            stamp(responses, updates)
         if self._reward is not None and self._reward.failure is not None:
             raise RewardFailure(self._reward.failure)
         rewards = [response["reward"] for response in responses]
@@ -156,6 +161,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
 
     async def weights_are(self, number: int) -> None:
         """Note which weights these are: how many updates the policy has had."""
+        self._updates = number
         if self._response_seeds is not None:
             self._response_seeds.weights_are(number)
 

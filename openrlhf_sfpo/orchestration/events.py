@@ -45,14 +45,13 @@ class Events:
         import ray
 
         if self._mailbox is not None:
-            handle = ray.get_runtime_context().current_actor
-            ray.get(self._mailbox.register.remote(role, rank, [handle]))
+            # Pickled by hand: the mailbox would import the actor's class, seconds that the worker would wait for.
+            handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
+            ray.get(self._mailbox.register.remote(role, rank, handle))
 
     def policy(self) -> list[Any]:
         """The handles of the policy's ranks, in their order; empty without a driver that listens."""
-        import ray
-
-        return [] if self._mailbox is None else ray.get(self._mailbox.workers.remote("policy"))
+        return [] if self._mailbox is None else workers(self._mailbox, "policy")
 
     def beat(self, rank: int, state: dict[str, Any]) -> None:
         """Say that a rank of the policy lives, and what it does; see `pulse.Pulse`."""
@@ -79,7 +78,7 @@ class Mailbox:
     def begin(self) -> None:
         """Forget everything: another run begins."""
         self._events: list[dict[str, Any]] = []
-        self._workers: dict[tuple[str, int], Any] = {}
+        self._workers: dict[tuple[str, int], bytes] = {}
         self._beats: dict[int, dict[str, Any]] = {}
         self._stop = False
 
@@ -97,12 +96,12 @@ class Mailbox:
         beats, self._beats = self._beats, {}
         return events, beats
 
-    def register(self, role: str, rank: int, handle: list[Any]) -> None:
-        """Keep a worker's handle, which comes in a list of one."""
-        self._workers[role, rank] = handle[0]
+    def register(self, role: str, rank: int, handle: bytes) -> None:
+        """Keep a worker's handle, pickled."""
+        self._workers[role, rank] = handle
 
-    def workers(self, role: str) -> list[Any]:
-        """The handles of a role, by rank."""
+    def workers(self, role: str) -> list[bytes]:
+        """The handles of a role, by rank; see `workers`."""
         return [self._workers[key] for key in sorted(self._workers) if key[0] == role]
 
     def request_stop(self) -> None:
@@ -112,6 +111,13 @@ class Mailbox:
     def stop_requested(self) -> bool:
         """Whether it was asked to end."""
         return self._stop
+
+
+def workers(mailbox: Any, role: str) -> list[Any]:
+    """The handles of a role that a mailbox keeps, by rank."""
+    import ray
+
+    return [ray.cloudpickle.loads(handle) for handle in ray.get(mailbox.workers.remote(role))]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.random_numbers import rng_state, set_rng_state
 from openrlhf_sfpo.report.statistics import standard_errors
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record_files
+from openrlhf_sfpo.rollout.staleness import STAMP
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,8 @@ class Replay:
             return [], None, 0, True
         samples = [to_experience(record) for record in load_rollouts(self._files[self._next])]
         self._next += 1
+        for sample in samples:
+            sample.info.pop(STAMP, None)  # counts another run's updates
         prompts = len({sample.prompts[0] for sample in samples})
         return samples, None, prompts, self._next == len(self._files)
 

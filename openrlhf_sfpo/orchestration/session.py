@@ -276,7 +276,7 @@ def end_workers(mailbox: Any) -> None:
     import ray
 
     for role in ("trainer", "policy"):
-        for worker in ray.get(mailbox.workers.remote(role)):
+        for worker in events.workers(mailbox, role):
             ray.kill(worker)
 
 

@@ -49,6 +49,7 @@ class WeightSync:
         self._source = _weight_source(actor, everyone=backend == "ipc")
         init_info = _init_info(backend, self._source, engine_workers, master_address)
         self._engine = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=self._source)
+        self._say(0)  # what the engines have read from disk
 
     def send(self, number: int | None = 0) -> dict[str, float]:
         """Send all weights; return how long it took and how many bytes and calls, as rank 0 saw it.
@@ -69,8 +70,8 @@ class WeightSync:
         failure: Exception | None = None
         try:
             self._engine.send_weights()
-            if number is not None and torch.distributed.get_rank() == 0:
-                self._client.weights_are(number)
+            if number is not None:
+                self._say(number)
         except (WeightSyncFailed, ray.exceptions.RayError) as error:
             failure = error
             self._source.exhaust()
@@ -82,6 +83,10 @@ class WeightSync:
             "weight_sync/bytes": float(self._source.total_bytes),
             "weight_sync/updates": float(self._client.updates),
         }
+
+    def _say(self, number: int) -> None:
+        if torch.distributed.get_rank() == 0:
+            self._client.weights_are(number)
 
     def follow(self, actor: Any) -> None:
         """From now on send the weights of another actor, of the same model in the same layout."""
