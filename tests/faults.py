@@ -19,8 +19,6 @@ from openrlhf_sfpo.orchestration.actors import PolicyActor
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.trainers import Trainer
 
-DRIVER = "FAULTS_DRIVER"
-
 
 class Faults:
     """Counts phases and makes the faults of this process, each once, also over restarts of the run."""
@@ -57,12 +55,12 @@ def make(fault: dict[str, Any]) -> None:
 
 def run_processes() -> list[psutil.Process]:
     """All of the run's processes but its driver."""
-    return psutil.Process(int(os.environ[DRIVER])).children(recursive=True)
+    return psutil.Process(int(os.environ["FAULTS_DRIVER"])).children(recursive=True)
 
 
 def kill_all() -> None:
     """What a machine does when its power goes."""
-    processes = [psutil.Process(int(os.environ[DRIVER])), *run_processes()]
+    processes = [psutil.Process(int(os.environ["FAULTS_DRIVER"])), *run_processes()]
     for process in processes:
         if process.pid != os.getpid() and process.is_running():
             process.send_signal(signal.SIGSTOP)  # nobody tidies up while the others die
@@ -81,7 +79,7 @@ def stop_self() -> None:
 
 
 def sigterm() -> None:
-    os.kill(int(os.environ[DRIVER]), signal.SIGTERM)
+    os.kill(int(os.environ["FAULTS_DRIVER"]), signal.SIGTERM)
 
 
 class FaultyPolicy(PolicyActor):

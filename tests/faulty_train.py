@@ -2,22 +2,27 @@
 
 import os
 import sys
+from typing import Any
 
-from openrlhf_sfpo.orchestration import flash_attn_stub
+from openrlhf_sfpo.cli import train
+from openrlhf_sfpo.orchestration import hooks
 
 
 def main() -> int:
-    flash_attn_stub.install_if_missing()
-    import faults
-    import ray
+    os.environ["FAULTS_DRIVER"] = str(os.getpid())
+    without_faults = hooks.model_actors
 
-    os.environ[faults.DRIVER] = str(os.getpid())
-    from openrlhf_sfpo.cli import train
-    from openrlhf_sfpo.orchestration import hooks, trainers
+    def model_actors(backend: str) -> tuple[Any, Any]:
+        # Not before they are asked for: the imports take seconds, and many a run is refused before it comes to this.
+        import faults
+        import ray
 
-    reference = hooks.model_actors("megatron")[1]
-    hooks.model_actors = lambda backend: (ray.remote(num_gpus=1)(faults.FaultyPolicy), reference)
-    trainers.Trainer = faults.FaultyTrainer
+        from openrlhf_sfpo.orchestration import trainers
+
+        trainers.Trainer = faults.FaultyTrainer
+        return ray.remote(num_gpus=1)(faults.FaultyPolicy), without_faults(backend)[1]
+
+    hooks.model_actors = model_actors
     return train.main(sys.argv[1:])
 
 

@@ -88,6 +88,7 @@ def with_reference(run_dir: Path, problems: Path, **changes: Any) -> list[str]:
         "algo__kl__use_loss": True,
         "algo__kl__estimator": "k3",
         "ref__num_gpus_per_node": 1,
+        "reward__remote_url": f"{Path(__file__).parent / 'rewards_and_scores.py'}:reward",
         "eval__steps": 2,
         "ckpt__save_steps": 2,
         **changes,
@@ -103,7 +104,11 @@ def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     assert done.returncode == 0, done.stdout + done.stderr
     lines = read_metrics(run_dir)
     assert lines[-1]["train/kl"] > 0
-    assert [line["train/staleness"] for line in lines] == [0.0] * STEPS
+    assert [line["train/staleness"] for line in lines if line["step"]] == [0.0] * STEPS
+    assert all(line["reward_mean"] <= 1 for line in lines if line["step"])
+    accuracies = [value for line in lines for name, value in line.items() if name.endswith("_pass1")]
+    assert len(accuracies) >= 3, "at both ends and once between"
+    assert all(2 <= value <= 3 for value in accuracies), "what the scores are"
     return run_dir
 
 

@@ -71,7 +71,8 @@ class Rollouts(SamplesGenerator):
         return samples, *rest
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
-        """As OpenRLHF's, with as many samples in flight as a rollout batch has.
+        """As OpenRLHF's, with as many samples in flight as a rollout batch has, and graded by the reward function's
+        scores: rewards may pay for more than right answers.
 
         OpenRLHF sends --rollout.batch_size prompts at a time, which starves the engines when an evaluation draws fewer
         samples from each prompt than training does.
@@ -88,6 +89,8 @@ class Rollouts(SamplesGenerator):
                 self._eval_samples = super().generate_eval_samples(**kwargs)
         finally:
             self.args = args
+        for sample in self._eval_samples:
+            sample.rewards = sample.rewards if sample.scores is None else sample.scores
         return self._eval_samples
 
     def report_evaluation(self, step: int, logs: dict[str, float], eval_dataloader: Any) -> dict[str, float]:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,11 @@ class Session:
         if not follows:
             self.close()
             self._stack.callback(_stop_ray)
-            self._device = start_ray(nested(flat))
+            flash_attn_stub.install_if_missing()
+            with ThreadPoolExecutor(1) as thread:  # both take seconds, and Ray's are other processes'
+                checked = thread.submit(hooks.check_signatures)
+                self._device = start_ray(nested(flat))
+            checked.result()
         self._previous = asked
         settle(vars(flat), self._device)
         return follows
@@ -146,8 +151,6 @@ class Session:
     def _install_hooks(self, values: dict[str, Any]) -> None:
         if self._mailbox is not None:
             return
-        flash_attn_stub.install_if_missing()
-        hooks.check_signatures()
         from openrlhf_sfpo.orchestration.engine import EngineClass, engine_env
         from openrlhf_sfpo.rollout.weight_sync import backend_for
 
