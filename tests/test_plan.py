@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from openrlhf_sfpo.plan import placement, schedule
 from openrlhf_sfpo.plan.activations import moments
 from openrlhf_sfpo.plan.planner import make_plan
 from openrlhf_sfpo.plan.setup import Engines, Setup
-from openrlhf_sfpo.plan.suggestion import suggestions
+from openrlhf_sfpo.plan.suggestion import flags_of, suggestions
 from openrlhf_sfpo.plan.sync import checkpoint_bytes, gathering
 
 LENGTH = 520  # PyTorch's fused attention kernel, as on GPUs: shorter 16-bit sequences go another way on CPUs
@@ -306,6 +307,19 @@ def test_suggested_layouts_fit(name: str, gpus: int) -> None:
     ranks = [(plan.setup.layout.cp, plan.setup.recompute != "none") for plan in found]
     assert ranks == sorted(ranks), "least context parallelism, then least recomputation first"
     assert len({(plan.setup.layout, plan.setup.recompute) for plan in found}) == len(found)
+
+
+def test_stages_are_interleaved_where_the_bubble_is_large() -> None:
+    def first(samples: int) -> Setup:
+        engines = Engines(count=1, tp=8, utilization=0.6, sleep=True)
+        setup = Setup(model_of("Qwen2.5-72B"), samples=samples, max_tokens=16384, max_len=8192, engines=engines)
+        return suggestions(replace(setup, colocated=True, actor_sleeps=True), 64, 80)[0].setup
+
+    few, many = first(16), first(1024)
+    assert few.layout.vpp > 1
+    assert f"--megatron.virtual_pipeline_model_parallel_size {few.layout.vpp}" in flags_of(few)
+    assert many.layout.vpp == 1
+    assert not any("virtual" in flag for flag in flags_of(many))
 
 
 def test_no_layout_fits_a_72b_model_on_one_node() -> None:

@@ -88,7 +88,6 @@ class Setup:
 
     model: ModelConfig
     layout: Layout = field(default_factory=Layout)
-    cp: int = 1
     gpus: int = 8
     gpus_per_node: int = GPUS_PER_NODE
     cuda: bool = True

@@ -3,7 +3,8 @@
 The rule, from first to last: no context parallelism if it can be done without; as little recomputation as can be done
 with (nothing, MLPs, whole layers, which take a third more), with half or a quarter of --train.max_tokens_per_gpu if
 need be; pipeline bubbles up to a tenth of the time before larger ones; few GPUs for each copy of the model; few
-pipeline stages; large micro-batches. TP stays within a node. Each layout leaves a twentieth of the memory free.
+pipeline stages; stages in few pieces; large micro-batches. TP stays within a node. Stages are interleaved (VPP) only
+where the bubble would be larger than a tenth without. Each layout leaves a twentieth of the memory free.
 """
 
 import itertools
@@ -13,11 +14,13 @@ from typing import Literal
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.plan.planner import Plan, make_plan
+from openrlhf_sfpo.plan.schedule import bubble, micro_batches
 from openrlhf_sfpo.plan.setup import GPUS_PER_NODE, Engines, Setup
 
 _SPARE = 0.95
 _SMALL_BUBBLE = 0.1
 _SIZES = (1, 2, 4, 8)
+_PIECES = (2, 4)  # of a stage's layers, interleaved with those of the others
 _MOST_STAGES = 16
 _LEAST_TOKENS = 4096
 _RECOMPUTED: tuple[Literal["none", "mlp", "full"], ...] = ("none", "mlp", "full")  # cheapest first
@@ -69,7 +72,16 @@ def _layouts(setup: Setup) -> Iterator[Setup]:
         if _is_possible(laid_out):
             for recompute, budget in itertools.product(_RECOMPUTED, _budgets(setup)):
                 tokens = max(budget, setup.max_len)
-                yield replace(laid_out, recompute=recompute, max_tokens=budget, tokens=tokens)
+                whole = replace(laid_out, recompute=recompute, max_tokens=budget, tokens=tokens)
+                yield whole
+                yield from _interleaved(whole)
+
+
+def _interleaved(setup: Setup) -> Iterator[Setup]:
+    if bubble(setup, micro_batches(setup)) > _SMALL_BUBBLE:
+        for pieces in _PIECES:
+            if setup.model.num_layers % (setup.layout.pp * pieces) == 0:
+                yield replace(setup, layout=replace(setup.layout, vpp=pieces))
 
 
 def _budgets(setup: Setup) -> list[int]:
@@ -98,6 +110,7 @@ def _rank(plan: Plan) -> tuple[float, ...]:
         plan.bubble if plan.bubble > _SMALL_BUBBLE else 0.0,
         setup.layout.block,
         setup.layout.pp,
+        setup.layout.vpp,
         -setup.max_tokens,
     )
 
@@ -109,8 +122,10 @@ def flags_of(setup: Setup) -> list[str]:
     flags = [f"--actor.num_nodes {nodes}", f"--actor.num_gpus_per_node {setup.gpus_per_node}"]
     flags.append(f"--megatron.tensor_model_parallel_size {layout.tp}")
     flags.append(f"--megatron.pipeline_model_parallel_size {layout.pp}")
-    if setup.layout.cp > 1:
-        flags.append(f"--megatron.context_parallel_size {setup.layout.cp}")
+    if layout.vpp > 1:
+        flags.append(f"--megatron.virtual_pipeline_model_parallel_size {layout.vpp}")
+    if layout.cp > 1:
+        flags.append(f"--megatron.context_parallel_size {layout.cp}")
     flags.append(f"--megatron.recompute {setup.recompute}")
     flags.append(f"--train.max_tokens_per_gpu {setup.max_tokens}")
     if engines.count:

@@ -155,7 +155,8 @@ def suggestions_text(plans: list[Plan], gpus: int) -> str:
     head = ["actor", "recompute", "tokens", "GPUs, actor + engines", "most, GiB", "bubble, %"]
     note = (
         "Best first: no context parallelism, little recomputation, bubble within 10 %, few GPUs for each copy of the "
-        "model, few stages, many tokens in a micro-batch; TP within a node, 5 % of the memory left free."
+        "model, few stages, many tokens in a micro-batch; TP within a node, VPP against large bubbles, 5 % of the "
+        "memory left free."
     )
     table = Table(f"Layouts for {gpus} GPUs that fit", head, rows, note).text()
     return table + "\n\nThe first one's flags:\n  " + " \\\n  ".join(flags_of(plans[0].setup))
