@@ -89,6 +89,7 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
     """
     from openrlhf_sfpo.orchestration.devices import has_cuda, start_ray
     from openrlhf_sfpo.orchestration.hooks import model_actors, replaced
+    from openrlhf_sfpo.orchestration.nodes import node_by_node
 
     on_cpu = not has_cuda() and not os.environ.get("RAY_ADDRESS")
     ours_alone = on_cpu or args.actor.backend == "megatron"
@@ -99,8 +100,9 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
         if on_cpu:
             start_ray(args)
         if ours_alone:
-            from openrlhf.trainer.ray import vllm_engine
+            from openrlhf.trainer.ray import launcher, vllm_engine
 
+            stack.enter_context(replaced(launcher, "PlacementGroupSchedulingStrategy", node_by_node))
             engine = _engine_class("cpu" if on_cpu else "cuda", args)
             stack.enter_context(replaced(vllm_engine, "RolloutRayActor", engine))
         stack.enter_context(_changed(names, {name: value for name, value in classes.items() if value is not None}))

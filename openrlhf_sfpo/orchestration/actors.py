@@ -25,6 +25,7 @@ from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.orchestration.algorithm import build_update, needs_old_log_probs
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
+from openrlhf_sfpo.orchestration.nodes import divided_groups
 from openrlhf_sfpo.orchestration.preflight import dotted
 from openrlhf_sfpo.orchestration.pulse import Pulse
 from openrlhf_sfpo.orchestration.resume import portable
@@ -120,6 +121,7 @@ class PolicyActor(MegatronModelActor):
         self.pulse = Pulse(self._beat, strategy.args.train.timeout)
         with self.pulse.busy("loading the model"):
             self._start(strategy, pretrain, max_steps, train=True)
+            self._warn_of_divided_groups()
             self.actor.on_progress(self.pulse.tick)
             self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
             self._samples: list[Sample] = []
@@ -129,6 +131,20 @@ class PolicyActor(MegatronModelActor):
             self._connect(vllm_engines or [])
             if self.args.ds.enable_sleep:
                 self.actor.offload_states()
+
+    def _warn_of_divided_groups(self) -> None:
+        nodes: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+        tp = self.args.megatron.tensor_model_parallel_size
+        divided = divided_groups(nodes, tp)
+        if divided and self._rank == 0:
+            first = f"ranks {divided[0].start} to {divided[0].stop - 1}"
+            self.events.send(
+                "notice",
+                text=f"{len(divided)} of {len(nodes) // tp} tensor-parallel groups are on more than one machine (the "
+                f"first: {first}), and every layer waits for the network. Free whole machines for the actor, or lower "
+                "--megatron.tensor_model_parallel_size",
+            )
 
     def _beat(self, state: dict[str, Any]) -> None:
         self.events.beat(self._rank, {**state, "node": ray.get_runtime_context().get_node_id()})

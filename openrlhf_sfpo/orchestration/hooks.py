@@ -8,6 +8,7 @@ that it looks up when it starts. So the attributes are set first, then `openrlhf
 | trainer.ray.ppo_actor.PolicyModelActor | actors.PolicyActor | the policy trains with Megatron-Core and SFPO |
 | the same with --actor.backend deepspeed | deepspeed.actor.PolicyActor | OpenRLHF's policy trains with SFPO |
 | trainer.ray.launcher.ReferenceModelActor | each's ReferenceActor | the reference model has the policy's layout |
+| trainer.ray.launcher.PlacementGroupSchedulingStrategy | nodes.node_by_node | neighbouring ranks on one machine |
 | trainer.ray.vllm_engine.RolloutRayActor | engine.RolloutEngine | weight transfer, log-probabilities, reward errors |
 | trainer.ppo_trainer.PPOTrainer | trainers.Trainer | run directory, record and replay, evaluation at both ends |
 | trainer.ppo_trainer_async.TrainingActor | trainers.TrainingActor | run directory, record |
@@ -42,11 +43,13 @@ from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration.kept import Kept
+from openrlhf_sfpo.orchestration.nodes import node_by_node
 
 SUPPORTED_VERSIONS = ("0.11.2",)
 
 # What the replacements rely on: (module, attribute path, parameters). A Ray actor class is looked through.
 EXPECTED_SIGNATURES: list[tuple[str, str, tuple[str, ...]]] = [
+    ("openrlhf.trainer.ray.utils", "get_bundle_indices", ("placement_group", "index", "length")),
     (
         "openrlhf.trainer.ray.ppo_actor",
         "PolicyModelActor.init_model_from_pretrained",
@@ -199,6 +202,7 @@ def installed(backend: str, engine_class: Any, kept: Kept | None) -> Iterator[No
     replacements = [
         (ppo_actor, "PolicyModelActor", policy),
         (launcher, "ReferenceModelActor", reference),
+        (launcher, "PlacementGroupSchedulingStrategy", node_by_node),
         (vllm_engine, "RolloutRayActor", engine_class),
         (ppo_trainer, "PPOTrainer", kept.trainer(trainer) if kept else trainer),
         (ppo_trainer_async, "TrainingActor", ray.remote(trainers.TrainingActor)),

@@ -1,4 +1,4 @@
-"""Doing something on one of Ray's machines."""
+"""Ray's machines: doing something on one, and which ranks are where."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,3 +20,30 @@ def on_node(node: str, function: Callable[..., Any], *args: Any) -> Any:
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.get(ray.remote(num_cpus=0, scheduling_strategy=there)(function).remote(*args), timeout=60)
+
+
+def node_by_node(placement_group: Any, placement_group_bundle_index: int, **options: Any) -> Any:
+    """Stands for Ray's `PlacementGroupSchedulingStrategy` where OpenRLHF gives rank r the r-th bundle: it gives it the
+    r-th in an order in which the bundles of a machine are neighbours, the one that vLLM engines on these bundles have.
+
+    Ray packs bundles onto machines, but from 17 on their numbers are mixed up (ray-project/ray#51117): of four times
+    eight ranks, every tensor-parallel group would be on two machines.
+    """
+    from openrlhf.trainer.ray.utils import get_bundle_indices
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    (bundle,) = get_bundle_indices(placement_group, placement_group_bundle_index, 1)
+    return PlacementGroupSchedulingStrategy(
+        placement_group=placement_group, placement_group_bundle_index=bundle, **options
+    )
+
+
+def divided_groups(nodes: list[str], size: int) -> list[range]:
+    """Which groups of `size` neighbouring ranks are on more than one machine.
+
+    Args:
+        nodes: the machine of each rank.
+        size: of a group; divides their number.
+    """
+    groups = [range(first, first + size) for first in range(0, len(nodes), size)]
+    return [group for group in groups if len({nodes[rank] for rank in group}) > 1]
