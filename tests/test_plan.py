@@ -88,7 +88,6 @@ def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, ch
         sequence_parallel=layout.tp > 1 and changes.get("sequence_parallel", True),
         recompute_layers=changes.get("recompute_num_layers"),
         recompute=changes.get("recompute", "none"),
-        tokens=LENGTH,
         chunk=64,
         bucket_bytes=2 * 2**20,
         overlap=bool(changes.get("overlap_grad_reduce")),
@@ -172,14 +171,27 @@ def test_state_of_published_models(name: str) -> None:
 
 def test_context_parallel_ranks_share_the_optimizer_and_the_tokens() -> None:
     model = model_of("Qwen2.5-Math-7B")
-    plain = make_plan(Setup(model, Layout(tp=2), gpus=8, tokens=32768), 80)
-    split = make_plan(Setup(model, Layout(tp=2, cp=4), gpus=8, tokens=32768), 80)
+    plain = make_plan(Setup(model, Layout(tp=2), gpus=8, max_tokens=32768), 80)
+    split = make_plan(Setup(model, Layout(tp=2, cp=4), gpus=8, max_tokens=8192), 80)
     assert split.setup.dp == 1
     assert plain.setup.dp == 4
     (before,), (after,) = plain.stages, split.stages
     assert after.state == before.state, "the optimizer's work is divided by DP x CP"
     activations = [next(p for p in one.phases if p.name == "slow pass").items["activations"] for one in (before, after)]
     assert activations[1] == pytest.approx(activations[0] / 4, rel=1e-3)
+
+
+def test_the_budget_of_a_micro_batch_is_a_gpus() -> None:
+    """Samples that fit with CP 1: with more, each rank has as many tokens as before, of more samples at a time."""
+    model = model_of("Qwen2.5-Math-7B")
+    plans = [
+        make_plan(Setup(model, Layout(tp=2, cp=cp), gpus=8, max_tokens=8192, max_len=4096), 80) for cp in (1, 2, 4)
+    ]
+    assert [plan.setup.local_tokens for plan in plans] == [8192] * 3
+    assert [schedule.micro_batches(plan.setup) for plan in plans] == [16] * 3
+    for plan in plans[1:]:
+        real = plan_micro_batches([[4096] * (128 // plan.setup.dp)] * plan.setup.dp, 128, 8192 * plan.setup.layout.cp)
+        assert schedule.micro_batches(plan.setup) == len(real[0][0])
 
 
 @pytest.mark.parametrize(

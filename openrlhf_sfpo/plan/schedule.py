@@ -11,7 +11,7 @@ def micro_batches(setup: Setup, length: int | None = None) -> int:
         length: tokens of each sample; --data.max_len by default, with which there are most.
     """
     samples = -(-setup.samples // setup.dp)
-    together = max(1, setup.max_tokens // (length or setup.max_len))
+    together = max(1, setup.budget // (length or setup.max_len))
     count = max(1, -(-samples // together))
     multiple = setup.layout.pp if setup.layout.vpp > 1 else 1
     return -(-count // multiple) * multiple

@@ -65,7 +65,6 @@ class Setup:
         sequence_parallel: norms and residual stream are split over the tensor-parallel ranks.
         recompute: what is recomputed in the backward pass.
         recompute_layers: of each model chunk, with full recomputation; None for all.
-        tokens: of the largest micro-batch, over all context-parallel ranks.
         chunk: tokens whose logits exist at a time.
         bucket_bytes: of weights on their way to the engines.
         ddp_bucket: parameters per gradient bucket, None for Megatron's choice.
@@ -83,7 +82,7 @@ class Setup:
         parameters_sleep: the parameters do so as well.
         max_len: tokens of the longest sample.
         samples: of one optimizer step, over all model copies.
-        max_tokens: budget of a micro-batch.
+        max_tokens: budget of a micro-batch, for each context-parallel rank.
     """
 
     model: ModelConfig
@@ -98,7 +97,6 @@ class Setup:
     sequence_parallel: bool = False
     recompute: Literal["none", "selective", "mlp", "full"] = "none"
     recompute_layers: int | None = None
-    tokens: int = 16192
     chunk: int = 1024
     bucket_bytes: int = 512 * 2**20
     ddp_bucket: int | None = None
@@ -127,6 +125,16 @@ class Setup:
     def owners(self) -> int:
         """Ranks over which the distributed optimizer divides what it keeps of a parameter: DP x CP."""
         return self.dp * self.layout.cp
+
+    @property
+    def budget(self) -> int:
+        """Tokens of a micro-batch, over all context-parallel ranks; a sample that is longer is one for itself."""
+        return self.max_tokens * self.layout.cp
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the largest micro-batch, over all context-parallel ranks."""
+        return max(self.budget, self.max_len)
 
     @property
     def local_tokens(self) -> int:
@@ -196,7 +204,6 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
         sequence_parallel=megatron.sequence_parallel and tp > 1,
         recompute="full" if full else megatron.recompute,
         recompute_layers=megatron.recompute_num_layers,
-        tokens=max(args.train.max_tokens_per_gpu, args.data.max_len),
         chunk=megatron.log_prob_chunk_size,
         bucket_bytes=megatron.weight_bucket_mb * 2**20,
         ddp_bucket=megatron.ddp_bucket_size,

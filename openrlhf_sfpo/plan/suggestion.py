@@ -70,9 +70,8 @@ def _layouts(setup: Setup) -> Iterator[Setup]:
         layout = replace(setup.layout, tp=tp, pp=pp, vpp=1, cp=cp)
         laid_out = replace(setup, layout=layout, recompute_layers=None, sequence_parallel=tp > 1)
         if _is_possible(laid_out):
-            for recompute, budget in itertools.product(_RECOMPUTED, _budgets(setup)):
-                tokens = max(budget, setup.max_len)
-                whole = replace(laid_out, recompute=recompute, max_tokens=budget, tokens=tokens)
+            for recompute, budget in itertools.product(_RECOMPUTED, _budgets(laid_out)):
+                whole = replace(laid_out, recompute=recompute, max_tokens=budget)
                 yield whole
                 yield from _interleaved(whole)
 
@@ -86,7 +85,7 @@ def _interleaved(setup: Setup) -> Iterator[Setup]:
 
 def _budgets(setup: Setup) -> list[int]:
     """Micro-batches that are too short leave a GPU idle, and a sample is not divided."""
-    most, least = setup.max_tokens, max(setup.max_len, _LEAST_TOKENS)
+    most, least = setup.max_tokens, max(-(-setup.max_len // setup.layout.cp), _LEAST_TOKENS)
     return [most, *sorted({part for part in (max(most // 2, least), max(most // 4, least)) if part < most})]
 
 
