@@ -51,11 +51,12 @@ flags=(
     --algo.advantage.estimator group_norm
     --algo.kl.init_coef 0
 
-    # Every 5 steps, 4 samples to each problem at temperature 1: paper.
+    # Every 5 steps, 4 samples to each problem at temperature 1 and top_p 0.7: paper.
     --eval.dataset "$DATA/eval.jsonl"
     --eval.steps 5
     --eval.n_samples_per_prompt 4
     --eval.temperature 1.0
+    --eval.top_p 0.7
 
     # Checkpoints: 12 bytes a parameter, so 21 GB each. The best one on MATH-500 stays as well.
     --ckpt.save_steps 20

@@ -21,7 +21,8 @@ flags=(
     # Problems: paper. The wording of the prompt: ours.
     --data.prompt_dataset "$DATA/train.jsonl"
     --data.input_key prompt
-    --data.label_key label                  # no --data.apply_chat_template: the base model has no template
+    --data.label_key label
+    --data.input_template '<|begin_of_text|>{}'  # what a base model has for a chat template; nothing else adds it
     --reward.remote_url math_boxed          # paper: 1 if right, 0.1 if wrong in \boxed{}, else 0
 
     # Rollouts: paper.
@@ -51,11 +52,12 @@ flags=(
     --algo.advantage.estimator group_norm
     --algo.kl.init_coef 0
 
-    # Every 5 steps, 4 samples to each problem at temperature 1: paper.
+    # Every 5 steps, 4 samples to each problem at temperature 1 and top_p 0.7: paper.
     --eval.dataset "$DATA/eval.jsonl"
     --eval.steps 5
     --eval.n_samples_per_prompt 4
     --eval.temperature 1.0
+    --eval.top_p 0.7
 
     # Checkpoints: 12 bytes a parameter, so 96 GB each. The best one on MATH-500 stays as well.
     --ckpt.save_steps 20

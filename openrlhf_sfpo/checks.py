@@ -121,6 +121,8 @@ def _check_rollout(args: Any) -> None:
         )
     if args.rollout.record_dir and args.rollout.replay_dir:
         raise UsageError("--rollout.replay_dir", "is given together with --rollout.record_dir.", "Use one of them.")
+    if args.eval.top_p is not None and not 0 < args.eval.top_p <= 1:
+        raise UsageError("--eval.top_p", f"is {args.eval.top_p}.", "Use a number above 0 and up to 1.")
     if args.rollout.replay_dir and args.eval.dataset:
         raise UsageError("--eval.dataset", "needs an engine, and --rollout.replay_dir runs without.", "Drop one.")
     if args.train.async_enable and args.rollout.replay_dir:

@@ -210,6 +210,13 @@ class CheckpointConfig:
     )
 
 
+@dataclass(frozen=True)
+class EvalConfig:
+    """Additions to OpenRLHF's --eval.*."""
+
+    top_p: float | None = _flag(None, "top-p of evaluations; default: that of the rollouts")
+
+
 SECTIONS: dict[str, type] = {
     "sfpo": SFPOConfig,
     "megatron": MegatronConfig,
@@ -218,6 +225,7 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "ckpt": CheckpointConfig,
     "vllm": VLLMConfig,
+    "eval": EvalConfig,
 }
 
 # OpenRLHF's defaults that do not suit GRPO; --help lists them.

@@ -199,6 +199,8 @@ def _memory(args: Any, cuda: bool) -> Finding:
     import psutil
 
     available = psutil.virtual_memory().available
+    if cuda and args.actor.backend == "megatron":
+        return host_memory(args, available)
     count = parameters_of(args.actor.model_name_or_path)
     ranks = args.actor.num_gpus_per_node
     engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0)
@@ -215,6 +217,37 @@ def _memory(args: Any, cuda: bool) -> Finding:
     return Finding("memory", "error", found, "Lower --actor.num_gpus_per_node or --vllm.num_engines.")
 
 
+def _planned(args: Any, gpu_bytes: int) -> Any:
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.orchestration.preflight import dotted
+    from openrlhf_sfpo.plan.flags import planned
+    from openrlhf_sfpo.plan.planner import make_plan
+
+    model = ModelConfig.from_pretrained(args.actor.model_name_or_path)
+    return make_plan(planned(argparse.Namespace(**dotted(args)), model), gpu_bytes / GIB)
+
+
+def host_memory(args: Any, available: int) -> Finding:
+    """The plan of a node's host memory against what there is of it.
+
+    Args:
+        args: the flags, nested.
+        available: bytes.
+    """
+    items = _planned(args, 80 * GIB).host
+    need = sum(item.bytes for item in items)
+    found = f"{available / GIB:.1f} GiB available, about {need / GIB:.1f} needed on each node of the actor"
+    if available >= need:
+        return Finding("memory", "ok", found)
+    largest = max(items, key=lambda item: item.bytes)
+    return Finding(
+        "memory",
+        "warning",  # worked out and not measured
+        found,
+        f"The largest part is {largest.bytes / GIB:.1f} GiB of {largest.what}; openrlhf-sfpo plan shows all.",
+    )
+
+
 def gpu_memory(args: Any, gpu_bytes: int) -> Finding:
     """The plan of the actor's and the engines' memory against that of a GPU.
 
@@ -222,13 +255,7 @@ def gpu_memory(args: Any, gpu_bytes: int) -> Finding:
         args: the flags, nested.
         gpu_bytes: memory of a GPU.
     """
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.orchestration.preflight import dotted
-    from openrlhf_sfpo.plan.flags import planned
-    from openrlhf_sfpo.plan.planner import make_plan
-
-    model = ModelConfig.from_pretrained(args.actor.model_name_or_path)
-    plan = make_plan(planned(argparse.Namespace(**dotted(args)), model), gpu_bytes / GIB)
+    plan = _planned(args, gpu_bytes)
     peak = plan.worst.worst
     found = f"{peak.total / GIB:.1f} of {gpu_bytes / GIB:.1f} GiB planned, at most, in the {peak.name}"
     if plan.fits:

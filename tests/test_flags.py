@@ -352,6 +352,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("alpha too large", {"--sfpo.alpha": 1.5}, ["--sfpo.alpha", "1.5", "from 0 to 1"]),
     ("alpha too small", {"--sfpo.alpha": -0.1}, ["--sfpo.alpha", "-0.1"]),
     ("gate window", {"--sfpo.gate_window": 1}, ["--sfpo.gate_window"]),
+    ("top_p of evaluations", {"--eval.top_p": 0}, ["--eval.top_p"]),
     ("gate threshold", {"--sfpo.gate_threshold": 0}, ["--sfpo.gate_threshold"]),
     ("stop step", {"--sfpo.stop_step": -2}, ["--sfpo.stop_step"]),
     ("gate warm-up", {"--sfpo.gate_warmup": -1}, ["--sfpo.gate_warmup", "0 or more"]),

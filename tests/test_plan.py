@@ -469,3 +469,13 @@ def test_the_doctor_plans_the_memory_of_gpus(directory: Path) -> None:
     small = doctor.gpu_memory(args, 24 * doctor.GIB)
     assert small.state == "warning"
     assert "the actor needs" in small.found
+
+
+def test_the_doctor_plans_the_memory_of_hosts(directory: Path, capsys: Any) -> None:
+    flags = dry_run_flags(directory)[1:]
+    args = nested(parse([*flags, "--train.on_nonfinite", "skip"])[0])
+    need = sum(planned(capsys, directory, *flags, "--train.on_nonfinite", "skip")["host"].values())
+    assert doctor.host_memory(args, need).state == "ok"
+    short = doctor.host_memory(args, need - 1)
+    assert short.state == "warning"
+    assert short.fix.startswith("The largest part is 12.0 GiB of processes")

@@ -39,3 +39,24 @@ def test_groups_have_one_order_however_they_arrive(in_lasting_order: Any) -> Non
         assert sorted(ordered[start : start + 4] for start in range(0, 20, 4)) == sorted(arrived)
         orders.append(ordered)
     assert all(order == orders[0] for order in orders)
+
+
+@pytest.mark.parametrize(
+    ("adds", "prompt", "said"), [(True, "2 + 2", True), (True, "<s>2 + 2", False), (False, "2 + 2", False)]
+)
+def test_a_start_that_nobody_adds_is_named(adds: bool, prompt: str, said: bool) -> None:
+    from tokenizers import Tokenizer, processors
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    from openrlhf_sfpo.orchestration.rollouts import missing_start
+
+    words = Tokenizer(WordLevel({"<s>": 0, "2": 1, "+": 2, "?": 3}, unk_token="?"))
+    words.pre_tokenizer = Whitespace()
+    if adds:
+        words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    found = missing_start(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>"), [prompt])
+    assert (found is not None) == said
+    if said:
+        assert "--data.input_template '<s>{}'" in found

@@ -48,6 +48,9 @@ class Rollouts(SamplesGenerator):
 
     def __init__(self, generator: SamplesGenerator, events: Events, pretrain: str, ends_on_request: bool) -> None:
         vars(self).update(vars(generator))
+        missing = missing_start(generator.tokenizer, generator.prompts_dataloader.dataset.prompts[:1])
+        if missing:
+            events.send("notice", text=missing)
         self.tokenizer = _TokenizerAt(pretrain, not self.args.data.disable_fast_tokenizer)
         self._events = events
         self._ends_on_request = ends_on_request
@@ -80,6 +83,8 @@ class Rollouts(SamplesGenerator):
         args = self.args
         wanted = args.rollout.batch_size * args.rollout.n_samples_per_prompt // kwargs["n_samples_per_prompt"]
         self._eval_samples_per_prompt = kwargs["n_samples_per_prompt"]
+        if args.eval.top_p is not None:
+            kwargs["top_p"] = args.eval.top_p
         larger = copy.copy(args)
         larger.rollout = copy.copy(args.rollout)
         larger.rollout.batch_size = max(args.rollout.batch_size, wanted)
@@ -343,6 +348,26 @@ def to_experience(record: RolloutRecord) -> Experience:
         total_length=torch.tensor([float(length)]),
         info={name: torch.tensor([value]) for name, value in record.info.items()},
     )
+
+
+def missing_start(tokenizer: Any, prompts: list[str]) -> str | None:
+    """What to say if the model expects a token at the start of a text that nobody adds: OpenRLHF leaves that to the
+    chat template.
+
+    Args:
+        tokenizer: the model's.
+        prompts: some of the data set's, as the engines get them.
+    """
+    start = tokenizer.bos_token
+    for prompt in prompts if start else []:
+        by_itself = tokenizer(prompt, add_special_tokens=True)["input_ids"]
+        as_sent = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if by_itself[:1] == [tokenizer.bos_token_id] != as_sent[:1]:
+            return (
+                f"the model's tokenizer begins a text with {start}, and the prompts do not: "
+                f"--data.input_template '{start}{{}}' or --data.apply_chat_template adds it"
+            )
+    return None
 
 
 def evaluation_errors(samples: list[Experience], per_prompt: int, eval_dataloader: Any) -> dict[str, float]:
