@@ -23,7 +23,9 @@ case "${1:---help}" in
     */*) exec "$@" ;;
     *.sh) [ -f "$root/examples/$1" ] && exec bash "$root/examples/$1" "${@:2}" ;;
 esac
-if openrlhf-sfpo --help | grep -qE "^  $1 "; then
+# Not piped into grep, which leaves at the first match: Python would then fail, and pipefail would hide the match.
+commands="$(openrlhf-sfpo --help)"
+if [[ "$commands" == *$'\n'"  $1 "* ]]; then
     exec openrlhf-sfpo "$@"
 fi
 exec "$@"

@@ -4,19 +4,47 @@
 #   docker/run.sh doctor
 #   docker/run.sh qwen2.5-math-1.5b.sh --dry-run     an example; MODEL, DATA, RUN_DIR and flags as it takes them
 #   docker/run.sh --actor.model_name_or_path models/M ...    flags of `openrlhf-sfpo train`
-#   docker/run.sh ray start --head --block           the first node of a cluster; on the others
-#   docker/run.sh ray start --address FIRST_NODE:6379 --block
+#
+# On several nodes, each in the same directory of a file system that all of them see:
+#
+#   NAME=head docker/run.sh ray start --head --dashboard-host=0.0.0.0 --block     on the first node
+#   docker/run.sh ray start --address FIRST_NODE:6379 --block                     on each of the others
+#   EXEC=head NODES=4 docker/run.sh qwen2.5-32b.sh                                on the first node, once all are there
+#
+# The run has to be in the container of the first node's Ray, whose sockets are in that container's /tmp. What is set
+# for NCCL and the like counts where `ray start` is called, on every node. Whoever reaches the dashboard (port 8265) can
+# run programs in the container: use --dashboard-host on a network that you trust, or leave it out.
 #
 # Environment:
 #   IMAGE        default: openrlhf-sfpo
 #   WORKSPACE    directory with models/, data/ and runs/; /workspace in the container, where it starts (default: here)
 #   GPUS         what docker run --gpus takes (default: all)
 #   NAME         of the container (default: Docker chooses)
+#   EXEC         a running container to start it in, by name, instead of a new one; RAY_ADDRESS is then its own Ray
 #   CODE         a checkout to run instead of the code in the image (default: none)
-#   DOCKER_ARGS  more words for docker run, split at spaces: "-d --restart=no"
-# MODEL, DATA, RUN_DIR, NODES, RAY_ADDRESS, HF_TOKEN, WANDB_API_KEY and NCCL_* are passed on if they are set.
-# `docker stop -t 600 NAME` lets a run end its step and write a checkpoint.
+#   DOCKER_ARGS  more words for docker run (or docker exec), split at spaces: "-d --restart=no"
+# MODEL, DATA, RUN_DIR, NODES, RAY_ADDRESS, RAY_JOB_STOP_WAIT_TIME_S, HF_TOKEN, HF_HOME, WANDB_API_KEY, NCCL_*, GLOO_*
+# and VLLM_* are passed on if they are set; a directory HF_HOME is also there in a new container, under the same name.
+#
+# `docker stop -t 600 NAME` lets a run end its step and write a checkpoint, if it has --train.grace_seconds 540: by
+# default it takes 60 s. Docker passes no signals to one that was started with EXEC, and ends it with the container;
+# this asks it to end:
+#   EXEC=head docker/run.sh pkill -TERM -f 'openrlhf-sfpo train'
 set -euo pipefail
+
+passed_on=()
+names="MODEL DATA RUN_DIR NODES RAY_ADDRESS RAY_JOB_STOP_WAIT_TIME_S HF_TOKEN HF_HOME WANDB_API_KEY"
+for name in $names $(compgen -e | grep -E '^(NCCL|GLOO|VLLM)_' || true); do
+    [ -n "${!name:-}" ] && passed_on+=(--env "$name")
+done
+[ -t 0 ] && [ -t 1 ] && passed_on+=(--interactive --tty)
+read -r -a more <<<"${DOCKER_ARGS:-}"
+
+if [ -n "${EXEC:-}" ]; then
+    [ -n "${RAY_ADDRESS:-}" ] || passed_on+=(--env RAY_ADDRESS=auto) # the Ray that runs in the container
+    exec docker exec --workdir /workspace ${passed_on[@]+"${passed_on[@]}"} ${more[@]+"${more[@]}"} \
+        "$EXEC" /opt/openrlhf_sfpo/docker/entrypoint.sh "$@"
+fi
 
 workspace="$(cd "${WORKSPACE:-.}" && pwd)"
 options=(
@@ -32,12 +60,8 @@ options=(
     --volume "$workspace:/workspace"
     --workdir /workspace
 )
-[ -t 0 ] && [ -t 1 ] && options+=(--interactive --tty)
 [ -n "${NAME:-}" ] && options+=(--name "$NAME")
 [ -n "${CODE:-}" ] && options+=(--volume "$(cd "$CODE" && pwd):/opt/openrlhf_sfpo")
+[ -d "${HF_HOME:-}" ] && options+=(--volume "$HF_HOME:$HF_HOME")
 [ -d /dev/infiniband ] && options+=(--device /dev/infiniband)
-for name in MODEL DATA RUN_DIR NODES RAY_ADDRESS HF_TOKEN WANDB_API_KEY $(compgen -e NCCL_ || true); do
-    [ -n "${!name:-}" ] && options+=(--env "$name")
-done
-read -r -a more <<<"${DOCKER_ARGS:-}"
-exec docker run "${options[@]}" ${more[@]+"${more[@]}"} "${IMAGE:-openrlhf-sfpo}" "$@"
+exec docker run "${options[@]}" ${passed_on[@]+"${passed_on[@]}"} ${more[@]+"${more[@]}"} "${IMAGE:-openrlhf-sfpo}" "$@"

@@ -5,20 +5,31 @@
 #
 # The run's own process is then on the cluster's head node, and goes on if this terminal closes. Code, model, data and
 # run directory must be at the same places there: nothing is uploaded. MODEL, DATA, RUN_DIR and NODES are passed on if
-# they are set. The same command again goes on where a run was.
+# they are set. The same command again goes on where a run was. The head must be started with --dashboard-host=0.0.0.0
+# to be reached from other machines.
+#
+# Where places are not the same there, as in a container (docker/run.sh), REMOTE_DIR is the directory to run in, and
+# the script is named as it is called there:
+#
+#   REMOTE_DIR=/workspace RAY_DASHBOARD=http://HEAD:8265 \
+#       bash examples/ray_job.sh /opt/openrlhf_sfpo/examples/qwen2.5-32b.sh [FLAGS...]
 #
 # `ray job stop` sends SIGTERM, at which a run ends its step and writes a checkpoint, but kills it after 3 seconds:
-# start the head with RAY_JOB_STOP_WAIT_TIME_S=900 in its environment.
+# start the head with RAY_JOB_STOP_WAIT_TIME_S=900 in its environment, and give the run --train.grace_seconds 840 (by
+# default it takes 60 s).
 set -euo pipefail
 
 [ $# -gt 0 ] || { echo "ray_job.sh: name a script: bash examples/ray_job.sh examples/NAME.sh" >&2; exit 2; }
-script="$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
-[ -f "$script" ] || { echo "ray_job.sh: there is no $script." >&2; exit 2; }
+script="$1"
+if [ -z "${REMOTE_DIR:-}" ]; then
+    [ -f "$script" ] || { echo "ray_job.sh: there is no $script; for one of the head's set REMOTE_DIR." >&2; exit 2; }
+    script="$(cd "$(dirname "$script")" && pwd)/$(basename "$script")"
+fi
 
 settings=()
 for name in MODEL DATA RUN_DIR NODES; do
     [ -n "${!name:-}" ] && settings+=("$name=${!name}")
 done
-# Ray gives the words to a shell; `env` sets what would otherwise be lost on the way, and relative paths are from here.
-command="$(printf '%q ' cd "$PWD") && exec env $(printf '%q ' ${settings[@]+"${settings[@]}"} bash "$script" "${@:2}")"
+# Ray gives the words to a shell; `env` sets what would otherwise be lost on the way, and relative paths are from there.
+command="$(printf '%q ' cd "${REMOTE_DIR:-$PWD}") && exec env $(printf '%q ' ${settings[@]+"${settings[@]}"} bash "$script" "${@:2}")"
 exec ray job submit --address "${RAY_DASHBOARD:-http://127.0.0.1:8265}" -- bash -c "$command"

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from conftest import ROOT
 from model_configs import CONFIGS, PARAMETERS, make_config
 
 from openrlhf_sfpo.cli.flags import parse
+from openrlhf_sfpo.cli.main import COMMANDS
 from openrlhf_sfpo.doctor import parameters_of
+from openrlhf_sfpo.ports import free_port
 
 EXAMPLES = ROOT / "examples"
 # Every script that trains a model of the hub: they are called after it, in small letters.
@@ -141,11 +144,22 @@ def container(tmp_path: Path) -> Path:
     return tmp_path / "bin"
 
 
+PASSED_ON = {
+    "MODEL": "models/M",
+    "NODES": "4",
+    "NCCL_DEBUG": "INFO",
+    "GLOO_SOCKET_IFNAME": "eth0",
+    "VLLM_LOGGING_LEVEL": "INFO",
+    "RAY_JOB_STOP_WAIT_TIME_S": "900",
+}
+
+
 def test_docker_run(container: Path, tmp_path: Path) -> None:
     more = {
+        **PASSED_ON,
         "WORKSPACE": str(tmp_path),
-        "MODEL": "models/M",
-        "NCCL_DEBUG": "INFO",
+        "HF_HOME": str(tmp_path / "bin"),
+        "RAY_DEDUP_LOGS": "0",
         "NAME": "one",
         "DOCKER_ARGS": "-d -q",
     }
@@ -160,14 +174,31 @@ def test_docker_run(container: Path, tmp_path: Path) -> None:
         ("--cap-add", "SYS_PTRACE"),
         ("--ulimit", "memlock=-1"),
         ("--volume", f"{tmp_path}:/workspace"),
-        ("--env", "MODEL"),
-        ("--env", "NCCL_DEBUG"),
+        *(("--env", name) for name in (*PASSED_ON, "HF_HOME")),
+        ("--volume", f"{tmp_path}/bin:{tmp_path}/bin"),
         ("--name", "one"),
         ("-d", "-q"),
     ):
         assert pair in pairs, pair
     assert "--ipc=host" in words
     assert "DATA" not in words, "what is not set is not passed on"
+    assert "RAY_DEDUP_LOGS" not in words
+
+
+@pytest.mark.parametrize(("address", "passed"), [({}, "RAY_ADDRESS=auto"), ({"RAY_ADDRESS": "h:1"}, "RAY_ADDRESS")])
+def test_docker_run_in_the_container_of_ray(container: Path, address: dict[str, str], passed: str) -> None:
+    """EXEC starts in a container that runs: the same variables, and the entrypoint, which docker exec does not run."""
+    command = ["bash", str(ROOT / "docker" / "run.sh"), "qwen2.5-32b.sh", "--run.dir", "a b"]
+    more = {**PASSED_ON, **address, "EXEC": "head", "GPUS": "all"}
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(container, **more))
+    words = lines.stdout.splitlines()
+    assert words[0] == "exec"
+    entrypoint = re.search(r'ENTRYPOINT .*"([^"]*)"\]', (ROOT / "Dockerfile").read_text())[1]
+    assert words[-5:] == ["head", entrypoint, "qwen2.5-32b.sh", "--run.dir", "a b"]
+    pairs = list(itertools.pairwise(words))
+    for pair in (*(("--env", name) for name in PASSED_ON), ("--env", passed), ("--workdir", "/workspace")):
+        assert pair in pairs, pair
+    assert not {"--gpus", "--rm", "--volume", "--network=host"} & set(words), "docker exec knows none of these"
 
 
 def test_docker_build(container: Path) -> None:
@@ -195,22 +226,55 @@ def test_entrypoint(words: list[str], status: int, output: str) -> None:
     assert output in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("status", [0, 1, 2])
-def test_healthcheck_asks_once(status: int, tmp_path: Path) -> None:
-    stand_in(tmp_path / "bin", "openrlhf-sfpo", f'echo "asked: $*" | tee -a {tmp_path}/asked; exit {status}')
+@pytest.mark.parametrize("command", COMMANDS)
+def test_entrypoint_knows_every_command(command: str, tmp_path: Path) -> None:
+    """Unbuffered, as in the image, Python writes its help line by line: who stops reading makes it fail."""
+    help_of = f"{sys.executable} -m openrlhf_sfpo.cli.main --help"
+    stand_in(tmp_path / "bin", "openrlhf-sfpo", f'[ "$1" = --help ] && exec {help_of}; echo "run: $*"')
+    entrypoint = ["bash", str(ROOT / "docker" / "entrypoint.sh"), command, "a b"]
+    more = {"PYTHONUNBUFFERED": "1", "PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}
+    for _ in range(5):
+        done = subprocess.run(entrypoint, capture_output=True, text=True, env={**environment(), **more}, timeout=60)
+        assert (done.returncode, done.stdout) == (0, f"run: {command} a b\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mebibytes", "version", "problems"),
+    [
+        ("echo 'GPU 0: H100'; echo 'GPU 1: H100'", 16384, "echo openrlhf-sfpo 1", []),
+        ("echo 'No devices were found'; exit 6", 16384, "echo openrlhf-sfpo 1", ["GPUs: No devices were found."]),
+        ("sleep 60", 16384, "echo openrlhf-sfpo 1", ["GPUs: no answer within 1 s."]),
+        ("echo 'GPU 0: H100'", 64, "echo openrlhf-sfpo 1", ["/dev/shm: 64 MiB."]),
+        ("echo 'GPU 0: H100'", 16384, "echo broken; exit 1", ["packages: broken."]),
+    ],
+)
+def test_healthcheck(gpus: str, mebibytes: int, version: str, problems: list[str], tmp_path: Path) -> None:
+    """It says what is wrong, also where the driver hangs, and never has doctor compute on the GPUs."""
+    directory = tmp_path / "bin"
+    stand_in(directory, "nvidia-smi", gpus)
+    stand_in(directory, "df", f"printf '1M-blocks\n   {mebibytes}\n'")
+    stand_in(directory, "openrlhf-sfpo", f'echo "$*" >>{tmp_path}/asked; {version}')
+    more = {"TMPDIR": str(tmp_path), "HEALTHCHECK_SECONDS": "1"}
     for _ in range(2):
         done = subprocess.run(
             ["bash", str(ROOT / "docker" / "healthcheck.sh")],
             capture_output=True,
             text=True,
-            env=environment(tmp_path / "bin", TMPDIR=str(tmp_path)),
+            env=environment(directory, **more),
+            timeout=30,
         )
-        assert (done.returncode, done.stdout) == (min(status, 1), "asked: doctor\n")
-    assert (tmp_path / "asked").read_text() == "asked: doctor\n"
+        assert done.returncode == bool(problems), done.stdout + done.stderr
+        lines = done.stdout.splitlines()
+        assert len(lines) == 3
+        said = [line.removeprefix("ERROR  ") for line in lines if line.startswith("ERROR  ")]
+        assert len(said) == len(problems)
+        assert all(line.startswith(problem) for line, problem in zip(said, problems, strict=True)), said
+    assert (tmp_path / "asked").read_text() == "--version\n" * 2
 
 
-def test_ray_job(tmp_path: Path) -> None:
-    """What Ray is given to run is run, as Ray does it: joined to one string, by a shell, in another directory."""
+@pytest.fixture
+def ray_job(tmp_path: Path) -> Path:
+    """A `ray` that runs a job as Ray does: its words joined to one string, by a shell, in another directory."""
     stand_in(
         tmp_path / "bin",
         "ray",
@@ -218,64 +282,164 @@ def test_ray_job(tmp_path: Path) -> None:
         f'exec {sys.executable} -c \'import os, subprocess, sys; os.chdir("/"); '
         'sys.exit(subprocess.call(subprocess.list2cmdline(sys.argv[1:]), shell=True))\' "${@:6}"',
     )
-    (tmp_path / "a script.sh").write_text('printf "%s|" "$PWD" "$MODEL" "$NODES" "$@"\n')
+    return tmp_path / "bin"
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_ray_job(ray_job: Path, tmp_path: Path, remote: bool) -> None:
+    """From here as things are called here; with REMOTE_DIR as they are called at the head."""
+    there = tmp_path / "the head's" if remote else tmp_path
+    there.mkdir(exist_ok=True)
+    (there / "a script.sh").write_text('printf "%s|" "$PWD" "$MODEL" "$NODES" "$@"\n')
     done = subprocess.run(
         ["bash", str(EXAMPLES / "ray_job.sh"), "a script.sh", "--data.input_template", "Q: {}", "--dry-run"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=environment(tmp_path / "bin", RAY_DASHBOARD="http://head:8265", MODEL="models/my model", NODES="4"),
+        env=environment(
+            ray_job,
+            RAY_DASHBOARD="http://head:8265",
+            MODEL="models/my model",
+            NODES="4",
+            REMOTE_DIR=str(there) if remote else "",
+        ),
     )
-    assert done.stdout == f"{tmp_path}|models/my model|4|--data.input_template|Q: {{}}|--dry-run|", done.stderr
+    assert done.stdout == f"{there}|models/my model|4|--data.input_template|Q: {{}}|--dry-run|", done.stderr
+
+
+def test_ray_job_without_a_script(ray_job: Path, tmp_path: Path) -> None:
+    command = ["bash", str(EXAMPLES / "ray_job.sh"), "nothing.sh"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(ray_job))
+    assert done.returncode == 2
+    assert "there is no nothing.sh" in done.stderr
+
+
+# As the real one: it gives SIGUSR1 to the processes of the step, and kills them at SIGTERM. What it was asked for goes
+# into `steps`. A step with the name of a container enters it, so that it must be there already or have an image.
+SRUN = """\
+node= name= image= workdir=-
+while [[ "$1" == --* ]]; do
+    case "$1" in
+        --nodelist=*) node="${1#*=}" ;;
+        --container-name=*) name="${1#*=}" ;;
+        --container-image=*) image="${1#*=}" ;;
+        --container-workdir=*) workdir="${1#*=}" ;;
+    esac
+    shift
+done
+echo "$node|$name|$workdir|${SRUN_CPUS_PER_TASK:-}|$1" >>STEPS
+setsid "$@" &
+task=$!
+trap 'kill -USR1 -- "-$task"' USR1
+trap 'echo "killed: $1" >>SAID; kill -KILL -- "-$task"' TERM
+status=0
+wait "$task" || status=$?
+while kill -0 "$task" 2>/dev/null; do status=0; wait "$task" || status=$?; done
+exit "$status"
+"""
+# The head answers at its port; `ray status` counts the nodes that were started.
+RAY = f"""\
+if [ "$1" = status ]; then grep "^ray start" SAID | sed "s/.*/ 1 node_x/"; exit; fi
+echo "ray $*" >>SAID
+[[ "$*" != *--head* ]] || exec {sys.executable} -c '
+import socket, sys, time
+port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--port="))
+listening = socket.create_server(("0.0.0.0", port))
+time.sleep(60)' "$@"
+exec sleep 60
+"""
 
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Path:
     """Slurm and Ray with two nodes, both played by this machine, which say what they do in `said`."""
-    directory = tmp_path / "bin"
-    said = f">>{tmp_path}/said"
-    stand_in(directory, "scontrol", f'[ "$1" = show ] && printf "node1\\nnode2\\n" || echo "scontrol $*" {said}')
-    stand_in(directory, "srun", 'while [[ "$1" == --* ]]; do shift; done; exec "$@"')
-    stand_in(directory, "hostname", 'echo "10.0.0.1 10.0.0.2"')
+    directory, said = tmp_path / "bin", str(tmp_path / "said")
+    stand_in(directory, "scontrol", f'[ "$1" = show ] && printf "node1\\nnode2\\n" || echo "scontrol $*" >>{said}')
+    stand_in(directory, "srun", SRUN.replace("SAID", said).replace("STEPS", str(tmp_path / "steps")))
     stand_in(
-        directory,
-        "ray",
-        f'[ "$1" = status ] && {{ echo " 1 node_a"; echo " 1 node_b"; exit; }}\n'
-        f'trap "echo ray ended {said}; exit" TERM; echo "ray $*" {said}; sleep 60 & wait',
-    )
+        directory, "hostname", 'echo "${HOST_ADDRESS:-0.0.0.0} 10.0.0.2"'
+    )  # 0.0.0.0: every address of this machine
+    stand_in(directory, "ray", RAY.replace("SAID", said))
     return directory
 
 
-@pytest.mark.parametrize(("cut_short", "srun"), [(False, ""), (True, ""), (True, "--container-image=i")])
+def start_batch(slurm: Path, *flags: str, **more: str) -> subprocess.Popen:
+    """slurm.sbatch with run.sh of the directory above."""
+    given = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "64", "REQUEUE": "1"}
+    return subprocess.Popen(
+        ["bash", str(EXAMPLES / "slurm.sbatch"), "run.sh", *flags],
+        cwd=slurm.parent,
+        env=environment(slurm, **given, **more),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("srun", ["", "--mpi=none", "--container-image=i --container-mounts=/a:/a"])
+@pytest.mark.parametrize("cut_short", [False, True])
 def test_slurm(slurm: Path, tmp_path: Path, cut_short: bool, srun: str) -> None:
     """A run on two nodes; at SIGTERM to the batch script the run ends first and Ray after it."""
-    up = f'until [ "$(grep -c "ray start" {tmp_path}/said)" = 2 ]; do sleep 0.1; done'
     ends = "sleep 60 & wait" if cut_short else "exit 3"
     (tmp_path / "run.sh").write_text(
-        f'{up}; echo "run $RAY_ADDRESS $NODES $*" >>{tmp_path}/said\n'
-        f'trap "sleep 0.3; echo checkpoint written >>{tmp_path}/said; exit 0" TERM\n{ends}\n'
+        f'trap "sleep 0.3; echo checkpoint written >>{tmp_path}/said; exit 0" TERM\n'
+        f'echo "run $RAY_ADDRESS $NODES $*" >>{tmp_path}/said\n{ends}\n'
     )
-    batch = subprocess.Popen(
-        ["bash", str(EXAMPLES / "slurm.sbatch"), "run.sh", "--sfpo.k", "3"],
-        cwd=tmp_path,
-        env=environment(slurm, SLURM_JOB_NODELIST="node[1-2]", SLURM_JOB_ID="7", REQUEUE="1", SRUN_ARGS=srun),
-    )
+    port = free_port()
+    batch = start_batch(slurm, "--sfpo.k", "3", PORT=str(port), SRUN_ARGS=srun)
     said = tmp_path / "said"
     if cut_short:
-        while not (said.exists() and "run 10.0.0.1" in said.read_text()):
-            assert batch.poll() is None
+        while not (said.exists() and "run 0.0.0.0" in said.read_text()):
+            assert batch.poll() is None, batch.stderr.read()
             time.sleep(0.1)
         time.sleep(0.2)
         batch.terminate()
-    assert batch.wait(timeout=60) == (0 if cut_short else 3)
+    assert batch.wait(timeout=60) == (0 if cut_short else 3), batch.stderr.read()
     until = time.monotonic() + 10
-    while said.read_text().count("ray ended") < 2 and time.monotonic() < until:
+    while said.read_text().count("killed: ray") < 2 and time.monotonic() < until:
         time.sleep(0.1)
-    lines = said.read_text().splitlines()
-    started = [line for line in lines if line.startswith("ray start")]
-    assert sorted(started) == [
-        "ray start --address=10.0.0.1:6379 --block",
-        "ray start --head --node-ip-address=10.0.0.1 --port=6379 --dashboard-host=0.0.0.0 --block",
-    ]
     ending = ["checkpoint written", "scontrol requeue 7"] if cut_short else []
-    assert lines[2:] == ["run 10.0.0.1:6379 2 --sfpo.k 3", *ending, "ray ended", "ray ended"]
+    assert said.read_text().splitlines() == [
+        f"ray start --head --node-ip-address=0.0.0.0 --port={port} --dashboard-host=0.0.0.0 --block",
+        f"ray start --address=0.0.0.0:{port} --block",
+        f"run 0.0.0.0:{port} 2 --train.grace_seconds 840 --sfpo.k 3",
+        *ending,
+        "killed: ray",
+        "killed: ray",
+    ]
+    place = f"sfpo-7-0|{tmp_path}" if "container" in srun else "|-"
+    steps = (tmp_path / "steps").read_text().splitlines()
+    beside = [f"node1|{place}|64|bash"] if srun else []
+    # The run is in the container of the first node's Ray, and there is none for looking whether it is up.
+    assert steps[:2] == ["node1||-|64|hostname", f"node1|{place}|64|ray"]
+    assert sorted(steps[2:]) == sorted([f"node2|{place}|64|ray", *beside])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_slurm_containers_have_names_of_their_own(slurm: Path, tmp_path: Path, again: bool) -> None:
+    """Requeued, a job has its number still; what is asked for stays as it is."""
+    (tmp_path / "run.sh").write_text("exit 0\n")
+    srun = "--container-image=i" if again else "--container-image=i --container-name=mine --container-workdir=/w"
+    batch = start_batch(slurm, PORT=str(free_port()), SRUN_ARGS=srun, SLURM_RESTART_COUNT="2")
+    assert batch.wait(timeout=60) == 0, batch.stderr.read()
+    places = {tuple(line.split("|")[1:3]) for line in (tmp_path / "steps").read_text().splitlines()[1:]}
+    assert places == {("sfpo-7-2", str(tmp_path)) if again else ("mine", "/w")}
+
+
+def test_slurm_refuses_an_address_that_others_do_not_reach(slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.sh").write_text("exit 0\n")
+    batch = start_batch(slurm, HOST_ADDRESS="127.0.1.1")
+    assert batch.wait(timeout=60) == 1
+    message = batch.stderr.read()
+    assert "127.0.1.1" in message and "/etc/hosts" in message and "ADDRESS" in message
+    assert not (tmp_path / "said").exists()
+    batch = start_batch(slurm, HOST_ADDRESS="127.0.1.1", ADDRESS="0.0.0.0", PORT=str(free_port()))
+    assert batch.wait(timeout=60) == 0, batch.stderr.read()
+
+
+def test_slurm_ends_where_ray_does_not_start(slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.sh").write_text(f"echo run >>{tmp_path}/said\n")
+    stand_in(slurm, "ray", "exit 1")
+    batch = start_batch(slurm, PORT=str(free_port()))
+    assert batch.wait(timeout=60) == 1
+    assert "Ray has not started on node1" in batch.stderr.read()
+    assert not (tmp_path / "said").exists()
