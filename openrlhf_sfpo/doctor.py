@@ -44,6 +44,19 @@ class Finding:
     fix: str = ""
 
 
+def examine_quickly() -> Iterator[Finding]:
+    """What can be looked at beside a run, again and again: nothing is computed, and no GPU memory taken."""
+    import torch
+
+    from openrlhf_sfpo.orchestration.devices import has_cuda
+
+    cuda = has_cuda()
+    yield _python()
+    yield from _packages("gpu" if cuda else "cpu")
+    yield from [Finding("GPUs", "ok", f"{torch.cuda.device_count()}")] if cuda else _no_gpus()
+    yield _shared_memory(cuda)
+
+
 def examine(args: Any | None) -> Iterator[Finding]:
     """All checks.
 
@@ -164,7 +177,7 @@ def _shared_memory(cuda: bool) -> Finding:
     if free >= need:
         return Finding("/dev/shm", "ok", found)
     fix = f"Start the container with docker run --shm-size={need // GIB}g or --ipc=host; {what} need it."
-    return Finding("/dev/shm", "warning", found, fix)
+    return Finding("/dev/shm", "warning" if free >= GIB / 4 else "error", found, fix)  # Docker's own is 64 MiB
 
 
 def _stack_dumps() -> Finding:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from test_faults import flags
 from tiny_models import make_model
 
 from openrlhf_sfpo import doctor
+from openrlhf_sfpo.cli import doctor as doctor_command
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.orchestration.preflight import nested
 
@@ -48,6 +50,24 @@ def test_json_names_what_is_wrong_and_the_fix(problems: Path, tmp_path: Path) ->
         "fix": "Use a number from 0 to 1; the paper uses 0.8.",
     }
     assert found["ray"] == {"check": "ray", "state": "ok", "found": version("ray"), "fix": ""}
+
+
+def test_beside_a_run_nothing_is_computed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def computes(*args: Any) -> Any:
+        raise AssertionError("not beside a run")
+
+    for name in ("_gpus", "_collectives"):
+        monkeypatch.setattr(doctor, name, computes)
+    assert doctor_command.main(["--quick"]) == 0
+    assert {"Python", "torch", "GPU", "/dev/shm"} <= set(capsys.readouterr().out.split())
+    assert doctor_command.main(["--quick", "--actor.num_gpus_per_node", "2"]) == 2
+    assert "--quick: is given together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("free", "state"), [(64 * 2**20, "error"), (2**30, "warning"), (16 * 2**30, "ok")])
+def test_shared_memory_as_docker_gives_it_is_an_error(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert doctor._shared_memory(cuda=True).state == state
 
 
 def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ import json
 import sys
 from dataclasses import asdict
 
-from openrlhf_sfpo.doctor import Finding, check_command_line, examine
+from openrlhf_sfpo.doctor import Finding, check_command_line, examine, examine_quickly
 from openrlhf_sfpo.errors import UsageError
 
-_HELP = """usage: openrlhf-sfpo doctor [--json] [FLAGS OF openrlhf-sfpo train]
+_HELP = """usage: openrlhf-sfpo doctor [--json] [--quick | FLAGS OF openrlhf-sfpo train]
 
 Checks versions, GPUs, collectives, shared memory and stack dumps; with flags of `openrlhf-sfpo train` also those flags,
-memory, Ray's resources and disk space for them. Changes nothing. --json prints a list of objects with the keys check,
-state (ok, warning, error), found and fix. The exit status is 0, 1 if there are errors, 2 for bad input."""
+memory, Ray's resources and disk space for them. Changes nothing. --quick leaves out what computes or takes GPU memory,
+so that it may be asked beside a run. --json prints a list of objects with the keys check, state (ok, warning, error),
+found and fix. The exit status is 0, 1 if there are errors, 2 for bad input."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _findings(flags: list[str]) -> list[Finding]:
+    if "--quick" in flags:
+        if len(flags) > 1:
+            raise UsageError("--quick", "is given together with flags of a run.", "Give one or the other.")
+        return list(examine_quickly())
     if not flags:
         return list(examine(None))
     from openrlhf_sfpo.cli.flags import parse
