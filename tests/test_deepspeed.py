@@ -188,7 +188,7 @@ def test_bf16_gradients_accumulated_in_fp32(zero_ranks: RankPool, model: str, sa
     "flags",
     [
         {"train__dynamic_batch_enable": True, "train__max_tokens_per_gpu": 64},
-        {"ds__adam_offload": True},
+        pytest.param({"ds__adam_offload": True}, marks=pytest.mark.slow),  # which compiles an optimizer
         {"ds__enable_sleep": True},
     ],
     ids=lambda flags: next(iter(flags)),

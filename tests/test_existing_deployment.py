@@ -93,6 +93,7 @@ def test_sfpo_through_a_patched_openrlhf(patched: Path, testbed: Path, tmp_path:
     assert (tmp_path / "hf" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_megatron_actor_through_a_patched_openrlhf(patched: Path, testbed: Path, tmp_path: Path) -> None:
     words = flags(testbed, tmp_path, actor__backend="megatron", megatron__pipeline_model_parallel_size=2)
     output = run(patched, ["-m", "openrlhf.cli.train_ppo_ray", *words])

@@ -246,6 +246,7 @@ def test_every_version_trains_with_and_without_sfpo(tree: Path, recording: tuple
     assert "--ds.lora.rank: is 8, which SFPO on the DeepSpeed actor does not support." in done.stderr
 
 
+@pytest.mark.slow
 def test_openrlhfs_own_tests_pass_with_and_without_the_patch(newest: Path) -> None:
     results = []
     for patch in (False, True):
