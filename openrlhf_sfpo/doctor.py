@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.requirements import Requirement
 
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.ports import free_port
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.plan.planner import Plan
 
 GIB = 2**30
 # fp32 main parameters and Adam's two moments; what a checkpoint holds of each parameter.
@@ -73,11 +76,15 @@ def examine(args: Any | None) -> Iterator[Finding]:
     yield _shared_memory(cuda)
     yield _stack_dumps()
     if args is not None:
-        yield _memory(args, cuda)
         if cuda and args.actor.backend == "megatron":
+            import psutil
             import torch
 
-            yield gpu_memory(args, torch.cuda.mem_get_info(0)[1])
+            plan = plan_of(args, torch.cuda.mem_get_info(0)[1])
+            yield host_memory(plan, psutil.virtual_memory().available)
+            yield gpu_memory(plan)
+        else:
+            yield _memory(args, cuda)
         yield _ray(args, cuda)
         yield from _disk(args)
 
@@ -212,8 +219,6 @@ def _memory(args: Any, cuda: bool) -> Finding:
     import psutil
 
     available = psutil.virtual_memory().available
-    if cuda and args.actor.backend == "megatron":
-        return host_memory(args, available)
     count = parameters_of(args.actor.model_name_or_path)
     ranks = args.actor.num_gpus_per_node
     engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0)
@@ -230,7 +235,13 @@ def _memory(args: Any, cuda: bool) -> Finding:
     return Finding("memory", "error", found, "Lower --actor.num_gpus_per_node or --vllm.num_engines.")
 
 
-def _planned(args: Any, gpu_bytes: int) -> Any:
+def plan_of(args: Any, gpu_bytes: int) -> "Plan":
+    """The plan of a command line.
+
+    Args:
+        args: the flags, nested.
+        gpu_bytes: memory of a GPU.
+    """
     from openrlhf_sfpo.megatron.model_config import ModelConfig
     from openrlhf_sfpo.orchestration.preflight import dotted
     from openrlhf_sfpo.plan.flags import planned
@@ -240,19 +251,13 @@ def _planned(args: Any, gpu_bytes: int) -> Any:
     return make_plan(planned(argparse.Namespace(**dotted(args)), model), gpu_bytes / GIB)
 
 
-def host_memory(args: Any, available: int) -> Finding:
-    """The plan of a node's host memory against what there is of it.
-
-    Args:
-        args: the flags, nested.
-        available: bytes.
-    """
-    items = _planned(args, 80 * GIB).host
-    need = sum(item.bytes for item in items)
+def host_memory(plan: "Plan", available: int) -> Finding:
+    """What is planned in a node's host memory against the bytes that are available there."""
+    need = sum(item.bytes for item in plan.host)
     found = f"{available / GIB:.1f} GiB available, about {need / GIB:.1f} needed on each node of the actor"
     if available >= need:
         return Finding("memory", "ok", found)
-    largest = max(items, key=lambda item: item.bytes)
+    largest = max(plan.host, key=lambda item: item.bytes)
     return Finding(
         "memory",
         "warning",  # worked out and not measured
@@ -261,16 +266,10 @@ def host_memory(args: Any, available: int) -> Finding:
     )
 
 
-def gpu_memory(args: Any, gpu_bytes: int) -> Finding:
-    """The plan of the actor's and the engines' memory against that of a GPU.
-
-    Args:
-        args: the flags, nested.
-        gpu_bytes: memory of a GPU.
-    """
-    plan = _planned(args, gpu_bytes)
+def gpu_memory(plan: "Plan") -> Finding:
+    """What is planned for a GPU, of the actor and the engines, against its memory."""
     peak = plan.worst.worst
-    found = f"{peak.total / GIB:.1f} of {gpu_bytes / GIB:.1f} GiB planned, at most, in the {peak.name}"
+    found = f"{peak.total / GIB:.1f} of {plan.gpu_bytes / GIB:.1f} GiB planned, at most, in the {peak.name}"
     if plan.fits:
         return Finding("GPU memory", "ok", found)
     # Most of it is worked out and not measured: a warning.

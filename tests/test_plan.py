@@ -463,19 +463,19 @@ def test_every_gpu_is_held_once() -> None:
 
 def test_the_doctor_plans_the_memory_of_gpus(directory: Path) -> None:
     args = nested(parse(dry_run_flags(directory)[1:])[0])
-    fits = doctor.gpu_memory(args, 80 * doctor.GIB)
+    fits = doctor.gpu_memory(doctor.plan_of(args, 80 * doctor.GIB))
     assert (fits.check, fits.state) == ("GPU memory", "ok")
     assert "of 80.0 GiB planned" in fits.found
-    small = doctor.gpu_memory(args, 24 * doctor.GIB)
+    small = doctor.gpu_memory(doctor.plan_of(args, 24 * doctor.GIB))
     assert small.state == "warning"
     assert "the actor needs" in small.found
 
 
 def test_the_doctor_plans_the_memory_of_hosts(directory: Path, capsys: Any) -> None:
     flags = dry_run_flags(directory)[1:]
-    args = nested(parse([*flags, "--train.on_nonfinite", "skip"])[0])
+    plan = doctor.plan_of(nested(parse([*flags, "--train.on_nonfinite", "skip"])[0]), 80 * doctor.GIB)
     need = sum(planned(capsys, directory, *flags, "--train.on_nonfinite", "skip")["host"].values())
-    assert doctor.host_memory(args, need).state == "ok"
-    short = doctor.host_memory(args, need - 1)
+    assert doctor.host_memory(plan, need).state == "ok"
+    short = doctor.host_memory(plan, need - 1)
     assert short.state == "warning"
     assert short.fix.startswith("The largest part is 12.0 GiB of processes")

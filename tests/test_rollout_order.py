@@ -56,7 +56,7 @@ def test_a_start_that_nobody_adds_is_named(adds: bool, prompt: str, said: bool) 
     words.pre_tokenizer = Whitespace()
     if adds:
         words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    found = missing_start(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>"), [prompt])
+    found = missing_start(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>"), prompt)
     assert (found is not None) == said
     if said:
         assert "--data.input_template '<s>{}'" in found

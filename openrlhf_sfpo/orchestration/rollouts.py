@@ -48,7 +48,7 @@ class Rollouts(SamplesGenerator):
 
     def __init__(self, generator: SamplesGenerator, events: Events, pretrain: str, ends_on_request: bool) -> None:
         vars(self).update(vars(generator))
-        missing = missing_start(generator.tokenizer, generator.prompts_dataloader.dataset.prompts[:1])
+        missing = missing_start(generator.tokenizer, generator.prompts_dataloader.dataset.prompts[0])
         if missing:
             events.send("notice", text=missing)
         self.tokenizer = _TokenizerAt(pretrain, not self.args.data.disable_fast_tokenizer)
@@ -350,24 +350,22 @@ def to_experience(record: RolloutRecord) -> Experience:
     )
 
 
-def missing_start(tokenizer: Any, prompts: list[str]) -> str | None:
+def missing_start(tokenizer: Any, prompt: str) -> str | None:
     """What to say if the model expects a token at the start of a text that nobody adds: OpenRLHF leaves that to the
     chat template.
 
     Args:
         tokenizer: the model's.
-        prompts: some of the data set's, as the engines get them.
+        prompt: one of the data set's, as the engines get it.
     """
     start = tokenizer.bos_token
-    for prompt in prompts if start else []:
-        by_itself = tokenizer(prompt, add_special_tokens=True)["input_ids"]
-        as_sent = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if by_itself[:1] == [tokenizer.bos_token_id] != as_sent[:1]:
-            return (
-                f"the model's tokenizer begins a text with {start}, and the prompts do not: "
-                f"--data.input_template '{start}{{}}' or --data.apply_chat_template adds it"
-            )
-    return None
+    by_itself, as_sent = (tokenizer(prompt, add_special_tokens=adds)["input_ids"][:1] for adds in (True, False))
+    if start is None or by_itself != [tokenizer.bos_token_id] or as_sent == by_itself:
+        return None
+    return (
+        f"the model's tokenizer begins a text with {start}, and the prompts do not: "
+        f"--data.input_template '{start}{{}}' or --data.apply_chat_template adds it"
+    )
 
 
 def evaluation_errors(samples: list[Experience], per_prompt: int, eval_dataloader: Any) -> dict[str, float]:
