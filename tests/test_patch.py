@@ -133,9 +133,7 @@ def patched_statements(tree: Path) -> tuple[ast.stmt, ast.stmt, ast.stmt]:
     return importing, flags, main_block.body[-1]
 
 
-def test_a_patched_openrlhf_works_as_before_without_this_package(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_patched_openrlhf_works_as_before_without_this_package(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be uninstalled later, or be missing in the environment that a source tree is run with."""
     assert main([str(tree)]) == 0
     monkeypatch.setitem(sys.modules, "openrlhf_sfpo", None)  # as if it were not installed
@@ -153,7 +151,7 @@ def test_a_broken_installation_of_this_package_is_not_passed_over(
     monkeypatch.delitem(sys.modules, "openrlhf_sfpo.existing", raising=False)
     monkeypatch.delattr("openrlhf_sfpo.existing", raising=False)
     monkeypatch.setitem(sys.modules, "openrlhf_sfpo.checks", None)  # something that it needs
-    with pytest.raises(ModuleNotFoundError, match="openrlhf_sfpo.checks"):
+    with pytest.raises(ModuleNotFoundError, match=r"openrlhf_sfpo\.checks"):
         exec(compile(ast.Module([patched_statements(newest)[0]], []), "patched", "exec"), {})
 
 
