@@ -251,7 +251,7 @@ def test_a_directory_that_cannot_be_written(
     before = contents(tree)
     for directory in (tree, *tree.parents):
         if directory.stat().st_uid == os.getuid():
-            directory.chmod(0o755)
+            directory.chmod(directory.stat().st_mode | 0o055)  # pytest's own directories are closed to others
     (tree / CLI).parent.chmod(0o555)
     request.getfixturevalue("as_nobody")
     assert main([str(tree)]) == 2

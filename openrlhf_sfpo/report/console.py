@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets
 
 # Above these a batch's fast passes are worth a warning. GRPO clips some hundredths of the tokens at most, and the fast
-# passes of the quickstart, whose learning rate is fifteen times the paper's, move the weights by 3e-4 of their norm.
+# passes of the quickstart, whose learning rate is ten times the paper's, move the weights by 3e-4 of their norm.
 LARGE_CLIP_RATIO = 0.3
 LARGE_DISPLACEMENT = 0.01
 
