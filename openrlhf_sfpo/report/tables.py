@@ -84,8 +84,8 @@ def results(comparison: Comparison) -> Table:
         note += f" An accuracy is the mean of {comparison.smooth} neighbouring evaluations."
     if against:
         note += (
-            f" The runs that reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %, at some point "
-            "are counted one by one."
+            f" Runs that reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %, at some point are "
+            "counted one by one."
         )
     return Table("Results, each variant at its best setting", head, rows, note)
 
@@ -100,9 +100,9 @@ def to_target(comparison: Comparison) -> Table:
             row += [number(result.to_target[axis]), "1" if is_baseline else ratio(result.ratio[axis])]
         rows.append(row)
     note = (
-        f"Of the median curve over the runs, with {100 * LEVEL:.0f} % bootstrap intervals. A ratio above 1 means that the "
-        "variant needs less than the baseline; an interval that begins with never has resamples in which it does not "
-        "reach the target."
+        f"Of the median curve over the runs, with {100 * LEVEL:.0f} % bootstrap intervals. A ratio above 1 means that "
+        "the variant needs less than the baseline; an interval that begins with never has resamples in which it does "
+        "not reach the target."
     )
     head = ["variant", *(column for axis in AXES for column in (axis, f"{axis} ratio"))]
     return Table(
