@@ -84,8 +84,8 @@ def results(comparison: Comparison) -> Table:
         note += f" An accuracy is the mean of {comparison.smooth} neighbouring evaluations."
     if against:
         note += (
-            f" Runs that reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %, at some point are "
-            "counted one by one."
+            f" Runs that reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %, at some point "
+            "are counted one by one."
         )
     return Table("Results, each variant at its best setting", head, rows, note)
 
