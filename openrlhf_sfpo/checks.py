@@ -136,15 +136,14 @@ def check_ranks(args: Any) -> None:
     Raises:
         UsageError: naming the flag and the fix.
     """
-    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    micro, copies = args.rollout.micro_batch_size, model_copies(args)
-    if samples // micro < copies:
-        each = f", taken {micro} at a time (--rollout.micro_batch_size)" if micro > 1 else ""
+    batch, each, micro = args.rollout.batch_size, args.rollout.n_samples_per_prompt, args.rollout.micro_batch_size
+    ranks, copies = args.actor.num_nodes * args.actor.num_gpus_per_node, model_copies(args)
+    if batch * each // micro < copies:
+        taken = f", taken {micro} at a time (--rollout.micro_batch_size)" if micro > 1 else ""
         raise UsageError(
             "--rollout.batch_size",
-            f"times --rollout.n_samples_per_prompt is {samples} samples{each}, and the actor's "
-            f"{args.actor.num_nodes * args.actor.num_gpus_per_node} ranks hold {copies} copies of the model, each of "
-            "which needs some.",
+            f"is {batch}; with --rollout.n_samples_per_prompt {each} that makes {batch * each} samples{taken}, and the "
+            f"actor's {ranks} rank(s) hold {copies} copies of the model, each of which needs some.",
             "Raise it, or use fewer ranks.",
         )
     generated = args.rollout.vllm_generate_batch_size

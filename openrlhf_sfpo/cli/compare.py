@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,10 @@ def _variants(config: Path, content: Section) -> list[tuple[str, Settings]]:
 
 def _written(value: Any) -> str:
     """A value of the file as its author would recognize it."""
-    return value if isinstance(value, str) else "empty" if value is None else repr(value)
+    for kind in (int, float):
+        with suppress(ValueError, TypeError):
+            return str(kind(value))
+    return "empty" if value is None else repr(value)
 
 
 def _overrides(changes: list[str]) -> Settings:

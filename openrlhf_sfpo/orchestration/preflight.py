@@ -60,14 +60,17 @@ def gpus_needed(args: Any) -> int:
     return actor + reference + engines
 
 
-def check(flat: argparse.Namespace) -> None:
+def check(flat: argparse.Namespace, given: Container[str] = ()) -> None:
     """Check flags, OpenRLHF's version, model, layout, reward, data files and run directory; write nothing.
+
+    Args:
+        flat: the flags.
+        given: names of those that were set.
 
     Raises:
         UsageError: for the first thing that is wrong.
     """
-    args = nested(flat)
-    for step in _steps(args):
+    for step in _steps(_with_places(flat, given), given):
         step()
 
 
