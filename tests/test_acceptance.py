@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny_models import make_model
 
-from openrlhf_sfpo.cli import compare, doctor, plan, train
+from openrlhf_sfpo.cli import compare, doctor, evaluate, export, plan, report, train
 from openrlhf_sfpo.cli import flags as flags_module
 from openrlhf_sfpo.cli.flags import Flags, parse
 from openrlhf_sfpo.config import ranges
@@ -636,3 +636,31 @@ def test_what_a_run_wrote_itself_is_its_own(base: dict[str, Any], tmp_path: Path
     words = [f"--{name}={value}" for name, value in base.items()]
     flat, given = parse([*words, f"--run.dir={tmp_path / 'run'}", f"--ckpt.output_dir={place}"])
     preflight.check(flat, given)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--temperature", "nan"], "--temperature: is nan."),
+        (["--top_p", "nan"], "--top_p: is nan."),
+        (["--gpu_memory_utilization", "5"], "--gpu_memory_utilization: is 5.0."),
+        (["--seed", "-1"], "--seed: is -1."),
+        (["--data", ""], "--data: is empty"),
+        (["--limit", "0"], "--limit: is 0. Use 1 or more."),
+    ],
+)
+def test_evaluations_check_their_numbers_alike(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    more = [] if "--data" in words else ["--data", "reasoning_gym:gcd?size=3"]
+    assert evaluate.main(["model", *more, *words]) == 2
+    assert f"openrlhf-sfpo eval: error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [evaluate.main, compare.main, report.main, export.main])
+def test_no_command_writes_to_a_place_without_a_name(capsys: pytest.CaptureFixture[str], main: Any) -> None:
+    words = ["there", ""] if main is export.main else ["there", "--out", ""]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "is empty" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import Any
 from openrlhf_sfpo.cli import derived, dry_run
 from openrlhf_sfpo.cli.flags import parse_settings
 from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
-from openrlhf_sfpo.cli.values import path
+from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         "A comparison that was stopped goes on where it was when the same command is given again: runs that have\n"
         "finished are not repeated, one that was cut short starts anew.",
     )
-    parser.add_argument("config", type=path, metavar="CONFIG.yaml")
-    parser.add_argument("--out", type=path, help="where the runs and the report go (default: runs/NAME_OF_CONFIG)")
+    parser.add_argument("config", type=as_path, metavar="CONFIG.yaml")
+    parser.add_argument("--out", type=as_path, help="where the runs and the report go (default: runs/NAME_OF_CONFIG)")
     parser.add_argument(
         "--lanes",
         type=int,

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Container
+from pathlib import Path
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
 from openrlhf_sfpo.errors import UsageError
@@ -27,12 +28,15 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     Raises:
         UsageError: a flag is wrong.
     """
-    from openrlhf_sfpo.orchestration import preflight
+    from openrlhf_sfpo.orchestration import preflight, resume
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.text import as_text, placement_text
 
     print(_to_do(preflight.still_to_do(flat, given)))
+    directory = Path(vars(flat)["run.dir"])
+    if resume.has_finished(directory):
+        print(f"{directory} holds this run, finished: there is nothing to do.")
     if vars(flat)["actor.backend"] == "deepspeed":
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
         return 0

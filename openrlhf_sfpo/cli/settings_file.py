@@ -65,7 +65,7 @@ def read_yaml(flag: str, path: Path) -> Section:
     if path.is_dir():
         raise UsageError(flag, f"{path} is a directory.", "Give the path of a YAML file.")
     if not path.is_file():
-        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        where = "" if path.is_absolute() else f" in {Path.cwd()}, from where relative paths are taken"
         raise UsageError(flag, f"{path} does not exist{where}.", "Give the path of a YAML file.")
     try:
         text = path.read_bytes().decode("utf-8-sig")

@@ -143,7 +143,7 @@ def expanded(flag: str, text: str, place: str = "") -> str:
     return home
 
 
-def path(text: str) -> Path:
+def as_path(text: str) -> Path:
     """A path of a command line, for argparse: not empty, with the home directory put in."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty (is a variable of the shell not set?)")
