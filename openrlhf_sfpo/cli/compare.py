@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.cli import derived, dry_run
-from openrlhf_sfpo.cli.flags import parse_settings
+from openrlhf_sfpo.cli.flags import Flags, parse_settings
 from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
 from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.config import effective_update
@@ -104,12 +104,12 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
     variants, combinations = _variants(config, content), _combinations(config, content)
     for settings in (overrides, *(flags for _, flags in variants), *combinations):
         _refuse_what_is_ours(config, settings)
+    flags_of = Flags()
     runs: dict[str, PlannedRun] = {}
     seen: set[str] = set()
     for seed, (variant, flags), swept in itertools.product(_seeds(config, content, base), variants, combinations):
         settings = base | flags | swept | overrides | {"train.seed": seed}
-        values = vars(parse_settings(settings.without("run.dir"), str(config))[0])
-        name = _unused_name(variant, {one: values.get(one, swept[one]) for one in swept}, seed, runs)
+        name = _unused_name(variant, flags_of.read_settings(swept, str(config)), seed, runs)
         directory = (out / "runs" / name).absolute()
         if settings.get("run.dir"):
             settings = derived.follow(settings, settings["run.dir"], str(directory))
