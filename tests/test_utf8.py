@@ -21,7 +21,7 @@ def lacking(tree: ast.Module) -> Iterator[ast.Call]:
             continue
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         runs = any(k.arg in ("text", "universal_newlines") and is_true(k.value) for k in node.keywords)
-        whole = name in ("read_text", "write_text", "NamedTemporaryFile", "TextIOWrapper")
+        whole = name in ("read_text", "write_text", "TextIOWrapper")
         opens = name in ("open", "fdopen") and not is_other(node) and "b" not in mode_of(node)
         if runs or whole or opens:
             yield node
@@ -82,9 +82,13 @@ def test_settings_and_samples_in_another_locale(tmp_path: Path, settings: dict[s
     assert all('"prompt": "1 ÷ 2", "response": "½"' in line for line in lines)
 
 
-def test_help_and_errors_are_utf8_in_another_locale() -> None:
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "train", "\N{EN DASH}sfpo.k", "3"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=120)
+@pytest.mark.parametrize("module", ["main", "train"])
+def test_words_and_output_in_another_locale(tmp_path: Path, module: str) -> None:
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    place = tmp_path / "Ω.yaml"
+    place.write_text("data.input_template: Ω\nsfpo.gate: ½\n", encoding="utf-8")
+    words = ["train"] if module == "main" else []
+    command = [sys.executable, "-m", f"openrlhf_sfpo.cli.{module}", *words, "--config", str(place)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, **settings}, timeout=120)
     assert done.returncode == 2
-    assert "Write --sfpo.k" in done.stderr
+    assert f"--sfpo.gate: is '½' ({place}, line 2)." in done.stderr

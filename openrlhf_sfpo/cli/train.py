@@ -48,4 +48,7 @@ def _run(flat: argparse.Namespace, given: set[str]) -> int:
 
 
 if __name__ == "__main__":
+    from openrlhf_sfpo.cli.main import use_utf8
+
+    use_utf8()
     sys.exit(main())
