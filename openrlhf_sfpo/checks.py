@@ -1,23 +1,30 @@
-"""Flags checked on their own and against each other, before anything is taken or started.
+"""Flags checked on their own and against each other, before anything is started.
 
 Importing this file imports nothing heavy, so that bad flags are answered at once.
 """
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
-from openrlhf_sfpo.config import SFPOConfig, section
+from openrlhf_sfpo.config import ranges
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.openrlhf_flags import CHOICES
 from openrlhf_sfpo.placement import check_placement
+from openrlhf_sfpo.ranges import check_choices, check_ranges, shown
 
 
 def check_flags(args: Any) -> None:
-    """Check flags against each other; no files, no devices. `args` is nested as OpenRLHF nests it.
+    """Check flags on their own and against each other; no files, no devices. `args` is nested as OpenRLHF nests it.
 
     Raises:
         UsageError: naming the flag and the fix.
     """
-    check_sfpo(section(SFPOConfig, args.sfpo))
+    check_values(args)
     _check_rollout(args)
+    _check_lengths(args)
+    _check_pairs(args)
+    _check_data(args)
     _check_recomputation(args)
     if args.actor.backend == "deepspeed" and args.train.colocate_all:
         raise UsageError(
@@ -26,48 +33,136 @@ def check_flags(args: Any) -> None:
             "Drop it (--train.colocate_actor_ref works), or use the patched OpenRLHF (openrlhf-sfpo patch).",
         )
     check_backend(args)
-    check_numbers(args)
     check_placement(args)
+    check_ranks(args)
 
 
-def check_numbers(args: Any) -> None:
-    """Check that sizes, counts and times are not out of their range.
+def check_values(args: Any, sections: tuple[str, ...] = ()) -> None:
+    """Check each flag on its own, as it is declared in `config` and `openrlhf_flags`.
+
+    Args:
+        args: nested; sections may be missing.
+        sections: look at flags of these only, such as "sfpo"; all by default.
+
+    Raises:
+        UsageError: for the first flag whose value is out of its range or none of its choices.
+    """
+
+    def chosen(declared: dict[str, Any]) -> dict[str, Any]:
+        return {name: what for name, what in declared.items() if not sections or name.split(".")[0] in sections}
+
+    def values(names: Iterable[str]) -> dict[str, Any]:
+        return {name: value_of(args, name, None) for name in names}
+
+    limits, choices = chosen(ranges()), chosen(CHOICES)
+    check_ranges(values(limits), limits)
+    check_choices(values(choices), choices)
+
+
+def value_of(args: Any, name: str, *default: Any) -> Any:
+    """A flag's value in nested arguments, by dotted name; `default` where there is no such flag."""
+    value = args
+    for part in name.split("."):
+        value = getattr(value, part, *default)
+    return value
+
+
+def _check_lengths(args: Any) -> None:
+    new, longest = args.rollout.max_new_tokens, args.data.max_len
+    if new is not None and new >= longest:
+        raise UsageError(
+            "--rollout.max_new_tokens",
+            f"is {new}, and --data.max_len, prompt and response together, is {longest}: no room is left for a prompt.",
+            f"Use {longest - 1} or less, or raise --data.max_len.",
+        )
+    buffer = args.reward.overlong_buffer_len
+    if buffer is not None and buffer > (new or longest):
+        raise UsageError(
+            "--reward.overlong_buffer_len",
+            f"is {buffer:g}, longer than a response can be ({new or longest} tokens).",
+            f"Use {new or longest} or less.",
+        )
+
+
+def _check_pairs(args: Any) -> None:
+    """Flags of two numbers, the lower one first."""
+    for name, used in (
+        ("reward.clip_range", True),
+        ("algo.dynamic_filtering_range", args.algo.dynamic_filtering_enable),
+        ("algo.advantage.is_correction_threshold", args.algo.advantage.is_correction_level != "off"),
+    ):
+        value = value_of(args, name)
+        if name.endswith("threshold") and len(value) == 1:
+            continue  # an upper bound alone
+        if used and (len(value) != 2 or not value[0] < value[1]):
+            raise UsageError(f"--{name}", f"is {shown(value)}.", "Use two numbers, the lower one first.")
+    if args.actor.lr_scheduler == "polynomial" and args.actor.adam.lr <= _POLYNOMIAL_END:
+        raise UsageError(
+            "--actor.lr_scheduler",
+            f"is polynomial, which ends at a rate of {_POLYNOMIAL_END}, and --actor.adam.lr is {args.actor.adam.lr}.",
+            "Use linear, or a higher rate.",
+        )
+    if args.algo.dynamic_filtering_enable and args.rollout.n_samples_per_prompt < 2:
+        raise UsageError(
+            "--rollout.n_samples_per_prompt",
+            f"is {args.rollout.n_samples_per_prompt}, and --algo.dynamic_filtering_enable compares a prompt's samples.",
+            "Use 2 or more.",
+        )
+
+
+_POLYNOMIAL_END = 1e-7  # lr_end of transformers' schedule
+
+
+def _check_data(args: Any) -> None:
+    probs, datasets = args.data.prompt_probs, args.data.prompt_dataset
+    if probs is None or not datasets:
+        return
+    count = len(datasets.split(","))
+    try:
+        numbers = [float(part) for part in probs.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(0 <= n <= 1 for n in numbers) or abs(sum(numbers) - 1) > 1e-8:
+        raise UsageError(
+            "--data.prompt_probs",
+            f"is {probs!r}, and --data.prompt_dataset names {count} data set(s).",
+            "Give one probability for each, separated by commas, that add up to 1.",
+        )
+
+
+def check_ranks(args: Any) -> None:
+    """Check that a rollout batch has a sample for every copy of the model.
 
     Raises:
         UsageError: naming the flag and the fix.
     """
-    for flag, value in (
-        ("--megatron.weight_bucket_mb", args.megatron.weight_bucket_mb),
-        ("--megatron.log_prob_chunk_size", args.megatron.log_prob_chunk_size),
-        ("--megatron.ddp_bucket_size", args.megatron.ddp_bucket_size),
-        ("--megatron.recompute_num_layers", args.megatron.recompute_num_layers),
-        ("--run.kv_cache_mb", args.run.kv_cache_mb),
-        ("--train.max_tokens_per_gpu", args.train.max_tokens_per_gpu),
-        ("--train.batch_size", args.train.batch_size),
-        ("--rollout.batch_size", args.rollout.batch_size),
-        ("--train.max_epochs", args.train.max_epochs),
-        ("--data.max_len", args.data.max_len),
-        ("--actor.num_nodes", args.actor.num_nodes),
-        ("--actor.num_gpus_per_node", args.actor.num_gpus_per_node),
-        ("--vllm.tensor_parallel_size", args.vllm.tensor_parallel_size),
-    ):
-        if value is not None and value < 1:
-            raise UsageError(flag, f"is {value}.", "Use 1 or more.")
-    if not 0 < args.vllm.gpu_memory_utilization <= 1:
-        value = args.vllm.gpu_memory_utilization
-        raise UsageError("--vllm.gpu_memory_utilization", f"is {value:g}.", "Use a part of 1, such as 0.9.")
-    for flag, value in (
-        ("--train.timeout", args.train.timeout),
-        ("--rollout.engine_timeout", args.rollout.engine_timeout),
-    ):
-        if not value > 0:
-            raise UsageError(flag, f"is {value:g} seconds.", "Use a number above 0.")
-    for flag, value in (
-        ("--train.max_restarts", args.train.max_restarts),
-        ("--train.grace_seconds", args.train.grace_seconds),
-    ):
-        if value < 0:
-            raise UsageError(flag, f"is {value:g}.", "Use 0 or more.")
+    batch, each, micro = args.rollout.batch_size, args.rollout.n_samples_per_prompt, args.rollout.micro_batch_size
+    ranks, copies = args.actor.num_nodes * args.actor.num_gpus_per_node, model_copies(args)
+    if batch * each // micro < copies:
+        taken = f", taken {micro} at a time (--rollout.micro_batch_size)" if micro > 1 else ""
+        raise UsageError(
+            "--rollout.batch_size",
+            f"is {batch}; with --rollout.n_samples_per_prompt {each} that makes {batch * each} samples{taken}, and the "
+            f"actor's {ranks} rank(s) hold {copies} copies of the model, each of which needs some.",
+            "Raise it, or use fewer ranks.",
+        )
+    generated = args.rollout.vllm_generate_batch_size
+    if generated is not None and generated > args.rollout.batch_size and not args.train.async_enable:
+        raise UsageError(
+            "--rollout.vllm_generate_batch_size",
+            f"is {generated}, more than --rollout.batch_size, {args.rollout.batch_size}; without --train.async_enable "
+            "nothing would train on the rest.",
+            "Leave it out, or add --train.async_enable.",
+        )
+
+
+def model_copies(args: Any) -> int:
+    """Data-parallel copies of the actor's model; at least 1. Whether the ranks divide evenly is checked elsewhere."""
+    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+    if args.actor.backend == "deepspeed":
+        return max(1, ranks // (args.ds.ring_attn_size * args.ds.tensor_parallel_size))
+    sizes = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+    return max(1, ranks // math.prod(getattr(args.megatron, size) for size in sizes))
 
 
 def _check_recomputation(args: Any) -> None:
@@ -87,29 +182,6 @@ def _check_recomputation(args: Any) -> None:
         )
 
 
-def check_sfpo(sfpo: SFPOConfig) -> None:
-    """Check the --sfpo.* flags.
-
-    Raises:
-        UsageError: naming the flag and the fix.
-    """
-    if sfpo.k < 0:
-        raise UsageError("--sfpo.k", f"is {sfpo.k}.", "Use 0 (plain GRPO) or more; the paper uses 3.")
-    if not 0.0 <= sfpo.alpha <= 1.0:
-        raise UsageError("--sfpo.alpha", f"is {sfpo.alpha}.", "Use a number from 0 to 1; the paper uses 0.8.")
-    if sfpo.gate_window < 2:
-        raise UsageError("--sfpo.gate_window", f"is {sfpo.gate_window}.", "Use 2 or more; the paper uses 30.")
-    if sfpo.gate_threshold <= 0:
-        raise UsageError("--sfpo.gate_threshold", f"is {sfpo.gate_threshold}.", "Use a number above 0.")
-    if sfpo.stop_step is not None and sfpo.stop_step < 0:
-        raise UsageError("--sfpo.stop_step", f"is {sfpo.stop_step}.", "Use 0 or more, or leave it out.")
-    if sfpo.gate_warmup < 0:
-        raise UsageError("--sfpo.gate_warmup", f"is {sfpo.gate_warmup}.", "Use 0 or more.")
-    for name in ("gate_patience", "gate_decay_steps"):
-        if getattr(sfpo, name) < 1:
-            raise UsageError(f"--sfpo.{name}", f"is {getattr(sfpo, name)}.", "Use 1 or more.")
-
-
 def _check_rollout(args: Any) -> None:
     estimator = args.algo.advantage.estimator
     if estimator in ("rloo", "reinforce_baseline", "group_norm", "dr_grpo") and args.rollout.n_samples_per_prompt < 2:
@@ -121,8 +193,6 @@ def _check_rollout(args: Any) -> None:
         )
     if args.rollout.record_dir and args.rollout.replay_dir:
         raise UsageError("--rollout.replay_dir", "is given together with --rollout.record_dir.", "Use one of them.")
-    if args.eval.top_p is not None and not 0 < args.eval.top_p <= 1:
-        raise UsageError("--eval.top_p", f"is {args.eval.top_p}.", "Use a number above 0 and up to 1.")
     if args.rollout.replay_dir and args.eval.dataset:
         raise UsageError("--eval.dataset", "needs an engine, and --rollout.replay_dir runs without.", "Drop one.")
     if args.train.async_enable and args.rollout.replay_dir:
@@ -130,7 +200,7 @@ def _check_rollout(args: Any) -> None:
     if args.train.async_enable and args.rollout.deterministic:
         raise UsageError(
             "--rollout.deterministic",
-            "cannot be had with --train.async_enable, where it depends on time which weights answer which prompts.",
+            "does not work with --train.async_enable, where timing decides which weights answer which prompts.",
             "Drop one.",
         )
     check_no_other_models(args, "openrlhf-sfpo train")
@@ -223,7 +293,6 @@ def _refuse(args: Any, who: str, refusals: list[tuple[str, Any, str]]) -> None:
     """Refuse what is used, among (flag, whether it is used, what to do instead)."""
     for flag, used, fix in refusals:
         if used:
-            value = args
-            for part in flag.removeprefix("--").split("."):
-                value = getattr(value, part)
-            raise UsageError(flag, f"is {value!r}, which {who} does not support.", fix)
+            raise UsageError(
+                flag, f"is {value_of(args, flag.removeprefix('--'))!r}, which {who} does not support.", fix
+            )

@@ -8,13 +8,17 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from openrlhf_sfpo import openrlhf_flags
+from openrlhf_sfpo.ranges import Range, above, at_least, between, share
 
-def _flag(default: Any, help_text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help_text})
+
+def _flag(default: Any, help_text: str, limits: Range | None = None, is_path: bool = False) -> Any:
+    """A field that becomes a flag. `limits`: the numbers that it takes; `is_path`: its value names a place on disk."""
+    return dataclasses.field(default=default, metadata={"help": help_text, "limits": limits, "is_path": is_path})
 
 
 @dataclass(frozen=True)
@@ -22,24 +26,42 @@ class SFPOConfig:
     """--sfpo.*: the update."""
 
     enable: bool = _flag(True, "train with SFPO; --no-sfpo.enable is plain GRPO")
-    k: int = _flag(3, "K: fast passes over each rollout batch before the reposition; 0 is GRPO")
-    alpha: float = _flag(0.8, "step size of the reposition, theta_slow + alpha * (theta_fast - theta_slow), in [0, 1]")
+    k: int = _flag(
+        3,
+        "K: fast passes over each rollout batch before the reposition; 0 is GRPO",
+        at_least(0, "Use 0 (plain GRPO) or more; the paper uses 3."),
+    )
+    alpha: float = _flag(
+        0.8,
+        "step size of the reposition, theta_slow + alpha * (theta_fast - theta_slow), in [0, 1]",
+        between(0.0, 1.0, "Use a number from 0 to 1; the paper uses 0.8."),
+    )
     gate: Literal["upper", "two_sided", "off"] = _flag(
         "upper",
         "which z-scores of the policy's entropy turn SFPO off: z >= threshold (upper, the authors' code), |z| >= "
         "threshold (two_sided, the paper), none (off)",
     )
-    gate_window: int = _flag(30, "rollout batches over which the entropy's mean and deviation are taken")
-    gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes")
-    stop_step: int | None = _flag(None, "turn SFPO off after this many rollout batches whatever the entropy does")
-    gate_warmup: int = _flag(0, "the first so many entropies go into the window but cannot close the gate")
-    gate_patience: int = _flag(1, "how many entropies in a row must be at the threshold")
+    gate_window: int = _flag(
+        30,
+        "rollout batches over which the entropy's mean and deviation are taken",
+        at_least(2, "Use 2 or more; the paper uses 30."),
+    )
+    gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes", above(0))
+    stop_step: int | None = _flag(
+        None,
+        "turn SFPO off after this many rollout batches whatever the entropy does",
+        at_least(0, "Use 0 or more, or leave it out."),
+    )
+    gate_warmup: int = _flag(0, "the first so many entropies go into the window but cannot close the gate", at_least(0))
+    gate_patience: int = _flag(1, "how many entropies in a row must be at the threshold", at_least(1))
     gate_after: Literal["latch", "decay", "reopen"] = _flag(
         "latch",
         "what closing means: no SFPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
         "(decay), or no SFPO until the entropy is below the threshold again (reopen)",
     )
-    gate_decay_steps: int = _flag(10, "rollout batches over which alpha falls, with --sfpo.gate_after decay")
+    gate_decay_steps: int = _flag(
+        10, "rollout batches over which alpha falls, with --sfpo.gate_after decay", at_least(1)
+    )
     gate_entropy: Literal["slow_pass", "start"] = _flag(
         "slow_pass",
         "the entropy that the gate reads: the slow pass's mean (the authors' code), or that of theta_0, the weights "
@@ -66,12 +88,18 @@ class SFPOConfig:
 class MegatronConfig:
     """--megatron.*: the actor."""
 
-    tensor_model_parallel_size: int = _flag(1, "ranks over which each layer is split; divides the key/value heads")
-    pipeline_model_parallel_size: int = _flag(1, "stages over which the layers are split")
-    virtual_pipeline_model_parallel_size: int = _flag(
-        1, "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble"
+    tensor_model_parallel_size: int = _flag(
+        1, "ranks over which each layer is split; divides the key/value heads", at_least(1)
     )
-    context_parallel_size: int = _flag(1, "ranks over which each sequence is split, for contexts too long for one GPU")
+    pipeline_model_parallel_size: int = _flag(1, "stages over which the layers are split", at_least(1))
+    virtual_pipeline_model_parallel_size: int = _flag(
+        1,
+        "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble",
+        at_least(1),
+    )
+    context_parallel_size: int = _flag(
+        1, "ranks over which each sequence is split, for contexts too long for one GPU", at_least(1)
+    )
     sequence_parallel: bool | None = _flag(
         None,
         "split norms and the residual stream over the tensor-parallel ranks by token, which divides their activations; "
@@ -102,7 +130,9 @@ class MegatronConfig:
         "hardly anything to gain), MLPs only, or whole layers (--actor.gradient_checkpointing_enable means full)",
     )
     recompute_num_layers: int | None = _flag(
-        None, "with --megatron.recompute full: how many layers of each model chunk are recomputed; default: all"
+        None,
+        "with --megatron.recompute full: how many layers of each model chunk are recomputed; default: all",
+        at_least(1),
     )
     offload_parameters: bool = _flag(
         False,
@@ -111,7 +141,7 @@ class MegatronConfig:
     )
     overlap_grad_reduce: bool | None = _flag(None, "reduce gradients during the backward pass; default: on CUDA")
     overlap_param_gather: bool | None = _flag(None, "gather parameters during the next forward pass; default: on CUDA")
-    ddp_bucket_size: int | None = _flag(None, "parameters per gradient bucket; default: Megatron's choice")
+    ddp_bucket_size: int | None = _flag(None, "parameters per gradient bucket; default: Megatron's choice", at_least(1))
     old_log_probs: Literal["auto", "separate"] = _flag(
         "auto",
         "where the log-probabilities at theta_0 come from: a forward pass of their own before the update (separate), "
@@ -119,9 +149,11 @@ class MegatronConfig:
         "batch, no importance-sampling correction and no KL term in the reward",
     )
     log_prob_chunk_size: int | None = _flag(
-        None, "tokens whose logits exist at the same time; default: 1024 on CUDA, 256 on CPU"
+        None,
+        "tokens whose logits exist at the same time; default: 1024 on CUDA, 256 on CPU",
+        at_least(1),
     )
-    weight_bucket_mb: int = _flag(512, "megabytes of weights gathered and sent to vLLM at a time")
+    weight_bucket_mb: int = _flag(512, "megabytes of weights gathered and sent to vLLM at a time", at_least(1))
 
 
 @dataclass(frozen=True)
@@ -132,6 +164,7 @@ class RunConfig:
         None,
         "run directory (metrics, samples, plots, checkpoints, model); one that holds an unfinished run is continued "
         "from its newest checkpoint; default: runs/TIME",
+        is_path=True,
     )
     allow_changed: tuple[str, ...] = _flag(
         (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
@@ -140,8 +173,8 @@ class RunConfig:
     eval_at_ends: bool = _flag(
         True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
     )
-    samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl")
-    kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU")
+    samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl", at_least(0))
+    kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU", at_least(1))
     engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(
         "auto", "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU"
     )
@@ -151,8 +184,10 @@ class RunConfig:
 class RolloutConfig:
     """Additions to OpenRLHF's --rollout.*."""
 
-    record_dir: str | None = _flag(None, "write every rollout batch to this directory")
-    replay_dir: str | None = _flag(None, "train from rollout batches recorded with --rollout.record_dir, no engines")
+    record_dir: str | None = _flag(None, "write every rollout batch to this directory", is_path=True)
+    replay_dir: str | None = _flag(
+        None, "train from rollout batches recorded with --rollout.record_dir, no engines", is_path=True
+    )
     deterministic: bool = _flag(
         False,
         "draw each response with a seed of its own, made from --train.seed, and keep the order of the prompts, so that "
@@ -162,6 +197,7 @@ class RolloutConfig:
         300.0,
         "seconds in which a vLLM engine must answer a question after its health; one that does not is restarted, gets "
         "the current weights, and its prompts are sent again",
+        above(0),
     )
 
 
@@ -170,17 +206,21 @@ class TrainConfig:
     """Additions to OpenRLHF's --train.*: what happens when something goes wrong."""
 
     max_restarts: int = _flag(
-        3, "how often a run restarts itself from its last checkpoint when a worker has died or a step hangs"
+        3,
+        "how often a run restarts itself from its last checkpoint when a worker has died or a step hangs",
+        at_least(0),
     )
     timeout: float = _flag(
         1800.0,
         "seconds without progress on any rank after which a step counts as hung: the run says where each rank is, and "
         "restarts. More than loading the model takes, the longest micro-batch and the longest checkpoint",
+        above(0),
     )
     grace_seconds: float = _flag(
         60.0,
         "after SIGTERM, how long the step in progress may take until the run ends without it, with the checkpoint "
         "before; during a rollout the run ends at once",
+        at_least(0),
     )
     on_nonfinite: Literal["stop", "skip"] = _flag(
         "stop",
@@ -198,6 +238,7 @@ class VLLMConfig:
         1,
         "with --vllm.enable_sleep, what engines do with their weights while the actor trains: move them to host memory "
         "(1), or forget them until the actor sends its own (2), which takes no host memory",
+        between(1, 2),
     )
 
 
@@ -214,7 +255,7 @@ class CheckpointConfig:
 class EvalConfig:
     """Additions to OpenRLHF's --eval.*."""
 
-    top_p: float | None = _flag(None, "top-p of evaluations; default: that of the rollouts")
+    top_p: float | None = _flag(None, "top-p of evaluations; default: that of the rollouts", share())
 
 
 SECTIONS: dict[str, type] = {
@@ -233,6 +274,10 @@ CHANGED_DEFAULTS: dict[str, tuple[Any, str]] = {
     "algo.advantage.estimator": ("group_norm", "GRPO's advantages; no critic"),
     "algo.kl.init_coef": (0.0, "no KL term and no reference model"),
 }
+
+
+# What config.yaml has in place of a key.
+NOT_WRITTEN = "(not written down)"
 
 
 def effective_update(values: dict[str, Any]) -> dict[str, Any]:
@@ -289,6 +334,23 @@ def add_sections(parser: argparse.ArgumentParser, names: Collection[str], backen
                 help=field.metadata["help"],
                 **_argument_type(hints[field.name]),
             )
+
+
+def ranges() -> dict[str, Range]:
+    """The range of every flag that takes numbers, by dotted name."""
+    own = {name: field.metadata["limits"] for name, field in _fields() if field.metadata["limits"] is not None}
+    return {**openrlhf_flags.RANGES, **own}
+
+
+def path_flags() -> frozenset[str]:
+    """The flags whose value names one place on disk, by dotted name."""
+    return openrlhf_flags.PATHS | {name for name, field in _fields() if field.metadata["is_path"]} | {"config"}
+
+
+def _fields() -> Iterator[tuple[str, Any]]:
+    for section_name, config in SECTIONS.items():
+        for field in dataclasses.fields(config):
+            yield f"{section_name}.{field.name}", field
 
 
 def defaults(name: str) -> dict[str, Any]:

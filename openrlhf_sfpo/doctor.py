@@ -7,7 +7,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -341,12 +341,12 @@ def _disk(args: Any) -> Iterator[Finding]:
         )
 
 
-def check_command_line(flat: Any) -> Finding:
-    """Everything that `openrlhf-sfpo train` refuses before it starts."""
+def check_command_line(flat: Any, given: Container[str] = ()) -> Finding:
+    """Everything that `openrlhf-sfpo train` refuses before it starts. `given`: the names of the flags that were set."""
     from openrlhf_sfpo.orchestration import preflight
 
     try:
-        preflight.check(flat)
+        preflight.check(flat, given)
     except UsageError as error:
         return Finding(error.flag, "error", error.problem, error.fix)
     return Finding("flags", "ok", "fit together, and model, data and reward are there")

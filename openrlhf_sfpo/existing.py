@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from openrlhf_sfpo.checks import check_backend, check_no_other_models, check_sfpo
-from openrlhf_sfpo.config import SFPOConfig, add_sections, defaults, section
+from openrlhf_sfpo.checks import check_backend, check_no_other_models, check_values
+from openrlhf_sfpo.config import add_sections, defaults
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import flash_attn_stub
 from openrlhf_sfpo.placement import check_placement, engines_share_gpus
@@ -64,7 +64,7 @@ def train(openrlhf_train: Callable[[Any], None], args: Any) -> None:
 def _check(args: Any) -> None:
     from importlib.metadata import version
 
-    check_sfpo(section(SFPOConfig, args.sfpo))
+    check_values(args, ("sfpo", "megatron"))
     check_backend(args)
     found = version("openrlhf")
     if args.actor.backend == "deepspeed":

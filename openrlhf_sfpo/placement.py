@@ -48,9 +48,6 @@ def check_placement(args: Any) -> None:
 
 
 def _check_sleep(args: Any) -> None:
-    level = getattr(args.vllm, "sleep_level", 1)  # not a flag in somebody else's OpenRLHF
-    if level not in (1, 2):
-        raise UsageError("--vllm.sleep_level", f"is {level}.", "Use 1 or 2.")
     if args.train.async_enable:
         for flag, used in (
             ("--vllm.enable_sleep", args.vllm.enable_sleep),

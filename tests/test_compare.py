@@ -89,6 +89,54 @@ def test_the_base_may_be_a_file_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("variants: {a: {sfpo.gate: off}}", {"sfpo.gate": "off"}),
+        ("variants: [sfpo]\nsweep: {sfpo.gate: [off]}", {"sfpo.gate": "off"}),
+        ("variants: [sfpo]\nsweep: {sfpo.enable: ['no']}", {"sfpo.enable": False}),
+        ("variants: [sfpo]\nsweep: {actor.adam.betas: [[0.8, 0.9]]}", {"actor.adam.betas": [0.8, 0.9]}),
+        ("variants: [sfpo]\nseeds: [07]", {"train.seed": 7}),
+        ("variants: [sfpoo]", "--sfpo.preset: is 'sfpoo' (FILE, line 2). Did you mean sfpo?"),
+        ("variants: {a: {sfpo.k: 0}, a: {sfpo.k: 1}}", "sets 'a' twice, in line 2"),
+        ("variants: {a: {sfpo.kk: 0}}", "FILE, line 2: sets 'sfpo.kk'"),
+        ("sweep: {sfpo.k: [1, a]}", "--sfpo.k: is 'a', which is no whole number (FILE, line 2)"),
+        (
+            "sweep: {train.seed: [1, 2]}",
+            "FILE, line 2: sets train.seed, which a comparison sets for each run. Use seeds.",
+        ),
+        ("variants: {a: {run.dir: x}}", "Use --out."),
+    ],
+)
+def test_values_are_read_as_their_flags_mean_them(tmp_path: Path, text: str, expected: Any) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"base: {{actor.model_name_or_path: m, data.prompt_dataset: d}}\n{text}\n", encoding="utf-8")
+    if isinstance(expected, dict):
+        (run,) = plan(config, tmp_path, [])
+        assert {name: vars(run.flat)[name] for name in expected} == expected
+        assert {name: run.settings[name] for name in expected} == expected
+        return
+    with pytest.raises(UsageError) as caught:
+        plan(config, tmp_path, [])
+    assert expected in str(caught.value).replace(str(config), "FILE")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.seed=3", "--set train.seed=3: sets train.seed, which a comparison sets for each run. Use seeds."),
+        ("run.dir=x", "Use --out."),
+        ("sfpo.enable=perhaps", "--sfpo.enable: is 'perhaps', which is no boolean (--set sfpo.enable=perhaps)."),
+        ("sfpo.kk=3", "--set sfpo.kk=3: sets 'sfpo.kk', which is no flag. Did you mean sfpo.k?"),
+        ("ckpt.path=", "--ckpt.path: is empty (--set ckpt.path=)."),
+    ],
+)
+def test_mistakes_in_changes_are_named(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(write(tmp_path / "c.yaml", base=BASE), tmp_path, [change])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"base": BASE, "variant": []}, "has 'variant'. It may have base, variants, sweep, seeds."),

@@ -369,7 +369,7 @@ def test_the_plan_command_for_people(directory: Path, capsys: Any) -> None:
         (["DIR", "--vllm.gpu_memory_utilization", "95"], "--vllm.gpu_memory_utilization: is 95."),
         (["DIR", "--sfpo.alpha", "2"], "--sfpo.alpha: is 2.0."),
         (["DIR", "--actor.backend", "deepspeed"], "--actor.backend: is deepspeed"),
-        (["--gpus", "8"], "MODEL: is not given"),
+        (["--gpus", "8"], "MODEL_DIR: is not given"),
     ],
 )
 def test_bad_input_to_plan(directory: Path, capsys: Any, words: list[str], message: str) -> None:
@@ -436,11 +436,17 @@ def test_a_dry_run_imports_neither_ray_nor_an_engine(directory: Path) -> None:
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
-def test_a_run_directory_of_something_else_is_still_to_do(directory: Path, capsys: Any) -> None:
+def test_a_run_directory_of_something_else_is_refused_as_by_the_run(directory: Path, capsys: Any) -> None:
     (directory / "run").mkdir()
     (directory / "run" / "metrics.jsonl").write_text("{}")
-    assert train.main(dry_run_flags(directory)) == 0
-    assert "holds metrics.jsonl of something that is no run of ours" in capsys.readouterr().out
+    assert train.main(dry_run_flags(directory)) == 2
+    assert "holds metrics.jsonl of something that is no run of ours" in capsys.readouterr().err
+
+
+def test_a_run_directory_that_cannot_be_written_here_is_still_to_do(directory: Path, capsys: Any) -> None:
+    (directory / "file").touch()
+    assert train.main(dry_run_flags(directory, **{"run.dir": directory / "file" / "run"})) == 0
+    assert f"--run.dir: {directory / 'file' / 'run'} cannot be written" in capsys.readouterr().out
 
 
 def test_every_gpu_is_held_once() -> None:

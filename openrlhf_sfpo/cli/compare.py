@@ -6,10 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.cli.flags import flatten, parse_settings, read_yaml
+from openrlhf_sfpo.cli import derived, dry_run
+from openrlhf_sfpo.cli.flags import Flags, parse_settings
+from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
+from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
@@ -35,10 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         out = args.out or Path("runs") / args.config.stem
         runs = plan(args.config, out, args.set)
         if args.dry_run:
-            for run in runs:
-                print(run.name)
-            print(f"{len(runs)} runs in {out}")
-            return 0
+            return _dry_run(runs, out)
         _check(runs)
         with locked("--out", out, "comparison"):
             return _compare(runs, out, args.lanes, keep=not args.fresh)
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"openrlhf-sfpo compare: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         return 130
 
 
@@ -54,13 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     keys = "\n".join(f"  {name:10s} {what}" for name, what in _KEYS.items())
     parser = argparse.ArgumentParser(
         prog="openrlhf-sfpo compare",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Run a grid of variants, settings and seeds, and report on it. CONFIG.yaml has\n\n{keys}\n\n"
         "A comparison that was stopped goes on where it was when the same command is given again: runs that have\n"
         "finished are not repeated, one that was cut short starts anew.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    parser.add_argument("--out", type=Path, help="where the runs and the report go (default: runs/NAME_OF_CONFIG)")
+    parser.add_argument("config", type=as_path, metavar="CONFIG.yaml")
+    parser.add_argument("--out", type=as_path, help="where the runs and the report go (default: runs/NAME_OF_CONFIG)")
     parser.add_argument(
         "--lanes",
         type=int,
@@ -75,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a flag for every run, over the file's"
     )
-    parser.add_argument("--dry_run", action="store_true", help="list the runs and stop")
+    parser.add_argument(
+        *dry_run.SPELLINGS, dest="dry_run", action="store_true", help="check the flags, list the runs and stop"
+    )
     return parser
 
 
@@ -96,22 +100,34 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
         raise UsageError(
             str(config), f"has {', '.join(map(repr, sorted(unknown)))}.", f"It may have {', '.join(_KEYS)}."
         )
-    base = _base(config, content.get("base"))
-    overrides = dict(_split(change) for change in changes)
+    base, overrides = _base(config, content.get("base")), _overrides(changes)
+    variants, combinations = _variants(config, content), _combinations(config, content)
+    for settings in (overrides, *(flags for _, flags in variants), *combinations):
+        _refuse_what_is_ours(config, settings)
+    flags_of = Flags()
     runs: dict[str, PlannedRun] = {}
     seen: set[str] = set()
-    for seed, (variant, flags), swept in itertools.product(
-        _seeds(config, content, base), _variants(config, content), _combinations(config, content)
-    ):
-        settings = {**base, **flags, **swept, **overrides, "train.seed": seed}
-        name = _unused_name(variant, swept, seed, runs)
+    for seed, (variant, flags), swept in itertools.product(_seeds(config, content, base), variants, combinations):
+        settings = base | flags | swept | overrides | {"train.seed": seed}
+        name = _unused_name(variant, flags_of.read_settings(swept, str(config)), seed, runs)
         directory = (out / "runs" / name).absolute()
-        flat, given = parse_settings({**settings, "run.dir": str(directory)}, str(config))
+        if settings.get("run.dir"):
+            settings = derived.follow(settings, settings["run.dir"], str(directory))
+        flat, given = parse_settings(settings | {"run.dir": str(directory)}, str(config))
         essence = _essence(variant, vars(flat))
         if essence not in seen:  # GRPO, say, is the same for every K in a sweep
             seen.add(essence)
-            runs[name] = PlannedRun(name, directory, flat, frozenset(given), settings)
+            written = {one: vars(flat)[one] for one in sorted(given - {"run.dir"})}
+            runs[name] = PlannedRun(name, directory, flat, frozenset(given), written)
     return list(runs.values())
+
+
+def _refuse_what_is_ours(config: Path, settings: Settings) -> None:
+    """The directory and the seed of each run are the comparison's to choose."""
+    for name, fix in (("run.dir", "Use --out."), ("train.seed", "Use seeds.")):
+        if name in settings:
+            place = settings.places.get(name, str(config))
+            raise UsageError(place, f"sets {name}, which a comparison sets for each run.", fix)
 
 
 def _essence(variant: str, values: dict[str, Any]) -> str:
@@ -130,58 +146,107 @@ def _unused_name(variant: str, swept: dict[str, Any], seed: int, used: Container
     return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
 
 
-def _seeds(config: Path, content: dict[str, Any], base: dict[str, Any]) -> list[int]:
-    seeds = content.get("seeds") or [base.get("train.seed", 42)]
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
-        raise UsageError(str(config), f"seeds is {seeds!r}.", "Give a list of whole numbers.")
-    return seeds
+def _seeds(config: Path, content: Section, base: Settings) -> list[int]:
+    seeds = content.get("seeds") or [base.get("train.seed") or "42"]
+    numbers = [str(seed) for seed in seeds] if isinstance(seeds, list) else []
+    if not numbers or not all(number.isdecimal() for number in numbers):
+        raise UsageError(str(config), f"seeds is {_written(seeds)}.", "Give a list of whole numbers.")
+    return [int(number) for number in numbers]
 
 
-def _combinations(config: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
+def _combinations(config: Path, content: Section) -> list[Settings]:
     """Every combination of the swept values."""
-    sweep = flatten(content.get("sweep") or {})
-    for name, values in sweep.items():
+    sweep = content.get("sweep")
+    if sweep is not None and not isinstance(sweep, Section):
+        raise UsageError(str(config), f"sweep is {_written(sweep)}.", "Give flags with lists of values.")
+    flags = flatten(sweep or Section(str(config)), "CONFIG.yaml")
+    for name, values in flags.items():
         if not isinstance(values, list) or not values:
-            raise UsageError(str(config), f"sweep {name} is {values!r}.", "Give a list of values.")
-    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+            raise UsageError(str(config), f"sweep {name} is {_written(values)}.", "Give a list of values.")
+    return [
+        Settings(dict(zip(flags, values, strict=True)), flags.places) for values in itertools.product(*flags.values())
+    ]
 
 
-def _base(config: Path, base: Any) -> dict[str, Any]:
+def _base(config: Path, base: Any) -> Settings:
     if isinstance(base, str):
-        base = read_yaml(f"{config}: base", config.parent / base)
-    if not isinstance(base, dict):
+        base = read_yaml(f"{config}: base", config.parent / Path(base).expanduser())
+    if not isinstance(base, Section):
         raise UsageError(str(config), "has no base.", "Give the flags that all runs share, or a YAML file with them.")
-    return flatten(base)
+    return flatten(base, "CONFIG.yaml")
 
 
-def _variants(config: Path, content: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _variants(config: Path, content: Section) -> list[tuple[str, Settings]]:
     variants = content.get("variants") or ["sfpo", "grpo"]
-    if isinstance(variants, list):
-        return [(str(name), {"sfpo.preset": name}) for name in variants]
-    if not isinstance(variants, dict) or not all(isinstance(flags, dict) for flags in variants.values()):
-        raise UsageError(str(config), f"variants is {variants!r}.", "Give a list of presets, or flags for each name.")
-    return [(str(name), flatten(flags)) for name, flags in variants.items()]
+    place = f"{config}, line {content.lines['variants']}" if "variants" in content else str(config)
+    if isinstance(variants, list) and all(isinstance(name, str) for name in variants):
+        return [(name, Settings({"sfpo.preset": name}, {"sfpo.preset": place})) for name in variants]
+    if not isinstance(variants, Section) or not all(isinstance(flags, Section) for flags in variants.values()):
+        raise UsageError(
+            str(config), f"variants is {_written(variants)}.", "Give a list of presets, or flags for each name."
+        )
+    return [(name, flatten(flags, "CONFIG.yaml")) for name, flags in variants.items()]
 
 
-def _split(change: str) -> tuple[str, str]:
-    name, equals, value = change.partition("=")
-    if not equals:
-        raise UsageError("--set", f"is {change!r}.", "Write NAME=VALUE, such as actor.adam.lr=1e-5.")
-    return name.removeprefix("--"), value
+def _written(value: Any) -> str:
+    """A value of the file as its author would recognize it."""
+    for kind in (int, float):
+        with suppress(ValueError, TypeError):
+            return str(kind(value))
+    return "empty" if value is None else repr(value)
 
 
-def _check(runs: list[PlannedRun]) -> None:
-    """Check the flags of every run; files and models once for the runs that differ in seed alone."""
-    from openrlhf_sfpo.orchestration import preflight
+def _overrides(changes: list[str]) -> Settings:
+    found = Settings()
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise UsageError("--set", f"is {change!r}.", "Write NAME=VALUE, such as actor.adam.lr=1e-5.")
+        name = name.strip().removeprefix("--")
+        found[name], found.places[name] = value, f"--set {change}"
+    return found
 
+
+def _dry_run(runs: list[PlannedRun], out: Path) -> int:
+    left = _check(runs, still_to_do=True)
+    for run in runs:
+        print(run.name)
+    print(f"{len(runs)} runs in {out}")
+    if left:
+        print("\n".join(["Still to do:", *(f"  {error}" for error in left)]))
+    return 0
+
+
+def _check(runs: list[PlannedRun], still_to_do: bool = False) -> list[UsageError]:
+    """Check the flags of every run; files and models once for the runs that differ in seed alone.
+
+    Args:
+        runs: all of them.
+        still_to_do: return what has to be there before they run, instead of raising for the first of it.
+
+    Raises:
+        UsageError: for the first flag that is wrong.
+    """
+    from openrlhf_sfpo.orchestration import places, preflight
+
+    for name in places.OUTPUTS:
+        chosen = [os.path.realpath(vars(run.flat)[name]) for run in runs if name in run.given and vars(run.flat)[name]]
+        if len(set(chosen)) < len(chosen):
+            raise UsageError(f"--{name}", f"is {chosen[0]} for several runs.", "Leave it out: each has its own.")
     checked: set[str] = set()
+    found: dict[str, UsageError] = {}
     for run in runs:
         essence = repr(sorted((k, str(v)) for k, v in run.settings.items() if k != "train.seed"))
         if essence not in checked:
             checked.add(essence)
-            # Whether the run directory is free is asked by `still_to_do`, which knows what a comparison leaves there.
+            # Whether the run directory is free is checked by `still_to_do`, which knows what a comparison leaves there.
             unused = run.directory.with_name(f".{os.getpid()}")
-            preflight.check(argparse.Namespace(**{**vars(run.flat), "run.dir": str(unused)}))
+            flat = argparse.Namespace(**{**vars(run.flat), "run.dir": str(unused)})
+            if still_to_do:
+                found |= {str(error): error for error in preflight.still_to_do(flat, run.given)}
+            else:
+                preflight.check(flat, run.given)
+    return list(found.values())
 
 
 def _compare(runs: list[PlannedRun], out: Path, lanes: int, keep: bool) -> int:
@@ -206,7 +271,7 @@ def _compare(runs: list[PlannedRun], out: Path, lanes: int, keep: bool) -> int:
     with Lanes(lanes, keep, lambda run: console.phase(run.name), ended) as pool:
         finished = pool.run(todo)
     if not finished:
-        console.say("gave up after several failures in a row; the same command goes on from here")
+        console.say("gave up after several failures in a row; the same command continues from here")
     from openrlhf_sfpo.cli import report
 
     status = report.main([str(out)])

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 
+from openrlhf_sfpo.cli.dry_run import SPELLINGS
 from openrlhf_sfpo.doctor import Finding, check_command_line, examine, examine_quickly
 from openrlhf_sfpo.errors import UsageError
 
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     if "-h" in words or "--help" in words:
         print(_HELP)
         return 0
-    as_json, flags = "--json" in words, [word for word in words if word != "--json"]
+    as_json, flags = "--json" in words, [word for word in words if word not in ("--json", *SPELLINGS)]
     try:
         findings = _findings(flags)
     except UsageError as error:
@@ -44,9 +45,9 @@ def _findings(flags: list[str]) -> list[Finding]:
     from openrlhf_sfpo.cli.flags import parse
     from openrlhf_sfpo.orchestration.preflight import nested
 
-    flat, _ = parse(flags)
+    flat, given = parse(flags)
     vars(flat)["run.dir"] = vars(flat)["run.dir"] or "runs/new"
-    checked = check_command_line(flat)
+    checked = check_command_line(flat, given)
     # What cannot be read of a model or a flag that is wrong is not looked at.
     return [checked, *examine(nested(flat) if checked.state == "ok" else None)]
 

@@ -1,21 +1,26 @@
-"""`openrlhf-sfpo train --dry-run`: everything about a run that can be known before anything is taken or written."""
+"""`openrlhf-sfpo train --dry-run`: everything about a run that can be known before it starts."""
 
 import argparse
+from collections.abc import Container
+from pathlib import Path
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
 from openrlhf_sfpo.errors import UsageError
 
-FLAG = "--dry-run"
+SPELLINGS = ("--dry-run", "--dry_run")
 HELP = (
-    f"openrlhf-sfpo train {FLAG} [FLAGS]: check the flags, say what is still to do, and print the plan of GPU memory "
-    "(see openrlhf-sfpo plan) and which GPUs hold what; nothing is started, taken or written, and the model directory "
-    "need hold no more than config.json. The exit status is 0 if the run fits 80 GiB GPUs, 1 if not, 2 if a flag is "
-    "wrong.\n"
+    "check everything that can be known before a run, list what is still to do, and print the plan of GPU memory (see "
+    "openrlhf-sfpo plan) and which GPUs hold what. Nothing is started or written, and the model directory need hold no "
+    "more than config.json. The exit status is 0 if the run fits 80 GiB GPUs, 1 if not, 2 if a flag is wrong"
 )
 
 
-def dry_run(flat: argparse.Namespace) -> int:
+def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     """Print what a run would be.
+
+    Args:
+        flat: the flags.
+        given: names of those that were set.
 
     Returns:
         The exit status: 0, or 1 if it does not fit.
@@ -23,12 +28,15 @@ def dry_run(flat: argparse.Namespace) -> int:
     Raises:
         UsageError: a flag is wrong.
     """
-    from openrlhf_sfpo.orchestration import preflight
+    from openrlhf_sfpo.orchestration import preflight, resume
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.text import as_text, placement_text
 
-    print(_to_do(preflight.still_to_do(flat)))
+    print(_to_do(preflight.still_to_do(flat, given)))
+    directory = Path(vars(flat)["run.dir"])
+    if resume.has_finished(directory):
+        print(f"{directory} holds this run, finished: there is nothing to do.")
     if vars(flat)["actor.backend"] == "deepspeed":
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
         return 0

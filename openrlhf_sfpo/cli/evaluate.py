@@ -6,14 +6,28 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.cli.values import as_path, expanded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.ranges import at_least, between, check_ranges, share
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, grader_for, load_problems, paper_specs
 from openrlhf_sfpo.tasks.rewards import BUILTIN, check_reward, load_reward
 
 # What --protocol paper stands for: the SFPO authors' evaluation.
 _PAPER = {"samples": 4, "temperature": 1.0, "top_p": 0.7, "max_new_tokens": 2560, "grader": "math", "chat": None}
 _PLAIN = {"samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 1024, "grader": "auto", "chat": False}
+
+_RANGES = {
+    "samples": at_least(1),
+    "temperature": at_least(0, "Use 0 (the likeliest token) or more."),
+    "top_p": share(),
+    "max_new_tokens": at_least(1),
+    "seed": between(0, 2**31 - 1),
+    "limit": at_least(1),
+    "tensor_parallel_size": at_least(1),
+    "gpu_memory_utilization": share(),
+    "kv_cache_mb": at_least(1),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the SFPO authors': MATH-500, AIME 24 and 25, AMC, Minerva and OlympiadBench, temperature 1, top_p 0.7, "
         "avg@4, math-verify on the last \\boxed{}, 2560 tokens; flags that are given win",
     )
-    add("--data_dir", type=Path, help="with --protocol paper: a directory with the six sets as NAME.jsonl")
+    add("--data_dir", type=as_path, help="with --protocol paper: a directory with the six sets as NAME.jsonl")
     add("--samples", type=int, help="k: responses to each prompt (default: 4)")
     add("--temperature", type=float, help="(default: 1)")
     add("--top_p", type=float, help="(default: 1)")
@@ -64,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tensor_parallel_size", type=int, default=1, help="GPUs of the engine (default: %(default)s)")
     add("--gpu_memory_utilization", type=float, default=0.9, help="(default: %(default)s)")
     add("--kv_cache_mb", type=int, default=1024, help="key/value cache where there is no GPU (default: %(default)s)")
-    add("--out", type=Path, help="directory of the results (default: runs/eval-TIME)")
+    add("--out", type=as_path, help="directory of the results (default: runs/eval-TIME)")
     add("--verbose", action="store_true", help="print what vLLM has to say")
     return parser
 
@@ -79,30 +93,34 @@ def _fill_in(args: argparse.Namespace) -> None:
         args.data = [*paper_specs(args.data_dir), *args.data]
     elif args.data_dir:
         raise UsageError("--data_dir", "is for --protocol paper.", "Use --data.")
+    args.data = [_source(source) for source in args.data]
     if not args.data:
         raise UsageError("--data", "is not given.", "Give data sets, or --protocol paper.")
-    for name, low in (("samples", 1), ("max_new_tokens", 1), ("tensor_parallel_size", 1), ("kv_cache_mb", 1)):
-        if getattr(args, name) < low:
-            raise UsageError(f"--{name}", f"is {getattr(args, name)}.", f"Use {low} or more.")
-    if args.limit is not None and args.limit < 1:
-        raise UsageError("--limit", f"is {args.limit}.", "Use 1 or more.")
-    if args.temperature < 0:
-        raise UsageError("--temperature", f"is {args.temperature}.", "Use 0 (the likeliest token) or more.")
-    if not 0 < args.top_p <= 1:
-        raise UsageError("--top_p", f"is {args.top_p}.", "Use a number above 0 and up to 1.")
+    check_ranges(vars(args), _RANGES)
     if args.input_template and "{}" not in args.input_template:
         raise UsageError("--input_template", f"is {args.input_template!r}.", "Put {} where the problem goes.")
     if args.grader != "auto":
+        args.grader = expanded("--grader", args.grader)
         check_reward(args.grader)
-    args.model = _model(args.model)
+    args.model = _model(expanded("MODEL", args.model))
     args.out = args.out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
     if (args.out / "eval.json").exists():
         raise UsageError("--out", f"{args.out} already holds an evaluation.", "Choose another directory.")
     check_writable("--out", args.out)
 
 
+def _source(text: str) -> str:
+    """A data set as it was named, with the home directory in place; a shell leaves the ~ of NAME=~/FILE alone."""
+    if not text.strip():
+        raise UsageError("--data", "is empty (is a variable of the shell not set?).", "Name a data set.")
+    name, equals, source = text.partition("=")
+    return f"{name}={expanded('--data', source)}" if equals and source.startswith("~") else expanded("--data", text)
+
+
 def _model(path: str) -> str:
     """The model's directory; of a run directory the final model's."""
+    if not path.strip():
+        raise UsageError("MODEL", "is empty.", "Give a Hugging Face model directory.")
     directory = Path(path)
     if (directory / "hf" / "config.json").is_file():
         return str(directory / "hf")

@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from openrlhf_sfpo.checkpoints.directory import CheckpointRefused, find_checkpoint
+from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
 
@@ -18,11 +18,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "checkpoint",
-        type=Path,
+        type=as_path,
         metavar="CHECKPOINT",
         help="a checkpoint, or a run directory or --ckpt.path, of which the newest whole one is taken",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="the directory to write")
+    parser.add_argument("out", type=as_path, metavar="OUT", help="the directory to write")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), help="of the tensors (default: as in training)")
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:

@@ -1,17 +1,21 @@
-"""The parser: every flag of OpenRLHF's train_ppo_ray, ours beside them, and YAML files with the same names."""
+"""The flags: every one of OpenRLHF's train_ppo_ray and ours, from a command line and from YAML files.
+
+argparse holds the declarations and prints the help. Reading is done here, because the words of a command line and the
+settings of a file must come to the same values, with errors that name the flag, the place and what was probably meant.
+"""
 
 import argparse
 import ast
 import importlib.util
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from openrlhf_sfpo.config import CHANGED_DEFAULTS, add_flags
+from openrlhf_sfpo.cli import derived, suggestions
+from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
+from openrlhf_sfpo.cli.values import value_of
+from openrlhf_sfpo.config import CHANGED_DEFAULTS, NOT_WRITTEN, add_flags
 from openrlhf_sfpo.errors import UsageError
 
 _OPENRLHF_CLI = "openrlhf/cli/train_ppo_ray.py"
@@ -28,7 +32,7 @@ def openrlhf_parser() -> argparse.ArgumentParser:
     source = Path(spec.submodule_search_locations[0]).parent / _OPENRLHF_CLI
     main_block = next(
         node
-        for node in ast.parse(source.read_text()).body
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
     )
     end = next(index for index, node in enumerate(main_block.body) if "parse_args" in ast.unparse(node))
@@ -45,8 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = openrlhf_parser()
     parser.prog = "openrlhf-sfpo train"
     parser.allow_abbrev = False
-    # The usage of all these flags is several screens long and would push the error out of sight.
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message} (--help lists all flags)\n")
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     changed = "; ".join(f"--{name} {value} ({why})" for name, (value, why) in CHANGED_DEFAULTS.items())
     parser.description = (
@@ -59,102 +61,130 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, set[str]]:
+class Flags:
+    """The flags by name: that of their option, without dashes. A name that begins with "no-" switches a flag off, also
+    one that OpenRLHF's own parser can only switch on."""
+
+    def __init__(self) -> None:
+        self.parser = build_parser()
+        self._actions: dict[str, argparse.Action] = {}
+        for action in self.parser._actions:
+            if isinstance(action, argparse._HelpAction):
+                continue
+            self._actions |= {option.removeprefix("--"): action for option in action.option_strings}
+            if isinstance(action, argparse._StoreTrueAction):
+                self._actions[f"no-{action.dest}"] = action
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return list(self._actions)
+
+    def defaults(self) -> dict[str, Any]:
+        """Every flag's default, by dotted name."""
+        return vars(self.parser.parse_args([]))
+
+    def read_settings(self, settings: dict[str, Any], source: str = "") -> dict[str, Any]:
+        """The values of settings, by dotted name; those that say nothing (null) are left out.
+
+        Args:
+            settings: text, lists or values by name.
+            source: where they come from, where `settings` does not say.
+
+        Raises:
+            UsageError: a name is no flag's, or a value is none for it.
+        """
+        found: dict[str, Any] = {}
+        set_by: dict[str, str] = {}
+        for name, value in settings.items():
+            place = getattr(settings, "places", {}).get(name, "")
+            action = self._actions.get(name)
+            if action is None or name == "config" or name.startswith("no-"):
+                if self._is_empty_section(name, value):
+                    continue
+                raise suggestions.unknown_setting(name, place or source, self.names)
+            if value is None or (name == "logger.wandb.key" and value == NOT_WRITTEN):
+                continue
+            if action.dest in found:
+                other = set_by[action.dest]
+                raise UsageError(place or source, f"sets {other!r} and {name!r}, which are one flag.", "Keep one.")
+            found[action.dest], set_by[action.dest] = value_of(action, value, place), name
+        return found
+
+    def _is_empty_section(self, name: str, value: Any) -> bool:
+        """Whether it is a section of which all lines are commented out."""
+        nothing = value is None or (isinstance(value, Section) and not value)
+        return nothing and any(flag.startswith(f"{name}.") for flag in self._actions)
+
+    def read_words(self, words: Sequence[str]) -> dict[str, Any]:
+        """The values of a command line, by dotted name; of flags given twice the last.
+
+        Raises:
+            UsageError: a word is no flag, or a value is none for it.
+        """
+        found: dict[str, Any] = {}
+        for flag, action, given in self._split(words):
+            if action.dest == "config" and "config" in found:
+                raise UsageError("--config", "is given twice.", "Give one file, and the rest as flags.")
+            if action.nargs == 0:
+                found[action.dest] = value_of(action, not flag.startswith("--no-"))
+            else:
+                found[action.dest] = value_of(action, given if action.nargs is not None else given[0])
+        return found
+
+    def _split(self, words: Sequence[str]) -> Iterator[tuple[str, argparse.Action, list[str]]]:
+        """Each flag as it was written, what it is, and the texts that follow it."""
+        rest = list(words)
+        last: str | None = None
+        switch = False
+        while rest:
+            word = rest.pop(0)
+            flag, equals, text = word.partition("=")
+            if not suggestions.looks_like_a_flag(flag):
+                raise suggestions.stray_word(word, last, switch, self.names)
+            action = self._actions.get(flag.removeprefix("--")) if flag.startswith("--") else None
+            if action is None:
+                raise suggestions.unknown_flag(flag, self.names)
+            last, switch = flag, action.nargs == 0
+            if switch and equals:
+                raise suggestions.takes_no_value(flag, text)
+            given = [text] if equals else []
+            limit = {None: 1, 0: 0, "*": len(words), "+": len(words)}.get(action.nargs, action.nargs)
+            while len(given) < limit and rest and not suggestions.ends_values(rest[0]):
+                given.append(rest.pop(0))
+            if action.nargs is None and not given:
+                raise suggestions.lacks_value(flag, rest[0] if rest else None, self.names)
+            yield flag, action, given
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, set[str]]:
     """Flags from a --config file (if any) and the command line, which has the last word.
 
     Returns:
         The flat namespace with dotted names, and the names that were set rather than left at their defaults.
 
     Raises:
-        UsageError: the file is missing, not YAML, or has a name that is no flag.
-        SystemExit: argparse's own errors, status 2.
+        UsageError: a flag or a setting is wrong; the file is missing or wrong.
     """
-    config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config_only.add_argument("--config")
-    path = config_only.parse_known_args(argv)[0].config
-    settings = flatten(read_yaml("--config", Path(path))) if path else {}
-    return parse_settings(settings, f"--config {path}", argv)
+    flags = Flags()
+    words = flags.read_words(argv)
+    settings = Settings()
+    if "config" in words:
+        path = Path(words["config"])
+        settings = derived.of_this_run(path, flatten(read_yaml("--config", path)), words)
+    return _together(flags, {**flags.read_settings(settings, f"--config {words.get('config')}"), **words})
 
 
-def parse_settings(
-    settings: dict[str, Any], source: str, argv: Sequence[str] = ()
-) -> tuple[argparse.Namespace, set[str]]:
+def parse_settings(settings: dict[str, Any], source: str) -> tuple[argparse.Namespace, set[str]]:
     """As `parse`, with settings that are already read.
 
     Args:
-        settings: values by dotted name.
+        settings: text, lists or values by dotted name.
         source: where they come from, for errors.
-        argv: flags that have the last word.
     """
-    parser = build_parser()
-    words = [*_as_arguments(parser, settings, source), *argv]
-    namespace = parser.parse_args(words)
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    parser._defaults.clear()
-    return namespace, set(vars(parser.parse_args(words)))
+    flags = Flags()
+    return _together(flags, flags.read_settings(settings, source))
 
 
-def read_yaml(flag: str, path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; `flag` is who asked for it.
-
-    Raises:
-        UsageError: the file is missing, not YAML, or something else than a mapping.
-    """
-    if not path.is_file():
-        raise UsageError(flag, f"{path} does not exist.", "Give the path of a YAML file.")
-    try:
-        content = yaml.load(path.read_text(), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(flag, f"{path} is not YAML ({error}).", "Mend it.") from None
-    if not isinstance(content, dict):
-        raise UsageError(flag, f"{path} is not a mapping of names to values.", "Write `name: value` lines.")
-    return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as the number it is to everybody else; YAML 1.1 wants 1.0e-4."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _as_arguments(parser: argparse.ArgumentParser, settings: dict[str, Any], source: str) -> list[str]:
-    """Settings as command-line words, so that argparse checks them like flags."""
-    actions = {action.dest: action for action in parser._actions}
-    words: list[str] = []
-    for name, value in settings.items():
-        action = actions.get(name)
-        if action is None or name == "config":
-            raise UsageError(
-                source, f"sets {name!r}, which is no flag.", "See openrlhf-sfpo train --help for the names."
-            )
-        words += _words(action, value)
-    return words
-
-
-def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested or dotted names as dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{name}."))
-        else:
-            flat[name] = value
-    return flat
-
-
-def _words(action: argparse.Action, value: Any) -> list[str]:
-    option = action.option_strings[0]
-    if value is None:
-        return []
-    if isinstance(action, argparse.BooleanOptionalAction):
-        return [option if value else action.option_strings[1]]
-    if action.nargs == 0:  # store_true: there is no word for false, which is the default
-        return [option] if value else []
-    if isinstance(value, list):
-        return [option, *map(str, value)]
-    return [f"{option}={value}"]
+def _together(flags: Flags, given: dict[str, Any]) -> tuple[argparse.Namespace, set[str]]:
+    return argparse.Namespace(**{**flags.defaults(), **given}), set(given)

@@ -1,6 +1,10 @@
 """`openrlhf-sfpo`: picks the command. Each command is one file beside this one."""
 
+import codecs
 import importlib
+import io
+import locale
+import os
 import sys
 
 COMMANDS = {
@@ -15,9 +19,22 @@ COMMANDS = {
 }
 
 
+def use_utf8() -> None:
+    """Have this process and those that it starts take text for UTF-8, whatever the locale is: words, names of files,
+    files and output. Where the locale has another encoding, Python starts once more, as the same process."""
+    names = (locale.getpreferredencoding(False), sys.getfilesystemencoding())
+    if any(codecs.lookup(name).name != "utf-8" for name in names) and not sys.flags.utf8_mode:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        use_utf8()
+        argv = sys.argv[1:]
     if argv[:1] == ["--version"]:
         from openrlhf_sfpo import __version__
 

@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.patching import Edit, Target, find_target, known_versions, knows_this_package, plan, state_of, write
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "directory",
         nargs="?",
-        type=Path,
+        type=as_path,
         metavar="DIR",
         help="a source tree, or the site-packages that OpenRLHF is installed in (default: what Python imports)",
     )

@@ -2,11 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
 
 from openrlhf_sfpo.errors import UsageError
 
-_HELP = """usage: openrlhf-sfpo plan MODEL [--gpus N] [--gpu_memory_gb 80] [--json] [FLAGS OF openrlhf-sfpo train]
+_HELP = """usage: openrlhf-sfpo plan MODEL_DIR [--gpus N] [--gpu_memory_gb 80] [--json] [FLAGS OF openrlhf-sfpo train]
 
 Works out the memory of a run on each GPU, phase by phase, the pipeline's bubble, the size of a weight transfer and of
 a checkpoint, from a model directory's config.json (or that file) and the flags; needs no weights and no GPU.
@@ -44,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         gpus, memory = _number(words, "--gpus", None), _number(words, "--gpu_memory_gb", GPU_MEMORY_GB)
         return _plan(words, None if gpus is None else int(gpus), memory, as_json)
     except UsageError as error:
-        print(f"openrlhf-sfpo plan: error: {error}", file=sys.stderr)
+        # The model is an argument of this command, and what reads it knows of the flag only.
+        flag = "MODEL_DIR" if error.flag == "--actor.model_name_or_path" else error.flag
+        print(f"openrlhf-sfpo plan: error: {flag}: {error.problem} {error.fix}", file=sys.stderr)
         return 2
 
 
@@ -52,7 +53,7 @@ def _number(words: list[str], flag: str, default: float | None) -> float | None:
     """The flag's value; the flag is taken out of the words."""
     for index, word in enumerate(words):
         name, _, text = word.partition("=")
-        if name == flag:
+        if name.replace("-", "_") == flag.replace("-", "_"):
             count = 1 if "=" in word else 2
             text = text if count == 1 else (words[index + 1] if index + 1 < len(words) else "")
             del words[index : index + count]
@@ -68,19 +69,20 @@ def _number(words: list[str], flag: str, default: float | None) -> float | None:
 
 def _plan(words: list[str], gpus: int | None, memory: float, as_json: bool) -> int:
     from openrlhf_sfpo.cli.flags import parse
+    from openrlhf_sfpo.cli.values import expanded
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.suggestion import suggestions
     from openrlhf_sfpo.plan.text import as_json as plan_json
     from openrlhf_sfpo.plan.text import as_text, suggestions_text
 
-    if not words or words[0].startswith("-"):
-        raise UsageError("MODEL", "is not given.", "Give a model directory or its config.json first.")
+    if not words or words[0].startswith("-") or not words[0].strip():
+        raise UsageError("MODEL_DIR", "is not given.", "Give a model directory or its config.json first.")
     flat, given = parse(words[1:])
     free = gpus is not None and not given & _LAYOUT_FLAGS
     if free:
         vars(flat)["vllm.num_engines"] = 1  # how many there are is part of what is looked for
-    setup = planned(flat, model_at(Path(words[0])), checks_layout=not free)
+    setup = planned(flat, model_at(expanded("MODEL_DIR", words[0])), checks_layout=not free)
     found = suggestions(setup, gpus, memory) if gpus is not None else []
     plan = found[0] if free and found else None if free else make_plan(setup, memory)
     if as_json:

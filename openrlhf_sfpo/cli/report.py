@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.report.comparison import Comparison
@@ -23,12 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "paths",
         nargs="+",
-        type=Path,
+        type=as_path,
         metavar="RUN_DIR",
         help="run directories, or directories with runs in them, such as a comparison's",
     )
     parser.add_argument(
-        "--out", type=Path, help="where report.html, .json, .md and the plots go (default: the first RUN_DIR)"
+        "--out", type=as_path, help="where report.html, .json, .md and the plots go (default: the first RUN_DIR)"
     )
     parser.add_argument("--baseline", help="the variant or preset to compare with (default: grpo)")
     parser.add_argument(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import parse
+from openrlhf_sfpo.cli.help import help_asked, help_text
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
 
@@ -15,17 +16,18 @@ def main(argv: list[str] | None = None) -> int:
     """Train, or with --dry-run say how; return the exit status: 0, 1 if the run failed or does not fit, 2 for bad
     input."""
     words = sys.argv[1:] if argv is None else argv
-    if "-h" in words or "--help" in words:
-        print(dry_run.HELP)
     try:
-        flat, given = parse([word for word in words if word != dry_run.FLAG])
+        if (topic := help_asked(words)) is not None:
+            print(help_text(topic))
+            return 0
+        flat, given = parse([word for word in words if word not in dry_run.SPELLINGS])
         if getattr(flat, "run.dir") is None:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-        if dry_run.FLAG in words:
-            return dry_run.dry_run(flat)
+        if any(word in dry_run.SPELLINGS for word in words):
+            return dry_run.dry_run(flat, given)
         from openrlhf_sfpo.orchestration import preflight
 
-        preflight.check(flat)
+        preflight.check(flat, given)
         with locked("--run.dir", Path(getattr(flat, "run.dir"))):
             return _run(flat, given)
     except UsageError as error:
@@ -46,4 +48,7 @@ def _run(flat: argparse.Namespace, given: set[str]) -> int:
 
 
 if __name__ == "__main__":
+    from openrlhf_sfpo.cli.main import use_utf8
+
+    use_utf8()
     sys.exit(main())

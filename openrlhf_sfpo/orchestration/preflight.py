@@ -4,7 +4,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,8 @@ from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
-from openrlhf_sfpo.orchestration import hooks, resume
+from openrlhf_sfpo.orchestration import hooks, places, resume
+from openrlhf_sfpo.orchestration.batches import check_batches
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
@@ -59,44 +60,54 @@ def gpus_needed(args: Any) -> int:
     return actor + reference + engines
 
 
-def check(flat: argparse.Namespace) -> None:
+def check(flat: argparse.Namespace, given: Container[str] = ()) -> None:
     """Check flags, OpenRLHF's version, model, layout, reward, data files and run directory; write nothing.
+
+    Args:
+        flat: the flags.
+        given: names of those that were set.
 
     Raises:
         UsageError: for the first thing that is wrong.
     """
-    args = nested(flat)
-    for step in _steps(args):
+    for step in _steps(_with_places(flat, given), given):
         step()
 
 
-def still_to_do(flat: argparse.Namespace) -> list[UsageError]:
-    """As `check`, for a command that is not run yet: what has to be there or made before it is, rather than an error
-    for the first of it. Not even a probe is written.
+def still_to_do(flat: argparse.Namespace, given: Container[str] = ()) -> list[UsageError]:
+    """As `check`, for a command line that is not run yet: what has to be there or made before it is, rather than an
+    error for the first of it. Not even a probe is written.
 
     Raises:
         UsageError: for the first flag that is wrong.
     """
     found: list[UsageError] = []
-    for step in _steps(nested(flat), probe=False):
+    for step in _steps(_with_places(flat, given), given, probe=False):
         try:
             step()
         except UsageError as error:
-            if not isinstance(error, NotThere) and step.func not in (check_run_directory, _check_places):
+            if not isinstance(error, NotThere) and step.func is not _check_writable:
                 raise
             found.append(error)
     return found
 
 
-def _steps(args: Any, probe: bool = True) -> Iterator[partial[None]]:
+def _with_places(flat: argparse.Namespace, given: Container[str]) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(flat), **places.places(vars(flat)["run.dir"], given)})
+
+
+def _steps(flat: argparse.Namespace, given: Container[str], probe: bool = True) -> Iterator[partial[None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
+    args = nested(flat)
     yield partial(_check_given, args)
     yield partial(check_flags, args)
     yield partial(_check_rewards, args)
     for flag, spec in (("--data.prompt_dataset", args.data.prompt_dataset), ("--eval.dataset", args.eval.dataset)):
         yield partial(_check_dataset, args, flag, spec or "")
-    yield partial(check_run_directory, Path(args.run.dir), probe)
-    yield partial(_check_places, args, probe)
+    yield partial(check_batches, args, given)
+    yield partial(_check_writable, args, probe)
+    yield partial(resume.check_continues, vars(flat))
+    yield partial(places.check_free, vars(flat))
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
 
@@ -174,41 +185,17 @@ def _check_dataset(args: Any, flag: str, spec: str) -> None:
         resolve_dataset(flag, ",".join(files), args.data.input_key, args.data.label_key, Path())
 
 
-def check_run_directory(directory: Path, probe: bool = True) -> None:
-    """Check that the run directory can be made or is there, can be written to, and holds nothing but a run.
-
-    Args:
-        directory: what is checked.
-        probe: as in `check_writable`.
-
-    Raises:
-        UsageError: naming the directory.
-    """
-    resume.holds_a_run(directory)
-    check_writable("--run.dir", directory, probe)
-
-
-def _check_places(args: Any, probe: bool) -> None:
-    """Other directories that the run writes to; what is found out at their first use may come hours later."""
+def _check_writable(args: Any, probe: bool) -> None:
+    """The directories that the run writes to; what is found out at their first use may come hours later."""
     for flag, place in (
+        ("--run.dir", args.run.dir),
         ("--ckpt.path", args.ckpt.path),
         ("--ckpt.output_dir", args.ckpt.output_dir),
+        ("--logger.tensorboard_dir", args.logger.tensorboard_dir),
         ("--rollout.record_dir", args.rollout.record_dir),
     ):
-        if place and place != _default_of(flag):
+        if place:
             check_writable(flag, Path(place), probe)
-    continues = resume.holds_a_run(Path(args.run.dir)) or args.ckpt.load_enable
-    if args.rollout.record_dir and not continues and list(Path(args.rollout.record_dir).glob("rollouts_*.safetensors")):
-        raise UsageError(
-            "--rollout.record_dir", f"{args.rollout.record_dir} already holds recorded rollouts.", "Choose another one."
-        )
-
-
-def _default_of(flag: str) -> Any:
-    """OpenRLHF's default; `prepare` puts a place inside the run directory there."""
-    from openrlhf_sfpo.cli.flags import openrlhf_parser
-
-    return openrlhf_parser().get_default(flag.removeprefix("--")) if flag.startswith("--ckpt") else None
 
 
 def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
@@ -225,15 +212,12 @@ def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
     directory = Path(values["run.dir"]).absolute()
     values["run.dir"] = str(directory)
     (directory / "logs").mkdir(parents=True, exist_ok=True)
-    for name, place in (
-        ("ckpt.path", "checkpoints"),
-        ("ckpt.output_dir", "hf"),
-        ("logger.tensorboard_dir", "tensorboard"),
-    ):
-        if name not in given:
-            values[name] = str(directory / place)
+    values |= places.places(directory, given)
     Path(values["ckpt.path"]).mkdir(parents=True, exist_ok=True)
+    before = dict(values)
     _resolve_datasets(values, directory / "data")
+    # The settings that are written down are those that were asked for: another run has its own copies of the data.
+    values[resume.ASKED] = {name: before[name] for name in before if values[name] != before[name]}
     return directory
 
 
@@ -261,6 +245,7 @@ def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None)
     values = dict(vars(flat))
     values.pop("config", None)
     values["run.settings"] = json.dumps(resume.portable(values))  # what a checkpoint says of the run that wrote it
+    values.pop(resume.ASKED, None)
     values["ckpt.resume_from"] = str(checkpoint.path) if checkpoint else None
     if values["actor.backend"] == "megatron":
         values["ckpt.load_enable"] = checkpoint is not None
@@ -283,6 +268,9 @@ def for_megatron(values: dict[str, Any]) -> None:
     )
     values["train.dynamic_batch_enable"] = False
     values["ds.packing_samples"] = False
+    # A larger train batch is the whole rollout batch here; OpenRLHF, which would count no step at all, is to know.
+    samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+    values["train.batch_size"] = min(values["train.batch_size"], samples)
 
 
 def for_deepspeed_on_cpu(values: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, Checkpoint, newest_whole, remove_leftovers
+from openrlhf_sfpo.config import NOT_WRITTEN
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 
@@ -52,6 +53,9 @@ _FREE = {
     "rollout.record_dir",
 }
 _RUN_DIR = "RUN_DIR"
+_MARKS = {"run.dir", "sfpo.preset"}  # settings that the config.yaml of every run has
+# Where prepared settings keep what was asked for, of those that preparing them changed.
+ASKED = "run.asked"
 
 
 def holds_a_run(directory: Path) -> bool:
@@ -61,12 +65,23 @@ def holds_a_run(directory: Path) -> bool:
         UsageError: it holds something else that a run would mix with.
     """
     if (directory / CONFIG).exists():
+        if not settings_in(directory).keys() >= _MARKS:
+            raise UsageError("--run.dir", f"{directory} holds a {CONFIG} that is no run's.", "Choose another one.")
         return True
     if (directory / METRICS).exists():
         raise UsageError(
             "--run.dir", f"{directory} holds {METRICS} of something that is no run of ours.", "Choose another one."
         )
     return False
+
+
+def settings_in(directory: Path) -> dict[str, Any]:
+    """What a run directory's config.yaml says, by dotted name; empty if that cannot be read."""
+    try:
+        content = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def has_finished(directory: Path) -> bool:
@@ -90,17 +105,11 @@ def find(values: dict[str, Any], say: Callable[[str], None]) -> Checkpoint | Non
     directory = Path(values["run.dir"])
     continues = holds_a_run(directory)
     if values["actor.backend"] == "deepspeed":
-        if continues:
-            raise UsageError(
-                "--run.dir",
-                f"{directory} already holds a run, and one with --actor.backend deepspeed is continued by OpenRLHF.",
-                f"Choose another one, with --ckpt.path {values['ckpt.path']} --ckpt.load_enable.",
-            )
+        check_continues(values)
         return None
     root = Path(values["ckpt.path"]) / PLACE
     remove_leftovers(root)
     if not continues and not values["ckpt.load_enable"]:
-        _refuse_a_foreign_place(root)
         return None
     checkpoint = newest_whole(root, lambda reason: say(f"left out: {reason}"))
     if checkpoint is not None:
@@ -110,9 +119,30 @@ def find(values: dict[str, Any], say: Callable[[str], None]) -> Checkpoint | Non
     return checkpoint
 
 
+def check_continues(values: dict[str, Any]) -> None:
+    """Check that a run directory that holds a run is that of this run.
+
+    Args:
+        values: the flags by dotted name.
+
+    Raises:
+        UsageError: flags have changed that would make it another run, or the run cannot be continued there.
+    """
+    directory = Path(values["run.dir"])
+    if not holds_a_run(directory):
+        return
+    if values["actor.backend"] == "deepspeed" and not has_finished(directory):
+        raise UsageError(
+            "--run.dir",
+            f"{directory} already holds a run, and one with --actor.backend deepspeed is continued by OpenRLHF.",
+            f"Choose another one, with --ckpt.path {values['ckpt.path']} --ckpt.load_enable.",
+        )
+    check_same_as_in(directory, values)
+
+
 def check_same_as_in(directory: Path, values: dict[str, Any]) -> None:
     """`check_same` with the settings in a run directory."""
-    check_same(portable(yaml.safe_load((directory / CONFIG).read_text())), values, f"the run in {directory}")
+    check_same(portable(settings_in(directory)), values, f"the run in {directory}")
 
 
 def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> None:
@@ -121,7 +151,7 @@ def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> Non
     Args:
         before: the settings of the run that is continued, as `portable` makes them.
         values: the flags now; what is still to be settled for the device is not compared.
-        what: the run that is continued, in words.
+        what: names the run that is continued, for the error message.
 
     Raises:
         UsageError: listing them.
@@ -135,6 +165,7 @@ def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> Non
         and name not in _FREE | allowed
         and not name.startswith(_FREE_SECTIONS)
         and now[name] not in ("auto", None)
+        and not str(before[name]).startswith(f"{_RUN_DIR}/data/")  # an earlier version wrote where a data set was put
     ]
     if changed:
         raise UsageError(
@@ -148,6 +179,7 @@ def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> Non
 
 def portable(values: dict[str, Any]) -> dict[str, Any]:
     """Settings as they are compared and stored: plain values, with a placeholder for the run directory."""
+    values = as_asked(values)
     directory = str(values.get("run.dir") or "")
 
     def plain(value: Any) -> Any:
@@ -161,11 +193,11 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in values.items() if name != "logger.wandb.key"}
 
 
-def _refuse_a_foreign_place(root: Path) -> None:
-    """A new run must not rotate another run's checkpoints away, nor be continued from them."""
-    if root.is_dir() and any(path.is_dir() for path in root.iterdir()):
-        raise UsageError(
-            "--ckpt.path",
-            f"{root.parent} already holds checkpoints of another run.",
-            "Choose another one, or continue from them with --ckpt.load_enable.",
-        )
+def as_asked(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are written down: what was put into the run directory is named as it was asked for, so that the
+    same settings make the same run in another directory. Keys are blanked."""
+    found = {name: value for name, value in values.items() if name not in ("config", ASKED)}
+    found |= values.get(ASKED, {})
+    if found.get("logger.wandb.key"):
+        found["logger.wandb.key"] = NOT_WRITTEN
+    return found

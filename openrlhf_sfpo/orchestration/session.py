@@ -18,6 +18,7 @@ from openrlhf_sfpo.orchestration.devices import settle, start_ray
 from openrlhf_sfpo.orchestration.kept import Kept, can_follow
 from openrlhf_sfpo.orchestration.nodes import on_node
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
+from openrlhf_sfpo.orchestration.resume import as_asked
 from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.placement import engines_share_gpus
 from openrlhf_sfpo.report.console import Console
@@ -109,10 +110,7 @@ class Session:
             StepHung: no rank made progress for --train.timeout.
         """
         values = vars(flat)
-        shown = {key: value for key, value in values.items() if key != "config"}
-        if shown.get("logger.wandb.key"):
-            shown["logger.wandb.key"] = "(not written down)"
-        writer = RunWriter(directory, shown, checkpoint.step if checkpoint else 0)
+        writer = RunWriter(directory, as_asked(values), checkpoint.step if checkpoint else 0)
         listener = None
         try:
             self._install_hooks(values)

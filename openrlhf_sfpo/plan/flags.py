@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.checks import check_numbers, check_sfpo
-from openrlhf_sfpo.config import SFPOConfig, section
+from openrlhf_sfpo.checks import check_values
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.model_config import ModelConfig
 from openrlhf_sfpo.orchestration.devices import settle
@@ -46,8 +45,7 @@ def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = 
     if vars(flat)["actor.backend"] == "deepspeed":
         raise UsageError("--actor.backend", "is deepspeed, whose memory is not planned.", "Use megatron.")
     args = settled(flat)
-    check_sfpo(section(SFPOConfig, args.sfpo))
-    check_numbers(args)
+    check_values(args)
     model.check_sequence_length(args.data.max_len)
     setup = setup_of(args, model)
     if checks_layout:
