@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,7 @@ def _steps(args: Any, probe: bool = True) -> Iterator[partial[None]]:
         yield partial(_check_dataset, args, flag, spec or "")
     yield partial(check_run_directory, Path(args.run.dir), probe)
     yield partial(_check_places, args, probe)
+    yield partial(_check_model_directory, args)
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
 
@@ -153,18 +155,35 @@ def _check_layout(args: Any) -> None:
     model.check_sequence_length(args.data.max_len)
 
 
-def _check_weights(args: Any) -> None:
-    """The model directory's files against its configuration."""
-    from openrlhf_sfpo.megatron.checkpoint_files import check_complete
-    from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.megatron.weights import weight_plan
+def _check_model_directory(args: Any) -> None:
+    """Whether the model is a directory in a format that actor and engines read alike."""
+    from openrlhf_sfpo.megatron.model_directory import check_model_directory
 
-    if args.actor.backend == "deepspeed":
+    path, through_transformers = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
+    if through_transformers and not Path(path).exists():  # a name on the Hugging Face Hub
         return
+    check_model_directory(path, bin_files=through_transformers)
+
+
+def _check_weights(args: Any) -> None:
+    """The tensors in the model directory against its configuration."""
+    from openrlhf_sfpo.megatron.checkpoint_files import check_tokenizer_files
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.weight_check import check_weights
+
     path = args.actor.model_name_or_path
-    plan = weight_plan(ModelConfig.from_pretrained(path), Layout())
-    check_complete(path, [name for entry in plan for name in entry.converter.names])
+    if args.actor.backend == "deepspeed":
+        if not list(Path(path).glob("*.safetensors*")):
+            return
+        try:
+            model = ModelConfig.from_pretrained(path)
+        except UsageError:  # an architecture that only transformers knows, and checks for itself
+            return
+        check_weights(path, model)
+        return
+    for notice in check_weights(path, ModelConfig.from_pretrained(path)):
+        print(notice, file=sys.stderr)
+    check_tokenizer_files(path)
 
 
 def _check_dataset(args: Any, flag: str, spec: str) -> None:
