@@ -194,7 +194,7 @@ WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
     (
         "more layers in the file",
         lambda path: configure(path, num_hidden_layers=3),
-        ["model.layers.3.", "num_hidden_layers in config.json is 3", "4 layers", "and 6 more"],
+        ["model.layers.3.", "num_hidden_layers in config.json is 3", "set num_hidden_layers to 4", "and 6 more"],
     ),
     ("a norm missing", lambda path: edit(path, drop("model.norm.weight")), ["lacks the tensors model.norm.weight"]),
     ("no head", lambda path: edit(path, drop(HEAD)), [HEAD, "set tie_word_embeddings to true"]),
@@ -227,17 +227,17 @@ WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
     (
         "scales that nothing uses",
         lambda path: edit(path, lambda tensors: tensors.update({GATE + "_scale": torch.ones(1)})),
-        [GATE + "_scale", "llama models have no such weights"],
+        [GATE + "_scale", "models of model_type llama have none of that name"],
     ),
     (
         "biases",
         lambda path: edit(path, lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(48)})),
-        ["q_proj.bias", "llama models have no such weights"],
+        ["q_proj.bias", "models of model_type llama have none of that name"],
     ),
     (
         "q_norm",
         lambda path: edit(path, lambda t: t.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(12)})),
-        ["q_norm.weight", "would be left out"],
+        ["q_norm.weight", "would not be used"],
     ),
     (
         "a value head",
@@ -368,7 +368,7 @@ def test_a_head_that_differs_from_the_tied_embedding_is_refused(
         tensors[HEAD][row, -1] += 1e-6
 
     edit(tied, add_a_head)
-    with pytest.raises(UsageError, match=r"tie_word_embeddings, and lm_head\.weight differs.*to false"):
+    with pytest.raises(UsageError, match=r"sets tie_word_embeddings, and lm_head\.weight differs.*to false"):
         check(tied)
     # What the message advises is what transformers does with it.
     loaded = AutoModelForCausalLM.from_pretrained(configure(tied, tie_word_embeddings=False))
@@ -473,7 +473,7 @@ FORMATS: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "LFS pointers",
         {"config.json": "{}", "model.safetensors": LFS, "tokenizer.json": LFS},
-        ["Git LFS pointer", "git lfs pull"],
+        ["model.safetensors, tokenizer.json in", "are Git LFS pointers", "git lfs pull"],
     ),
     ("TensorFlow", {"config.json": "{}", "tf_model.h5": ""}, ["TensorFlow only"]),
     ("ONNX", {"config.json": "{}", "model.onnx": ""}, ["ONNX only"]),
@@ -494,7 +494,7 @@ FORMATS: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "trainer output",
         {"checkpoint-50/config.json": "{}", "checkpoint-100/config.json": "{}"},
-        ["no config.json, but", "Give "],
+        ["no config.json, but", "checkpoint-100, checkpoint-50", "Give one of them"],
     ),
     (
         "hub cache",

@@ -47,7 +47,10 @@ def check_model_directory(path: str | Path, needs_weights: bool = True, bin_file
         raise _problem(f"{some(broken)} in {path} links to a file that does not exist", "Download the model again.")
     pointers = sorted(name for name in names if is_lfs_pointer(path / name))
     if pointers:
-        problem = f"{some(pointers)} in {path} is a Git LFS pointer and not the file itself"
+        kind = "is a Git LFS pointer and not the file itself"
+        if len(pointers) > 1:
+            kind = "are Git LFS pointers and not the files themselves"
+        problem = f"{some(pointers)} in {path} {kind}"
         raise _problem(problem, "Run git lfs pull there.")
     if "config.json" in names and not needs_weights:
         return
@@ -233,7 +236,7 @@ def _deeper(path: Path, names: set[str]) -> _Found:
     found = sorted(name for name in names if (path / name / "config.json").is_file())
     if not found:
         return None
-    return f"{path} has no config.json, but directories that have one ({some(found)})", f"Give {path / found[-1]}."
+    return f"{path} has no config.json, but directories that have one ({some(found)})", "Give one of them."
 
 
 def _unfinished(path: Path, names: set[str]) -> _Found:

@@ -89,20 +89,31 @@ def check_headers(path: str | Path, headers: dict[str, Header], needed: dict[str
 def _other_shapes(
     path: str | Path, headers: dict[str, Header], needed: dict[str, Shape], wrong: list[str]
 ) -> UsageError:
-    settings: dict[str, set[int]] = {}
-    for name in wrong:
-        for key, asked, found in zip(_keys(name), needed[name], headers[name].shape, strict=False):
-            if asked != found:
-                settings.setdefault(key, set()).add(found)
+    keys = {
+        key
+        for name in wrong
+        for key, asked, found in zip(_keys(name), needed[name], headers[name].shape, strict=False)
+        if asked != found
+    }
     shown = some([f"{name} is {list(headers[name].shape)} instead of {list(needed[name])}" for name in wrong], 2)
-    fix = f"{_ANOTHER_MODEL}: download both again"
-    if len(settings) == 1:
-        ((key, values),) = settings.items()
-        if len(values) == 1 and key in ("vocab_size", "intermediate_size"):
-            fix += f", or set {key} to {values.pop()} in config.json if the weights are right"
-    keys = f" ({', '.join(settings)})" if settings else ""
-    problem = f"the weights in {path} have other shapes than config.json asks for{keys}: {shown}."
-    return UsageError(MODEL_FLAG, problem, f"{fix}.")
+    why = f" ({', '.join(sorted(keys))})" if keys else ""
+    problem = f"the weights in {path} have other shapes than config.json asks for{why}: {shown}."
+    value = _value_of(keys.pop(), headers, needed) if len(keys) == 1 else None
+    or_set = f", or set {value} in config.json if the weights are right" if value else ""
+    return UsageError(MODEL_FLAG, problem, f"{_ANOTHER_MODEL}: download both again{or_set}.")
+
+
+def _value_of(key: str, headers: dict[str, Header], needed: dict[str, Shape]) -> str | None:
+    """The value of a setting with which all weights would have the right shape; None if there is none."""
+    if " " in key:  # a product of two
+        return None
+    values = set()
+    for name in needed:
+        shape, keys = headers[name].shape, _keys(name)
+        values |= {size for one, size in zip(keys, shape, strict=False) if one == key}
+        if len(shape) != len(keys):
+            return None
+    return f"{key} to {values.pop()}" if len(values) == 1 else None
 
 
 def _keys(name: str) -> tuple[str, ...]:
@@ -137,7 +148,10 @@ def _missing(path: str | Path, headers: dict[str, Header], missing: list[str]) -
     elif prefix:
         fix = f"Its names have {prefix!r} in front, from a wrapper: save the model inside it with save_pretrained."
     elif missing == [HEAD]:
-        fix = "If its head is the embedding, set tie_word_embeddings to true in config.json; else download it again."
+        fix = (
+            "If the model's head is its embedding, set tie_word_embeddings to true in config.json; if not, download "
+            "the model again."
+        )
     elif all(name.removeprefix("model.") in headers for name in missing if name != HEAD):
         fix = "It was saved without its head (from AutoModel): save it from AutoModelForCausalLM."
     elif min(map(_layer, missing)) > (last := max(map(_layer, headers))):
@@ -165,14 +179,14 @@ def _check_unused(path: str | Path, unused: list[str], model: ModelConfig) -> No
         return
     layers = 1 + max(map(_layer, unused))
     if layers > model.num_layers:
-        why = f"num_hidden_layers in config.json is {model.num_layers}, and the weights have {layers} layers"
+        why = f"num_hidden_layers in config.json is {model.num_layers}, and they are of {layers} layers"
         fix = f"{_ANOTHER_MODEL}: download both again, or set num_hidden_layers to {layers}."
     elif any(".lora_" in name for name in unused):
-        why, fix = "LoRA weights are not merged", "Merge them with peft's merge_and_unload, and save the result."
+        why, fix = "they are LoRA weights", "Merge them with peft's merge_and_unload, and save the result."
     else:
-        why = f"{model.family} models have no such weights"
-        fix = f"Without them it is another model: use one of model_type {model.family}, or remove them from the files."
-    problem = f"{path} has tensors that would be left out, as {why}: {some(sorted(unused))}."
+        why = f"models of model_type {model.family} have none of that name"
+        fix = "config.json is of another model than they are; or remove them from the files if nothing needs them."
+    problem = f"{path} has weights that would not be used, as {why}: {some(sorted(unused))}."
     raise UsageError(MODEL_FLAG, problem, fix)
 
 
@@ -182,9 +196,9 @@ def _check_tied_head(path: str | Path, reader: CheckpointReader) -> None:
     if not same or not _equal(reader, EMBEDDING, HEAD):
         raise UsageError(
             MODEL_FLAG,
-            f"config.json in {path} says tie_word_embeddings, and {HEAD} differs from {EMBEDDING}.",
-            "Set tie_word_embeddings to false in config.json to use that head (transformers and vLLM use it, too), or "
-            f"remove {HEAD} from the files if the head is the embedding.",
+            f"config.json in {path} sets tie_word_embeddings, and {HEAD} differs from {EMBEDDING}.",
+            f"Set tie_word_embeddings to false in config.json to train with that head, or remove {HEAD} from the files "
+            "to train with the embedding as the head.",
         )
 
 
