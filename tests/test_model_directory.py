@@ -2,6 +2,7 @@
 they are, and an export holds all that belongs to the model."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from openrlhf_sfpo.cli import plan, train
 from openrlhf_sfpo.errors import NotThere, UsageError
+from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
 from openrlhf_sfpo.megatron.model_config import ModelConfig
 from openrlhf_sfpo.megatron.model_directory import check_model_directory
 from openrlhf_sfpo.megatron.weight_check import check_weights
@@ -563,3 +565,103 @@ def test_transformers_weights_for_deepspeed_may_be_pickles_but_no_adapters(tmp_p
     check_model_directory(llama)
     with pytest.raises(UsageError, match=r"transformers loads Qwen/Qwen2\.5-7B instead"):
         check_model_directory(llama, bin_files=True)
+
+
+KEPT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "tekken.json",
+    "qwen.tiktoken",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/tool_use.jinja",
+    "tokenization_own.py",
+    "LICENSE",
+    "LICENSE.txt",
+    "USE_POLICY.md",
+    "NOTICE",
+)
+LEFT_BEHIND = (
+    "README.md",
+    ".gitattributes",
+    ".hidden.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.safetensors.index.json",
+    "tf_model.h5.index.json",
+    "consolidated.safetensors",
+    "params.json",
+    "training_args.bin",
+    "trainer_state.json",
+    "optimizer.pt",
+    "rng_state.pth",
+    "original/params.json",
+)
+
+
+def furnish(path: Path, *names: str) -> None:
+    for name in names:
+        if not (path / name).exists():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text("{}")
+            (path / name).chmod(0o400)
+
+
+def names_in(path: Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+
+
+def test_an_export_holds_what_belongs_to_the_model(llama: Path, tmp_path: Path) -> None:
+    tensors = load_file(llama / "model.safetensors")
+    furnish(llama, *KEPT, *LEFT_BEHIND)
+    (llama / "tokenizer_config.json").chmod(0o600)
+    (llama / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["tokenization_own.Own", null]}}')
+    target = tmp_path / "hf"
+    before = os.umask(0o022)
+    try:
+        save_model_directory(target, llama, iter(tensors.items()), torch.float32)
+        assert names_in(target) == {*KEPT, "model.safetensors"}
+        # A second time, over the first one.
+        (target / "notes.md").write_text("somebody's own")
+        save_model_directory(target, llama, iter(tensors.items()), torch.float32)
+    finally:
+        os.umask(before)
+    assert names_in(target) == {*KEPT, "model.safetensors", "notes.md"}
+    modes = {str(path): oct(path.stat().st_mode & 0o777) for path in [target, *target.rglob("*")]}
+    assert modes == {str(path): oct(0o755 if path.is_dir() else 0o644) for path in [target, *target.rglob("*")]}
+    assert not list(tmp_path.glob(".hf*"))
+
+
+def test_code_that_nothing_names_stays_behind(llama: Path, tmp_path: Path) -> None:
+    furnish(llama, "train.py", "tokenizer_config.json")
+    tensors = load_file(llama / "model.safetensors")
+    save_model_directory(tmp_path / "hf", llama, iter(tensors.items()), torch.float32)
+    assert "train.py" not in names_in(tmp_path / "hf")
+
+
+def test_an_export_that_fails_leaves_nothing(llama: Path, tmp_path: Path) -> None:
+    def weights() -> Any:
+        yield EMBEDDING, torch.zeros(131, 48)
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save_model_directory(tmp_path / "hf", llama, weights(), torch.float32)
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_recorded_rollouts_have_the_usual_mode(tmp_path: Path) -> None:
+    from test_flags import recording_of_pairs
+
+    (file,) = recording_of_pairs(tmp_path).iterdir()
+    (tmp_path / "usual").touch()
+    assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode
