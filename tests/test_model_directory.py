@@ -3,7 +3,10 @@ they are, and an export holds all that belongs to the model."""
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -393,6 +396,20 @@ def test_an_actor_that_nobody_checked_for_loads_nothing_wrong(llama: Path, ranks
         ranks.run(1, jobs.make_actor, str(llama), (1, 1, 1))
 
 
+@pytest.mark.slow
+def test_a_patched_openrlhf_checks_the_weights_too(llama: Path) -> None:
+    edit(llama, lambda tensors: wider(tensors, 96))
+    code = (
+        "import sys; from openrlhf_sfpo import existing; from openrlhf_sfpo.cli.flags import parse;"
+        "from openrlhf_sfpo.orchestration.preflight import nested;"
+        "existing.train(print, nested(parse(sys.argv[1:])[0]))"
+    )
+    command = [sys.executable, "-c", code, f"--actor.model_name_or_path={llama}", "--actor.backend=megatron"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.match(r"openrlhf_sfpo: error: .*gate_proj\.weight is \[96, 48\]", done.stderr), done.stderr
+
+
 @pytest.fixture
 def seventy_two(tmp_path: Path) -> Path:
     """Headers of a model of 72B: 37 sparse files."""
@@ -665,3 +682,31 @@ def test_recorded_rollouts_have_the_usual_mode(tmp_path: Path) -> None:
     (file,) = recording_of_pairs(tmp_path).iterdir()
     (tmp_path / "usual").touch()
     assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_eval_samples_from_no_weights_that_do_not_fit(llama: Path, tmp_path: Path) -> None:
+    from openrlhf_sfpo.cli import evaluate
+
+    assert evaluate._model(str(llama)) == str(llama)
+    edit(llama, lambda tensors: wider(tensors, 96))
+    with pytest.raises(UsageError, match=r"^MODEL: .*gate_proj\.weight is \[96, 48\]"):
+        evaluate._model(str(llama))
+    assert evaluate._model(str(configure(llama, model_type="gpt2"))) == str(llama), "vLLM knows more architectures"
+    with pytest.raises(UsageError, match=r"^MODEL: .*GGUF"):
+        evaluate._model(str(make_files(tmp_path / "gguf", {"model.gguf": ""})))
+
+
+def test_generation_settings_of_the_model_do_not_change_the_sampling() -> None:
+    """Of generation_config.json vLLM takes only what ends a response."""
+    import inspect
+
+    from vllm.sampling_params import SamplingParams
+
+    given = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_tokens": 8, "min_tokens": 1}
+    asked, told = SamplingParams(**given), SamplingParams(**given)
+    generation = {"eos_token_id": [5, 6], "temperature": 0.1, "top_k": 1, "top_p": 0.5, "repetition_penalty": 1.1}
+    told.update_from_generation_config(generation, 6)
+    assert told.stop_token_ids == [5]
+    for name in inspect.signature(SamplingParams).parameters:
+        if name != "stop_token_ids" and not name.startswith("_"):
+            assert getattr(told, name) == getattr(asked, name), name

@@ -251,7 +251,9 @@ def _open(file: Path) -> Any:
         raise NotThere(MODEL_FLAG, f"{file} is missing.", "Download the whole model again.")
     try:
         return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UsageError(MODEL_FLAG, f"{file} cannot be read ({error}).", "Change its permissions.") from None
+    except SafetensorError as error:
         raise UsageError(
             MODEL_FLAG, f"{file} is damaged or cut short ({error}).", "Download that file again."
         ) from None

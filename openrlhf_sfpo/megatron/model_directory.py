@@ -41,7 +41,10 @@ def check_model_directory(path: str | Path, needs_weights: bool = True, bin_file
             fix = f"If that is a name on the Hugging Face Hub: hf download {path} --local-dir DIRECTORY, and give that."
             raise UsageError(MODEL_FLAG, f"{str(path)!r} is not a directory.", fix)
         return
-    names = {entry.name for entry in path.iterdir()}
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as error:
+        raise _problem(f"{path} cannot be read ({error.strerror})", "Give a directory that you may read.") from None
     broken = sorted(name for name in names if (path / name).is_symlink() and not (path / name).exists())
     if broken:
         raise _problem(f"{some(broken)} in {path} links to a file that does not exist", "Download the model again.")

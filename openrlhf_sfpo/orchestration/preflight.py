@@ -155,6 +155,16 @@ def _check_layout(args: Any) -> None:
     model.check_sequence_length(args.data.max_len)
 
 
+def check_model(args: Any) -> None:
+    """Check the model directory alone: its format, and its weights against config.json.
+
+    Raises:
+        UsageError: for the first thing that is wrong.
+    """
+    _check_model_directory(args)
+    _check_weights(args)
+
+
 def _check_model_directory(args: Any) -> None:
     """Whether the model is a directory in a format that actor and engines read alike."""
     from openrlhf_sfpo.megatron.model_directory import check_model_directory
@@ -171,19 +181,19 @@ def _check_weights(args: Any) -> None:
     from openrlhf_sfpo.megatron.model_config import ModelConfig
     from openrlhf_sfpo.megatron.weight_check import check_weights
 
-    path = args.actor.model_name_or_path
-    if args.actor.backend == "deepspeed":
-        if not list(Path(path).glob("*.safetensors*")):
-            return
-        try:
-            model = ModelConfig.from_pretrained(path)
-        except UsageError:  # an architecture that only transformers knows, and checks for itself
-            return
-        check_weights(path, model)
+    path, is_deepspeed = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
+    if is_deepspeed and not list(Path(path).glob("model*.safetensors*")):  # a name on the Hub, or pickles
         return
-    for notice in check_weights(path, ModelConfig.from_pretrained(path)):
+    try:
+        model = ModelConfig.from_pretrained(path)
+    except UsageError:
+        if is_deepspeed:  # transformers knows more architectures, and checks them itself
+            return
+        raise
+    for notice in check_weights(path, model):
         print(notice, file=sys.stderr)
-    check_tokenizer_files(path)
+    if not is_deepspeed:
+        check_tokenizer_files(path)
 
 
 def _check_dataset(args: Any, flag: str, spec: str) -> None:
