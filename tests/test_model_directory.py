@@ -21,7 +21,7 @@ from openrlhf_sfpo.cli import plan, train
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
 from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.model_directory import check_model_directory
+from openrlhf_sfpo.megatron.model_directory import check_model_directory, check_stop_tokens
 from openrlhf_sfpo.megatron.weight_check import check_weights
 
 GATE, HEAD, EMBEDDING = "model.layers.0.mlp.gate_proj.weight", "lm_head.weight", "model.embed_tokens.weight"
@@ -694,6 +694,56 @@ def test_eval_samples_from_no_weights_that_do_not_fit(llama: Path, tmp_path: Pat
     assert evaluate._model(str(configure(llama, model_type="gpt2"))) == str(llama), "vLLM knows more architectures"
     with pytest.raises(UsageError, match=r"^MODEL: .*GGUF"):
         evaluate._model(str(make_files(tmp_path / "gguf", {"model.gguf": ""})))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("generation_config.json", {"eos_token_id": 2}, None),
+        ("generation_config.json", {"eos_token_id": [0, 130]}, None),
+        ("generation_config.json", {"eos_token_id": None, "temperature": 0.6}, None),
+        (
+            "generation_config.json",
+            {"eos_token_id": [2, 131]},
+            "eos_token_id 131, and the model has the tokens 0 to 130",
+        ),
+        ("generation_config.json", {"eos_token_id": -1}, "eos_token_id -1"),
+        ("generation_config.json", {"eos_token_id": "2"}, "eos_token_id '2'"),
+        ("generation_config.json", [], "generation_config.json is damaged"),
+        ("config.json", {"eos_token_id": 999}, "config.json has the eos_token_id 999"),
+    ],
+)
+def test_stop_tokens_are_tokens_of_the_model(tmp_path: Path, name: str, content: Any, message: str | None) -> None:
+    make_files(tmp_path, {name: json.dumps(content)})
+    if message is None:
+        check_stop_tokens(tmp_path, 131)
+        return
+    with pytest.raises(UsageError, match=message):
+        check_stop_tokens(tmp_path, 131)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "do_sample": True}),
+        ({"num_beams": 1, "early_stopping": True, "do_sample": False}, {}),
+        ({"top_k": 20, "do_sample": True}, {"top_k": 20}),
+    ],
+)
+def test_a_model_whose_generation_settings_transformers_refuses_is_saved(
+    llama: Path, tmp_path: Path, settings: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
+
+    (llama / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2], **settings}))
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    make_savable(model)
+    model.save_pretrained(tmp_path / "hf")
+    set_modes(tmp_path / "hf")
+    saved = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [1, 2]
+    assert {name: saved[name] for name in kept} == kept
+    assert (tmp_path / "hf" / "model.safetensors").stat().st_mode == (tmp_path / "hf" / "config.json").stat().st_mode
 
 
 def test_generation_settings_of_the_model_do_not_change_the_sampling() -> None:

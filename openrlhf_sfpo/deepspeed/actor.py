@@ -13,8 +13,8 @@ from openrlhf.trainer.ray.launcher import ReferenceModelActor
 
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.deepspeed import cpu
+from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
 from openrlhf_sfpo.deepspeed.trainer import SlowFastActorTrainer
-from openrlhf_sfpo.files import set_usual_mode
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.staleness import replace_stamps
@@ -94,19 +94,17 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
     def save_checkpoint(self, tag: str, client_states: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """As OpenRLHF's, with the gate's state among the client states."""
         states = {**(client_states or {}), _STATE: self.trainer.sfpo.state_dict()}
+        make_savable(self.strategy._unwrap_model(self.actor))
         super().save_checkpoint(tag, states, **kwargs)
-        if self.save_hf_ckpt:
-            self._set_modes(Path(self.strategy.args.ckpt.path) / f"{tag}_hf")
+        if self.save_hf_ckpt and self._rank == 0:
+            set_modes(Path(self.strategy.args.ckpt.path) / f"{tag}_hf")
 
     def save_model(self) -> None:
-        """As OpenRLHF's, with files that not only their owner may read."""
+        """As OpenRLHF's, with a generation config that can be saved, and files that not only their owner may read."""
+        make_savable(self.strategy._unwrap_model(self.actor))
         super().save_model()
-        self._set_modes(Path(self.strategy.args.ckpt.output_dir))
-
-    def _set_modes(self, directory: Path) -> None:
         if self._rank == 0:
-            for file in directory.glob("*.safetensors"):
-                set_usual_mode(file)
+            set_modes(Path(self.strategy.args.ckpt.output_dir))
 
     def execute_batch(self, method_name: str, *args: Any) -> list[Any]:
         if method_name == "forward":

@@ -79,6 +79,30 @@ def _check_companions(path: Path, names: set[str], through_transformers: bool) -
         )
 
 
+def check_stop_tokens(path: str | Path, vocab_size: int) -> None:
+    """Check the tokens that end a response in vLLM: those of generation_config.json, or without it of config.json.
+
+    Args:
+        path: the model directory.
+        vocab_size: of the model.
+
+    Raises:
+        UsageError: the file is damaged, or a token is none of the vocabulary.
+    """
+    file = Path(path) / "generation_config.json"
+    if not file.is_file():
+        file = Path(path) / "config.json"
+    try:
+        tokens = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise _problem(f"{file} is damaged or cut short ({error})", "Download that file again.") from None
+    listed = tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
+    wrong = [one for one in listed if type(one) is not int or not 0 <= one < vocab_size]
+    if wrong:
+        problem = f"{file} has the eos_token_id {wrong[0]!r}, and the model has the tokens 0 to {vocab_size - 1}"
+        raise _problem(problem, "Correct eos_token_id.")
+
+
 def is_lfs_pointer(file: Path) -> bool:
     """Whether Git has left its pointer in place of a large file."""
     if file.suffix not in (".json", ".safetensors", ".model", ".txt", ".jinja", ".bin") or not file.is_file():

@@ -179,6 +179,7 @@ def _check_weights(args: Any) -> None:
     """The tensors in the model directory against its configuration."""
     from openrlhf_sfpo.megatron.checkpoint_files import check_tokenizer_files
     from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.model_directory import check_stop_tokens
     from openrlhf_sfpo.megatron.weight_check import check_weights
 
     path, is_deepspeed = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
@@ -190,6 +191,7 @@ def _check_weights(args: Any) -> None:
         if is_deepspeed:  # transformers knows more architectures, and checks them itself
             return
         raise
+    check_stop_tokens(path, model.vocab_size)
     for notice in check_weights(path, model):
         print(notice, file=sys.stderr)
     if not is_deepspeed:
