@@ -113,7 +113,11 @@ def test_the_same_layout_continues_to_the_bit(ranks: RankPool, tmp_path: Path) -
 def checkpoint(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A checkpoint of two ranks, and what they held."""
     directory = tmp_path_factory.mktemp("checkpoint")
-    path = str(make_model(directory / "model", "qwen3", True))
+    model = make_model(directory / "model", "qwen3", True)
+    for name in ("additional_chat_templates/tools.jinja", "tokenizer.model.v3", "adapter_config.json", "README.md"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("{}")
+    path = str(model)
     target = directory / "global_step2"
     before = run(ranks, "TP1PP2DP1", checkpoint_jobs.train_and_save, path, make_samples(12), str(target))
     return target, before["held"]
@@ -239,9 +243,13 @@ def test_export_without_anything_else(checkpoint: tuple[Path, dict[str, Any]], t
     assert done.returncode == 0, done.stderr
     assert "the model of step 2" in done.stdout
     assert done.stderr == ""
-    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "hf").iterdir()}
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "hf").iterdir() if path.is_file()}
     assert set(modes.values()) == {"0o640"}, modes
     assert (tmp_path / "hf").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "hf" / "additional_chat_templates" / "tools.jinja").is_file()
+    assert (tmp_path / "hf" / "tokenizer.model.v3").is_file()
+    assert not (tmp_path / "hf" / "adapter_config.json").exists()
+    assert not (tmp_path / "hf" / "README.md").exists()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")
     assert model.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     for name, parameter in model.named_parameters():

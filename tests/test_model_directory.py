@@ -311,6 +311,12 @@ def test_weights_that_do_not_fit_are_named_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
+def test_no_setting_is_advised_that_would_not_make_all_weights_fit(llama: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        check(edit(llama, lambda tensors: tensors.update({HEAD: torch.zeros(140, 48)})))
+    assert "set vocab_size" not in str(refused.value)
+
+
 def test_a_shard_that_is_missing_is_still_to_be_downloaded(llama: Path) -> None:
     (llama / split(llama)[GATE]).unlink()
     with pytest.raises(NotThere, match=r"of-00002\.safetensors is missing"):
