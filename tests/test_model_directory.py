@@ -571,6 +571,13 @@ def test_paths_that_are_no_directories(tmp_path: Path, llama: Path) -> None:
         check_model_directory(llama)
 
 
+def test_files_that_nothing_reads_may_be_pointers_or_broken_links(llama: Path) -> None:
+    make_files(llama, {"pytorch_model.bin": LFS, "tf_model.h5": LFS, "consolidated.safetensors": LFS})
+    split(llama)
+    (llama / "README.md").symlink_to("nowhere")
+    assert check(llama) == []
+
+
 def test_plan_needs_no_more_than_config_json(llama: Path) -> None:
     (llama / "model.safetensors").unlink()
     make_files(llama, {"pytorch_model.bin": ""})

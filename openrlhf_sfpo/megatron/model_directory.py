@@ -2,6 +2,7 @@
 converted, merged or downloaded first. Looks at file names and at small files only, and imports nothing heavy."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -45,16 +46,16 @@ def check_model_directory(path: str | Path, needs_weights: bool = True, bin_file
         names = {entry.name for entry in path.iterdir()}
     except OSError as error:
         raise _problem(f"{path} cannot be read ({error.strerror})", "Give a directory that you may read.") from None
-    broken = sorted(name for name in names if (path / name).is_symlink() and not (path / name).exists())
+    used = _used(names)
+    broken = [name for name in used if (path / name).is_symlink() and not (path / name).exists()]
     if broken:
         raise _problem(f"{some(broken)} in {path} links to a file that does not exist", "Download the model again.")
-    pointers = sorted(name for name in names if is_lfs_pointer(path / name))
+    pointers = [name for name in used if _is_lfs_pointer(path / name)]
     if pointers:
         kind = "is a Git LFS pointer and not the file itself"
         if len(pointers) > 1:
             kind = "are Git LFS pointers and not the files themselves"
-        problem = f"{some(pointers)} in {path} {kind}"
-        raise _problem(problem, "Run git lfs pull there.")
+        raise _problem(f"{some(pointers)} in {path} {kind}", "Run git lfs pull there.")
     if "config.json" in names and not needs_weights:
         return
     if SINGLE not in names and INDEX not in names:
@@ -100,16 +101,26 @@ def check_stop_tokens(path: str | Path, vocab_size: int) -> None:
     wrong = [one for one in listed if type(one) is not int or not 0 <= one < vocab_size]
     if wrong:
         problem = f"{file} has the eos_token_id {wrong[0]!r}, and the model has the tokens 0 to {vocab_size - 1}"
-        raise _problem(problem, "Correct eos_token_id.")
+        raise _problem(problem, "Set eos_token_id to tokens of the model.")
 
 
-def is_lfs_pointer(file: Path) -> bool:
+def _used(names: set[str]) -> list[str]:
+    """The files that actor, engines or tokenizer read; people who clone a repository often leave out the others."""
+    endings = (".json", ".jinja", ".model", ".safetensors")
+    if SINGLE not in names and INDEX not in names:
+        endings = (*endings, ".bin", ".gguf", ".pth")
+    elsewhere = ("consolidated", "adapter_model")
+    return sorted(name for name in names if name.endswith(endings) and not name.startswith(elsewhere))
+
+
+def _is_lfs_pointer(file: Path) -> bool:
     """Whether Git has left its pointer in place of a large file."""
-    if file.suffix not in (".json", ".safetensors", ".model", ".txt", ".jinja", ".bin") or not file.is_file():
+    if not file.is_file() or file.stat().st_size > 1024:
         return False
-    if file.stat().st_size > 1024:
+    try:
+        return file.read_bytes().startswith(_LFS)
+    except OSError:  # its reader reports that
         return False
-    return file.read_bytes().startswith(_LFS)
 
 
 def some(names: list[str], count: int = 3) -> str:
@@ -260,7 +271,7 @@ def _other_frameworks(path: Path, names: set[str]) -> _Found:
 def _deeper(path: Path, names: set[str]) -> _Found:
     if "config.json" in names:
         return None
-    found = sorted(name for name in names if (path / name / "config.json").is_file())
+    found = sorted(name for name in names if os.path.isfile(path / name / "config.json"))  # False where it may not look
     if not found:
         return None
     return f"{path} has no config.json, but directories that have one ({some(found)})", "Give one of them."
