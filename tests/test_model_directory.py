@@ -519,8 +519,9 @@ FORMATS: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "trainer output",
         {"checkpoint-50/config.json": "{}", "checkpoint-100/config.json": "{}"},
-        ["no config.json, but", "checkpoint-100, checkpoint-50", "Give one of them"],
+        ["several in directories (checkpoint-100, checkpoint-50)", "Give one of them"],
     ),
+    ("one level up", {"Qwen/config.json": "{}", "notes.txt": ""}, ["but Qwen in it does", "/Qwen."]),
     (
         "hub cache",
         {"refs/main": "abc", "blobs/1": "", "snapshots/abc/config.json": "{}", "snapshots/zzz/config.json": "{}"},

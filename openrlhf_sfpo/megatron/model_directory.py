@@ -274,7 +274,9 @@ def _deeper(path: Path, names: set[str]) -> _Found:
     found = sorted(name for name in names if os.path.isfile(path / name / "config.json"))  # False where it may not look
     if not found:
         return None
-    return f"{path} has no config.json, but directories that have one ({some(found)})", "Give one of them."
+    if len(found) == 1:
+        return f"{path} holds no model itself, but {found[0]} in it does", f"Give {path / found[0]}."
+    return f"{path} holds no model itself, but several in directories ({some(found)})", "Give one of them."
 
 
 def _unfinished(path: Path, names: set[str]) -> _Found:
