@@ -220,4 +220,6 @@ def _equal(reader: CheckpointReader, first: str, second: str) -> bool:
 
 
 def _is_zero(reader: CheckpointReader, name: str) -> bool:
+    if reader.headers[name].dtype not in DTYPES:
+        return False
     return not any(reader(name, rows, None).any() for rows in _slices(reader, name))
