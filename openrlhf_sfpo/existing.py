@@ -77,6 +77,9 @@ def _check(args: Any) -> None:
             f"is megatron, which needs OpenRLHF {', '.join(_MEGATRON_VERSIONS)}, and {found} is installed.",
             "Use deepspeed, or install that version.",
         )
+    from openrlhf_sfpo.orchestration.preflight import check_model
+
+    check_model(args)
 
 
 @contextmanager

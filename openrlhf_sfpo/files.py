@@ -50,6 +50,14 @@ def write_whole(path: Path, content: bytes) -> Path:
     return path
 
 
+def set_usual_mode(file: Path) -> None:
+    """Give a file that a library has made for its owner only the mode that the umask gives to new files."""
+    probe = file.with_name(f".{file.name}.mode{os.getpid()}")
+    probe.touch()
+    file.chmod(probe.stat().st_mode & 0o777)
+    probe.unlink()
+
+
 @contextmanager
 def locked(flag: str, directory: Path, who: str = "run") -> Iterator[None]:
     """Make a directory and hold it for this process, however the process ends.

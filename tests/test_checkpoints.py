@@ -28,6 +28,7 @@ from openrlhf_sfpo.checkpoints.directory import (
     seal,
     verify,
 )
+from openrlhf_sfpo.cli import export as export_command
 
 
 def run(ranks: RankPool, name: str, job: Any, *args: Any, **settings: Any) -> dict[str, Any]:
@@ -112,7 +113,11 @@ def test_the_same_layout_continues_to_the_bit(ranks: RankPool, tmp_path: Path) -
 def checkpoint(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A checkpoint of two ranks, and what they held."""
     directory = tmp_path_factory.mktemp("checkpoint")
-    path = str(make_model(directory / "model", "qwen3", True))
+    model = make_model(directory / "model", "qwen3", True)
+    for name in ("additional_chat_templates/tools.jinja", "tokenizer.model.v3", "adapter_config.json", "README.md"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("{}")
+    path = str(model)
     target = directory / "global_step2"
     before = run(ranks, "TP1PP2DP1", checkpoint_jobs.train_and_save, path, make_samples(12), str(target))
     return target, before["held"]
@@ -234,9 +239,17 @@ def read_with_megatron(place: str) -> dict[str, torch.Tensor]:
 def test_export_without_anything_else(checkpoint: tuple[Path, dict[str, Any]], tmp_path: Path, dtype: str) -> None:
     place, held = checkpoint
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "export", str(place.parent), str(tmp_path / "hf")]
-    done = subprocess.run([*command, "--dtype", dtype], capture_output=True, text=True)
+    done = subprocess.run([*command, "--dtype", dtype], capture_output=True, text=True, umask=0o027)
     assert done.returncode == 0, done.stderr
     assert "the model of step 2" in done.stdout
+    assert done.stderr == ""
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "hf").iterdir() if path.is_file()}
+    assert set(modes.values()) == {"0o640"}, modes
+    assert (tmp_path / "hf").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "hf" / "additional_chat_templates" / "tools.jinja").is_file()
+    assert (tmp_path / "hf" / "tokenizer.model.v3").is_file()
+    assert not (tmp_path / "hf" / "adapter_config.json").exists()
+    assert not (tmp_path / "hf" / "README.md").exists()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")
     assert model.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     for name, parameter in model.named_parameters():
@@ -244,6 +257,43 @@ def test_export_without_anything_else(checkpoint: tuple[Path, dict[str, Any]], t
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
+
+
+# What is given, the files that make it such, words of the message.
+NO_CHECKPOINTS: list[tuple[str, list[str], list[str]]] = [
+    (
+        "run/hf",
+        ["run/hf/config.json", "run/hf/model.safetensors"],
+        ["run/hf is a Hugging Face model directory already"],
+    ),
+    ("global_step2/model", ["global_step2/manifest.json", "global_step2/model/config.json"], ["Give", "global_step2."]),
+    ("run", ["run/config.yaml", "run/hf/config.json"], ["holds no checkpoint", "its final model", "run/hf."]),
+    ("run", ["run/config.yaml"], ["is a run directory without a checkpoint", "--ckpt.save_steps"]),
+    ("run", ["run/checkpoints/_actor/global_step4/common.pt"], ["holds no checkpoint that is whole"]),
+    (
+        "run",
+        ["run/checkpoints/_actor/global_step4/mp_rank_00_model_states.pt"],
+        ["backend deepspeed", "--ckpt.save_hf"],
+    ),
+    ("global_step4", ["global_step4/common.pt"], ["has no manifest.json, so it was never finished"]),
+    ("runs", ["runs/a/checkpoints/_actor/x", "runs/b/checkpoints/_actor/x"], ["2 directories", "such as", "runs/a."]),
+    ("elsewhere", ["elsewhere/notes.txt"], ["is neither a checkpoint nor a run directory"]),
+    ("file", ["file"], ["is not a directory"]),
+]
+
+
+@pytest.mark.parametrize(("given", "files", "expected"), NO_CHECKPOINTS)
+def test_export_says_what_a_directory_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, files: list[str], expected: list[str]
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    assert export_command.main([str(tmp_path / given), str(tmp_path / "out")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("openrlhf-sfpo export: error: CHECKPOINT: ")
+    assert not [part for part in expected if part not in line], line
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_refuses_what_is_not_whole(checkpoint: tuple[Path, Any], tmp_path: Path) -> None:

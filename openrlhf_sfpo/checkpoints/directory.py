@@ -30,7 +30,11 @@ _REGULAR, _BEST = "global_step", "best_global_step"
 
 
 class CheckpointRefused(Exception):
-    """A checkpoint cannot be used; the message says why and names the file."""
+    """A checkpoint cannot be used; the message says why and names the file, and `fix` what to do."""
+
+    def __init__(self, problem: str, fix: str = "Give a checkpoint that is whole.") -> None:
+        super().__init__(problem)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,50 @@ def find_checkpoint(path: Path, refused: Callable[[str], None] = lambda reason: 
     """The checkpoint that a user means by a path: itself, or the newest whole one in a run directory or --ckpt.path.
 
     Raises:
-        CheckpointRefused: there is none, or it is not whole.
+        CheckpointRefused: there is none, or it is not whole; the message says what the path is, if that is known.
     """
     for place in (path, path / PLACE, path / "checkpoints" / PLACE):
         found = newest_whole(place, refused)
         if found is not None:
             return found
+    if not (path / MANIFEST).is_file():
+        raise CheckpointRefused(*_what_it_is(path))
     checkpoint = open_checkpoint(path)
     verify(checkpoint)
     return checkpoint
+
+
+def _what_it_is(path: Path) -> tuple[str, str]:
+    """What a directory without a manifest is, and what to give instead."""
+    if (path / "config.json").is_file() and [*path.glob("*.safetensors"), *path.glob("*.bin")]:
+        return (
+            f"{path} is a Hugging Face model directory already",
+            "Load it with transformers or vLLM; nothing to export.",
+        )
+    if (path.parent / MANIFEST).is_file():
+        return f"{path} is only a part of a checkpoint", f"Give {path.parent}."
+    inside = [one for place in (path, path / PLACE, path / "checkpoints" / PLACE) for one in _directories(place)]
+    if any(_is_of_deepspeed(one) for one in [path, *inside]):
+        fix = "Use --ckpt.save_hf in the run, or DeepSpeed's zero_to_fp32.py in the checkpoint."
+        return f"{path} has checkpoints of --actor.backend deepspeed, which are not read here", fix
+    if path.name.startswith((_REGULAR, _BEST)):
+        return f"{path} has no {MANIFEST}, so it was never finished", "Give a checkpoint that is whole."
+    if inside:
+        return f"{path} holds no checkpoint that is whole", "Give another run directory."
+    model = path / "hf"
+    if (model / "config.json").is_file():
+        fix = "Load that with transformers or vLLM; nothing to export."
+        return f"{path} holds no checkpoint, but its final model as the Hugging Face directory {model}", fix
+    if (path / "config.yaml").is_file():
+        return f"{path} is a run directory without a checkpoint", "--ckpt.save_steps N makes a run write some."
+    runs = sorted(one.name for one in path.iterdir() if (one / "checkpoints" / PLACE).is_dir())
+    if runs:
+        return f"{path} holds {len(runs)} directories with checkpoints", f"Give one of them, such as {path / runs[0]}."
+    return f"{path} is neither a checkpoint nor a run directory", "Give one of the two."
+
+
+def _is_of_deepspeed(path: Path) -> bool:
+    return any(path.glob("mp_rank_*")) or (path / "zero_to_fp32.py").is_file()
 
 
 def sha256(file: Path) -> str:

@@ -1,5 +1,6 @@
 """The model in a checkpoint as a Hugging Face directory, without a GPU and without starting anything."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,5 +40,8 @@ def stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
         kind, _, name = key.partition("/")
         if kind == WEIGHTS and isinstance(entry, TensorStorageMetadata):
             tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
-            dcp.load({key: tensor}, storage_reader=reader, no_dist=True)
+            with warnings.catch_warnings():
+                # Asked for one process, torch warns at every tensor that it assumes one process.
+                warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+                dcp.load({key: tensor}, storage_reader=reader, no_dist=True)
             yield name, tensor

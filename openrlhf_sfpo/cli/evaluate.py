@@ -123,12 +123,36 @@ def _model(path: str) -> str:
         raise UsageError("MODEL", "is empty.", "Give a Hugging Face model directory.")
     directory = Path(path)
     if (directory / "hf" / "config.json").is_file():
-        return str(directory / "hf")
-    if directory.is_dir() and not (directory / "config.json").is_file():
+        directory = directory / "hf"
+    if directory.is_dir():
+        _check_directory(directory)
+    if (directory / "config.json").is_file():
+        return str(directory)
+    if directory.is_dir():
         raise UsageError("MODEL", f"{path} holds no model (no config.json).", "Give a Hugging Face model directory.")
     if not directory.exists() and (path.startswith(("/", ".")) or path.count("/") > 1):
         raise UsageError("MODEL", f"{path} does not exist.", "Give a Hugging Face model directory.")
     return path
+
+
+def _check_directory(directory: Path) -> None:
+    """Say what a directory is that is no model; and have vLLM load no weights that do not fit config.json."""
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.model_directory import check_model_directory
+
+    try:
+        check_model_directory(directory, needs_weights=False)
+        if not list(directory.glob("model*.safetensors*")):
+            return
+        from openrlhf_sfpo.megatron.weight_check import check_weights
+
+        try:
+            model = ModelConfig.from_pretrained(directory)
+        except UsageError:  # an architecture that only vLLM knows, and checks itself
+            return
+        check_weights(directory, model)
+    except UsageError as error:
+        raise UsageError("MODEL", error.problem, error.fix) from None
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -37,11 +37,13 @@ def _export(args: argparse.Namespace) -> int:
     if args.out.exists() and any(args.out.iterdir()):
         raise UsageError("OUT", f"{args.out} is not empty.", "Choose another directory.")
     if not args.checkpoint.is_dir():
-        raise UsageError("CHECKPOINT", f"{args.checkpoint} is no directory.", "Give a checkpoint or a run directory.")
+        raise UsageError(
+            "CHECKPOINT", f"{args.checkpoint} is not a directory.", "Give a checkpoint or a run directory."
+        )
     try:
         checkpoint = find_checkpoint(args.checkpoint, lambda reason: print(f"left out: {reason}", file=sys.stderr))
     except CheckpointRefused as reason:
-        raise UsageError("CHECKPOINT", f"{reason}.", "Give one that is whole.") from None
+        raise UsageError("CHECKPOINT", f"{reason}.", reason.fix) from None
     from openrlhf_sfpo.checkpoints.export import export
 
     dtype = export(checkpoint, args.out, args.dtype)

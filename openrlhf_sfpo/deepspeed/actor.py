@@ -3,6 +3,7 @@ trainer, and with what a machine without GPUs needs."""
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from openrlhf.trainer.ray.launcher import ReferenceModelActor
 
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.deepspeed import cpu
+from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
 from openrlhf_sfpo.deepspeed.trainer import SlowFastActorTrainer
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.undecorated import undecorated
@@ -92,7 +94,17 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
     def save_checkpoint(self, tag: str, client_states: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """As OpenRLHF's, with the gate's state among the client states."""
         states = {**(client_states or {}), _STATE: self.trainer.sfpo.state_dict()}
+        make_savable(self.strategy._unwrap_model(self.actor))
         super().save_checkpoint(tag, states, **kwargs)
+        if self.save_hf_ckpt and self._rank == 0:
+            set_modes(Path(self.strategy.args.ckpt.path) / f"{tag}_hf")
+
+    def save_model(self) -> None:
+        """As OpenRLHF's, with a generation config that can be saved, and files that not only their owner may read."""
+        make_savable(self.strategy._unwrap_model(self.actor))
+        super().save_model()
+        if self._rank == 0:
+            set_modes(Path(self.strategy.args.ckpt.output_dir))
 
     def execute_batch(self, method_name: str, *args: Any) -> list[Any]:
         if method_name == "forward":

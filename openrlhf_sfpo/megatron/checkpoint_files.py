@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,64 +15,133 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from openrlhf_sfpo.errors import NotThere, UsageError
+from openrlhf_sfpo.files import set_usual_mode
 from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
+from openrlhf_sfpo.megatron.model_directory import INDEX, SINGLE, some
+from openrlhf_sfpo.megatron.model_files import copy_model_files
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _SHARD_BYTES = 5 * 10**9
 
 
-def tensor_files(path: str | Path) -> dict[str, Path]:
-    """Which file of the model directory holds which tensor.
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of a tensor.
+
+    Attributes:
+        file: that holds it.
+        shape: its shape.
+        dtype: as safetensors names it: F32, BF16, F16, I8, F8_E4M3, ...
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def tensor_headers(path: str | Path) -> dict[str, Header]:
+    """Every tensor in the model directory's safetensors files. Reads headers only.
 
     Raises:
-        UsageError: there are no safetensors, or one that the index names is missing or damaged.
+        UsageError: there are no safetensors, a file is missing or damaged, the index and the files disagree, or
+            transformers, vLLM and the actor would read different files.
     """
     path = Path(path)
-    if (path / _INDEX).is_file():
-        try:
-            weight_map = json.loads((path / _INDEX).read_text())["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                MODEL_FLAG, f"{path / _INDEX} is damaged or cut short ({error!r}).", "Download that file again."
-            ) from None
-        files = {name: path / file for name, file in weight_map.items()}
-        for file in sorted(set(files.values())):
-            with _open(file):
-                pass
-        return files
-    if (path / _SINGLE).is_file():
-        with _open(path / _SINGLE) as opened:
-            return dict.fromkeys(opened.keys(), path / _SINGLE)
-    raise NotThere(
-        MODEL_FLAG,
-        f"{path} has neither {_SINGLE} nor {_INDEX}.",
-        f"Download the model (hf download NAME --local-dir {path}); the actor reads safetensors: convert other formats "
-        "with save_pretrained of transformers.",
-    )
+    index = _read_index(path)
+    files = sorted({*index.values()}) if index is not None else [SINGLE]
+    if index is None and not (path / SINGLE).is_file():
+        raise NotThere(
+            MODEL_FLAG,
+            f"{path} has neither {SINGLE} nor {INDEX}.",
+            f"Download the model (hf download NAME --local-dir {path}); the actor reads safetensors: convert other "
+            "formats with save_pretrained of transformers.",
+        )
+    _check_one_set(path, files, index is not None)
+    found: dict[str, Header] = {}
+    for file in files:
+        with _open(path / file) as opened:
+            for name in opened.keys():  # noqa: SIM118, it is no mapping
+                part = opened.get_slice(name)
+                if name in found:
+                    problem = f"{name} is in both {found[name].file.name} and {file} of {path}."
+                    raise UsageError(MODEL_FLAG, problem, "Download the whole model again.")
+                found[name] = Header(path / file, tuple(part.get_shape()), part.get_dtype())
+    _check_index(path, index or {}, found)
+    return found
 
 
-def check_complete(path: str | Path, names: Iterable[str]) -> None:
-    """Check that the model directory holds every tensor in `names` and a tokenizer, reading headers only.
+def _read_index(path: Path) -> dict[str, str] | None:
+    """The index's weight map; None without an index."""
+    file = path / INDEX
+    if not file.is_file():
+        return None
+    try:
+        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        if not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError("its weight_map does not name files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            MODEL_FLAG, f"{file} is damaged or cut short ({error!r}).", "Download that file again."
+        ) from None
+    for name in weight_map.values():
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            problem = f"{file} names {name!r}, which is no safetensors file in that directory."
+            raise UsageError(MODEL_FLAG, problem, "Download the model's safetensors and their index.")
+    return weight_map
+
+
+def _check_one_set(path: Path, files: list[str], has_index: bool) -> None:
+    """transformers prefers model.safetensors, and vLLM without an index reads every safetensors file."""
+    if has_index and SINGLE not in files and (path / SINGLE).is_file():
+        raise UsageError(
+            MODEL_FLAG,
+            f"{path} holds two sets of weights, {SINGLE} and the files that {INDEX} names.",
+            "Remove the one that is not the model (transformers would read the first, vLLM the second).",
+        )
+    others = sorted(file.name for file in path.glob("*.safetensors") if file.name not in files)
+    if others and not has_index:
+        raise UsageError(
+            MODEL_FLAG,
+            f"{path} holds {some(others)} next to {SINGLE}, and vLLM would load all of them.",
+            "Move what does not belong to the model elsewhere.",
+        )
+
+
+def _check_index(path: Path, index: dict[str, str], found: dict[str, Header]) -> None:
+    absent = sorted(name for name in index if name not in found)
+    if absent:
+        problem = f"{path / INDEX} lists {some(absent)}, and none of its files holds that."
+        raise UsageError(MODEL_FLAG, problem, "Download the whole model again.")
+    moved = sorted(name for name, file in index.items() if found[name].file.name != file)
+    if moved:
+        one = moved[0]
+        more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
+        raise UsageError(
+            MODEL_FLAG,
+            f"{path / INDEX} says that {one} is in {index[one]}, and it is in {found[one].file.name}{more}.",
+            "The index is of another version of the model: download the whole model again.",
+        )
+
+
+def check_tokenizer_files(path: str | Path) -> None:
+    """Check that the model directory holds a tokenizer.
 
     Raises:
-        UsageError: naming what is missing or damaged.
+        UsageError: it does not.
     """
     path = Path(path)
-    present = tensor_files(path)
-    missing = [name for name in names if name not in present]
-    if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise UsageError(MODEL_FLAG, f"{path} lacks the tensors {shown}.", "Download the whole model again.")
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise NotThere(MODEL_FLAG, f"{path} has no tokenizer.", "Add tokenizer.json (and tokenizer_config.json) to it.")
 
 
 class CheckpointReader:
-    """Reads parts of tensors from the safetensors files of a model directory."""
+    """Reads parts of tensors from the safetensors files of a model directory.
+
+    Attributes:
+        headers: what the files hold.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self._files = tensor_files(path)
+        self.headers = tensor_headers(path)
         self._opened: dict[Path, Any] = {}
         self._stack = ExitStack()
 
@@ -85,9 +155,9 @@ class CheckpointReader:
 
     def __call__(self, name: str, rows: slice | None, columns: slice | None) -> torch.Tensor:
         """The given rows and columns of tensor `name`; only those bytes are read."""
-        if name not in self._files:
+        if name not in self.headers:
             raise UsageError(MODEL_FLAG, f"the checkpoint lacks the tensor {name}.", "Download the whole model again.")
-        file = self._files[name]
+        file = self.headers[name].file
         if file not in self._opened:
             self._opened[file] = self._stack.enter_context(_open(file))
         part = self._opened[file].get_slice(name)
@@ -113,34 +183,33 @@ def save_model_directory(
     part = target.with_name(f".{target.name}.part{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    copy_model_files(source, part)
-    config = json.loads((source / "config.json").read_text())
-    config.pop("torch_dtype", None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    _write_shards(part, weights)
-    if not target.exists():
-        part.rename(target)
-        return
+    try:
+        copy_model_files(source, part)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        config.pop("torch_dtype", None)
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _write_shards(part, weights)
+        if target.exists():
+            _move_into(part, target)
+        else:
+            part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _move_into(part: Path, target: Path) -> None:
+    """Replace what is in `target` by what is in `part`, and remove weights that were there before."""
     written = {file.name for file in part.iterdir()}
     for name in written:
+        if (target / name).is_dir():
+            shutil.rmtree(target / name)
         os.replace(part / name, target / name)
     part.rmdir()
-    for file in [*target.glob("model*.safetensors"), target / _INDEX]:
+    for file in [*target.glob("model*.safetensors"), target / INDEX]:
         if file.name not in written:
             file.unlink(missing_ok=True)
-
-
-def copy_model_files(source: Path, target: Path) -> list[str]:
-    """Copy the configuration and the tokenizer of a Hugging Face directory into another one; return the names."""
-    files = [
-        file
-        for file in sorted(source.iterdir())
-        if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and file.name != _INDEX
-    ]
-    for file in files:
-        shutil.copy(file, target / file.name)
-    return [file.name for file in files]
 
 
 def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -149,7 +218,9 @@ def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) 
     total = size = 0
 
     def flush() -> None:
-        save_file(pending, directory / f"part-{len(shards):05d}.safetensors", metadata={"format": "pt"})
+        file = directory / f"part-{len(shards):05d}.safetensors"
+        save_file(pending, file, metadata={"format": "pt"})
+        set_usual_mode(file)
         shards.append(list(pending))
         pending.clear()
 
@@ -163,7 +234,7 @@ def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) 
         total += nbytes
     flush()
     if len(shards) == 1:
-        (directory / "part-00000.safetensors").rename(directory / _SINGLE)
+        (directory / "part-00000.safetensors").rename(directory / SINGLE)
         return
     weight_map = {}
     for index, names in enumerate(shards):
@@ -171,7 +242,7 @@ def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) 
         (directory / f"part-{index:05d}.safetensors").rename(directory / file)
         weight_map.update(dict.fromkeys(names, file))
     index_json = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / _INDEX).write_text(json.dumps(index_json, indent=2) + "\n")
+    (directory / INDEX).write_text(json.dumps(index_json, indent=2) + "\n")
 
 
 def _open(file: Path) -> Any:
@@ -180,6 +251,8 @@ def _open(file: Path) -> Any:
         raise NotThere(MODEL_FLAG, f"{file} is missing.", "Download the whole model again.")
     try:
         return safe_open(file, framework="pt")
+    except OSError as error:
+        raise UsageError(MODEL_FLAG, f"{file} cannot be read ({error}).", "Change its permissions.") from None
     except SafetensorError as error:
         raise UsageError(
             MODEL_FLAG, f"{file} is damaged or cut short ({error}).", "Download that file again."

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from openrlhf_sfpo.checkpoints.directory import COMMON, MODEL, describe, part_of, seal
 from openrlhf_sfpo.files import write_whole
-from openrlhf_sfpo.megatron.checkpoint_files import copy_model_files
+from openrlhf_sfpo.megatron.model_files import copy_model_files
 from openrlhf_sfpo.random_numbers import rng_state
 
 _FULL = 32 * 2**20  # bytes that are left when no more of a piece fits

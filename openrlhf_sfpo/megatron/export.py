@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from openrlhf_sfpo.megatron.checkpoint_files import CheckpointReader
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.weight_check import check_headers, shapes_of
 from openrlhf_sfpo.megatron.weights import Entry, buckets, tied_copy
 
 
@@ -63,17 +64,14 @@ class WeightExchange:
         """Fill this rank's parameters from a Hugging Face directory, reading only the slices that it needs.
 
         Raises:
-            UsageError: a tensor is missing, damaged, or has another shape than config.json says.
+            UsageError: a tensor is missing, damaged, or has another shape or dtype than the model needs.
         """
         with CheckpointReader(path) as reader:
+            check_headers(path, reader.headers, shapes_of(self._entries.values()))
             for entry in self._entries.values():
                 value = entry.converter.read(reader, self._tp_rank, self.layout.tp)
                 parameter = self._parameter(entry)
-                if value.shape != parameter.shape:
-                    raise ValueError(
-                        f"{', '.join(entry.converter.names)} in {path}: got {tuple(value.shape)} for this rank, "
-                        f"but config.json asks for {tuple(parameter.shape)}."
-                    )
+                assert value.shape == parameter.shape, f"{entry.parameter}: {value.shape} for {parameter.shape}"
                 parameter.copy_(value)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from openrlhf_sfpo.orchestration.undecorated import undecorated
-from openrlhf_sfpo.rollout.environment import cpu_environment, executor
+from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.staleness import stamp
 from openrlhf_sfpo.tasks.rewards import CheckedReward
@@ -61,6 +61,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         self._lacks_weights = self._updating = False
         self._updates: int | None = None  # behind the weights; unknown unless the policy says it
         kwargs["dtype"] = engine_dtype
+        kwargs.update(HUGGING_FACE_FILES)
         # Always asked for: every step compares them with the actor's own.
         kwargs.update(logprobs_mode="processed_logprobs", max_logprobs=1)
         if device == "cpu":

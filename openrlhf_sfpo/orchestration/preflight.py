@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import math
+import sys
 from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,7 @@ def _steps(flat: argparse.Namespace, given: Container[str], probe: bool = True) 
     yield partial(_check_writable, args, probe)
     yield partial(resume.check_continues, vars(flat))
     yield partial(places.check_free, vars(flat))
+    yield partial(_check_model_directory, args)
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
 
@@ -164,18 +166,47 @@ def _check_layout(args: Any) -> None:
     model.check_sequence_length(args.data.max_len)
 
 
-def _check_weights(args: Any) -> None:
-    """The model directory's files against its configuration."""
-    from openrlhf_sfpo.megatron.checkpoint_files import check_complete
-    from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.megatron.weights import weight_plan
+def check_model(args: Any) -> None:
+    """Check the model directory alone: its format, and its weights against config.json.
 
-    if args.actor.backend == "deepspeed":
+    Raises:
+        UsageError: for the first thing that is wrong.
+    """
+    _check_model_directory(args)
+    _check_weights(args)
+
+
+def _check_model_directory(args: Any) -> None:
+    """Whether the model is a directory in a format that actor and engines read alike."""
+    from openrlhf_sfpo.megatron.model_directory import check_model_directory
+
+    path, through_transformers = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
+    if through_transformers and not Path(path).exists():  # a name on the Hugging Face Hub
         return
-    path = args.actor.model_name_or_path
-    plan = weight_plan(ModelConfig.from_pretrained(path), Layout())
-    check_complete(path, [name for entry in plan for name in entry.converter.names])
+    check_model_directory(path, bin_files=through_transformers)
+
+
+def _check_weights(args: Any) -> None:
+    """The tensors in the model directory against its configuration."""
+    from openrlhf_sfpo.megatron.checkpoint_files import check_tokenizer_files
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.model_directory import check_stop_tokens
+    from openrlhf_sfpo.megatron.weight_check import check_weights
+
+    path, is_deepspeed = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
+    if is_deepspeed and not list(Path(path).glob("model*.safetensors*")):  # a name on the Hub, or pickles
+        return
+    try:
+        model = ModelConfig.from_pretrained(path)
+    except UsageError:
+        if is_deepspeed:  # transformers knows more architectures, and checks them itself
+            return
+        raise
+    check_stop_tokens(path, model.vocab_size)
+    for notice in check_weights(path, model):
+        print(notice, file=sys.stderr)
+    if not is_deepspeed:
+        check_tokenizer_files(path)
 
 
 def _check_dataset(args: Any, flag: str, spec: str) -> None:

@@ -1,12 +1,15 @@
 """From a command line of `openrlhf-sfpo train` to what is planned."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.checks import check_values
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.model_directory import INDEX, SINGLE, check_model_directory
+from openrlhf_sfpo.megatron.weight_check import check_weights
 from openrlhf_sfpo.orchestration.devices import settle
 from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.plan.setup import Setup, setup_of
@@ -22,13 +25,20 @@ def settled(flat: argparse.Namespace) -> Any:
 
 
 def model_at(path: str | Path) -> ModelConfig:
-    """The model whose directory or config.json this is.
+    """The model whose directory or config.json this is. Weights that are in the directory must fit.
 
     Raises:
-        UsageError: it is neither, or a model that is not supported.
+        UsageError: it is neither, or a model that is not supported, or its weights do not fit.
     """
     path = Path(path)
-    return ModelConfig.from_pretrained(path.parent if path.name == "config.json" and path.is_file() else path)
+    if path.name == "config.json" and path.is_file():
+        return ModelConfig.from_pretrained(path.parent)
+    check_model_directory(path, needs_weights=False)
+    model = ModelConfig.from_pretrained(path)
+    if (path / SINGLE).exists() or (path / INDEX).exists():
+        with suppress(NotThere):  # shards that are still to be downloaded
+            check_weights(path, model)
+    return model
 
 
 def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = True) -> Setup:

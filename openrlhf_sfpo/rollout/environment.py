@@ -1,8 +1,13 @@
-"""Environment of a process that runs vLLM on CPU: vLLM takes its CPU settings from there and nowhere else."""
+"""What a vLLM engine is told before it starts: which files to read, and on CPU the settings of its process, which vLLM
+takes from the environment and nowhere else."""
 
 from typing import Any
 
 from openrlhf_sfpo.cpus import usable_cpus
+
+# Where a directory also has consolidated.safetensors, as Mistral's have, vLLM would read these, params.json and another
+# tokenizer in place of the files that the actor reads.
+HUGGING_FACE_FILES = {"load_format": "hf", "config_format": "hf", "tokenizer_mode": "hf"}
 
 
 def cpu_environment(eager: bool) -> dict[str, str]:

@@ -28,6 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.files import set_usual_mode
 
 FORMAT = "openrlhf_sfpo.rollouts.1"
 
@@ -95,6 +96,7 @@ def save_rollouts(directory: str | Path, number: int, records: list[RolloutRecor
     }
     part = path.with_suffix(f".part{os.getpid()}")
     save_file(tensors, part, metadata={"format": FORMAT, **{key: json.dumps(value) for key, value in texts.items()}})
+    set_usual_mode(part)
     part.rename(path)
     return path
 

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from openrlhf_sfpo.rollout.environment import cpu_environment, executor
+from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def sample(
         seed=sampling.seed,
         tensor_parallel_size=engine.tensor_parallel_size,
         max_model_len=max(map(len, prompts)) + sampling.max_new_tokens,
+        **HUGGING_FACE_FILES,
         **options,
     )
     outputs = llm.generate(

@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from openrlhf_sfpo.files import set_usual_mode
+
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The GGUF file names <|im_start|> as the end of a text, at which nothing would ever stop.
 _TOKENS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
@@ -37,6 +39,8 @@ def make(directory: str | Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
     tokenizer.add_special_tokens(_TOKENS)
     tokenizer.save_pretrained(part)
+    for file in part.glob("*.safetensors"):
+        set_usual_mode(file)
     directory.parent.mkdir(parents=True, exist_ok=True)
     part.rename(directory)
     return directory

@@ -1,0 +1,37 @@
+"""What transformers' `save_pretrained` needs so that the model of a run is saved, and that others may read it."""
+
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.files import set_usual_mode
+
+
+def make_savable(model: Any) -> None:
+    """Mend a generation config that transformers loads but refuses to save.
+
+    Many published models set temperature or top_p without do_sample. If that is not all, only the special tokens stay.
+
+    Args:
+        model: a transformers model; changed in place.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None or _is_valid(config):
+        return
+    config.do_sample = True
+    if not _is_valid(config):
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = type(config)(**{name: getattr(config, name) for name in names})
+
+
+def set_modes(directory: Path) -> None:
+    """Give the weights in a saved directory the mode of other new files: safetensors writes for the owner only."""
+    for file in directory.glob("*.safetensors"):
+        set_usual_mode(file)
+
+
+def _is_valid(config: Any) -> bool:
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return False
+    return True

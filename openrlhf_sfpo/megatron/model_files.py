@@ -1,0 +1,59 @@
+"""The files of a Hugging Face model directory that go with every copy of the model: all but weights, what indexes them,
+and what is about the source's own training."""
+
+import json
+import shutil
+from pathlib import Path
+
+_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".vocab", ".bpe")
+_PREFIXES = ("tokenizer.model", "license", "notice", "use_policy")  # tokenizer.model.v3, LICENSE, USE_POLICY.md
+_DIRECTORIES = ("additional_chat_templates",)
+_LEFT_OUT = (
+    "adapter_config.json",  # transformers would load the model that it names
+    "params.json",  # Mistral's and Meta's own formats
+    "hf_quant_config.json",
+    "quant_config.json",
+    "quantize_config.json",
+    "trainer_state.json",
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+    "requirements.txt",
+)
+
+
+def copy_model_files(source: Path, target: Path) -> list[str]:
+    """Copy configuration, tokenizer, chat templates and licence of a Hugging Face directory into another one, and code
+    if the configuration or the tokenizer uses it. The copies have the usual mode of new files. A model card stays
+    behind: it describes another model.
+
+    Returns:
+        The files' names in `target`.
+    """
+    files = [file for file in sorted(source.iterdir()) if file.is_file() and _belongs(file)]
+    if any(_uses_code(file) for file in files):
+        files += sorted(source.glob("*.py"))
+    for name in _DIRECTORIES:
+        files += sorted(file for file in (source / name).rglob("*") if file.is_file())
+    names = [str(file.relative_to(source)) for file in files]
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+    return names
+
+
+def _belongs(file: Path) -> bool:
+    name = file.name.lower()
+    if name.startswith(".") or name.endswith(".index.json") or name in _LEFT_OUT:
+        return False
+    return name.endswith(_SUFFIXES) or name.startswith(_PREFIXES)
+
+
+def _uses_code(file: Path) -> bool:
+    """Whether a configuration names classes in the directory's Python files."""
+    if not file.name.endswith("config.json"):
+        return False
+    try:
+        return "auto_map" in json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        return False
