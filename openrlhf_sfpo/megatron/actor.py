@@ -74,12 +74,7 @@ class MegatronActor:
         self.settings = settings = dataclasses.replace(settings, layer_spec=layer_spec, attention=attention)
         with cpu.device_scope():
             start_distributed(layout, settings.device == "cuda", timedelta(seconds=settings.timeout))
-            layout.check(
-                dist.get_world_size(),
-                self.model_config.num_layers,
-                self.model_config.num_heads,
-                self.model_config.num_kv_heads,
-            )
+            layout.check(dist.get_world_size(), self.model_config)
             self._build(train)
 
     def on_progress(self, report: Callable[[], None]) -> None:

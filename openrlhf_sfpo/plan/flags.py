@@ -11,6 +11,7 @@ from openrlhf_sfpo.megatron.model_config import ModelConfig
 from openrlhf_sfpo.orchestration.devices import settle
 from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.plan.setup import Setup, setup_of
+from openrlhf_sfpo.rollout.engine_limits import check_engine
 
 
 def settled(flat: argparse.Namespace) -> Any:
@@ -49,6 +50,9 @@ def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = 
     check_sfpo(section(SFPOConfig, args.sfpo))
     check_numbers(args)
     model.check_sequence_length(args.data.max_len)
+    if not args.rollout.replay_dir:
+        on_cpu = args.megatron.device == "cpu"
+        check_engine(model, args.data.max_len, args.vllm.tensor_parallel_size, on_cpu)
     setup = setup_of(args, model)
     if checks_layout:
         setup.check()
