@@ -65,8 +65,9 @@ def check_numbers(args: Any) -> None:
     for flag, value in (
         ("--train.max_restarts", args.train.max_restarts),
         ("--train.grace_seconds", args.train.grace_seconds),
+        ("--train.max_log_prob_diff", args.train.max_log_prob_diff),
     ):
-        if value < 0:
+        if value is not None and not value >= 0:
             raise UsageError(flag, f"is {value:g}.", "Use 0 or more.")
 
 

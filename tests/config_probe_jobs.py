@@ -62,19 +62,22 @@ def of_engine(path: str, sequences: list[list[int]], max_len: int) -> list[torch
         use_tqdm=False,
     )
     return [
-        torch.tensor([entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], tokens[1:], strict=True)])
+        torch.tensor(
+            [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], tokens[1:], strict=True)]
+        )
         for output, tokens in zip(outputs, sequences, strict=True)
     ]
 
 
 def engine_main() -> None:
-    """Read a JSON object from stdin: paths, sequences, max_len, and where to write. Torch-save a list of log-probabilities or texts."""
+    """Read a job from stdin, a JSON object: paths, sequences, the max_lens of the models, and the output file. It gets
+    what `of_engine` returns for each model, or a text that says why it does not."""
     job: dict[str, Any] = json.load(sys.stdin)
     found: list[Any] = []
-    for path in job["paths"]:
+    for path, max_len in zip(job["paths"], job["max_lens"], strict=True):
         try:
-            found.append(of_engine(path, job["sequences"], job["max_len"]))
-        except BaseException as error:
+            found.append(of_engine(path, job["sequences"], max_len))
+        except Exception as error:
             found.append(f"{type(error).__name__}: {error}")
         torch.save(found, job["output"])
 

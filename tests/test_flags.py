@@ -290,7 +290,11 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     (
         "sliding window",
-        {"--actor.model_name_or_path": lambda t: edited_model(t, model_type="mistral", architectures=None, sliding_window=32)},
+        {
+            "--actor.model_name_or_path": lambda t: edited_model(
+                t, model_type="mistral", architectures=None, sliding_window=32
+            )
+        },
         ["--data.max_len", "sliding-window", "32 or less"],
     ),
     (

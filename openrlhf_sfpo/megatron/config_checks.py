@@ -10,7 +10,7 @@ from typing import Any
 from openrlhf_sfpo.checkpoints.hf_config import LENGTH_KEYS, MODEL_FLAG
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.refusals import is_one_of, refused
-from openrlhf_sfpo.megatron.rope_checks import ROPE_NEUTRAL, ROPE_SETTINGS, check_rope
+from openrlhf_sfpo.megatron.rope_checks import ROPE_NEUTRAL, ROPE_SETTINGS, check_rope, refuse_unreadable
 
 # vLLM's names for the class that it runs; anything else makes it another model, such as one that grades.
 ARCHITECTURES = {
@@ -151,6 +151,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
             "encoder_config",
             "head_dtype",
             "hidden_size_per_head",
+            "language_config",
             "linear_attn_config",
             "llama_4_scaling",
             "mamba_chunk_size",
@@ -187,23 +188,36 @@ _BY_NATURE = {
 _KV_HEADS = ("n_head_kv", "num_kv_heads", "multi_query_group_num", "num_attention_groups")
 
 
-def refuse_unsupported(raw: dict[str, Any], config: Any, where: str) -> None:
-    """Refuse what would be computed differently.
+def refuse_foreign(raw: dict[str, Any], where: str) -> None:
+    """Refuse settings of other architectures, before transformers makes anything of them.
 
     Args:
         raw: the content of config.json.
-        config: what transformers makes of it.
         where: names the file in errors.
 
     Raises:
         UsageError: naming the first such setting.
     """
     _check_architecture(raw, where)
-    _check_shapes(raw, config, where)
     for name, neutral in NEUTRAL.items():
         value = raw.get(name)
-        if value is not None and not is_one_of(value, neutral) and (config.model_type, name) not in _BY_NATURE:
+        if value is not None and not is_one_of(value, neutral) and (raw["model_type"], name) not in _BY_NATURE:
             raise refused(where, name, value, "which the Megatron actor does not support")
+    refuse_unreadable(raw, where)
+
+
+def refuse_unsupported(raw: dict[str, Any], config: Any, where: str) -> None:
+    """Refuse what would be computed differently.
+
+    Args:
+        raw: the content of config.json, which passed `refuse_foreign`.
+        config: what transformers makes of it.
+        where: names the file in errors.
+
+    Raises:
+        UsageError: naming the first such setting.
+    """
+    _check_shapes(raw, config, where)
     for name in _KV_HEADS:
         if raw.get(name) not in (None, config.num_key_value_heads):
             raise refused(where, name, raw[name], "which is not num_key_value_heads", "Remove it.")
@@ -225,14 +239,17 @@ def unread_settings(raw: dict[str, Any], config: Any) -> tuple[str, ...]:
     known |= set(GenerationConfig._get_default_generation_params())
     names = [name for name in raw if name not in known and not name.startswith("_")]
     rope = config.rope_parameters or {}
-    names += [name for name in rope if name not in ROPE_SETTINGS and name not in ROPE_NEUTRAL]
+    names += [name for name in rope if name not in {*ROPE_SETTINGS, *ROPE_NEUTRAL, *_NOTES}]
     values = {**rope, **raw}
     return tuple(sorted({name for name in names if values[name] not in (None, False, "", [], {})}))
 
 
 def _check_architecture(raw: dict[str, Any], where: str) -> None:
     found, expected = raw.get("architectures"), ARCHITECTURES[raw["model_type"]]
-    if found is None or found == []:
+    if not found and raw["model_type"] == "qwen3":
+        why = f"without which vLLM takes a qwen3 model for an embedding model. Write architectures ['{expected[0]}']."
+        raise UsageError(MODEL_FLAG, f"{where} lacks architectures,", why)
+    if not found:
         return
     names = found if isinstance(found, list) else [found]
     for name in names:

@@ -6,8 +6,7 @@ from typing import Any
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG, build_config, longest_sequence, read_config
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.megatron.config_checks import refuse_unsupported, unread_settings, window_of
-from openrlhf_sfpo.megatron.rope_checks import refuse_unreadable
+from openrlhf_sfpo.megatron.config_checks import refuse_foreign, refuse_unsupported, unread_settings, window_of
 
 # Hugging Face model_type -> (query/key/value projections have a bias, queries and keys are normalised)
 FAMILIES: dict[str, tuple[bool, bool]] = {
@@ -91,7 +90,7 @@ class ModelConfig:
         missing = [key for key in _REQUIRED if not isinstance(raw.get(key), int)]
         if missing:
             raise UsageError(MODEL_FLAG, f"{where} lacks {', '.join(missing)}.", "Download the file again.")
-        refuse_unreadable(raw, where)
+        refuse_foreign(raw, where)
         config = build_config(raw, where)
         refuse_unsupported(raw, config, where)
         qkv_bias, qk_norm = FAMILIES[family]
