@@ -116,6 +116,16 @@ class ModelConfig:
             unread=unread_settings(raw, config),
         )
 
+    @property
+    def warning(self) -> str | None:
+        """What the user should know about config.json, if anything."""
+        if not self.unread:
+            return None
+        return (
+            f"warning: config.json has settings that neither transformers nor vLLM reads for model_type {self.family!r}: "
+            f"{', '.join(self.unread)}. If the model depends on them, it is not computed as its authors meant it."
+        )
+
     def check_sequence_length(self, max_len: int) -> None:
         """Check that attention over `max_len` tokens means the same here as in transformers and vLLM.
 

@@ -123,6 +123,8 @@ class PolicyActor(MegatronModelActor):
         with self.pulse.busy("loading the model"):
             self._start(strategy, pretrain, max_steps, train=True)
             self._warn_of_divided_groups()
+            if self.actor.model_config.warning and self._rank == 0:
+                self.events.send("notice", text=self.actor.model_config.warning)
             self.actor.on_progress(self.pulse.tick)
             self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
             self._samples: list[Sample] = []
