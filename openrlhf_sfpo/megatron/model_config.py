@@ -122,8 +122,8 @@ class ModelConfig:
         if not self.unread:
             return None
         return (
-            f"warning: config.json has settings that neither transformers nor vLLM reads for model_type {self.family!r}: "
-            f"{', '.join(self.unread)}. If the model depends on them, it is not computed as its authors meant it."
+            f"warning: config.json has settings that neither transformers nor vLLM reads for model_type "
+            f"{self.family!r}: {', '.join(self.unread)}. If the model depends on them, it is not computed as its authors meant it."
         )
 
     def check_sequence_length(self, max_len: int) -> None:
