@@ -66,6 +66,8 @@ _NOTES = {
     "attn_implementation",
     "auto_map",
     "finetuned",
+    "is_decoder",
+    "is_llama_config",
     "model_name",
     "model_type",
     "name_or_path",
@@ -74,6 +76,7 @@ _NOTES = {
     "rope_theta",
     "tokenizer_class",
     "torch_dtype",
+    "transformers.js_config",
     "unsloth_fixed",
     "unsloth_version",
 }

@@ -123,7 +123,7 @@ class ModelConfig:
             return None
         return (
             f"warning: config.json has settings that neither transformers nor vLLM reads for model_type "
-            f"{self.family!r}: {', '.join(self.unread)}. If the model depends on them, it is not computed as its authors meant it."
+            f"{self.family!r}: {', '.join(self.unread)}. If the model depends on them, it is not computed as intended."
         )
 
     def check_sequence_length(self, max_len: int) -> None:

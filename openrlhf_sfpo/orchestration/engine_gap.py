@@ -114,7 +114,9 @@ def limit_of(args: Any) -> float | None:
     given = args.train.max_log_prob_diff
     if given is not None:
         return given or None
-    own = args.ds.param_dtype if args.actor.backend == "deepspeed" else args.megatron.param_dtype
+    own = args.megatron.param_dtype
+    if args.actor.backend == "deepspeed":
+        own = getattr(args.ds, "param_dtype", "bf16")  # not a flag of every OpenRLHF
     limit = _LIMIT_FP32 if own == "fp32" and args.run.engine_dtype == "float32" else _LIMIT
     temperature, top_p = args.rollout.temperature, args.rollout.top_p
     if not temperature > 0 or not 0 < top_p <= 1:
