@@ -228,6 +228,13 @@ class TrainConfig:
         "the weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
         "ranks) is then made for each rollout batch. The batch is recorded in both cases",
     )
+    max_log_prob_diff: float | None = _flag(
+        None,
+        "how far the engines' log-probabilities may be from the actor's, as a mean over the tokens of a run's first "
+        "batch, before the run stops instead of training on it; 0 means any distance. Default: 0.02 where both compute "
+        "in fp32 and 0.2 elsewhere, more at temperatures below 1 and with --rollout.top_p",
+        at_least(0),
+    )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ class NonFiniteBatch(RuntimeError):
     """A reward, loss or gradient norm is not a finite number, and the run was told to stop then."""
 
 
+class EngineMismatch(RuntimeError):
+    """The engines' log-probabilities of their own samples are not the actor's; the message says how far they are off
+    and what to look at. Raised before the update."""
+
+
 class StepHung(RuntimeError):
     """No rank made progress for too long; the message says where each of them is."""
 

@@ -134,7 +134,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data = root / "data.jsonl"
     data.write_text('{"input": "1 + 1", "label": "2"}\n')
     return {
-        "--actor.model_name_or_path": make_model(root / "model", "llama"),
+        # vLLM on CPU takes no attention heads smaller than 32.
+        "--actor.model_name_or_path": make_model(root / "model", "llama", hidden_size=128),
         "--actor.num_gpus_per_node": 2,
         "--vllm.num_engines": 1,
         "--data.prompt_dataset": data,
@@ -289,7 +290,11 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     (
         "sliding window",
-        {"--actor.model_name_or_path": lambda t: edited_model(t, model_type="mistral", sliding_window=32)},
+        {
+            "--actor.model_name_or_path": lambda t: edited_model(
+                t, model_type="mistral", architectures=None, sliding_window=32
+            )
+        },
         ["--data.max_len", "sliding-window", "32 or less"],
     ),
     (

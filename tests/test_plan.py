@@ -151,8 +151,9 @@ def model_of(name: str) -> ModelConfig:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A model directory with Qwen2.5-Math-7B's config.json and nothing else."""
-    return make_config(tmp_path, "Qwen2.5-Math-7B")
+    """A model directory with DeepSeek-R1-Distill-Qwen-7B's config.json (Qwen2.5-Math-7B's shapes, and 131072 positions)
+    and nothing else."""
+    return make_config(tmp_path, "DeepSeek-R1-Distill-Qwen-7B")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -311,7 +312,7 @@ def test_suggested_layouts_fit(name: str, gpus: int) -> None:
     assert found
     for plan in found:
         setup, model = plan.setup, plan.setup.model
-        setup.layout.check(setup.gpus, model.num_layers, model.num_heads, model.num_kv_heads)
+        setup.layout.check(setup.gpus, model)
         assert plan.fits
         assert setup.gpus + setup.engines.gpus == gpus
         assert setup.layout.tp <= 8

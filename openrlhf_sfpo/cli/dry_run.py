@@ -40,7 +40,10 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     if vars(flat)["actor.backend"] == "deepspeed":
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
         return 0
-    setup = planned(flat, model_at(vars(flat)["actor.model_name_or_path"]))
+    model = model_at(vars(flat)["actor.model_name_or_path"])
+    if model.warning:
+        print(model.warning)
+    setup = planned(flat, model)
     plan = make_plan(setup, GPU_MEMORY_GB)
     print(f"\n{placement_text(setup)}\n\n{as_text(plan)}")
     return 0 if plan.fits else 1

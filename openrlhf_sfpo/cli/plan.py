@@ -82,7 +82,10 @@ def _plan(words: list[str], gpus: int | None, memory: float, as_json: bool) -> i
     free = gpus is not None and not given & _LAYOUT_FLAGS
     if free:
         vars(flat)["vllm.num_engines"] = 1  # how many there are is part of what is looked for
-    setup = planned(flat, model_at(expanded("MODEL_DIR", words[0])), checks_layout=not free)
+    model = model_at(expanded("MODEL_DIR", words[0]))
+    if model.warning:
+        print(model.warning, file=sys.stderr)
+    setup = planned(flat, model, checks_layout=not free)
     found = suggestions(setup, gpus, memory) if gpus is not None else []
     plan = found[0] if free and found else None if free else make_plan(setup, memory)
     if as_json:

@@ -47,6 +47,7 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
         ppo_actor.ActorPPOTrainer = SlowFastActorTrainer
         super().init_model_from_pretrained(strategy, pretrain, max_steps, None if on_cpu else vllm_engines)
         self.trainer.on_stage = self._stage
+        self.trainer.on_notice = self._notice
         if _STATE in self.checkpoint_states:
             self.trainer.sfpo.load_state_dict(self.checkpoint_states[_STATE])
         if on_cpu and vllm_engines:
@@ -110,6 +111,10 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
         if method_name == "forward":
             self._stage("old log-probabilities")
         return super().execute_batch(method_name, *args)
+
+    def _notice(self, text: str) -> None:
+        if self._rank == 0:
+            self.events.send("notice", text=text)
 
     def _stage(self, text: str) -> None:
         if self._rank == 0:

@@ -14,6 +14,7 @@ from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 from openrlhf_sfpo.config import SFPOConfig, section
 from openrlhf_sfpo.deepspeed.zero import ZeroWeights
 from openrlhf_sfpo.orchestration.algorithm import build_update
+from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
 from openrlhf_sfpo.sfpo import Pass
 
 # OpenRLHF's names for what the algorithm reads.
@@ -36,15 +37,34 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._weights = ZeroWeights(self._engine)
         self._entropies = TokenMean()
         self._start_entropies = TokenMean()
+        self._gap_watch = GapWatch(strategy.args)
         self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
         self._watch_entropy(at_start=sfpo.gate_entropy == "start")
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
         """One update over the replay buffer. Returns OpenRLHF's metrics of the last pass and the `sfpo/*` ones."""
+        gap = self._engine_gap()
+        self._gap_watch.check(*gap)
+        notice = self._gap_watch.notice(*gap)
+        if notice:
+            self.on_notice(notice)
         runner = _PassRunner(self, lambda: ActorPPOTrainer.ppo_train(self, kl_ctl))
         _, metrics = self.sfpo.step(runner)
         metrics["rollout_log_prob_abs_diff"] = self._engine_difference()
         return {**runner.status, **{name: value for name, value in metrics.items() if value is not None}}
+
+    def _engine_gap(self) -> tuple[float, float]:
+        """Sum and number of the distances between the engine's log-probabilities and the actor's at theta_0; zeros
+        where the batch has older samples."""
+        gap = EngineGap()
+        infos = []
+        for item in self.replay_buffer.items:
+            infos.append({name: float(value) for name, value in item.info.items() if name == "staleness"})
+            if item.rollout_log_probs is not None:
+                gap.add(*(part[None] for part in (item.action_log_probs, item.rollout_log_probs, item.action_mask)))
+        total, tokens = self._weights.reduce(gap.sums.tolist(), "sum")
+        (stale,) = self._weights.reduce([float(not self._gap_watch.watches(infos))], "max")
+        return (0.0, 0.0) if stale else (total, tokens)
 
     def _engine_difference(self) -> float | None:
         """Mean of |log-probability of the engine - of the actor| at theta_0, if the engine told its own."""
@@ -83,6 +103,9 @@ class SlowFastActorTrainer(ActorPPOTrainer):
 
     def on_stage(self, text: str) -> None:
         """Called as a stage of the update begins; for progress display. Replaced by who wants to know."""
+
+    def on_notice(self, text: str) -> None:
+        """Called on every rank with what the user should read. Replaced likewise."""
 
 
 class TokenMean:

@@ -74,12 +74,7 @@ class MegatronActor:
         self.settings = settings = dataclasses.replace(settings, layer_spec=layer_spec, attention=attention)
         with cpu.device_scope():
             start_distributed(layout, settings.device == "cuda", timedelta(seconds=settings.timeout))
-            layout.check(
-                dist.get_world_size(),
-                self.model_config.num_layers,
-                self.model_config.num_heads,
-                self.model_config.num_kv_heads,
-            )
+            layout.check(dist.get_world_size(), self.model_config)
             self._build(train)
 
     def on_progress(self, report: Callable[[], None]) -> None:
@@ -147,14 +142,24 @@ class MegatronActor:
         """Note entropies of the policy at theta_0, fp32 [n]."""
         self._start_entropy += torch.tensor([entropies.sum(dtype=torch.float64).item(), len(entropies)])
 
+    def token_sums(self, sums: torch.Tensor) -> list[float]:
+        """Sums over all ranks of what the loss function added up on each, fp64 [n]; the same on every rank."""
+        return self.shards.reduce((sums.cpu() * speaks()).tolist(), "sum")
+
     def take_start_entropy(self) -> float | None:
         """Mean entropy (nats per token) in the `forward` calls since the last time, over all ranks; None without."""
-        total, tokens = self.shards.reduce((self._start_entropy * speaks()).tolist(), "sum")
+        total, tokens = self.token_sums(self._start_entropy)
         self._start_entropy.zero_()
         return total / tokens if tokens else None
 
     @_on_device
-    def update(self, samples: list[Sample], loss_function: LossFunction, sfpo: SlowFastUpdate) -> dict[str, Any]:
+    def update(
+        self,
+        samples: list[Sample],
+        loss_function: LossFunction,
+        sfpo: SlowFastUpdate,
+        before_first_step: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
         """One SFPO (or, with the gate closed, GRPO) update over a rollout batch.
 
         Args:
@@ -162,6 +167,8 @@ class MegatronActor:
                 optimizer step, `old_log_probs` may be left out: they are then those of the first forward pass.
             loss_function: loss of a micro-batch.
             sfpo: the algorithm and its state.
+            before_first_step: called on every rank when the losses of the first optimizer step are computed; what it
+                raises, on every rank, leaves the weights as they are.
 
         Returns:
             Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,
@@ -173,7 +180,8 @@ class MegatronActor:
             NonFiniteUpdate: a loss or a gradient norm is not finite, without `skip_nonfinite`.
         """
         with self._offload.present(changes=True):
-            return self._update(PassRunner(self, RolloutBatch(self, samples), loss_function), sfpo)
+            batch = RolloutBatch(self, samples)
+            return self._update(PassRunner(self, batch, loss_function, before_first_step), sfpo)
 
     def _update(self, runner: PassRunner, sfpo: SlowFastUpdate) -> dict[str, Any]:
         if self._before is None:

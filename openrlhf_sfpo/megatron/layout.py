@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.megatron.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Layout:
             distributed_timeout_minutes=minutes,
         )
 
-    def check(self, world_size: int, num_layers: int, num_heads: int, num_kv_heads: int, role: str = "actor") -> None:
+    def check(self, world_size: int, model: ModelConfig, role: str = "actor") -> None:
         """Check the layout against a number of ranks and a model. `role` names the flags: actor or ref.
 
         Raises:
@@ -95,14 +96,15 @@ class Layout:
         ):
             if value < 1:
                 raise UsageError(flag, f"is {value}.", "Use 1 or more.")
-        if num_kv_heads % self.tp or num_heads % self.tp:
-            fits = [n for n in range(1, num_kv_heads + 1) if num_kv_heads % n == 0 and num_heads % n == 0]
+        undivided = _undivided(model, self.tp)
+        if undivided:
+            fits = [size for size in range(1, model.num_kv_heads + 1) if not _undivided(model, size)]
             raise UsageError(
                 "--megatron.tensor_model_parallel_size",
-                f"is {self.tp}, which does not divide the model's {num_kv_heads} key/value heads "
-                f"and {num_heads} attention heads.",
+                f"is {self.tp}, which does not divide the model's {' and '.join(undivided)}.",
                 f"Use one of {fits}.",
             )
+        num_layers = model.num_layers
         if self.vpp > 1 and self.pp == 1:
             raise UsageError(
                 "--megatron.virtual_pipeline_model_parallel_size",
@@ -125,6 +127,20 @@ class Layout:
                 "one sequence together.",
                 f"Use a multiple of {self.block}, or other --megatron.*_parallel_size.",
             )
+
+
+def _undivided(model: ModelConfig, tp: int) -> list[str]:
+    """What of the model cannot be split evenly over `tp` ranks, as text."""
+    sizes = {
+        "attention heads": model.num_heads,
+        "key/value heads": model.num_kv_heads,
+        "MLP rows (intermediate_size)": model.ffn_hidden_size,
+    }
+    found = [f"{size} {what}" for what, size in sizes.items() if size % tp]
+    # The vocabulary is padded, at its end: every rank must hold some of it.
+    if (tp - 1) * -(-model.vocab_size // tp) >= model.vocab_size:
+        found.append(f"vocabulary of {model.vocab_size}")
+    return found
 
 
 def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> None:

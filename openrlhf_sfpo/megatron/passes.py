@@ -1,6 +1,7 @@
 """One pass of the SFPO update over a rollout batch: gradients, optimizer steps, metrics."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -42,13 +43,21 @@ class PassRunner:
         actor: a `MegatronActor`.
         batch: the rollouts.
         loss_function: loss of a micro-batch.
+        before_first_step: called on every rank when the first optimizer step's losses are computed, and before it.
 
     Raises:
         ValueError: samples without old log-probabilities, and a traversal has several optimizer steps.
     """
 
-    def __init__(self, actor: Any, batch: RolloutBatch, loss_function: LossFunction) -> None:
+    def __init__(
+        self,
+        actor: Any,
+        batch: RolloutBatch,
+        loss_function: LossFunction,
+        before_first_step: Callable[[], None] | None = None,
+    ) -> None:
         self._actor = actor
+        self._before_first_step = before_first_step
         self._batch = batch
         self._loss_function = loss_function
         self._notes = batch.lacks_old_log_probs
@@ -71,6 +80,9 @@ class PassRunner:
                 self._notes = False
             outputs = actor.compute_gradients(batches, loss_function, self._batch.norm(step))
             self._check_losses(outputs)
+            if self._before_first_step is not None:
+                self._before_first_step()
+                self._before_first_step = None
             totals.add(outputs)
             if index == 0:
                 if pass_.stage == "slow":

@@ -23,6 +23,7 @@ from openrlhf_sfpo.megatron.checkpoint_writer import CheckpointWriter, Saved
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.orchestration.algorithm import build_update, needs_old_log_probs
+from openrlhf_sfpo.orchestration.engine_gap import GapWatch
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 from openrlhf_sfpo.orchestration.nodes import divided_groups
@@ -122,10 +123,13 @@ class PolicyActor(MegatronModelActor):
         with self.pulse.busy("loading the model"):
             self._start(strategy, pretrain, max_steps, train=True)
             self._warn_of_divided_groups()
+            if self.actor.model_config.warning and self._rank == 0:
+                self.events.send("notice", text=self.actor.model_config.warning)
             self.actor.on_progress(self.pulse.tick)
             self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
             self._samples: list[Sample] = []
             self._infos: list[dict[str, float]] = []
+            self._gap_watch = GapWatch(self.args)
             self._writer = CheckpointWriter(self._on_saved)
             self._states = self._resume()
             self._connect(vllm_engines or [])
@@ -202,7 +206,16 @@ class PolicyActor(MegatronModelActor):
         """One update over the rollouts appended since the last. Returns metrics, the same on every rank."""
         samples, infos = self._samples, self._infos
         self._samples, self._infos = [], []
-        status = self.actor.update(samples, OpenRLHFLoss(self.args, kl_ctl), self.sfpo)
+        loss = OpenRLHFLoss(self.args, kl_ctl)
+        (stale,) = self.actor.shards.reduce([float(not self._gap_watch.watches(infos))], "max")
+
+        def gap() -> list[float]:
+            return [0.0, 0.0] if stale else self.actor.token_sums(loss.engine_gap.sums)
+
+        status = self.actor.update(samples, loss, self.sfpo, lambda: self._gap_watch.check(*gap()))
+        notice = self._gap_watch.notice(*gap())
+        if notice and self._rank == 0:
+            self.events.send("notice", text=notice)
         for ours, theirs in (("entropy", "entropy_loss"), ("clip_ratio", "ppo_clip_ratio")):
             if ours in status:
                 status[theirs] = status.pop(ours)

@@ -92,6 +92,13 @@ def start_ray(args: Any) -> str:
     return "cuda" if any(name.startswith("accelerator_type:") for name in resources) else "cpu"
 
 
+def runs_on_cpu(device: str) -> bool:
+    """Whether a run with this --megatron.device will be one without GPUs, as far as this machine knows."""
+    if device != "auto":
+        return device == "cpu"
+    return not os.environ.get("RAY_ADDRESS") and not has_cuda()
+
+
 def has_cuda() -> bool:
     """Whether this machine has a GPU."""
     import torch

@@ -8,6 +8,7 @@ from openrlhf.models.utils import compute_approx_kl
 
 from openrlhf_sfpo.megatron.batching import MicroBatch
 from openrlhf_sfpo.megatron.pipeline import LossNorm
+from openrlhf_sfpo.orchestration.engine_gap import EngineGap
 
 
 class OpenRLHFLoss:
@@ -19,12 +20,16 @@ class OpenRLHFLoss:
     Args:
         args: OpenRLHF's nested arguments.
         kl_coef: weight of the KL loss.
+
+    Attributes:
+        engine_gap: the engine's log-probabilities against the old ones, over the calls so far.
     """
 
     def __init__(self, args: Any, kl_coef: float) -> None:
         advantage = args.algo.advantage
         self._args = args
         self._kl_coef = kl_coef
+        self.engine_gap = EngineGap()
         self._policy_loss = PolicyLoss(
             clip_eps_low=args.actor.eps_clip_low_high[0],
             clip_eps_high=args.actor.eps_clip_low_high[1],
@@ -53,6 +58,7 @@ class OpenRLHFLoss:
             metrics.update(vllm_kl=vllm_kl, is_filter_ratio=filtered)
         if rollout is not None:
             metrics["rollout_log_prob_abs_diff"] = ((old - rollout).abs() * mask).sum() / count
+            self.engine_gap.add(old, rollout, mask)
         if self._args.algo.kl.use_loss and self._args.algo.kl.init_coef > 0:
             kl, metrics["logprobs_diff"] = self._kl(log_probs, batch)
             loss = loss + self._kl_coef * aggregate_loss(kl, mask, **totals)

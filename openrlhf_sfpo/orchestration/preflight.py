@@ -112,6 +112,7 @@ def _steps(flat: argparse.Namespace, given: Container[str], probe: bool = True) 
     yield partial(_check_model_directory, args)
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
+    yield partial(_check_engine, args)
 
 
 def _check_given(args: Any) -> None:
@@ -161,9 +162,21 @@ def _check_layout(args: Any) -> None:
     layout = Layout.of(args.megatron)
     for role in ("actor", "ref") if args.algo.kl.init_coef > 0 else ("actor",):
         group = getattr(args, role)
-        ranks = group.num_nodes * group.num_gpus_per_node
-        layout.check(ranks, model.num_layers, model.num_heads, model.num_kv_heads, role)
+        layout.check(group.num_nodes * group.num_gpus_per_node, model, role)
     model.check_sequence_length(args.data.max_len)
+
+
+def _check_engine(args: Any) -> None:
+    """The model's configuration against what vLLM can run."""
+    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.orchestration.devices import runs_on_cpu
+    from openrlhf_sfpo.rollout.engine_limits import EngineModel, check_engine
+
+    if args.rollout.replay_dir:
+        return
+    read = EngineModel.of_any_architecture if args.actor.backend == "deepspeed" else ModelConfig.from_pretrained
+    model = read(args.actor.model_name_or_path)
+    check_engine(model, args.data.max_len, args.vllm.tensor_parallel_size, runs_on_cpu(args.megatron.device))
 
 
 def check_model(args: Any) -> None:

@@ -45,6 +45,7 @@ _FREE = {
     "train.colocate_all",
     "train.colocate_critic_reward",
     "train.grace_seconds",
+    "train.max_log_prob_diff",
     "train.max_restarts",
     "train.max_tokens_per_gpu",
     "train.on_nonfinite",

@@ -13,6 +13,7 @@ from openrlhf_sfpo.megatron.weight_check import check_weights
 from openrlhf_sfpo.orchestration.devices import settle
 from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.plan.setup import Setup, setup_of
+from openrlhf_sfpo.rollout.engine_limits import check_engine
 
 
 def settled(flat: argparse.Namespace) -> Any:
@@ -57,6 +58,9 @@ def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = 
     args = settled(flat)
     check_values(args)
     model.check_sequence_length(args.data.max_len)
+    if not args.rollout.replay_dir:
+        on_cpu = args.megatron.device == "cpu"
+        check_engine(model, args.data.max_len, args.vllm.tensor_parallel_size, on_cpu)
     setup = setup_of(args, model)
     if checks_layout:
         setup.check()

@@ -170,8 +170,7 @@ class Setup:
         Raises:
             UsageError: naming the flag.
         """
-        model = self.model
-        self.layout.check(self.gpus, model.num_layers, model.num_heads, model.num_kv_heads)
+        self.layout.check(self.gpus, self.model)
 
 
 def setup_of(args: Any, model: ModelConfig) -> Setup:
