@@ -1,6 +1,7 @@
 """`openrlhf-sfpo train --dry-run`: everything about a run that can be known before anything is taken or written."""
 
 import argparse
+from typing import Any
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
 from openrlhf_sfpo.errors import UsageError
@@ -23,12 +24,14 @@ def dry_run(flat: argparse.Namespace) -> int:
     Raises:
         UsageError: a flag is wrong.
     """
-    from openrlhf_sfpo.orchestration import preflight
+    from openrlhf_sfpo.orchestration import preflight, run_data
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.text import as_text, placement_text
 
-    print(_to_do(preflight.still_to_do(flat)))
+    data = run_data.DataCheck(preflight.nested(flat), ahead=True)
+    print(_to_do(preflight.still_to_do(flat, data)))
+    _print_data(data)
     if vars(flat)["actor.backend"] == "deepspeed":
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
         return 0
@@ -36,6 +39,15 @@ def dry_run(flat: argparse.Namespace) -> int:
     plan = make_plan(setup, GPU_MEMORY_GB)
     print(f"\n{placement_text(setup)}\n\n{as_text(plan)}")
     return 0 if plan.fits else 1
+
+
+def _print_data(data: Any) -> None:
+    """A prompt as the model gets it, and what to know about the data."""
+    example = data.example()
+    if example:
+        print(f"\n{example}")
+    for line in data.warnings():
+        print(f"warning: {line}")
 
 
 def _to_do(errors: list[UsageError]) -> str:

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
             return dry_run.dry_run(flat)
         from openrlhf_sfpo.orchestration import preflight
 
-        preflight.check(flat)
+        for line in preflight.check(flat).warnings():
+            print(f"warning: {line}")
         with locked("--run.dir", Path(getattr(flat, "run.dir"))):
             return _run(flat, given)
     except UsageError as error:

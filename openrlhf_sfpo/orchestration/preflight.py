@@ -14,11 +14,11 @@ from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
-from openrlhf_sfpo.orchestration import hooks, resume
+from openrlhf_sfpo.orchestration import hooks, resume, run_data
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
-from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
 from openrlhf_sfpo.tasks.rewards import check_reward
+from openrlhf_sfpo.tasks.tokenizers import check_model_code
 
 
 def nested(flat: argparse.Namespace) -> SimpleNamespace:
@@ -59,26 +59,36 @@ def gpus_needed(args: Any) -> int:
     return actor + reference + engines
 
 
-def check(flat: argparse.Namespace) -> None:
-    """Check flags, OpenRLHF's version, model, layout, reward, data files and run directory; write nothing.
+def check(flat: argparse.Namespace) -> run_data.DataCheck:
+    """Check flags, OpenRLHF's version, model, layout, reward, data, tokenizer and run directory; write nothing.
+
+    Returns:
+        What was found out about the data.
 
     Raises:
         UsageError: for the first thing that is wrong.
     """
     args = nested(flat)
-    for step in _steps(args):
+    data = run_data.DataCheck(args)
+    for step in _steps(args, data):
         step()
+    return data
 
 
-def still_to_do(flat: argparse.Namespace) -> list[UsageError]:
+def still_to_do(flat: argparse.Namespace, data: run_data.DataCheck | None = None) -> list[UsageError]:
     """As `check`, for a command that is not run yet: what has to be there or made before it is, rather than an error
     for the first of it. Not even a probe is written.
+
+    Args:
+        flat: the flags.
+        data: finds out about the data; it was made for these flags, with `ahead`.
 
     Raises:
         UsageError: for the first flag that is wrong.
     """
     found: list[UsageError] = []
-    for step in _steps(nested(flat), probe=False):
+    args = nested(flat)
+    for step in _steps(args, data or run_data.DataCheck(args, ahead=True), probe=False):
         try:
             step()
         except UsageError as error:
@@ -88,17 +98,20 @@ def still_to_do(flat: argparse.Namespace) -> list[UsageError]:
     return found
 
 
-def _steps(args: Any, probe: bool = True) -> Iterator[partial[None]]:
+def _steps(args: Any, data: run_data.DataCheck, probe: bool = True) -> Iterator[partial[None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
     yield partial(_check_given, args)
     yield partial(check_flags, args)
     yield partial(_check_rewards, args)
-    for flag, spec in (("--data.prompt_dataset", args.data.prompt_dataset), ("--eval.dataset", args.eval.dataset)):
-        yield partial(_check_dataset, args, flag, spec or "")
+    yield partial(data.flags)
+    yield partial(data.rows, run_data.PROMPTS, args.data.prompt_dataset)
+    yield partial(data.rows, run_data.EVAL, args.eval.dataset)
     yield partial(check_run_directory, Path(args.run.dir), probe)
     yield partial(_check_places, args, probe)
+    yield partial(_check_code, args)
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
+    yield partial(data.tokenizer)  # loading it takes seconds
 
 
 def _check_given(args: Any) -> None:
@@ -167,11 +180,14 @@ def _check_weights(args: Any) -> None:
     check_complete(path, [name for entry in plan for name in entry.converter.names])
 
 
-def _check_dataset(args: Any, flag: str, spec: str) -> None:
-    """Data files are read to their ends; what reasoning-gym generates is generated later, in the run directory."""
-    files = [part for part in spec.split(",") if part and not part.strip().startswith(REASONING_GYM)]
-    if files:
-        resolve_dataset(flag, ",".join(files), args.data.input_key, args.data.label_key, Path())
+def _check_code(args: Any) -> None:
+    """No model runs code of its own unless a flag allows it."""
+    for flag, model in (
+        ("--actor.model_name_or_path", args.actor.model_name_or_path),
+        ("--ref.model_name_or_path", args.ref.model_name_or_path),
+    ):
+        if model:
+            check_model_code(flag, model, run_data.CODE_FLAG, args.actor.trust_remote_code)
 
 
 def check_run_directory(directory: Path, probe: bool = True) -> None:
@@ -212,7 +228,7 @@ def _default_of(flag: str) -> Any:
 
 
 def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
-    """Make the run directory, generate data sets into it, and fill in the defaults that depend on it.
+    """Make the run directory, write its data sets into it, and fill in the defaults that depend on it.
 
     Args:
         flat: the flags; changed in place.
@@ -233,23 +249,8 @@ def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
         if name not in given:
             values[name] = str(directory / place)
     Path(values["ckpt.path"]).mkdir(parents=True, exist_ok=True)
-    _resolve_datasets(values, directory / "data")
+    run_data.prepare(nested(flat), directory / "data")
     return directory
-
-
-def _resolve_datasets(values: dict[str, Any], directory: Path) -> None:
-    """Generate what reasoning-gym makes; evaluation sets keep clear of the training prompts."""
-    specs = [values[name] for name in ("data.prompt_dataset", "eval.dataset") if values[name]]
-    input_key, label_key = values["data.input_key"], values["data.label_key"]
-    if label_key is None and any(REASONING_GYM in spec for spec in specs):
-        values["data.label_key"] = label_key = "label"
-    train = resolve_dataset("--data.prompt_dataset", values["data.prompt_dataset"], input_key, label_key, directory)
-    values["data.prompt_dataset"] = train
-    if values["eval.dataset"]:
-        seen = prompts_of(train, input_key)
-        values["eval.dataset"] = resolve_dataset(
-            "--eval.dataset", values["eval.dataset"], input_key, label_key, directory, held_out_from=seen
-        )
 
 
 def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None) -> argparse.Namespace:
@@ -261,6 +262,7 @@ def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None)
     values = dict(vars(flat))
     values.pop("config", None)
     values["run.settings"] = json.dumps(resume.portable(values))  # what a checkpoint says of the run that wrote it
+    run_data.for_openrlhf(values)
     values["ckpt.resume_from"] = str(checkpoint.path) if checkpoint else None
     if values["actor.backend"] == "megatron":
         values["ckpt.load_enable"] = checkpoint is not None

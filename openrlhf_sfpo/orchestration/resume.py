@@ -22,6 +22,7 @@ _FREE = {
     "actor.num_gpus_per_node",
     "actor.gradient_checkpointing_enable",
     "actor.gradient_checkpointing_reentrant",
+    "actor.trust_remote_code",
     "megatron.tensor_model_parallel_size",
     "megatron.pipeline_model_parallel_size",
     "megatron.virtual_pipeline_model_parallel_size",

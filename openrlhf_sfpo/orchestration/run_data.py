@@ -1,0 +1,395 @@
+"""A run's data sets and its tokenizer: checked before the start, described in the dry run, written out for OpenRLHF."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.errors import NotThere, UsageError
+from openrlhf_sfpo.files import write_whole
+from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
+from openrlhf_sfpo.tasks import data, generated
+from openrlhf_sfpo.tasks.data import Fields, Sample, Scan
+from openrlhf_sfpo.tasks.labels import TEXT_REWARDS
+from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
+from openrlhf_sfpo.tasks.sources import REASONING_GYM, Source, sources_of
+from openrlhf_sfpo.tasks.tokenizers import check_chat_template, load_tokenizer
+
+PROMPTS, EVAL = "--data.prompt_dataset", "--eval.dataset"
+CODE_FLAG = "--actor.trust_remote_code"
+_MANIFEST = "prepared.json"
+# Of a data set that would have to be generated, so many problems are looked at before the run.
+_GENERATED = 16
+_PARSED_LABELS = 300
+_SHOWN = 300
+_PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
+def left_to_openrlhf(args: Any) -> bool:
+    """Whether OpenRLHF reads and renders the data itself: images, and data sets of ModelScope."""
+    return args.use_ms or args.data.max_images_per_prompt > 0
+
+
+def fields_of(args: Any, flag: str) -> Fields:
+    """What is read of a data set's rows; `flag` is PROMPTS or EVAL."""
+    reward = (args.reward.remote_url or "").split(",")[0]
+    own = args.train.agent_func_path or reward not in TEXT_REWARDS
+    generates = _generates(args.data.prompt_dataset, args.eval.dataset)
+    return Fields(
+        args.data.input_key,
+        args.data.label_key or ("label" if generates else None),
+        None if own else reward,
+        chat=args.data.apply_chat_template,
+        template=args.data.input_template is not None,
+        split=args.data.prompt_split if flag == PROMPTS else args.eval.split,
+    )
+
+
+def _generates(*specs: str | None) -> bool:
+    return any(REASONING_GYM in (spec or "") for spec in specs)
+
+
+@dataclass
+class _Found:
+    """A data set that was looked at."""
+
+    source: Source
+    scan: Scan
+    size: int
+
+
+class DataCheck:
+    """Checks of one run's data, in the order of what they cost; then what there is to say of it.
+
+    Args:
+        args: the flags, nested.
+        ahead: the run is not started yet, so that nothing is downloaded.
+    """
+
+    def __init__(self, args: Any, ahead: bool = False) -> None:
+        self._args, self._ahead = args, ahead
+        self._found: dict[str, list[_Found]] = {}
+        self._tokenizer: Any = None
+
+    def template(self) -> Template | None:
+        """--data.input_template, parsed."""
+        text = self._args.data.input_template
+        if text is None:
+            return None
+        if self._args.data.apply_chat_template and left_to_openrlhf(self._args):
+            raise UsageError(
+                "--data.input_template",
+                "is given with --data.apply_chat_template, and OpenRLHF takes one of them with images.",
+                "Drop one.",
+            )
+        return Template.parse("--data.input_template", text)
+
+    def flags(self) -> None:
+        """The template, the labels' field, and the directory that the data goes to."""
+        self.template()
+        fields = fields_of(self._args, PROMPTS)
+        if fields.reward is not None and fields.label is None:
+            raise UsageError(
+                "--data.label_key",
+                f"is not given, and the reward {fields.reward} grades by labels.",
+                "Name the field of the data that holds the answers.",
+            )
+        for mark in ",@":
+            if mark in str(Path(self._args.run.dir).absolute()):
+                raise UsageError(
+                    "--run.dir",
+                    f"{self._args.run.dir} has {mark!r} in its path, where OpenRLHF's data loader ends a path.",
+                    "Choose another directory.",
+                )
+
+    def rows(self, flag: str, spec: str) -> None:
+        """Every row of a flag's data sets; of generated ones the first few.
+
+        Raises:
+            UsageError: for the first row that is wrong.
+            NotThere: files that do not exist and, ahead of the run, data sets that will be downloaded.
+        """
+        if not spec:
+            return
+        fields, sources = fields_of(self._args, flag), sources_of(flag, spec)
+        if left_to_openrlhf(self._args):
+            return
+        found = self._found.setdefault(flag, [])
+        for source in sources:
+            if source.kind == "generated":
+                scan = data.scan(source, fields, first=_GENERATED)
+                found.append(_Found(source, scan, generated.size_of(flag, source.place)))
+            elif source.kind != "hub":
+                scan = data.scan(source, fields)
+                found.append(_Found(source, scan, scan.rows))
+        absent = [source.place for source in sources if source.kind == "hub"]
+        if absent and self._ahead:
+            raise NotThere(
+                flag,
+                f"{', '.join(absent)} will be downloaded from the Hugging Face hub, and its rows are not checked yet.",
+                "If this is meant to be a file, give its path with its suffix.",
+            )
+
+    def tokenizer(self) -> None:
+        """The tokenizer, and a rendered prompt of every kind that the data has.
+
+        Raises:
+            UsageError: it cannot be loaded, does not fit the model, or cannot render a prompt.
+        """
+        args = self._args
+        if self._ahead and not Path(args.actor.model_name_or_path).is_dir():
+            return  # a name on the hub
+        self._tokenizer = tokenizer_of(args)
+        for source, sample in self._kinds():
+            text = render(self.format(), source, sample)
+            if not encode(self._tokenizer, text):
+                raise UsageError(
+                    MODEL_FLAG,
+                    f"the tokenizer makes no token of {source.place}, {sample.where}.",
+                    "Download the model's tokenizer again.",
+                )
+
+    def format(self) -> PromptFormat:
+        """How prompts are rendered; after `tokenizer`."""
+        return PromptFormat(self.template(), self._args.data.apply_chat_template, self._tokenizer)
+
+    def _kinds(self) -> Iterator[tuple[Source, Sample]]:
+        """The first row of every data set, and a chat with each sequence of roles."""
+        for one in (one for found in self._found.values() for one in found):
+            for sample in [*one.scan.samples[:1], *one.scan.shapes.values()]:
+                yield one.source, sample
+
+    def example(self) -> str | None:
+        """The first training prompt as the model gets it, for the dry run; None if there is no data or tokenizer."""
+        found = self._found.get(PROMPTS)
+        if not found or self._tokenizer is None:
+            return None
+        source, sample = found[0].source, found[0].scan.samples[0]
+        text = render(self.format(), source, sample)
+        tokens = encode(self._tokenizer, text)
+        start = self._tokenizer.bos_token
+        if start is None:
+            begins = "this tokenizer has no start token"
+        else:
+            begins = f"{'begins' if tokens[0] == self._tokenizer.bos_token_id else 'does not begin'} with {start}"
+        label = f", label {json.dumps(sample.label, default=str, ensure_ascii=False)[:80]}" if sample.label else ""
+        shown = json.dumps(text[:_SHOWN], ensure_ascii=False) + (" ..." if len(text) > _SHOWN else "")
+        where = f"{Path(source.place).name}, {sample.where}"
+        return f"A prompt as the model gets it ({where}: {len(tokens)} tokens, {begins}{label}):\n  {shown}"
+
+    def warnings(self) -> list[str]:
+        """What to know about data that can be trained on all the same, a line each."""
+        lines: list[str] = []
+        template = self._args.data.input_template
+        if template and "\\n" in template:
+            lines.append(
+                "--data.input_template has a backslash and an n where a line break may be meant: write $'...\\n...' in "
+                "bash."
+            )
+        for one in (one for found in self._found.values() for one in found):
+            lines += [f"{one.source.place}: {line}" for line in self._warnings_of(one)]
+        return lines
+
+    def _warnings_of(self, found: _Found) -> Iterator[str]:
+        scan = found.scan
+        if scan.repeated and found.source.kind != "generated":
+            yield f"{scan.repeated:,} of {scan.rows:,} rows repeat the prompt of an earlier row."
+        if scan.contradicted:
+            yield f"{scan.contradicted:,} prompts come with different labels in different rows."
+        if scan.lists:
+            yield f"{scan.lists:,} labels are lists of several answers; the first of each is graded by."
+        yield from self._too_long(scan)
+        yield from self._unreadable(scan)
+
+    def _too_long(self, scan: Scan) -> Iterator[str]:
+        if self._tokenizer is None:
+            return
+        args, prompt_format = self._args, self.format()
+        limit = args.data.max_len - (args.rollout.max_new_tokens or 1)
+        lengths = [len(encode(self._tokenizer, prompt_format.render(sample.prompt))) for sample in scan.samples]
+        longer = sum(length > limit for length in lengths)
+        if longer:
+            yield (
+                f"{longer:,} of {len(lengths):,} prompts looked at have more than the {limit:,} tokens that "
+                f"--data.max_len {args.data.max_len} and the response leave (the longest {max(lengths):,}); they "
+                "lose their beginning."
+            )
+
+    def _unreadable(self, scan: Scan) -> Iterator[str]:
+        reward = fields_of(self._args, PROMPTS).reward
+        if reward not in ("math", "math_boxed"):
+            return
+        distinct = {sample.label: sample for sample in scan.samples if not _PLAIN_NUMBER.fullmatch(sample.label)}
+        looked_at = list(distinct.values())[:: max(1, -(-len(distinct) // _PARSED_LABELS))]
+        unreadable = [sample for sample in looked_at if not readable(sample.label)]
+        if unreadable:
+            first = unreadable[0]
+            yield (
+                f"{len(unreadable):,} of {len(looked_at):,} labels looked at are nothing that the reward {reward} can "
+                f"read as mathematics (first {first.where}: {first.label[:60]!r}); only the same text is right there."
+            )
+
+
+def readable(label: str) -> bool:
+    """Whether the math grader can read a label."""
+    try:
+        from openrlhf_sfpo.tasks.math_grader import readable as can_read
+    except ImportError:
+        from math_verify import parse
+
+        return bool(parse(f"${label}$"))
+    return can_read(label)
+
+
+def tokenizer_of(args: Any) -> Any:
+    """The actor's tokenizer, checked, with a chat template where one is asked for."""
+    model = args.actor.model_name_or_path
+    tokenizer = load_tokenizer(MODEL_FLAG, model, args.actor.trust_remote_code, not args.data.disable_fast_tokenizer)
+    if args.data.apply_chat_template:
+        check_chat_template(MODEL_FLAG, tokenizer, model, "--data.apply_chat_template")
+    return tokenizer
+
+
+def render(prompt_format: PromptFormat, source: Source, sample: Sample) -> str:
+    """A row's prompt as text; a chat template that refuses it is the row's fault."""
+    try:
+        return prompt_format.render(sample.prompt)
+    except Exception as error:  # templates raise what they like
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            source.flag,
+            f"{source.place}, {sample.where}: the model's chat template refuses it ({reason}).",
+            "Correct the messages, or the template.",
+        ) from None
+
+
+def prepare(args: Any, directory: Path) -> None:
+    """Write a run's data sets for OpenRLHF: prompts rendered, labels of one type.
+
+    Args:
+        args: the flags, nested.
+        directory: where the files go.
+
+    Raises:
+        UsageError: for the first row that is wrong, of downloaded data sets as well.
+    """
+    specs = [(flag, spec) for flag, spec in ((PROMPTS, args.data.prompt_dataset), (EVAL, args.eval.dataset)) if spec]
+    if left_to_openrlhf(args):
+        files = {flag.removeprefix("--"): _generated_only(args, flag, spec, directory) for flag, spec in specs}
+        _write_manifest(directory, {"rendered": False, "files": files})
+        return
+    check = DataCheck(args)
+    prompt_format = PromptFormat(check.template(), args.data.apply_chat_template, tokenizer_of(args))
+    seen: set[str] | None = set() if REASONING_GYM in (args.eval.dataset or "") else None
+    files = {flag.removeprefix("--"): _write(args, flag, spec, directory, prompt_format, seen) for flag, spec in specs}
+    _write_manifest(directory, {"rendered": True, "files": files})
+
+
+def _write(
+    args: Any, flag: str, spec: str, directory: Path, prompt_format: PromptFormat, seen: set[str] | None
+) -> dict[str, int]:
+    """Write the data sets of a flag; return the rows of each file.
+
+    Args:
+        seen: the training prompts, which are added here, and which generated evaluation problems keep clear of.
+    """
+    fields, sources = fields_of(args, flag), sources_of(flag, spec)
+    own: list[list[Any] | None] = [None] * len(sources)
+    if fields.reward is None and fields.label:
+        # Generated labels are text whatever the seed, and another pass would generate other problems without one.
+        own = data.own_labels([data.scan(s, fields, 1 if s.kind == "generated" else None) for s in sources])
+        own = [None if s.kind == "generated" else found for s, found in zip(sources, own, strict=True)]
+    written = {}
+    for index, source in enumerate(sources):
+        samples = data.samples_of(source, fields)
+        if flag == PROMPTS and seen is not None:
+            samples = _remembered(samples, seen)
+        elif source.kind == "generated" and seen is not None:
+            samples = _held_out(source, samples, seen)
+        path = directory / f"{flag.removeprefix('--')}_{index}.parquet"
+        written[path.name] = data.write_rendered(
+            samples,
+            lambda sample, source=source: render(prompt_format, source, sample),
+            path,
+            fields.label is not None,
+            own[index],
+        )
+    return written
+
+
+def _remembered(samples: Iterable[Sample], seen: set[str]) -> Iterator[Sample]:
+    for sample in samples:
+        if isinstance(sample.prompt, str):  # a chat is never a generated prompt
+            seen.add(sample.prompt)
+        yield sample
+
+
+def _held_out(source: Source, samples: Iterable[Sample], seen: set[str]) -> Iterator[Sample]:
+    """Generated evaluation problems that are no training prompts, each once: small problems come up again under every
+    seed."""
+    taken: set[str] = set()
+    for sample in samples:
+        prompt = str(sample.prompt)
+        if prompt not in taken and prompt not in seen:
+            taken.add(prompt)
+            yield sample
+    if not taken:
+        raise UsageError(
+            source.flag,
+            f"{source.place} has no problem that is not among the training prompts.",
+            "Choose a seed further from the training set's (reasoning-gym's problem i depends on seed + i), or options "
+            "that allow more problems.",
+        )
+
+
+def _generated_only(args: Any, flag: str, spec: str, directory: Path) -> list[str]:
+    """The data sets of a flag with generated ones written to files; OpenRLHF reads the others where they are."""
+    fields = fields_of(args, flag)
+    found = []
+    for index, source in enumerate(sources_of(flag, spec)):
+        if source.kind == "generated":
+            rows = [row for _, row in data.rows_of(source, fields)]
+            path = directory / f"{flag.removeprefix('--')}_{index}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            found.append(str(path))
+        else:
+            found.append(source.name)
+    return found
+
+
+def _write_manifest(directory: Path, content: dict[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(directory / _MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def for_openrlhf(values: dict[str, Any]) -> None:
+    """Point OpenRLHF's flags at what `prepare` wrote, in which prompts are rendered already.
+
+    Args:
+        values: the flags by dotted name, changed in place.
+    """
+    directory = Path(values["run.dir"]) / "data"
+    template = values["data.input_template"]
+    if template is not None:
+        values["data.input_template"] = Template.parse("--data.input_template", template).for_format()
+    if not (directory / _MANIFEST).is_file():
+        return
+    manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+    if not manifest["rendered"]:
+        values.update({name: ",".join(files) for name, files in manifest["files"].items()})
+        return
+    values.update({name: ",".join(str(directory / f) for f in files) for name, files in manifest["files"].items()})
+    values.update({"data.prompt_split": "train", "eval.split": "train"})
+    values.update({"data.input_key": "prompt", "data.input_template": None, "data.apply_chat_template": False})
+    labelled = values["data.label_key"] is not None or _generates(values["data.prompt_dataset"], values["eval.dataset"])
+    values["data.label_key"] = "label" if labelled else None
+
+
+def prepared_rows(run_directory: Path) -> int | None:
+    """Rows of the prepared training data, None if they are not known."""
+    path = run_directory / "data" / _MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rendered": False}
+    return sum(manifest["files"]["data.prompt_dataset"].values()) if manifest["rendered"] else None
