@@ -284,7 +284,8 @@ def prepare(args: Any, directory: Path) -> None:
     prompt_format = PromptFormat(check.template(), args.data.apply_chat_template, tokenizer_of(args))
     seen: set[str] | None = set() if REASONING_GYM in (args.eval.dataset or "") else None
     files = {flag.removeprefix("--"): _write(args, flag, spec, directory, prompt_format, seen) for flag, spec in specs}
-    _write_manifest(directory, {"rendered": True, "files": files})
+    label = fields_of(args, PROMPTS).label is not None
+    _write_manifest(directory, {"rendered": True, "label": label, "files": files})
 
 
 def _write(
@@ -384,8 +385,7 @@ def for_openrlhf(values: dict[str, Any]) -> None:
     values.update({name: ",".join(str(directory / f) for f in files) for name, files in manifest["files"].items()})
     values.update({"data.prompt_split": "train", "eval.split": "train"})
     values.update({"data.input_key": "prompt", "data.input_template": None, "data.apply_chat_template": False})
-    labelled = values["data.label_key"] is not None or _generates(values["data.prompt_dataset"], values["eval.dataset"])
-    values["data.label_key"] = "label" if labelled else None
+    values["data.label_key"] = "label" if manifest["label"] else None
 
 
 def prepared_rows(run_directory: Path) -> int | None:

@@ -195,13 +195,7 @@ def scan(source: Source, fields: Fields, first: int | None = None) -> Scan:
 
 def own_labels(scans: list[Scan]) -> list[list[Any]]:
     """The labels of several data sets as a reward of the user's own gets them: of one type, or all as text."""
-    import pyarrow as pa
-
     together = labels.uniform(list(itertools.chain.from_iterable(found.labels for found in scans)))
-    try:
-        pa.array(together)
-    except (pa.ArrowException, OverflowError):  # lists or objects whose parts differ in type, or numbers over 64 bits
-        together = labels.as_text(together)
     start, parts = 0, []
     for found in scans:
         parts.append(together[start : start + len(found.labels)])

@@ -7,6 +7,7 @@ labels are of one type, and text otherwise.
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -105,13 +106,14 @@ def label_problem(reward: str | None, value: Any) -> str | None:
 
 
 def uniform(values: Sequence[Any]) -> list[Any]:
-    """Labels for the user's own reward: as they are if one type holds them all, else all as text."""
-    kinds = {_kind(value) for value in values}
-    return list(values) if len(kinds) <= 1 else as_text(values)
+    """Labels for the user's own reward: as they are if one column of a table holds them all, else all as text (what is
+    no text as JSON)."""
+    import pyarrow as pa
 
-
-def as_text(values: Sequence[Any]) -> list[str]:
-    """Values of any type as text or, where they are none, as JSON."""
+    if len({_kind(value) for value in values}) <= 1:
+        with suppress(pa.ArrowException, OverflowError):  # parts that differ in type, or numbers over 64 bits
+            pa.array(values)
+            return list(values)
     return [value if isinstance(value, str) else json.dumps(value, default=str) for value in values]
 
 
