@@ -72,7 +72,7 @@ def test_files_and_counts(downloads: Path, tmp_path: Path, capsys: pytest.Captur
         "math500": "3",
         "aime24": "033",
         "aime25": "70",
-        "amc": "142.0",
+        "amc": "142",
         "minerva": r"\frac{1}{2}",
         "olympiad": "2",
     }

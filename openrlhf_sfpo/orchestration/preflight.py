@@ -14,6 +14,7 @@ from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
 from openrlhf_sfpo.orchestration import hooks, resume, run_data
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
@@ -182,12 +183,7 @@ def _check_weights(args: Any) -> None:
 
 def _check_code(args: Any) -> None:
     """No model runs code of its own unless a flag allows it."""
-    for flag, model in (
-        ("--actor.model_name_or_path", args.actor.model_name_or_path),
-        ("--ref.model_name_or_path", args.ref.model_name_or_path),
-    ):
-        if model:
-            check_model_code(flag, model, run_data.CODE_FLAG, args.actor.trust_remote_code)
+    check_model_code(MODEL_FLAG, args.actor.model_name_or_path, run_data.CODE_FLAG, args.actor.trust_remote_code)
 
 
 def check_run_directory(directory: Path, probe: bool = True) -> None:

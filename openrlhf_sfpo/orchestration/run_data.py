@@ -87,15 +87,8 @@ class DataCheck:
         return Template.parse("--data.input_template", text)
 
     def flags(self) -> None:
-        """The template, the labels' field, and the directory that the data goes to."""
+        """The template, and the directory that the data goes to."""
         self.template()
-        fields = fields_of(self._args, PROMPTS)
-        if fields.reward is not None and fields.label is None:
-            raise UsageError(
-                "--data.label_key",
-                f"is not given, and the reward {fields.reward} grades by labels.",
-                "Name the field of the data that holds the answers.",
-            )
         for mark in ",@":
             if mark in str(Path(self._args.run.dir).absolute()):
                 raise UsageError(
@@ -124,6 +117,12 @@ class DataCheck:
             elif source.kind != "hub":
                 scan = data.scan(source, fields)
                 found.append(_Found(source, scan, scan.rows))
+        if fields.reward is not None and fields.label is None:
+            raise UsageError(
+                "--data.label_key",
+                f"is not given, and the reward {fields.reward} grades by labels.",
+                "Name the field of the data that holds the answers.",
+            )
         absent = [source.place for source in sources if source.kind == "hub"]
         if absent and self._ahead:
             raise NotThere(

@@ -55,7 +55,7 @@ class Template:
             start, end = places[0]
             return cls(text[:start], text[end:])
         problem = "has no place for the prompt" if not places else f"has {len(places)} places for the prompt"
-        raise UsageError(flag, f"{text!r} {problem}.", "Put {} where the prompt goes, once.")
+        raise UsageError(flag, f"is {text!r}, which {problem}.", "Put {} where the problem goes.")
 
     def __call__(self, prompt: str) -> str:
         return f"{self.before}{prompt}{self.after}"
