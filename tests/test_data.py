@@ -460,7 +460,8 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
         {"prompt": "2+2=", "label": "4"},
         {"prompt": "2+2=", "label": "5"},
         {"prompt": "1" * 100, "label": ["1", "one"]},
-        {"prompt": "3+3=", "label": r"\text{one} half ??"},
+        {"prompt": "3+3=", "label": "??"},
+        {"prompt": "два 1", "label": "2"},
     ]
     data = lines(tmp_path / "a.jsonl", rows)
     flat = flags(data, data__input_template=r"Q:\n{}", data__max_len=64, rollout__max_new_tokens=32)
@@ -472,10 +473,12 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
     warnings = "\n".join(check.warnings())
     for expected in (
         "backslash and an n where a line break may be meant",
-        "1 of 4 rows repeat the prompt of an earlier row",
+        "1 of 5 rows repeat the prompt of an earlier row",
         "1 prompts come with different labels",
         "1 labels are lists of several answers",
-        "1 of 4 prompts looked at have more than the 32 tokens",
+        "1 of 5 prompts looked at have more than the 32 tokens",
+        "1 of 5 prompts looked at have characters that the tokenizer has no tokens for",
+        r"1 of 1 labels looked at are nothing that the reward math can read as mathematics (first line 4: ",
         "they lose their beginning",
     ):
         assert expected in warnings

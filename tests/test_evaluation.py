@@ -102,7 +102,11 @@ def test_problems_come_from_files_and_generators(tmp_path: Path) -> None:
         ([{"text": "q", "answer": "5"}], {}, "--input_key: {path}, line 1 has no 'prompt' or 'problem'"),
         ([{"problem": "q", "solution": "5"}], {}, "--label_key: {path}, line 1 has no 'label' or 'answer'"),
         ([{"problem": "q", "answer": []}], {}, "{path}, line 1: the label is an empty list."),
-        ([{"problem": ["q"], "answer": "5"}], {}, "--input_key: {path}, line 1: the prompt is a list, but not of chat messages."),
+        (
+            [{"problem": ["q"], "answer": "5"}],
+            {},
+            "--input_key: {path}, line 1: the prompt is a list, but not of chat messages.",
+        ),
         ([{"problem": "q", "answer": "5"}], {"input_key": "body"}, "has no 'body' (it has 'problem', 'answer')"),
         ([], {}, "{path} is empty."),
     ],

@@ -171,8 +171,12 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 703164
         (lambda d: edit(d / "tokenizer_config.json", eos_token=None), "has no end-of-sequence token"),
         (lambda d: edit(d / "config.json", vocab_size=60), "are beyond it ("),
         (
-            lambda d: edit(d / "tokenizer_config.json", extra_special_tokens=["<|tool|>"], vocab_size=1)
-            or edit(d / "config.json", vocab_size=len(json.loads((d / "tokenizer.json").read_text())["model"]["vocab"])),
+            lambda d: (
+                edit(d / "tokenizer_config.json", extra_special_tokens=["<|tool|>"], vocab_size=1)
+                or edit(
+                    d / "config.json", vocab_size=len(json.loads((d / "tokenizer.json").read_text())["model"]["vocab"])
+                )
+            ),
             "1 tokens of its tokenizer are beyond it ('<|tool|>' is",
         ),
     ],
@@ -188,6 +192,14 @@ def test_tokenizers_that_do_not_work_are_named(tmp_path: Path, break_it: Any, me
 
 def test_a_vocabulary_larger_than_the_tokenizer_is_fine(tmp_path: Path) -> None:
     assert tokenizers.load_tokenizer("--m", str(write_model(tmp_path, vocab_size=4096))).eos_token == "</s>"
+
+
+def test_tokens_that_only_the_tokenizers_class_adds_are_fine(tmp_path: Path) -> None:
+    model = write_model(tmp_path, model_type="qwen2")
+    words = len(json.loads((model / "tokenizer.json").read_text())["model"]["vocab"])
+    edit(model / "config.json", vocab_size=words)
+    loaded = tokenizers.load_tokenizer("--m", str(model))
+    assert len(loaded) > words, "its class has no token of its own any more"
 
 
 def test_a_model_without_a_tokenizer_is_to_be_completed(tmp_path: Path) -> None:

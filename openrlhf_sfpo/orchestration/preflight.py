@@ -245,8 +245,13 @@ def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
         if name not in given:
             values[name] = str(directory / place)
     Path(values["ckpt.path"]).mkdir(parents=True, exist_ok=True)
-    run_data.prepare(nested(flat), directory / "data")
+    _resolve_datasets(values, directory / "data")
     return directory
+
+
+def _resolve_datasets(values: dict[str, Any], directory: Path) -> None:
+    """Write the data sets that OpenRLHF will read. The flags stay as they were given."""
+    run_data.prepare(nested(argparse.Namespace(**values)), directory)
 
 
 def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
 from openrlhf_sfpo.tasks import data, generated
+from openrlhf_sfpo.tasks.answers import expected_text
 from openrlhf_sfpo.tasks.data import Fields, Sample, Scan
 from openrlhf_sfpo.tasks.labels import TEXT_REWARDS
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
@@ -24,6 +26,7 @@ _MANIFEST = "prepared.json"
 _GENERATED = 16
 _PARSED_LABELS = 300
 _SHOWN = 300
+_DECODED = 200
 _PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -173,9 +176,10 @@ class DataCheck:
             begins = "this tokenizer has no start token"
         else:
             begins = f"{'begins' if tokens[0] == self._tokenizer.bos_token_id else 'does not begin'} with {start}"
-        label = f", label {json.dumps(sample.label, default=str, ensure_ascii=False)[:80]}" if sample.label else ""
+        answer = expected_text(sample.label) if isinstance(sample.label, str) else sample.label
+        label = f", label {json.dumps(answer, default=str, ensure_ascii=False)[:80]}" if answer is not None else ""
         shown = json.dumps(text[:_SHOWN], ensure_ascii=False) + (" ..." if len(text) > _SHOWN else "")
-        where = f"{Path(source.place).name}, {sample.where}"
+        where = f"{Path(source.place.partition('?')[0]).name}, {sample.where}"
         return f"A prompt as the model gets it ({where}: {len(tokens)} tokens, {begins}{label}):\n  {shown}"
 
     def warnings(self) -> list[str]:
@@ -199,21 +203,30 @@ class DataCheck:
             yield f"{scan.contradicted:,} prompts come with different labels in different rows."
         if scan.lists:
             yield f"{scan.lists:,} labels are lists of several answers; the first of each is graded by."
-        yield from self._too_long(scan)
+        yield from self._tokens_of(scan)
         yield from self._unreadable(scan)
 
-    def _too_long(self, scan: Scan) -> Iterator[str]:
+    def _tokens_of(self, scan: Scan) -> Iterator[str]:
+        """Prompts that are too long, or that the tokenizer has no tokens for."""
         if self._tokenizer is None:
             return
         args, prompt_format = self._args, self.format()
+        texts = [prompt_format.render(sample.prompt) for sample in scan.samples]
+        tokens = [encode(self._tokenizer, text) for text in texts]
         limit = args.data.max_len - (args.rollout.max_new_tokens or 1)
-        lengths = [len(encode(self._tokenizer, prompt_format.render(sample.prompt))) for sample in scan.samples]
-        longer = sum(length > limit for length in lengths)
+        longer = sum(len(ids) > limit for ids in tokens)
         if longer:
             yield (
-                f"{longer:,} of {len(lengths):,} prompts looked at have more than the {limit:,} tokens that "
-                f"--data.max_len {args.data.max_len} and the response leave (the longest {max(lengths):,}); they "
-                "lose their beginning."
+                f"{longer:,} of {len(tokens):,} prompts looked at have more than the {limit:,} tokens that "
+                f"--data.max_len {args.data.max_len} and the response leave (the longest {max(map(len, tokens)):,}); "
+                "they lose their beginning."
+            )
+        checked = list(zip(texts, tokens, strict=True))[:_DECODED]
+        lost = [text for text, ids in checked if loses_text(self._tokenizer, text, ids)]
+        if lost:
+            yield (
+                f"{len(lost):,} of {len(checked):,} prompts looked at have characters that the tokenizer has no tokens "
+                f"for, such as {lost[0][:_SHOWN]!r}."
             )
 
     def _unreadable(self, scan: Scan) -> Iterator[str]:
@@ -231,6 +244,13 @@ class DataCheck:
             )
 
 
+def loses_text(tokenizer: Any, text: str, tokens: list[int]) -> bool:
+    """Whether a tenth of a text's letters and more are not in its tokens; spaces and accents may change on the way."""
+    there = Counter(tokenizer.decode(tokens))
+    letters = [character for character in text if not character.isspace()]
+    return sum((Counter(letters) - there).values()) > len(letters) / 10
+
+
 def readable(label: str) -> bool:
     """Whether the math grader can read a label."""
     try:
@@ -238,7 +258,7 @@ def readable(label: str) -> bool:
     except ImportError:
         from math_verify import parse
 
-        return bool(parse(f"${label}$"))
+        return any(not isinstance(part, str) for part in parse(f"${label}$"))
     return can_read(label)
 
 

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.tasks import generated, labels
+from openrlhf_sfpo.tasks import labels
+from openrlhf_sfpo.tasks.generated import generate as generate
 from openrlhf_sfpo.tasks.prompts import Prompt, prompt_problem
-from openrlhf_sfpo.tasks.sources import Row, Source, read_directory, read_hub, read_rows
+from openrlhf_sfpo.tasks.sources import FILES as FILES
+from openrlhf_sfpo.tasks.sources import REASONING_GYM as REASONING_GYM
+from openrlhf_sfpo.tasks.sources import Row, Source, read_directory, read_hub
+from openrlhf_sfpo.tasks.sources import read_rows as read_rows
 
 _SAMPLE = 2000
 _FLAGS = ("--data.input_key", "--data.label_key")
@@ -66,7 +70,7 @@ def rows_of(source: Source, fields: Fields, first: int | None = None) -> Iterato
     path = Path(source.place)
     if source.kind == "generated":
         rows: Iterable[Row] = enumerate_rows(
-            generated.generate(source.flag, source.place, fields.prompt, fields.label or "label", first)
+            generate(source.flag, source.place, fields.prompt, fields.label or "label", first)
         )
     elif source.kind == "file":
         rows = read_rows(source.flag, path)
