@@ -405,6 +405,17 @@ def test_generated_evaluation_problems_are_no_training_problems(tmp_path: Path, 
         run_data.prepare(nested(same), tmp_path / "run" / "data")
 
 
+@pytest.mark.parametrize(("options", "again"), [("size=9", True), ("size=9&seed=1", True), ("size=8", False)])
+def test_a_continued_run_has_the_problems_that_it_had(
+    tmp_path: Path, flags: Callable[..., Any], options: str, again: bool
+) -> None:
+    """Also where they were generated without a seed."""
+    first = openrlhfs_view(flags(f"reasoning_gym:chain_sum?{options}", data__label_key=None))
+    changed = options if again else "size=9"
+    second = openrlhfs_view(flags(f"reasoning_gym:chain_sum?{changed}", data__label_key=None))
+    assert (first == second) == again
+
+
 def checked(flat: Any, ahead: bool = True) -> run_data.DataCheck:
     args = nested(flat)
     check = run_data.DataCheck(args, ahead)

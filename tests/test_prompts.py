@@ -234,3 +234,18 @@ def test_code_of_a_model_directory_runs_only_when_asked(tmp_path: Path, file: st
         tokenizers.check_model_code("--actor.model_name_or_path", str(model), "--actor.trust_remote_code", False)
     tokenizers.check_model_code("--actor.model_name_or_path", str(model), "--actor.trust_remote_code", True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_code_of_a_model_on_the_hub_is_refused_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    cached = tmp_path / "models--someone--model"
+    write_model(cached / "snapshots" / "abc", auto_map={"AutoConfig": "mine.Mine"})
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    tokenizers.check_model_code("--m", "someone/model", "--code", False, download=False)
+    tokenizers.check_model_code("--m", "someone/other", "--code", False)
+    with pytest.raises(UsageError, match=r"mine.Mine.*--code"):
+        tokenizers.check_model_code("--m", "someone/model", "--code", False)

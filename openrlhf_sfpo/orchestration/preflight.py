@@ -109,7 +109,7 @@ def _steps(args: Any, data: run_data.DataCheck, probe: bool = True) -> Iterator[
     yield partial(data.rows, run_data.EVAL, args.eval.dataset)
     yield partial(check_run_directory, Path(args.run.dir), probe)
     yield partial(_check_places, args, probe)
-    yield partial(_check_code, args)
+    yield partial(_check_code, args, probe)
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
     yield partial(data.tokenizer)  # loading it takes seconds
@@ -181,9 +181,11 @@ def _check_weights(args: Any) -> None:
     check_complete(path, [name for entry in plan for name in entry.converter.names])
 
 
-def _check_code(args: Any) -> None:
+def _check_code(args: Any, download: bool) -> None:
     """No model runs code of its own unless a flag allows it."""
-    check_model_code(MODEL_FLAG, args.actor.model_name_or_path, run_data.CODE_FLAG, args.actor.trust_remote_code)
+    model, allowed = args.actor.model_name_or_path, args.actor.trust_remote_code
+    is_name = args.actor.backend == "deepspeed"  # or may be one
+    check_model_code(MODEL_FLAG, model, run_data.CODE_FLAG, allowed, download and is_name)
 
 
 def check_run_directory(directory: Path, probe: bool = True) -> None:

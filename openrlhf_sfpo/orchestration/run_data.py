@@ -22,6 +22,8 @@ from openrlhf_sfpo.tasks.tokenizers import check_chat_template, load_tokenizer
 PROMPTS, EVAL = "--data.prompt_dataset", "--eval.dataset"
 CODE_FLAG = "--actor.trust_remote_code"
 _MANIFEST = "prepared.json"
+# A built-in reward may also be named by its module and function.
+_BUILT_IN = "openrlhf_sfpo.tasks.rewards:"
 # Of a data set that would have to be generated, so many problems are looked at before the run.
 _GENERATED = 16
 _PARSED_LABELS = 300
@@ -38,6 +40,8 @@ def left_to_openrlhf(args: Any) -> bool:
 def fields_of(args: Any, flag: str) -> Fields:
     """What is read of a data set's rows; `flag` is PROMPTS or EVAL."""
     reward = (args.reward.remote_url or "").split(",")[0]
+    if reward.startswith(_BUILT_IN):
+        reward = reward.removeprefix(_BUILT_IN).removesuffix("_reward")
     own = args.train.agent_func_path or reward not in TEXT_REWARDS
     generates = _generates(args.data.prompt_dataset, args.eval.dataset)
     return Fields(
@@ -163,24 +167,32 @@ class DataCheck:
             for sample in [*one.scan.samples[:1], *one.scan.shapes.values()]:
                 yield one.source, sample
 
-    def example(self) -> str | None:
-        """The first training prompt as the model gets it, for the dry run; None if there is no data or tokenizer."""
+    def first(self) -> tuple[str, Any, str] | None:
+        """The first training prompt as the model gets it (after `tokenizer`), its label as the reward gets it, and
+        where it is; None if there is no data yet."""
         found = self._found.get(PROMPTS)
         if not found or self._tokenizer is None:
             return None
         source, sample = found[0].source, found[0].scan.samples[0]
-        text = render(self.format(), source, sample)
+        where = f"{Path(source.place.partition('?')[0]).name}, {sample.where}"
+        return render(self.format(), source, sample), sample.label, where
+
+    def example(self) -> str | None:
+        """The first training prompt as the model gets it, for the dry run; None if there is no data or tokenizer."""
+        first = self.first()
+        if first is None:
+            return None
+        text, label, where = first
         tokens = encode(self._tokenizer, text)
         start = self._tokenizer.bos_token
         if start is None:
             begins = "this tokenizer has no start token"
         else:
             begins = f"{'begins' if tokens[0] == self._tokenizer.bos_token_id else 'does not begin'} with {start}"
-        answer = expected_text(sample.label) if isinstance(sample.label, str) else sample.label
-        label = f", label {json.dumps(answer, default=str, ensure_ascii=False)[:80]}" if answer is not None else ""
+        answer = expected_text(label) if isinstance(label, str) else label
+        of = f", label {json.dumps(answer, default=str, ensure_ascii=False)[:80]}" if answer is not None else ""
         shown = json.dumps(text[:_SHOWN], ensure_ascii=False) + (" ..." if len(text) > _SHOWN else "")
-        where = f"{Path(source.place.partition('?')[0]).name}, {sample.where}"
-        return f"A prompt as the model gets it ({where}: {len(tokens)} tokens, {begins}{label}):\n  {shown}"
+        return f"A prompt as the model gets it ({where}: {len(tokens)} tokens, {begins}{of}):\n  {shown}"
 
     def warnings(self) -> list[str]:
         """What to know about data that can be trained on all the same, a line each."""
@@ -299,12 +311,28 @@ def prepare(args: Any, directory: Path) -> None:
         files = {flag.removeprefix("--"): _generated_only(args, flag, spec, directory) for flag, spec in specs}
         _write_manifest(directory, {"rendered": False, "files": files})
         return
+    made_from = {"model": args.actor.model_name_or_path, "reward": args.reward.remote_url, **vars(args.data)}
+    made_from = {"eval": args.eval.dataset, "eval_split": args.eval.split, **made_from}
+    if _has_unrepeatable(specs) and _manifest(directory).get("made_from") == made_from:
+        return  # a run that is continued must not get other problems
     check = DataCheck(args)
     prompt_format = PromptFormat(check.template(), args.data.apply_chat_template, tokenizer_of(args))
     seen: set[str] | None = set() if REASONING_GYM in (args.eval.dataset or "") else None
     files = {flag.removeprefix("--"): _write(args, flag, spec, directory, prompt_format, seen) for flag, spec in specs}
     label = fields_of(args, PROMPTS).label is not None
-    _write_manifest(directory, {"rendered": True, "label": label, "files": files})
+    _write_manifest(directory, {"rendered": True, "label": label, "files": files, "made_from": made_from})
+
+
+def _has_unrepeatable(specs: list[tuple[str, str]]) -> bool:
+    """Whether problems are generated without a seed."""
+    sources = [source for flag, spec in specs for source in sources_of(flag, spec)]
+    return any(source.kind == "generated" and not re.search(r"[?&]seed=", source.place) for source in sources)
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    """What `prepare` wrote down; empty if it did not write anything."""
+    path = directory / _MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _write(
@@ -395,9 +423,9 @@ def for_openrlhf(values: dict[str, Any]) -> None:
     template = values["data.input_template"]
     if template is not None:
         values["data.input_template"] = Template.parse("--data.input_template", template).for_format()
-    if not (directory / _MANIFEST).is_file():
+    manifest = _manifest(directory)
+    if not manifest:
         return
-    manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
     if not manifest["rendered"]:
         values.update({name: ",".join(files) for name, files in manifest["files"].items()})
         return
@@ -409,6 +437,5 @@ def for_openrlhf(values: dict[str, Any]) -> None:
 
 def prepared_rows(run_directory: Path) -> int | None:
     """Rows of the prepared training data, None if they are not known."""
-    path = run_directory / "data" / _MANIFEST
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rendered": False}
-    return sum(manifest["files"]["data.prompt_dataset"].values()) if manifest["rendered"] else None
+    manifest = _manifest(run_directory / "data")
+    return sum(manifest["files"]["data.prompt_dataset"].values()) if manifest.get("rendered") else None

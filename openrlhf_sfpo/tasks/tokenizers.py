@@ -14,30 +14,42 @@ _LFS = b"version https://git-lfs"
 _ADDED_BY_CLASS = 32
 
 
-def check_model_code(flag: str, model: str, code_flag: str, allowed: bool) -> None:
-    """Refuse a model directory that brings its own code, unless it is allowed to run.
+def check_model_code(flag: str, model: str, code_flag: str, allowed: bool, download: bool = True) -> None:
+    """Refuse a model that brings its own code, unless it is allowed to run.
 
     OpenRLHF loads every model and tokenizer with trust_remote_code, which runs what `auto_map` names.
 
     Args:
         flag: that names the model.
-        model: the directory; a name on a hub is not looked at.
+        model: Hugging Face directory or name.
         code_flag: allows the code.
         allowed: whether it was given.
+        download: fetch the settings of a model that is on the hub.
     """
     if allowed:
         return
     for name in _SETTINGS:
-        settings = _settings(Path(model) / name)
+        path = Path(model) / name if Path(model).is_dir() else _downloaded(model, name) if download else None
+        settings = _settings(path) if path is not None else None
         classes = settings.get("auto_map") if isinstance(settings, dict) else None
         if classes:
             named = sorted({str(part) for part in _leaves(classes)})
             raise UsageError(
                 flag,
-                f"{Path(model) / name} names code of its own to load (auto_map: {', '.join(named)}), which would run "
-                "with your rights.",
+                f"{path} names code of its own to load (auto_map: {', '.join(named)}), which would run with your "
+                "rights.",
                 f"Remove auto_map if transformers has these classes itself, or read the code and give {code_flag}.",
             )
+
+
+def _downloaded(model: str, name: str) -> Path | None:
+    """A file of a model on the hub; None if it has none, or cannot be reached (loading the model says so)."""
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(model, name))
+    except Exception:  # of the hub, the connection or the name
+        return None
 
 
 def _settings(path: Path) -> Any:
