@@ -15,7 +15,7 @@ from tiny_models import make_tokenizer
 
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.errors import NotThere, UsageError
-from openrlhf_sfpo.orchestration import run_data
+from openrlhf_sfpo.orchestration import data_check, run_data
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
 from openrlhf_sfpo.tasks import generated
 from openrlhf_sfpo.tasks.data import Fields, Scan, samples_of, scan
@@ -327,7 +327,7 @@ def openrlhfs_view(flat: Any) -> tuple[list[str], list[Any], list[str]]:
     args = nested(for_openrlhf(flat))
     strategy = SimpleNamespace(args=args, print=lambda *a: None, is_rank_0=lambda: False)
     rows = blending_datasets(args.data.prompt_dataset, args.data.prompt_probs, strategy, dataset_split="train")
-    tokenizer = run_data.tokenizer_of(nested(flat))
+    tokenizer = data_check.tokenizer_of(nested(flat))
     loaded = PromptDataset(rows, tokenizer, strategy, input_template=args.data.input_template)
     return loaded.prompts, loaded.labels, loaded.datasources
 
@@ -416,12 +416,12 @@ def test_a_continued_run_has_the_problems_that_it_had(
     assert (first == second) == again
 
 
-def checked(flat: Any, ahead: bool = True) -> run_data.DataCheck:
+def checked(flat: Any, ahead: bool = True) -> data_check.DataCheck:
     args = nested(flat)
-    check = run_data.DataCheck(args, ahead)
+    check = data_check.DataCheck(args, ahead)
     check.flags()
-    check.rows(run_data.PROMPTS, args.data.prompt_dataset)
-    check.rows(run_data.EVAL, args.eval.dataset)
+    check.rows(data_check.PROMPTS, args.data.prompt_dataset)
+    check.rows(data_check.EVAL, args.eval.dataset)
     check.tokenizer()
     return check
 

@@ -24,12 +24,12 @@ def dry_run(flat: argparse.Namespace) -> int:
     Raises:
         UsageError: a flag is wrong.
     """
-    from openrlhf_sfpo.orchestration import preflight, run_data
+    from openrlhf_sfpo.orchestration import data_check, preflight
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.text import as_text, placement_text
 
-    data = run_data.DataCheck(preflight.nested(flat), ahead=True)
+    data = data_check.DataCheck(preflight.nested(flat), ahead=True)
     print(_to_do(preflight.still_to_do(flat, data)))
     _print_data(data)
     if vars(flat)["actor.backend"] == "deepspeed":

@@ -15,7 +15,7 @@ from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
-from openrlhf_sfpo.orchestration import hooks, resume, run_data
+from openrlhf_sfpo.orchestration import data_check, hooks, resume, run_data
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.tasks.rewards import check_reward
@@ -60,7 +60,7 @@ def gpus_needed(args: Any) -> int:
     return actor + reference + engines
 
 
-def check(flat: argparse.Namespace) -> run_data.DataCheck:
+def check(flat: argparse.Namespace) -> data_check.DataCheck:
     """Check flags, OpenRLHF's version, model, layout, reward, data, tokenizer and run directory; write nothing.
 
     Returns:
@@ -70,13 +70,13 @@ def check(flat: argparse.Namespace) -> run_data.DataCheck:
         UsageError: for the first thing that is wrong.
     """
     args = nested(flat)
-    data = run_data.DataCheck(args)
+    data = data_check.DataCheck(args)
     for step in _steps(args, data):
         step()
     return data
 
 
-def still_to_do(flat: argparse.Namespace, data: run_data.DataCheck | None = None) -> list[UsageError]:
+def still_to_do(flat: argparse.Namespace, data: data_check.DataCheck | None = None) -> list[UsageError]:
     """As `check`, for a command that is not run yet: what has to be there or made before it is, rather than an error
     for the first of it. Not even a probe is written.
 
@@ -89,7 +89,7 @@ def still_to_do(flat: argparse.Namespace, data: run_data.DataCheck | None = None
     """
     found: list[UsageError] = []
     args = nested(flat)
-    for step in _steps(args, data or run_data.DataCheck(args, ahead=True), probe=False):
+    for step in _steps(args, data or data_check.DataCheck(args, ahead=True), probe=False):
         try:
             step()
         except UsageError as error:
@@ -99,14 +99,14 @@ def still_to_do(flat: argparse.Namespace, data: run_data.DataCheck | None = None
     return found
 
 
-def _steps(args: Any, data: run_data.DataCheck, probe: bool = True) -> Iterator[partial[None]]:
+def _steps(args: Any, data: data_check.DataCheck, probe: bool = True) -> Iterator[partial[None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
     yield partial(_check_given, args)
     yield partial(check_flags, args)
     yield partial(_check_rewards, args)
     yield partial(data.flags)
-    yield partial(data.rows, run_data.PROMPTS, args.data.prompt_dataset)
-    yield partial(data.rows, run_data.EVAL, args.eval.dataset)
+    yield partial(data.rows, data_check.PROMPTS, args.data.prompt_dataset)
+    yield partial(data.rows, data_check.EVAL, args.eval.dataset)
     yield partial(check_run_directory, Path(args.run.dir), probe)
     yield partial(_check_places, args, probe)
     yield partial(_check_code, args, probe)
@@ -185,7 +185,7 @@ def _check_code(args: Any, download: bool) -> None:
     """No model runs code of its own unless a flag allows it."""
     model, allowed = args.actor.model_name_or_path, args.actor.trust_remote_code
     is_name = args.actor.backend == "deepspeed"  # or may be one
-    check_model_code(MODEL_FLAG, model, run_data.CODE_FLAG, allowed, download and is_name)
+    check_model_code(MODEL_FLAG, model, data_check.CODE_FLAG, allowed, download and is_name)
 
 
 def check_run_directory(directory: Path, probe: bool = True) -> None:
