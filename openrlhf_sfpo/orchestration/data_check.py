@@ -182,15 +182,12 @@ class DataCheck:
             return None
         text, label, where = first
         tokens = encode(self._tokenizer, text)
-        start = self._tokenizer.bos_token
-        if start is None:
-            begins = "this tokenizer has no start token"
-        else:
-            begins = f"{'begins' if tokens[0] == self._tokenizer.bos_token_id else 'does not begin'} with {start}"
+        begun = tokens[:1] == [self._tokenizer.bos_token_id]
+        start = f"begins with {self._tokenizer.bos_token}" if begun else "no start token, as the tokenizer has it"
         answer = expected_text(label) if isinstance(label, str) else label
         of = f", label {json.dumps(answer, default=str, ensure_ascii=False)[:80]}" if answer is not None else ""
         shown = json.dumps(text[:_SHOWN], ensure_ascii=False) + (" ..." if len(text) > _SHOWN else "")
-        return f"A prompt as the model gets it ({where}: {len(tokens)} tokens, {begins}{of}):\n  {shown}"
+        return f"A prompt as the model gets it ({where}: {_count(len(tokens), 'token')}, {start}{of}):\n  {shown}"
 
     def warnings(self) -> list[str]:
         """What to know about data that can be trained on all the same, a line each."""
@@ -208,11 +205,11 @@ class DataCheck:
     def _warnings_of(self, found: _Found) -> Iterator[str]:
         scan = found.scan
         if scan.repeated and found.source.kind != "generated":
-            yield f"{scan.repeated:,} of {scan.rows:,} rows repeat the prompt of an earlier row."
+            yield f"{scan.repeated:,} of {_count(scan.rows, 'row')} have the prompt of an earlier row."
         if scan.contradicted:
-            yield f"{scan.contradicted:,} prompts come with different labels in different rows."
+            yield f"{_count(scan.contradicted, 'prompt')} with different labels in different rows."
         if scan.lists:
-            yield f"{scan.lists:,} labels are lists of several answers; the first of each is graded by."
+            yield f"{_count(scan.lists, 'label')} with several answers in a list, of which the first is graded by."
         yield from self._tokens_of(scan)
         yield from self._unreadable(scan)
 
@@ -227,16 +224,16 @@ class DataCheck:
         longer = sum(len(ids) > limit for ids in tokens)
         if longer:
             yield (
-                f"{longer:,} of {len(tokens):,} prompts looked at have more than the {limit:,} tokens that "
+                f"{longer:,} of {_count(len(tokens), 'prompt')} looked at with more than the {limit:,} tokens that "
                 f"--data.max_len {args.data.max_len} and the response leave (the longest {max(map(len, tokens)):,}); "
-                "they lose their beginning."
+                "a prompt that is too long loses its beginning."
             )
         checked = list(zip(texts, tokens, strict=True))[:_DECODED]
         lost = [text for text, ids in checked if loses_text(self._tokenizer, text, ids)]
         if lost:
             yield (
-                f"{len(lost):,} of {len(checked):,} prompts looked at have characters that the tokenizer has no tokens "
-                f"for, such as {lost[0][:_SHOWN]!r}."
+                f"{len(lost):,} of {_count(len(checked), 'prompt')} looked at with characters that the tokenizer has no "
+                f"tokens for, such as {lost[0][:_SHOWN]!r}."
             )
 
     def _unreadable(self, scan: Scan) -> Iterator[str]:
@@ -249,14 +246,18 @@ class DataCheck:
         if unreadable:
             first = unreadable[0]
             yield (
-                f"{len(unreadable):,} of {len(looked_at):,} labels looked at are nothing that the reward {reward} can "
-                f"read as mathematics (first {first.where}: {first.label[:60]!r}); only the same text is right there."
+                f"{len(unreadable):,} of {_count(len(looked_at), 'label')} looked at that the reward {reward} cannot "
+                f"read as mathematics (first {first.where}: {first.label[:60]!r}); there only the same text is right."
             )
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number:,} {of}" if number == 1 else f"{number:,} {of}s"
 
 
 def loses_text(tokenizer: Any, text: str, tokens: list[int]) -> bool:
     """Whether a tenth of a text's letters and more are not in its tokens; spaces and accents may change on the way."""
-    there = Counter(tokenizer.decode(tokens))
+    there = Counter(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
     letters = [character for character in text if not character.isspace()]
     return sum((Counter(letters) - there).values()) > len(letters) / 10
 
