@@ -232,8 +232,8 @@ class DataCheck:
         lost = [text for text, ids in checked if loses_text(self._tokenizer, text, ids)]
         if lost:
             yield (
-                f"{len(lost):,} of {_count(len(checked), 'prompt')} looked at with characters that the tokenizer has no "
-                f"tokens for, such as {lost[0][:_SHOWN]!r}."
+                f"{len(lost):,} of {_count(len(checked), 'prompt')} looked at with characters that the tokenizer has "
+                f"no tokens for, such as {lost[0][:_SHOWN]!r}."
             )
 
     def _unreadable(self, scan: Scan) -> Iterator[str]:
