@@ -405,6 +405,20 @@ def test_generated_evaluation_problems_are_no_training_problems(tmp_path: Path, 
         run_data.prepare(nested(same), tmp_path / "run" / "data")
 
 
+def test_data_with_images_is_left_to_openrlhf(tmp_path: Path, flags: Callable[..., Any]) -> None:
+    data = lines(tmp_path / "a.jsonl", [{**ROW, "images": ["a.png"]}])
+    changes = {"data__max_images_per_prompt": 1, "data__input_template": r"{} in \boxed{}"}
+    flat = flags(data, eval__dataset="reasoning_gym:chain_sum?size=3&seed=1", **changes)
+    run_data.prepare(nested(flat), tmp_path / "run" / "data")
+    values = vars(for_openrlhf(flat))
+    assert values["data.prompt_dataset"] == str(data)
+    assert values["data.input_template"].format("2+2=") == r"2+2= in \boxed{}"
+    assert len(Path(values["eval.dataset"]).read_text().splitlines()) == 3
+    both = flags(data, data__apply_chat_template=True, **changes)
+    with pytest.raises(UsageError, match="OpenRLHF takes one of them"):
+        checked(both)
+
+
 @pytest.mark.parametrize(("options", "again"), [("size=9", True), ("size=9&seed=1", True), ("size=8", False)])
 def test_a_continued_run_has_the_problems_that_it_had(
     tmp_path: Path, flags: Callable[..., Any], options: str, again: bool
