@@ -22,7 +22,7 @@ flags=(
     --data.prompt_dataset "$DATA/train.jsonl"
     --data.input_key prompt
     --data.label_key label
-    --data.input_template '<|begin_of_text|>{}'  # what a base model has for a chat template; nothing else adds it
+    --data.input_template '<|begin_of_text|>{}'  # what a base model has for a chat template
     --reward.remote_url math_boxed          # paper: 1 if right, 0.1 if wrong in \boxed{}, else 0
 
     # Rollouts: paper.

@@ -28,7 +28,6 @@ from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable, write_whole
-from openrlhf_sfpo.tasks.data import FILES
 from openrlhf_sfpo.tasks.evaluation import (
     PAPER_SETS,
     PAPER_TEMPLATE,
@@ -37,6 +36,7 @@ from openrlhf_sfpo.tasks.evaluation import (
     PublishedSet,
     load_problems,
 )
+from openrlhf_sfpo.tasks.sources import FILES
 
 
 def normalised(text: str) -> str:
@@ -72,6 +72,8 @@ def load(wanted: PublishedSet, directory: Path | None) -> list[Problem]:
     """A set's problems, in order."""
     sources = source_of(wanted, directory)
     problems = [problem for source in sources for problem in load_problems([f"{wanted.name}={source}"])[wanted.name]]
+    if not all(isinstance(problem.text, str) for problem in problems):
+        raise UsageError("--from", f"{', '.join(sources)} holds chats.", "Give the problems as text.")
     print(f"{wanted.name}: {len(problems)} problems from {', '.join(sources)}", flush=True)
     return problems
 

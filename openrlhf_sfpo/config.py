@@ -157,6 +157,15 @@ class MegatronConfig:
 
 
 @dataclass(frozen=True)
+class ActorConfig:
+    """Additions to OpenRLHF's --actor.*."""
+
+    trust_remote_code: bool = _flag(
+        False, "run the code that a model directory brings along (auto_map in config.json or tokenizer_config.json)"
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """--run.*: the run directory and what is shown."""
 
@@ -268,6 +277,7 @@ class EvalConfig:
 SECTIONS: dict[str, type] = {
     "sfpo": SFPOConfig,
     "megatron": MegatronConfig,
+    "actor": ActorConfig,
     "run": RunConfig,
     "rollout": RolloutConfig,
     "train": TrainConfig,

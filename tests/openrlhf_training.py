@@ -67,7 +67,7 @@ def policy(ray_class: Any, args: Any, model: str) -> Any:
 
 def shown(args: Any) -> dict[str, str]:
     """OpenRLHF's own arguments."""
-    ours = SECTIONS.keys() - {"rollout"}
+    ours = SECTIONS.keys() - {"rollout", "actor"}
     return {
         name: str(value)
         for name, value in dotted(args).items()

@@ -90,7 +90,7 @@ def test_problems_come_from_files_and_generators(tmp_path: Path) -> None:
         "chain_sum": 3,
     }
     assert sets["olympiad"] == [Problem("q", "5")]
-    assert sets["amc_2023"] == [Problem("p", "5.0")]
+    assert sets["amc_2023"] == [Problem("p", "5")]
     assert grader_for(sets["chain_sum"]) == "reasoning_gym"
     assert grader_for(sets["easy"]) == "math"
     assert [len(p) for p in load_problems([f"all={levels}", sums], limit=2).values()] == [2, 2]
@@ -101,8 +101,12 @@ def test_problems_come_from_files_and_generators(tmp_path: Path) -> None:
     [
         ([{"text": "q", "answer": "5"}], {}, "--input_key: {path}, line 1 has no 'prompt' or 'problem'"),
         ([{"problem": "q", "solution": "5"}], {}, "--label_key: {path}, line 1 has no 'label' or 'answer'"),
-        ([{"problem": "q", "answer": []}], {}, "{path}, line 1 has an empty list of answers."),
-        ([{"problem": ["q"], "answer": "5"}], {}, "--input_key: {path}, line 1: the problem is list."),
+        ([{"problem": "q", "answer": []}], {}, "{path}, line 1: the label is an empty list."),
+        (
+            [{"problem": ["q"], "answer": "5"}],
+            {},
+            "--input_key: {path}, line 1: the prompt is a list, but not of chat messages.",
+        ),
         ([{"problem": "q", "answer": "5"}], {"input_key": "body"}, "has no 'body' (it has 'problem', 'answer')"),
         ([], {}, "{path} is empty."),
     ],

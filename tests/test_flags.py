@@ -343,7 +343,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("data empty", {"--data.prompt_dataset": lambda t: data_file(t, "")}, ["--data.prompt_dataset", "empty"]),
     (
         "data not JSON",
-        {"--data.prompt_dataset": lambda t: data_file(t, '{"input": "a", "label": "b"}\nnot json\n')},
+        {"--data.prompt_dataset": lambda t: data_file(t, '{"input": "a", "label": "1"}\nnot json\n')},
         ["--data.prompt_dataset", "line 2 is not JSON"],
     ),
     (

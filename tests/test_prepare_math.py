@@ -10,10 +10,12 @@ import pytest
 from prepare_math import main, normalised
 
 from openrlhf_sfpo.cli.flags import parse
+from openrlhf_sfpo.orchestration.data_check import fields_of
 from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.tasks.answers import answer_of_solution
-from openrlhf_sfpo.tasks.data import resolve_dataset
+from openrlhf_sfpo.tasks.data import scan
 from openrlhf_sfpo.tasks.evaluation import PAPER_SETS, load_problems, paper_specs
+from openrlhf_sfpo.tasks.sources import sources_of
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -70,7 +72,7 @@ def test_files_and_counts(downloads: Path, tmp_path: Path, capsys: pytest.Captur
         "math500": "3",
         "aime24": "033",
         "aime25": "70",
-        "amc": "142.0",
+        "amc": "142",
         "minerva": r"\frac{1}{2}",
         "olympiad": "2",
     }
@@ -83,9 +85,10 @@ def test_train_and_eval_take_the_files(downloads: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     assert main([str(out), "--from", str(downloads)]) == 0
     for flag, name in (("--data.prompt_dataset", "train.jsonl"), ("--eval.dataset", "eval.jsonl")):
-        args = nested(parse([flag, str(out / name), "--data.input_key", "prompt", "--data.label_key", "label"])[0])
-        spec = args.data.prompt_dataset or args.eval.dataset
-        assert resolve_dataset(flag, spec, args.data.input_key, args.data.label_key, tmp_path) == str(out / name)
+        words = [flag, str(out / name), "--data.input_key", "prompt", "--data.label_key", "label"]
+        fields = fields_of(nested(parse([*words, "--reward.remote_url", "math"])[0]), flag)
+        (source,) = sources_of(flag, str(out / name))
+        assert scan(source, fields).rows == len((out / name).read_text().splitlines())
     problems = load_problems(paper_specs(out / "eval"))
     assert problems["olympiad"][0].text == "E"
     assert list(problems) == [one.name for one in PAPER_SETS]
@@ -97,7 +100,7 @@ def test_a_set_that_is_missing_is_named_before_anything_is_written(
     (downloads / "minerva.jsonl").unlink()
     assert main([str(tmp_path / "data"), "--from", str(downloads)]) == 2
     error = capsys.readouterr().err
-    assert "neither minerva{.jsonl,.json,.parquet} nor minervamath/ with test*" in error
+    assert "neither minerva{.jsonl,.json,.csv,.tsv,.parquet,.arrow} nor minervamath/ with test*" in error
     assert "hf download --repo-type dataset math-ai/minervamath --local-dir" in error
     assert not (tmp_path / "data").exists()
 

@@ -1,5 +1,6 @@
 """Small random models of every supported family, and samples for them."""
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,35 @@ def make_model(path: Path, family: str, tied: bool = False, seed: int = 0, **ove
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.float().save_pretrained(path)
-    (path / "tokenizer.json").write_text("{}")
+    make_tokenizer(path)
     return path
+
+
+def make_tokenizer(path: Path, words: str = "", start: str | None = None, **settings: Any) -> Any:
+    """Save a tokenizer of single characters and return it.
+
+    Args:
+        path: the model directory.
+        words: characters besides digits, letters and those of sums.
+        start: a start token that it puts before every text, as Llama's do.
+        settings: more of tokenizer_config.json.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    special = ["<pad>", start or "<s>", "</s>"]
+    characters = sorted(set(string.digits + string.ascii_letters + " +-=?.:,\n\\{}()$" + words))
+    vocabulary = {token: number for number, token in enumerate([*special, *characters])}
+    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    model.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    model.decoder = decoders.Fuse()
+    if start:
+        model.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, vocabulary[start])]
+        )
+    given = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": start, **settings}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=model, **given)
+    tokenizer.save_pretrained(path)
+    return tokenizer
 
 
 def make_samples(count: int, seed: int = 0, vocab: int = SHAPES["vocab_size"], longest: int = 24) -> list[Any]:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
 from openrlhf_sfpo.errors import UsageError
@@ -28,15 +29,17 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     Raises:
         UsageError: a flag is wrong.
     """
-    from openrlhf_sfpo.orchestration import preflight, resume
+    from openrlhf_sfpo.orchestration import data_check, preflight, resume
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.text import as_text, placement_text
 
-    print(_to_do(preflight.still_to_do(flat, given)))
+    data = data_check.DataCheck(preflight.nested(flat), ahead=True)
+    print(_to_do(preflight.still_to_do(flat, given, data)))
     directory = Path(vars(flat)["run.dir"])
     if resume.has_finished(directory):
         print(f"{directory} holds this run, finished: there is nothing to do.")
+    _print_data(data)
     if vars(flat)["actor.backend"] == "deepspeed":
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
         return 0
@@ -47,6 +50,15 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     plan = make_plan(setup, GPU_MEMORY_GB)
     print(f"\n{placement_text(setup)}\n\n{as_text(plan)}")
     return 0 if plan.fits else 1
+
+
+def _print_data(data: Any) -> None:
+    """A prompt as the model gets it, and what to know about the data."""
+    example = data.example()
+    if example:
+        print(f"\n{example}")
+    for line in data.warnings():
+        print(f"warning: {line}")
 
 
 def _to_do(errors: list[UsageError]) -> str:

@@ -11,7 +11,9 @@ from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.ranges import at_least, between, check_ranges, share
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, grader_for, load_problems, paper_specs
+from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
 from openrlhf_sfpo.tasks.rewards import BUILTIN, check_reward, load_reward
+from openrlhf_sfpo.tasks.tokenizers import check_chat_template, check_model_code, load_tokenizer
 
 # What --protocol paper stands for: the SFPO authors' evaluation.
 _PAPER = {"samples": 4, "temperature": 1.0, "top_p": 0.7, "max_new_tokens": 2560, "grader": "math", "chat": None}
@@ -54,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="[NAME=]SOURCE",
-        help="a .jsonl, .json or .parquet file, reasoning_gym:NAME?option=value&..., or a Hugging Face NAME@SPLIT",
+        help="a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a directory (of save_to_disk), "
+        "reasoning_gym:NAME?option=value&..., or a Hugging Face NAME@SPLIT",
     )
     add(
         "--protocol",
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label_key", help="field of the answer (default: label, answer, final_answer or reference_answer)")
     add("--input_template", help="prompt around the problem, which is put in place of {}")
     add("--chat", action=argparse.BooleanOptionalAction, help="apply the model's chat template (default: no)")
+    add("--trust_remote_code", action="store_true", help="run the code that a model directory brings along")
     add("--dtype", default="auto", choices=["auto", "bfloat16", "float32", "float16"], help="(default: %(default)s)")
     add("--tensor_parallel_size", type=int, default=1, help="GPUs of the engine (default: %(default)s)")
     add("--gpu_memory_utilization", type=float, default=0.9, help="(default: %(default)s)")
@@ -97,8 +101,8 @@ def _fill_in(args: argparse.Namespace) -> None:
     if not args.data:
         raise UsageError("--data", "is not given.", "Give data sets, or --protocol paper.")
     check_ranges(vars(args), _RANGES)
-    if args.input_template and "{}" not in args.input_template:
-        raise UsageError("--input_template", f"is {args.input_template!r}.", "Put {} where the problem goes.")
+    if args.input_template is not None:
+        Template.parse("--input_template", args.input_template)
     if args.grader != "auto":
         args.grader = expanded("--grader", args.grader)
         check_reward(args.grader)
@@ -159,13 +163,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     from openrlhf_sfpo.orchestration.launcher import quiet
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import measure, table, write_evaluation
-    from openrlhf_sfpo.rollout.sampling import Engine, Sampling, load_tokenizer, sample
+    from openrlhf_sfpo.rollout.sampling import Engine, Sampling, sample
 
-    sets = load_problems(args.data, args.input_key, args.label_key, args.limit)
+    sets = load_problems(args.data, args.input_key, args.label_key, args.limit, args.grader)
     names = [(name, number) for name, problems in sets.items() for number in range(len(problems))]
-    tokenizer = load_tokenizer(args.model)
-    prompts = [_prompt(args, tokenizer, sets[name][number]) for name, number in names]
-    tokens = [tokenizer.encode(prompt, add_special_tokens=not args.chat) for prompt in prompts]
+    check_model_code("MODEL", args.model, "--trust_remote_code", args.trust_remote_code)
+    tokenizer = load_tokenizer("MODEL", args.model, args.trust_remote_code)
+    prompt_format = _prompt_format(args, tokenizer)
+    prompts = [_prompt(prompt_format, name, sets[name][number]) for name, number in names]
+    tokens = [encode(tokenizer, prompt) for prompt in prompts]
     args.out.mkdir(parents=True, exist_ok=True)
     with quiet(args.out / "driver.log", args.verbose) as stream:
         console = Console(stream)
@@ -175,7 +181,13 @@ def _evaluate(args: argparse.Namespace) -> int:
                 args.model,
                 tokens,
                 Sampling(args.samples, args.temperature, args.top_p, args.max_new_tokens, args.seed),
-                Engine(args.dtype, args.tensor_parallel_size, args.gpu_memory_utilization, args.kv_cache_mb),
+                Engine(
+                    args.dtype,
+                    args.tensor_parallel_size,
+                    args.gpu_memory_utilization,
+                    args.kv_cache_mb,
+                    args.trust_remote_code,
+                ),
                 stream,
             )
             console.say("grading")
@@ -191,14 +203,32 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prompt(args: argparse.Namespace, tokenizer: Any, problem: Problem) -> str:
-    text = args.input_template.format(problem.text) if args.input_template else problem.text
-    if args.chat is None:  # the protocol's default: if the model has one
+def _prompt_format(args: argparse.Namespace, tokenizer: Any) -> PromptFormat:
+    """How problems become prompts: as in training."""
+    if args.chat is None:  # the protocol's default: if the model has a template
         args.chat = bool(getattr(tokenizer, "chat_template", None))
     if args.chat:
-        messages = [{"role": "user", "content": text}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
+        check_chat_template("MODEL", tokenizer, args.model, "--chat")
+    template = Template.parse("--input_template", args.input_template) if args.input_template is not None else None
+    return PromptFormat(template, args.chat, tokenizer)
+
+
+def _prompt(prompt_format: PromptFormat, name: str, problem: Problem) -> str:
+    if not isinstance(problem.text, str):
+        if not prompt_format.chat:
+            raise UsageError("--chat", f"is not given, and {name} holds chats (lists of messages).", "Give --chat.")
+        if prompt_format.template:
+            raise UsageError(
+                "--input_template",
+                f"goes around text, and {name} holds chats (lists of messages).",
+                "Drop it, or give the problems as text.",
+            )
+    try:
+        return prompt_format.render(problem.text)
+    except Exception as error:  # chat templates raise what they like
+        raise UsageError(
+            "--data", f"{name} has a chat that the model's template refuses ({error}).", "Fix it."
+        ) from None
 
 
 def _grade(

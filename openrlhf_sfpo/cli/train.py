@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
             return dry_run.dry_run(flat, given)
         from openrlhf_sfpo.orchestration import preflight
 
-        preflight.check(flat, given)
+        for line in preflight.check(flat, given).warnings():
+            print(f"warning: {line}")
         with locked("--run.dir", Path(getattr(flat, "run.dir"))):
             return _run(flat, given)
     except UsageError as error:

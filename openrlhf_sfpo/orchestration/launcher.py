@@ -13,6 +13,7 @@ from openrlhf_sfpo.errors import StepHung, Stopped, UsageError, WeightSyncFailed
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.orchestration import resume
 from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.orchestration.run_data import prepared_rows
 from openrlhf_sfpo.orchestration.session import Session, causes, root_cause
 from openrlhf_sfpo.placement import crowded
 from openrlhf_sfpo.report.console import Console, before_and_after
@@ -145,13 +146,12 @@ def _update_in_words(sfpo: SFPOConfig) -> str:
 
 
 def _total_steps(values: dict[str, Any]) -> int | None:
-    """Rollout batches of the whole run, if the data is in files whose rows can be counted."""
+    """Rollout batches of the whole run, if it is known how many prompts there are."""
     if values["rollout.replay_dir"] or values["algo.dynamic_filtering_enable"]:
         return None
-    paths = [Path(part) for part in values["data.prompt_dataset"].split(",")]
-    if not all(path.suffix == ".jsonl" and path.is_file() for path in paths):
+    rows = prepared_rows(Path(values["run.dir"]))
+    if rows is None or values["data.prompt_probs"]:
         return None
-    rows = sum(sum(1 for line in path.open() if line.strip()) for path in paths)
     return -(-min(rows, values["data.max_samples"]) // values["rollout.batch_size"]) * values["train.num_episodes"]
 
 

@@ -15,12 +15,13 @@ from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
-from openrlhf_sfpo.orchestration import hooks, places, resume
+from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
+from openrlhf_sfpo.orchestration import data_check, hooks, places, resume, run_data
 from openrlhf_sfpo.orchestration.batches import check_batches
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
-from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
 from openrlhf_sfpo.tasks.rewards import check_reward
+from openrlhf_sfpo.tasks.tokenizers import check_model_code
 
 
 def nested(flat: argparse.Namespace) -> SimpleNamespace:
@@ -61,8 +62,15 @@ def gpus_needed(args: Any) -> int:
     return actor + reference + engines
 
 
-def check(flat: argparse.Namespace, given: Container[str] = ()) -> None:
-    """Check flags, OpenRLHF's version, model, layout, reward, data files and run directory; write nothing.
+def check(flat: argparse.Namespace, given: Container[str] = ()) -> data_check.DataCheck:
+    """Check flags, OpenRLHF's version, model, layout, reward, data, tokenizer and run directory; write nothing.
+
+    Args:
+        flat: the flags.
+        given: names of those that were set.
+
+    Returns:
+        What was found out about the data.
 
     Args:
         flat: the flags.
@@ -71,19 +79,30 @@ def check(flat: argparse.Namespace, given: Container[str] = ()) -> None:
     Raises:
         UsageError: for the first thing that is wrong.
     """
-    for step in _steps(_with_places(flat, given), given):
+    flat = _with_places(flat, given)
+    data = data_check.DataCheck(nested(flat))
+    for step in _steps(flat, given, data):
         step()
+    return data
 
 
-def still_to_do(flat: argparse.Namespace, given: Container[str] = ()) -> list[UsageError]:
-    """As `check`, for a command line that is not run yet: what has to be there or made before it is, rather than an
+def still_to_do(
+    flat: argparse.Namespace, given: Container[str] = (), data: data_check.DataCheck | None = None
+) -> list[UsageError]:
+    """As `check`, for a command line that is not run yet: what has to exist or be made before it is, rather than an
     error for the first of it. Not even a probe is written.
+
+    Args:
+        flat: the flags.
+        given: names of those that were set.
+        data: finds out about the data; it was made for these flags, with `ahead`.
 
     Raises:
         UsageError: for the first flag that is wrong.
     """
     found: list[UsageError] = []
-    for step in _steps(_with_places(flat, given), given, probe=False):
+    flat = _with_places(flat, given)
+    for step in _steps(flat, given, data or data_check.DataCheck(nested(flat), ahead=True), probe=False):
         try:
             step()
         except UsageError as error:
@@ -97,22 +116,27 @@ def _with_places(flat: argparse.Namespace, given: Container[str]) -> argparse.Na
     return argparse.Namespace(**{**vars(flat), **places.places(vars(flat)["run.dir"], given)})
 
 
-def _steps(flat: argparse.Namespace, given: Container[str], probe: bool = True) -> Iterator[partial[None]]:
+def _steps(
+    flat: argparse.Namespace, given: Container[str], data: data_check.DataCheck, probe: bool = True
+) -> Iterator[partial[None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
     args = nested(flat)
     yield partial(_check_given, args)
     yield partial(check_flags, args)
     yield partial(_check_rewards, args)
-    for flag, spec in (("--data.prompt_dataset", args.data.prompt_dataset), ("--eval.dataset", args.eval.dataset)):
-        yield partial(_check_dataset, args, flag, spec or "")
-    yield partial(check_batches, args, given)
+    yield partial(data.flags)
+    yield partial(data.rows, data_check.PROMPTS, args.data.prompt_dataset)
+    yield partial(data.rows, data_check.EVAL, args.eval.dataset)
+    yield partial(check_batches, args, data, given)
     yield partial(_check_writable, args, probe)
     yield partial(resume.check_continues, vars(flat))
     yield partial(places.check_free, vars(flat))
     yield partial(_check_model_directory, args)
+    yield partial(_check_code, args, probe)
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
     yield partial(_check_engine, args)
+    yield partial(data.tokenizer)  # loading it takes seconds
 
 
 def _check_given(args: Any) -> None:
@@ -222,11 +246,11 @@ def _check_weights(args: Any) -> None:
         check_tokenizer_files(path)
 
 
-def _check_dataset(args: Any, flag: str, spec: str) -> None:
-    """Data files are read to their ends; what reasoning-gym generates is generated later, in the run directory."""
-    files = [part for part in spec.split(",") if part and not part.strip().startswith(REASONING_GYM)]
-    if files:
-        resolve_dataset(flag, ",".join(files), args.data.input_key, args.data.label_key, Path())
+def _check_code(args: Any, download: bool) -> None:
+    """No model runs code of its own unless a flag allows it."""
+    model, allowed = args.actor.model_name_or_path, args.actor.trust_remote_code
+    is_name = args.actor.backend == "deepspeed"  # or may be one
+    check_model_code(MODEL_FLAG, model, data_check.CODE_FLAG, allowed, download and is_name)
 
 
 def _check_writable(args: Any, probe: bool) -> None:
@@ -243,7 +267,7 @@ def _check_writable(args: Any, probe: bool) -> None:
 
 
 def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
-    """Make the run directory, generate data sets into it, and fill in the defaults that depend on it.
+    """Make the run directory, write its data sets into it, and fill in the defaults that depend on it.
 
     Args:
         flat: the flags; changed in place.
@@ -258,26 +282,8 @@ def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
     (directory / "logs").mkdir(parents=True, exist_ok=True)
     values |= places.places(directory, given)
     Path(values["ckpt.path"]).mkdir(parents=True, exist_ok=True)
-    before = dict(values)
-    _resolve_datasets(values, directory / "data")
-    # The settings that are written down are those that were asked for: another run has its own copies of the data.
-    values[resume.ASKED] = {name: before[name] for name in before if values[name] != before[name]}
+    run_data.prepare(nested(flat), directory / "data")  # the flags stay as they were given
     return directory
-
-
-def _resolve_datasets(values: dict[str, Any], directory: Path) -> None:
-    """Generate what reasoning-gym makes; evaluation sets keep clear of the training prompts."""
-    specs = [values[name] for name in ("data.prompt_dataset", "eval.dataset") if values[name]]
-    input_key, label_key = values["data.input_key"], values["data.label_key"]
-    if label_key is None and any(REASONING_GYM in spec for spec in specs):
-        values["data.label_key"] = label_key = "label"
-    train = resolve_dataset("--data.prompt_dataset", values["data.prompt_dataset"], input_key, label_key, directory)
-    values["data.prompt_dataset"] = train
-    if values["eval.dataset"]:
-        seen = prompts_of(train, input_key)
-        values["eval.dataset"] = resolve_dataset(
-            "--eval.dataset", values["eval.dataset"], input_key, label_key, directory, held_out_from=seen
-        )
 
 
 def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None) -> argparse.Namespace:
@@ -289,7 +295,7 @@ def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None)
     values = dict(vars(flat))
     values.pop("config", None)
     values["run.settings"] = json.dumps(resume.portable(values))  # what a checkpoint says of the run that wrote it
-    values.pop(resume.ASKED, None)
+    run_data.for_openrlhf(values)
     values["ckpt.resume_from"] = str(checkpoint.path) if checkpoint else None
     if values["actor.backend"] == "megatron":
         values["ckpt.load_enable"] = checkpoint is not None

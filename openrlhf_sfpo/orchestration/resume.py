@@ -23,6 +23,7 @@ _FREE = {
     "actor.num_gpus_per_node",
     "actor.gradient_checkpointing_enable",
     "actor.gradient_checkpointing_reentrant",
+    "actor.trust_remote_code",
     "megatron.tensor_model_parallel_size",
     "megatron.pipeline_model_parallel_size",
     "megatron.virtual_pipeline_model_parallel_size",
@@ -55,8 +56,6 @@ _FREE = {
 }
 _RUN_DIR = "RUN_DIR"
 _MARKS = {"run.dir", "sfpo.preset"}  # settings that the config.yaml of every run has
-# Where prepared settings keep what was asked for, of those that preparing them changed.
-ASKED = "run.asked"
 
 
 def holds_a_run(directory: Path) -> bool:
@@ -195,10 +194,8 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_asked(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they are written down: what was put into the run directory is named as it was asked for, so that the
-    same settings make the same run in another directory. Keys are blanked."""
-    found = {name: value for name, value in values.items() if name not in ("config", ASKED)}
-    found |= values.get(ASKED, {})
+    """Settings as they are written down, with keys blanked."""
+    found = {name: value for name, value in values.items() if name != "config"}
     if found.get("logger.wandb.key"):
         found["logger.wandb.key"] = NOT_WRITTEN
     return found

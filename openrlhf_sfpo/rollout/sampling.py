@@ -36,12 +36,14 @@ class Engine:
         tensor_parallel_size: GPUs over which the model is split.
         gpu_memory_utilization: part of the GPU's memory that it may take.
         kv_cache_mb: size of the key/value cache where there is no GPU.
+        trust_remote_code: run code that comes with the model.
     """
 
     dtype: str = "auto"
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     kv_cache_mb: int = 1024
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,6 @@ class Response:
     text: str
     tokens: int
     truncated: bool
-
-
-def load_tokenizer(model: str) -> Any:
-    """The model's tokenizer."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
 
 
 def sample(
@@ -92,6 +87,7 @@ def sample(
         dtype=dtype,
         seed=sampling.seed,
         tensor_parallel_size=engine.tensor_parallel_size,
+        trust_remote_code=engine.trust_remote_code,
         max_model_len=max(map(len, prompts)) + sampling.max_new_tokens,
         **HUGGING_FACE_FILES,
         **options,

@@ -1,29 +1,30 @@
 """What a model is evaluated on: named sets of problems with answers, from files, generators or the Hugging Face hub."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.tasks import generated, labels
 from openrlhf_sfpo.tasks.answers import answer_of_solution, reasoning_gym_label
-from openrlhf_sfpo.tasks.data import FILES, REASONING_GYM, generate, read_rows
+from openrlhf_sfpo.tasks.prompts import Prompt, prompt_problem
+from openrlhf_sfpo.tasks.sources import REASONING_GYM, Row, Source, read_directory, read_hub, read_rows, sources_of
 
 FLAG = "--data"
 # Where problem and answer are, by what published sets call them.
 _PROBLEM_KEYS = ("prompt", "problem", "question", "input")
-_ANSWER_KEYS = ("label", "answer", "final_answer", "reference_answer", "target")
+_ANSWER_KEYS = ("label", "answer", "final_answer", "reference_answer", "target", "reward_model.ground_truth")
 # The prompt around a problem, in training and evaluation: the facts of the authors' prompt in words of ours.
 PAPER_TEMPLATE = "{}\n\nThink step by step, and give the final answer inside \\boxed{{}}."
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem, and its answer as the grader wants it."""
+    """A problem, which is text or a chat, and its answer as the grader wants it: text for a built-in one."""
 
-    text: str
-    label: str
+    text: Prompt
+    label: Any
 
 
 @dataclass(frozen=True)
@@ -65,40 +66,57 @@ def paper_specs(directory: Path | None) -> list[str]:
 
 
 def load_problems(
-    specs: list[str], input_key: str | None = None, label_key: str | None = None, limit: int | None = None
+    specs: list[str],
+    input_key: str | None = None,
+    label_key: str | None = None,
+    limit: int | None = None,
+    grader: str = "auto",
 ) -> dict[str, list[Problem]]:
     """Problems by the name of their set.
 
     Args:
-        specs: each `SOURCE` or `NAME=SOURCE`. A source is a .jsonl, .json or .parquet file, `reasoning_gym:...`, or a
-            Hugging Face name with `@SPLIT` (test, if left out). Rows of an unnamed file are sorted into sets by their
-            `datasource`, if they have one.
+        specs: each `SOURCE` or `NAME=SOURCE`. A source is a file of a kind that training reads, a directory (such as
+            `save_to_disk` writes), `reasoning_gym:...`, or a Hugging Face name; the last three with `@SPLIT` (test, if
+            left out) where they have splits. Rows of an unnamed file are sorted into sets by their `datasource`, if
+            they have one.
         input_key, label_key: the fields of problem and answer; None finds them by their usual names.
         limit: the first so many problems of each set.
+        grader: a built-in grader gets labels as text, the user's own as the data has them.
 
     Raises:
         UsageError: a source that cannot be read, has no rows or lacks the fields; or a name that comes twice.
     """
+    reward = "math" if grader == "auto" else grader if grader in labels.TEXT_REWARDS else None
     sets: dict[str, list[Problem]] = {}
     for spec in specs:
-        name, source = _split(spec)
+        name, place = _split(spec)
+        (source,) = sources_of(FLAG, place) if place.startswith(REASONING_GYM) or "," not in place else [None]
+        if source is None:
+            raise UsageError(FLAG, f"{place} is not one data set.", "Separate data sets by spaces.")
         found: dict[str, list[Problem]] = {}
         for where, row in _rows(source, label_key or "label"):
             set_name = name or str(row.get("datasource") or _short_name(source))
-            found.setdefault(set_name, []).append(_problem(source, where, row, input_key, label_key))
+            found.setdefault(set_name, []).append(_problem(source, where, row, input_key, label_key, reward))
         if not found:
-            raise UsageError(FLAG, f"{source} is empty.", "Give a set with at least one problem.")
+            raise UsageError(FLAG, f"{place} is empty.", "Give a set with at least one problem.")
         for set_name, problems in found.items():
             if set_name in sets:
                 raise UsageError(FLAG, f"two sets are called {set_name!r}.", "Name them: --data NAME=SOURCE.")
-            sets[set_name] = problems[:limit]
+            sets[set_name] = (problems if reward else _own_labels(source, problems))[:limit]
     return sets
+
+
+def _own_labels(source: Source, problems: list[Problem]) -> list[Problem]:
+    """Problems with labels for a grader of the user's own, as training gives them to a reward of the user's own."""
+    values = [problem.label for problem in problems]
+    values = labels.guessed(values) if source.is_table else labels.uniform(values)
+    return [Problem(problem.text, value) for problem, value in zip(problems, values, strict=True)]
 
 
 def grader_for(problems: list[Problem]) -> str:
     """The built-in grader that suits a set: reasoning-gym's own scorer for what it generated, else math-verify."""
-    generated = all(reasoning_gym_label(problem.label) is not None for problem in problems)
-    return "reasoning_gym" if generated else "math"
+    by_generator = all(reasoning_gym_label(problem.label) is not None for problem in problems)
+    return "reasoning_gym" if by_generator else "math"
 
 
 def _split(spec: str) -> tuple[str | None, str]:
@@ -107,59 +125,58 @@ def _split(spec: str) -> tuple[str | None, str]:
     return (name, source) if plain else (None, spec)
 
 
-def _short_name(source: str) -> str:
-    if source.startswith(REASONING_GYM):
-        return source.removeprefix(REASONING_GYM).partition("?")[0]
-    return Path(source.partition("@")[0]).stem
+def _short_name(source: Source) -> str:
+    if source.kind == "generated":
+        return source.place.removeprefix(REASONING_GYM).partition("?")[0]
+    stem = Path(source.place).name if source.kind == "directory" else Path(source.place).stem
+    return stem.removesuffix(".jsonl").removesuffix(".csv")  # of .jsonl.gz and the like
 
 
-def _rows(source: str, label_key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(source: Source, label_key: str) -> Iterator[Row]:
     """(place, row) for each row of a source."""
-    if source.startswith(REASONING_GYM):
-        for number, row in enumerate(generate(FLAG, source, "prompt", label_key), 1):
+    split = source.part or "test"
+    if source.kind == "generated":
+        for number, row in enumerate(generated.generate(FLAG, source.place, "prompt", label_key), 1):
             yield f"problem {number}", row
-        return
-    if Path(source).suffix in FILES:
-        if not Path(source).is_file():
-            raise UsageError(FLAG, f"{source} does not exist.", "Give the path of a .jsonl, .json or .parquet file.")
-        yield from read_rows(FLAG, Path(source))
-        return
-    name, _, split = source.partition("@")
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name, split=split or "test")
-    except Exception as error:  # the library raises many kinds, for names, splits and connections
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            FLAG,
-            f"{name} (split {split or 'test'}) cannot be loaded ({reason}).",
-            "Give a local file: NAME=FILE.jsonl.",
-        ) from None
-    for number, row in enumerate(loaded, 1):
-        yield f"row {number}", dict(row)
+    elif source.kind == "file":
+        yield from read_rows(FLAG, Path(source.place))
+    elif source.kind == "directory":
+        yield from read_directory(FLAG, Path(source.place), None, split)
+    else:
+        yield from read_hub(FLAG, source.place, None, split, split_only=True)
 
 
-def _problem(source: str, where: str, row: dict[str, Any], input_key: str | None, label_key: str | None) -> Problem:
+def _problem(
+    source: Source, where: str, row: dict[str, Any], input_key: str | None, label_key: str | None, reward: str | None
+) -> Problem:
     text = _field(source, where, row, "--input_key", input_key, _PROBLEM_KEYS)
     # MATH has no field for the answer, which is boxed in its solution.
     solved = answer_of_solution(row["solution"]) if isinstance(row.get("solution"), str) else None
-    if label_key is None and solved is not None and not any(row.get(key) is not None for key in _ANSWER_KEYS):
+    if label_key is None and solved is not None and not any(_has(row, key) for key in _ANSWER_KEYS):
         row = {**row, "answer": solved}
     label = _field(source, where, row, "--label_key", label_key, _ANSWER_KEYS)
-    if isinstance(label, list):  # sets with several accepted forms put the answer first
-        if not label:
-            raise UsageError(FLAG, f"{source}, {where} has an empty list of answers.", "Remove the row.")
-        label = label[0]
-    if not isinstance(text, str):
-        raise UsageError("--input_key", f"{source}, {where}: the problem is {type(text).__name__}.", "It must be text.")
-    return Problem(text, label if isinstance(label, str) else json.dumps(label))
+    problem = prompt_problem(text, chat=True, template=False)
+    if problem is not None:
+        raise UsageError("--input_key", f"{source.place}, {where}: {problem[0]}.", problem[1])
+    reason = labels.label_problem(reward, label)
+    if reason is not None:
+        raise UsageError(FLAG, f"{source.place}, {where}: {reason}.", "Correct or remove the row.")
+    return Problem(text, labels.label_text(label) if reward else label)
 
 
-def _field(source: str, where: str, row: dict[str, Any], flag: str, key: str | None, usual: tuple[str, ...]) -> Any:
+def _has(row: dict[str, Any], key: str) -> bool:
+    return labels.field(row, key) not in (None, labels.MISSING)
+
+
+def _field(source: Source, where: str, row: dict[str, Any], flag: str, key: str | None, usual: tuple[str, ...]) -> Any:
     names = [key] if key else list(usual)
-    found = next((name for name in names if row.get(name) is not None), None)
-    if found is None:
-        has = ", ".join(map(repr, row))
-        raise UsageError(flag, f"{source}, {where} has no {' or '.join(map(repr, names))} (it has {has}).", "Name it.")
-    return row[found]
+    found = next((name for name in names if _has(row, name)), None)
+    if found is not None:
+        return labels.field(row, found)
+    null = next((name for name in names if labels.field(row, name) is None), None)
+    if null is not None:
+        raise UsageError(flag, f"{source.place}, {where} has null in {null!r}.", "Correct or remove the row.")
+    has = ", ".join(map(repr, row))
+    raise UsageError(
+        flag, f"{source.place}, {where} has no {' or '.join(map(repr, names))} (it has {has}).", "Name it."
+    )

@@ -1,0 +1,107 @@
+"""Problems that reasoning-gym generates: `reasoning_gym:NAME?option=value&...`."""
+
+import dataclasses
+import difflib
+import itertools
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.tasks.sources import REASONING_GYM
+
+
+def generate(flag: str, spec: str, input_key: str, label_key: str, first: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a reasoning-gym data set. The label is what its own scorer needs, as JSON.
+
+    Args:
+        flag: that names the data set, for errors.
+        spec: its name and options.
+        input_key: the question's field in the rows; a metadata field of that name that is text is the prompt itself.
+        label_key: the label's field in the rows.
+        first: only the first so many.
+
+    Raises:
+        UsageError: an unknown name or option, or a value that the data set does not take.
+    """
+    name, options = parse_spec(flag, spec)
+    dataset = create(flag, name, options)
+    try:
+        entries = list(itertools.islice(iter(dataset), first))
+    except Exception as error:  # some values are found out by the generator only
+        raise _refused(flag, name, options, error) from None
+    labels = [json.dumps({"dataset": name, "options": options, "entry": _plain(entry)}) for entry in entries]
+    prompts = [entry["question"] for entry in entries]
+    # A metadata field by that name is the prompt itself: chain_sum's "expression" is its question without the sentence.
+    fields = [entry.get("metadata", {}).get(input_key) for entry in entries]
+    if all(isinstance(field, str) for field in fields):
+        prompts = fields
+    return [
+        {input_key: prompt, label_key: label, "datasource": name} for prompt, label in zip(prompts, labels, strict=True)
+    ]
+
+
+def size_of(flag: str, spec: str) -> int:
+    """How many problems a data set has; none is generated."""
+    return len(create(flag, *parse_spec(flag, spec)))
+
+
+def create(flag: str, name: str, options: dict[str, Any]) -> Any:
+    """A reasoning-gym data set, whose problems are generated when they are asked for."""
+    import reasoning_gym
+
+    try:
+        return reasoning_gym.create_dataset(name, **options)
+    except Exception as error:  # asserts and whatever a constructor trips over
+        raise _refused(flag, name, options, error) from None
+
+
+def parse_spec(flag: str, spec: str) -> tuple[str, dict[str, Any]]:
+    """The data set's name and options, both of which reasoning-gym knows."""
+    import reasoning_gym
+
+    name, _, query = spec.removeprefix(REASONING_GYM).partition("?")
+    known = sorted(reasoning_gym.factory.DATASETS)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 3) or [other for other in known if name[:4] in other][:5]
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"It has {', '.join(known[:8])} and others."
+        raise UsageError(flag, f"reasoning-gym has no data set {name!r}.", hint)
+    options = _options(flag, spec, query)
+    takes = [field.name for field in dataclasses.fields(reasoning_gym.factory.DATASETS[name][1])]
+    for option in options:
+        if option not in takes:
+            close = difflib.get_close_matches(option, takes, 1)
+            hint = f"Did you mean {close[0]}?" if close else f"It takes {', '.join(takes)}."
+            raise UsageError(flag, f"{name} has no option {option!r}.", hint)
+    return name, options
+
+
+def _refused(flag: str, name: str, options: dict[str, Any], error: Exception) -> UsageError:
+    given = ", ".join(f"{key}={value}" for key, value in options.items()) or "its defaults"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UsageError(flag, f"reasoning-gym's {name} does not take {given} ({reason}).", "Correct the options.")
+
+
+def _options(flag: str, spec: str, query: str) -> dict[str, Any]:
+    """The options of a query string; one that comes more than once is a list."""
+    values: dict[str, list[Any]] = {}
+    for piece in filter(None, query.split("&")):
+        key, equals, value = piece.partition("=")
+        if not key or not equals or not value:
+            raise UsageError(flag, f"{spec} has the option {piece!r} without a value.", "Write NAME=VALUE.")
+    for key, value in parse_qsl(query):
+        values.setdefault(key, []).append(_number(value))
+    return {key: found if len(found) > 1 else found[0] for key, found in values.items()}
+
+
+def _number(value: str) -> Any:
+    """An option's value: a number, true/false, or text."""
+    try:
+        return json.loads(value.lower())
+    except ValueError:
+        return value
+
+
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    """What of an entry survives JSON: some generators put objects into the metadata that only they read."""
+    return json.loads(json.dumps(entry, default=str))

@@ -1,0 +1,140 @@
+"""Labels: the reference answers of a data set, which may be of any JSON type, as rewards and graders get them.
+
+Built-in rewards grade text. A reward function of one's own, or a server, gets what the data set holds as long as all
+labels are of one type, and text otherwise.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from openrlhf_sfpo.tasks.answers import expected_text, last_integer, reasoning_gym_label
+from openrlhf_sfpo.tasks.prompts import type_name
+
+MISSING = object()
+# Rewards that grade text; others are the user's own.
+TEXT_REWARDS = ("math", "math_boxed", "last_integer", "exact", "reasoning_gym")
+# Where floats are written out rather than with an exponent.
+_PLAIN_DIGITS = 30
+
+
+def field(row: dict[str, Any], key: str) -> Any:
+    """A row's field: by its name, or along the dots of `reward_model.ground_truth` as verl's files have it; MISSING if
+    it is not there."""
+    if key in row:
+        return row[key]
+    found: Any = row
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return MISSING
+        found = found[part]
+    return found
+
+
+def label_text(value: Any) -> str:
+    """A label as text: a number without exponent and needless decimals, a list's first answer, and a generated
+    problem's entry as JSON.
+
+    Raises:
+        ValueError: it cannot be an answer; the message says why.
+    """
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("the label is an empty list")
+        if isinstance(value[0], list | tuple):
+            raise ValueError("the label is a list of lists")
+        return label_text(value[0])
+    if isinstance(value, dict):
+        if "entry" not in value:
+            raise ValueError("the label is an object")
+        return json.dumps(value)
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float | Decimal):
+        return _number_text(value)
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    if not isinstance(value, str):
+        raise ValueError(f"the label is {type_name(value)}")
+    if not value.strip():
+        raise ValueError("the label is empty")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("the label holds half a surrogate pair") from None
+    return value
+
+
+def _number_text(value: int | float | Decimal) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        raise ValueError(f"the label is {value}")
+    exact = Decimal(repr(value)) if isinstance(value, float) else value
+    if abs(exact.adjusted()) > _PLAIN_DIGITS:
+        return str(exact.normalize())
+    text = f"{exact:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text
+
+
+def label_problem(reward: str | None, value: Any) -> str | None:
+    """Why a reward cannot grade by this label; None if it can.
+
+    Args:
+        reward: the built-in reward's name, or None for the user's own, which may take anything but null.
+        value: the row's label, or MISSING.
+    """
+    if value is None:
+        return "the label is null"
+    if reward is None:
+        return None
+    try:
+        text = label_text(value)
+    except ValueError as error:
+        return str(error)
+    if reward == "last_integer" and last_integer(expected_text(text)) is None:
+        return f"the label {shown(text)} has no integer, which the reward last_integer needs"
+    if reward == "reasoning_gym" and reasoning_gym_label(text) is None:
+        return f"the label {shown(text)} was not made by reasoning_gym:NAME, as the reward reasoning_gym needs it"
+    return None
+
+
+def uniform(values: Sequence[Any]) -> list[Any]:
+    """Labels for the user's own reward: as they are if one column of a table holds them all, else all as text (what is
+    no text as JSON)."""
+    import pyarrow as pa
+
+    if len({_kind(value) for value in values}) <= 1:
+        with suppress(pa.ArrowException, OverflowError):  # parts that differ in type, or numbers over 64 bits
+            pa.array(values)
+            return list(values)
+    return [value if isinstance(value, str) else json.dumps(value, default=str) for value in values]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return type(value).__name__
+    return "number"
+
+
+def guessed(values: Sequence[str]) -> list[Any]:
+    """A CSV column for the user's own reward: numbers if all cells are numbers, as loaders of CSV files guess it."""
+    for kind in (int, float) if not any("_" in value for value in values) else ():
+        try:
+            numbers = [kind(value) for value in values]
+        except ValueError:
+            continue
+        if all(map(math.isfinite, numbers)):
+            return numbers
+    return list(values)
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """A text for a message: quoted, and cut off."""
+    return repr(text if len(text) <= limit else f"{text[:limit]}...")
