@@ -141,6 +141,11 @@ class RunConfig:
         True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
     )
     samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl")
+    reward_trial: float = _flag(
+        120.0,
+        "seconds for a trial of your own reward function before anything is started: it is called once, in a process "
+        "of its own, with the first row of the data and a made-up response; 0 skips it",
+    )
     kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU")
     engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(
         "auto", "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU"

@@ -15,10 +15,10 @@ from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.orchestration import hooks, resume
+from openrlhf_sfpo.orchestration.reward_check import check_rewards, try_rewards
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
-from openrlhf_sfpo.tasks.rewards import check_reward
 
 
 def nested(flat: argparse.Namespace) -> SimpleNamespace:
@@ -99,6 +99,7 @@ def _steps(args: Any, probe: bool = True) -> Iterator[partial[None]]:
     yield partial(_check_places, args, probe)
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
+    yield partial(try_rewards, args)
 
 
 def _check_given(args: Any) -> None:
@@ -114,14 +115,7 @@ def _check_given(args: Any) -> None:
 def _check_rewards(args: Any) -> None:
     if args.rollout.replay_dir:
         _check_recording(args)
-    elif not args.reward.remote_url and not args.train.agent_func_path:
-        raise UsageError(
-            "--reward.remote_url",
-            "is not given, so that nothing would be rewarded.",
-            "Give a Python file, a built-in reward's name or a URL (or --train.agent_func_path).",
-        )
-    if args.reward.remote_url:
-        check_reward(args.reward.remote_url.split(",")[0])
+    check_rewards(args)
 
 
 def _check_recording(args: Any) -> None:
