@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import traceback
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,7 @@ def _finish(
     try:
         grades = grade(graders, sampled)
     except Exception as error:
+        traceback.print_exc()  # to driver.log
         console.say(f"grading failed: {type(error).__name__}: {error}")
         again = f"openrlhf-sfpo eval --regrade {args.out} --grader {args.grader}"
         console.plain(f"The responses are in {args.out / 'samples.jsonl'}. To grade them: {again}")

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response, reward_response
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.environment import cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.staleness import stamp
-from openrlhf_sfpo.tasks.responses import Response, ResponseDecoder, ended_by_token
+from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 from openrlhf_sfpo.tasks.reward_files import attribute, load_file
 from openrlhf_sfpo.tasks.rewards import CheckedReward, is_url
 
@@ -124,7 +125,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         result = await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
         if self._decoder is not None:
             output = result.outputs[0]
-            _response.set(self._decoder(prompt_token_ids, output.token_ids, ended_by_token(output)))
+            SAMPLED.set(self._decoder(prompt_token_ids, output.token_ids, ended_by_token(output)))
         return result
 
     async def restart(self, seed: int, index: int) -> None:
@@ -195,27 +196,6 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         mine = psutil.Process()
         family = [mine, *mine.children(recursive=True)]
         return ray.get_runtime_context().get_node_id(), {process.pid: process.create_time() for process in family}
-
-
-# The response that a task has just sampled: its reward is computed in the same task, or in a thread with its context.
-_response: ContextVar[Response] = ContextVar("response")
-
-
-def reward_response(reward: CheckedReward, queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
-    """Reward the response that this task has sampled.
-
-    OpenRLHF decodes prompt and response together. That need not begin with the prompt's text: the prompt may have been
-    cut off, or changed by the tokenizer. So the response comes from its own tokens.
-    """
-    response = _response.get()
-    return reward.of_response(response.text, response.raw, prompts[0], labels[0])
-
-
-async def post_response(
-    post: Callable[..., Awaitable[Any]], queries: list[str], prompts: list[str], labels: list[str]
-) -> Any:
-    """As `reward_response`, for a reward server."""
-    return await post([prompts[0] + _response.get().raw], prompts, labels)
 
 
 # The seeds of the responses to the prompt that a task is about; its subtasks, one for each response, see the same.
