@@ -119,6 +119,14 @@ def test_control_tokens_go_and_words_stay(response: str, ended: bool, text: str)
     assert Decoded(one)("Q:", response, ended).text == text
 
 
+def test_the_response_of_a_recorded_sequence() -> None:
+    one = tokenizer(**QWEN)
+    prompt, response = ids(one, "4 ="), ids(one, " 4<|im_end|>")
+    mask = [0] * (len(prompt) - 1) + [1] * len(response)
+    assert ResponseDecoder(one).of_sequence(prompt + response, mask) == " 4<|im_end|>"
+    assert ResponseDecoder(one).of_sequence(prompt, [0] * (len(prompt) - 1)) == ""
+
+
 def test_a_character_that_begins_in_the_prompt() -> None:
     one = tokenizer(**QWEN)
     first, *rest = ids(one, "é")

@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="openrlhf-sfpo eval",
-        description="Measure a model's accuracy: avg@k and pass@k of each data set with bootstrap intervals, response "
-        "length and truncation. Writes eval.json, eval.md, eval.png and samples.jsonl, with every graded response.",
+        description="Measure a model's accuracy: avg@k and pass@k of each data set with intervals, response length and "
+        "truncation. Writes eval.json, eval.md, eval.png and samples.jsonl, with every graded response.",
     )
     add = parser.add_argument
     add(

@@ -144,6 +144,11 @@ class ResponseDecoder:
         kept = [token for token in (response[:-1] if ended else response) if token not in self._control]
         return Response(raw if len(kept) == len(response) else self._after(context, kept), raw)
 
+    def of_sequence(self, tokens: Sequence[int], action_mask: Sequence[int]) -> str:
+        """The response in a rollout's token ids, all of it; `action_mask` is of the tokens after the first."""
+        begin = next((place for place, action in enumerate(action_mask, 1) if action), len(tokens))
+        return self(tokens[:begin], tokens[begin:], ended=False).raw
+
     def _after(self, context: list[int], tokens: list[int]) -> str:
         before, whole = self._decode(context), self._decode(context + tokens)
         # A character may have its first bytes in the prompt.
