@@ -8,12 +8,13 @@ import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from openrlhf_sfpo.tasks import grading_pool
-from openrlhf_sfpo.tasks.grading_pool import GradingError, GradingPool
+from openrlhf_sfpo.tasks.grading_pool import GradingError, GradingPool, Outcome
 from openrlhf_sfpo.tasks.rewards import BUILTIN, TIMEOUTS
 
 BUSY = ("builtins:pow", [[7, 10**9], *[[2, number] for number in range(8)]])
@@ -80,13 +81,13 @@ def test_any_text_survives_the_way(pool: GradingPool) -> None:
     assert pool.run("builtins:len", [[text]])[0].value == len(text)
 
 
-def test_timeouts_are_counted_and_wrong(monkeypatch: pytest.MonkeyPatch, pool: GradingPool) -> None:
-    monkeypatch.setattr("openrlhf_sfpo.tasks.rewards.shared_pool", lambda: pool)
-    monkeypatch.setattr(pool, "run", lambda function, arguments: GradingPool.run(pool, *BUSY)[: len(arguments)])
-    result = BUILTIN["math_boxed"](["P\\boxed{4}"], ["P"], ["4"])
-    assert result["scores"] == [0.0]
-    assert result["rewards"] == [0.1]
-    assert result["extra_logs"][TIMEOUTS] == [1.0]
+def test_timeouts_are_counted_and_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = SimpleNamespace(run=lambda function, arguments: [Outcome(None, timed_out=True) for _ in arguments])
+    monkeypatch.setattr("openrlhf_sfpo.tasks.rewards.shared_pool", lambda: late)
+    result = BUILTIN["math_boxed"](["P\\boxed{4}", "P4"], ["P", "P"], ["4", "4"])
+    assert result["scores"] == [0.0, 0.0]
+    assert result["rewards"] == [0.1, 0.0]
+    assert result["extra_logs"][TIMEOUTS] == [1.0, 1.0]
 
 
 SCRIPT = """

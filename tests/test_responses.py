@@ -32,6 +32,7 @@ CAFE = unicodedata.normalize("NFD", "Le café ouvre à 7 h. Réponse dans \\boxe
         (CAFE + " Je ne sais pas.", unicodedata.normalize("NFC", CAFE), "Je ne sais pas."),
         (f"<s>{BOXED.lower()} no", BOXED, "no"),
         ("Hello, world! no", "Hello , world !", "no"),
+        ("user\nhi\nassistant\n4", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "4"),
         # a prompt that is too long loses its start
         ((BOXED * 20)[101:] + " no", BOXED * 20, "no"),
         ("<s>" + (BOXED * 20)[101:] + " no", BOXED * 20, "no"),

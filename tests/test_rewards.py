@@ -346,6 +346,7 @@ def flags(**values: Any) -> SimpleNamespace:
         ({}, "--reward.remote_url: is not given"),
         ({"reward__remote_url": "maths"}, "'maths' is neither a built-in reward"),
         ({"reward__remote_url": "math,exact"}, "names 2 rewards"),
+        ({"reward__remote_url": "math", "run__reward_trial": -1.0}, "--run.reward_trial: is -1 seconds."),
         ({"reward__remote_url": "/nowhere/x.py"}, "/nowhere/x.py does not exist"),
         ({"reward__remote_url": "{tmp}/directory.py"}, "is a directory"),
         ({"reward__remote_url": "{tmp}/syntax.py"}, "is not valid Python ('(' was never closed (syntax.py, line 1))"),
@@ -354,12 +355,16 @@ def flags(**values: Any) -> SimpleNamespace:
         ({"train__agent_func_path": "{tmp}/other.py"}, "does not define AgentExecutor"),
     ],
 )
-def test_reward_flags_that_mean_nothing(values: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_reward_flags_that_mean_nothing(values: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "directory.py").mkdir()
     write(tmp_path / "syntax.py", "def reward_func(")
     write(tmp_path / "other.py", "def reward(queries, prompts, labels):\n    return [1.0]\n")
+
+    def fill(value: Any) -> Any:
+        return value.format(tmp=tmp_path) if isinstance(value, str) else value
+
     with pytest.raises(UsageError) as caught:
-        check_rewards(flags(**{name: value.format(tmp=tmp_path) for name, value in values.items()}))
+        check_rewards(flags(**{name: fill(value) for name, value in values.items()}))
     assert message in str(caught.value)
 
 

@@ -1,12 +1,14 @@
 """The reward flags, checked before anything is started."""
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.tasks.answers import reasoning_gym_label
 from openrlhf_sfpo.tasks.data import FILES, REASONING_GYM, generate, read_rows
-from openrlhf_sfpo.tasks.reward_files import check_file
+from openrlhf_sfpo.tasks.reward_files import check_file, split_spec
 from openrlhf_sfpo.tasks.rewards import BUILTIN, FLAG, check_reward, is_url
 
 AGENT_FLAG = "--train.agent_func_path"
@@ -28,6 +30,8 @@ def check_rewards(args: Any) -> None:
             "is not given, so that nothing would be rewarded.",
             f"Give a Python file, a built-in reward's name or a URL (or {AGENT_FLAG}).",
         )
+    if not args.run.reward_trial >= 0:
+        raise UsageError("--run.reward_trial", f"is {args.run.reward_trial:g} seconds.", "Use 0 (no trial) or more.")
     if not url:
         return
     specs = [spec.strip() for spec in url.split(",")]
@@ -47,7 +51,7 @@ def try_rewards(args: Any) -> None:
     spec, seconds = args.reward.remote_url, args.run.reward_trial
     if not spec or is_url(spec) or args.rollout.replay_dir or args.train.agent_func_path:
         return
-    from openrlhf_sfpo.tasks.reward_trial import MADE_UP, try_reward
+    from openrlhf_sfpo.tasks.reward_trial import MADE_UP
 
     sample = first_sample(args)
     if spec in BUILTIN:
@@ -59,7 +63,17 @@ def try_rewards(args: Any) -> None:
             )
         return
     if seconds > 0:
-        try_reward(FLAG, spec, sample or MADE_UP, seconds, "--run.reward_trial 0 skips this trial.")
+        file = Path(split_spec(spec)[0])
+        changed = file.stat().st_mtime_ns if file.is_file() else 0
+        _try_once(spec, sample or MADE_UP, seconds, changed)
+
+
+@functools.cache
+def _try_once(spec: str, sample: Any, seconds: float, changed: int) -> None:
+    """The runs of a comparison have the same reward. `changed`: when its file was."""
+    from openrlhf_sfpo.tasks.reward_trial import try_reward
+
+    try_reward(FLAG, spec, sample, seconds, "--run.reward_trial 0 skips this trial.")
 
 
 def first_sample(args: Any) -> Any:
@@ -89,6 +103,4 @@ def first_sample(args: Any) -> Any:
 
 
 def _as_text(label: Any) -> str:
-    import json
-
     return label if isinstance(label, str) else json.dumps(label)

@@ -24,7 +24,7 @@ _EXTRA_BYTES = 4 * 2**30
 def main(parent: int) -> None:
     """Answer requests until standard input ends. `parent`: process number of whoever started this."""
     # A worker that computes does not see the end of its input, so that the kernel ends it with its parent.
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return

@@ -1,5 +1,6 @@
 """The response that is graded: from its tokens where they are known, else from OpenRLHF's `query`."""
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ _END = (
 )
 _AT_END = re.compile(rf"(?:{_END})\Z")
 _LONGEST_END = 64
+_CONTROL = re.compile(_END)
 _START = re.compile(
     r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<seed:bos>|\[BOS\]|\[CLS\]|\[gMASK\]|<sop>|<\uff5cbegin\u2581of\u2581sentence\uff5c>"
     r"|<\|(?:begin_of_text|endoftext|startoftext|bos|begin_of_sentence|im_start|start|pad|eos)\|>|<pad>|<eos>|</s>)"
@@ -58,8 +60,9 @@ def _prompt_end(query: str, prompt: str) -> int:
     if 0 < (place := query.find(prompt)) <= _MAX_START:
         return place + len(prompt)
     wanted = "".join(map(_folded, prompt))
-    for start in starts:
-        end = _folded_end(query, start, wanted)
+    bare = "".join(map(_folded, _CONTROL.sub("", prompt)))  # if the query was decoded without special tokens
+    for start, text in itertools.product(starts, (wanted, bare)):
+        end = _folded_end(query, start, text)
         if end is not None:
             return end
     for start in starts:
@@ -120,11 +123,11 @@ class ResponseDecoder:
     """Makes text of a response's own tokens, so that nothing of the prompt can be taken for it.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's, or the processor around it.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         named = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED} - {None}
         added = getattr(tokenizer, "added_tokens_decoder", None) or {}
         # Words such as <answer> are often made special tokens, and mean something; <|im_start|> does not.
