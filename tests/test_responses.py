@@ -31,6 +31,8 @@ CAFE = unicodedata.normalize("NFD", "Le café ouvre à 7 h. Réponse dans \\boxe
         (unicodedata.normalize("NFC", CAFE) + " Je ne sais pas.", CAFE, "Je ne sais pas."),
         (CAFE + " Je ne sais pas.", unicodedata.normalize("NFC", CAFE), "Je ne sais pas."),
         (f"<s>{BOXED.lower()} no", BOXED, "no"),
+        ("[CLS] le cafe : no", "Le café :", "no"),
+        (unicodedata.normalize("NFD", "Le café") + " no", "Le café", "no"),
         ("Hello, world! no", "Hello , world !", "no"),
         ("user\nhi\nassistant\n4", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "4"),
         # a prompt that is too long loses its start
@@ -118,6 +120,18 @@ class Decoded:
 def test_control_tokens_go_and_words_stay(response: str, ended: bool, text: str) -> None:
     one = tokenizer(**QWEN, extra_special_tokens=["<|im_start|>", "<answer>", "</answer>"])
     assert Decoded(one)("Q:", response, ended).text == text
+
+
+def test_the_first_space_of_a_response_stays() -> None:
+    """Tokenizers such as Llama 2's leave out the first space of what they decode."""
+    words = ["<unk>", "<s>", "</s>", "\u2581Q:", "\u2581four", "\u2581is", "\u25814"]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    one = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    prompt, response = ids(one, "Q:"), [*ids(one, "four is 4"), one.eos_token_id]
+    assert one.decode(response[:-1]) == "four is 4"
+    assert ResponseDecoder(one)([one.bos_token_id, *prompt], response, ended=True).text == " four is 4"
 
 
 def test_the_response_of_a_recorded_sequence() -> None:

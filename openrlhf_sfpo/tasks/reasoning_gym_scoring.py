@@ -58,12 +58,14 @@ def _answers(response: str, reference: str | None) -> Iterator[str]:
     count = len([line for line in (reference or "").splitlines() if line.strip()]) or len(lines)
     end = "\n".join(lines[-count:])
     yield response if len(lines) <= count else end
-    yield "\n".join(all_lines[-len((reference or " ").splitlines()) :])  # a puzzle may have empty lines
+    tail = "\n".join(all_lines[-len((reference or " ").splitlines()) :])  # a puzzle may have empty lines
+    yield tail
     if reference is None:
         yield lines[-1] if lines else ""
-    introduced = _INTRODUCTION.sub("", end, count=1).strip()
-    yield introduced
-    yield introduced.removesuffix(".")
+    for text in (end, tail):
+        introduced = _INTRODUCTION.sub("", text, count=1).strip()
+        yield introduced
+        yield introduced.removesuffix(".")
 
 
 def _boxed(response: str) -> Iterator[str]:

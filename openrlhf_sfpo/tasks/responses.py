@@ -76,15 +76,16 @@ def _prompt_end(query: str, prompt: str) -> int:
 
 
 def _folded(character: str) -> str:
-    """A character without what tokenizers change: normal form, case, white space."""
-    return "".join(unicodedata.normalize("NFKD", character).casefold().split())
+    """A character without what tokenizers change: normal form, accents, case, white space."""
+    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
+    return "".join(part for part in parts if not part.isspace() and not unicodedata.combining(part))
 
 
 def _folded_end(query: str, start: int, wanted: str) -> int | None:
     """Where in the query text that folds to `wanted` ends, if it is at `start`."""
     matched = 0
     for place in range(start, len(query)):
-        if matched == len(wanted):
+        if matched == len(wanted) and not unicodedata.combining(query[place]):
             return place
         folded = _folded(query[place])
         if not wanted.startswith(folded, matched):
