@@ -253,7 +253,7 @@ def test_a_grader_that_fails_loses_no_response(tmp_path: Path, capfd: pytest.Cap
         (["--grader", "/nowhere/x.py"], "--grader: /nowhere/x.py does not exist"),
         (["--grader", "http://host/score"], "--grader: is http://host/score, a server."),
         (["--grader", "{tmp}/broken.py"], "broken.py cannot be loaded: ModuleNotFoundError"),
-        (["--grader", "{tmp}/none.py"], "none.py, tried on the first problem of s: it returned None"),
+        (["--grader", "{tmp}/none.py"], "none.py does not work on the first problem of s: it returned None"),
         (["--grader", "reasoning_gym"], "--grader: reasoning_gym cannot grade s: the label of problem 1, 'a word',"),
         (["--grader", "last_integer"], "the label of problem 1, 'a word', has no integer."),
         (["--data", "x.jsonl"], "--regrade: takes no MODEL"),

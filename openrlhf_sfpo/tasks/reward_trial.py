@@ -55,18 +55,20 @@ def try_reward(flag: str, spec: str, sample: Sample, seconds: float, skip: str) 
         found = _in_child(spec, sample, seconds)
     except subprocess.TimeoutExpired:
         problem = f"{spec} has not graded one sample within {seconds:g} s."
-        raise UsageError(flag, problem, f"Make it faster. {skip}") from None
+        raise UsageError(flag, problem, f"Make it faster. {skip}".strip()) from None
     source, name = split_spec(spec)
     stage, what = found["stage"], found["what"]
     if stage == "load":
-        raise UsageError(flag, f"{source} cannot be loaded: {what}.", f"Fix it. {skip}")
+        raise UsageError(flag, f"{source} cannot be loaded: {what}.", f"Fix it. {skip}".strip())
     if stage == "result":
-        raise UsageError(flag, f"{name} of {source}, tried on {_place(sample)}: {what}.", skip)
+        returned, _, wanted = what.partition(". ")
+        raise UsageError(flag, f"{name} of {source} does not work on {_place(sample)}: {returned}.", f"{wanted}.")
     if stage == "server":
-        raise NotThere(flag, f"{name} of {source} reaches no server: {what}.", f"Start what it calls. {skip}")
+        problem = f"{name} of {source} reaches no server: {what}."
+        raise NotThere(flag, problem, f"Start the server. {skip}".strip())
     if stage == "died" or (stage == "call" and (sample.source is not None or found["signature"])):
         problem = f"{name} of {source} fails on {_place(sample)}: {what}."
-        raise UsageError(flag, problem, f"Fix it. {_SIGNATURE.format(name=name)} {skip}")
+        raise UsageError(flag, problem, f"Fix it. {_SIGNATURE.format(name=name)} {skip}".strip())
 
 
 def _place(sample: Sample) -> str:
