@@ -35,6 +35,9 @@ from openrlhf_sfpo.tasks.integers import last_integer
         ("1\u202f234", 1234),
         ("1'234'567", 1234567),
         ("1_000", 1000),
+        ("about 1 234.", 1234),
+        ("5 100 20", 20),
+        ("20 5 100", 100),
         ("1,2345", 2345),
         # integers in other forms
         ("5.0", 5),

@@ -4,9 +4,11 @@ import re
 from fractions import Fraction
 
 _DIGITS = r"\d+"
-# 1,234  1{,}234  1\,234  1'234  1_234  and thin or unbreakable spaces; a plain space also separates list items.
+# 1,234  1{,}234  1\,234  1'234  1_234  and thin or unbreakable spaces.
 _GROUPED = r"\d{1,3}(?:(?:,|\{,\}|\\,|['_\u00a0\u2009\u202f])\d{3})+(?!\d)"
-_WHOLE = rf"(?:{_GROUPED}|{_DIGITS})"
+# A plain space also separates the numbers of a list: then there are others around.
+_SPACED = r"(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?! ?\d)"
+_WHOLE = rf"(?:{_GROUPED}|{_SPACED}|{_DIGITS})"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.\d+)?|(?<![\w.)\]}}])\.\d+)"
 _EXPONENT = r"(?:\{\s*([-+]?\d+)\s*\}|([-+]?\d+))"
 _POWER_OF_TEN = rf"(?:\s*(?:\\times|\\cdot|[\u00d7\u00b7*xX])\s*10\s*(?:\^|\*\*)\s*{_EXPONENT}|[eE]([-+]?\d+)(?!\w))"
@@ -21,7 +23,7 @@ _NUMBER = re.compile(
     rf"(?:\s*(?:\^|\*\*)\s*(?:\{{\s*(?P<power>[-+]?\d+)\s*\}}|(?P<power1>[-+]?\d+)))?"
     rf"(?P<mixed>\s+\d+/\d+)?)"
 )
-_SEPARATORS = re.compile(r"\{,\}|\\,|[,'_\u00a0\u2009\u202f]")
+_SEPARATORS = re.compile(r"\{,\}|\\,|[ ,'_\u00a0\u2009\u202f]")
 # Python refuses to read longer integers, and no answer is as long as that.
 _MAX_DIGITS = 4000
 
