@@ -46,8 +46,9 @@ def _answers(response: str, reference: str | None) -> Iterator[str]:
         yield tagged[-1].strip()
         yield _TEXT.sub(r"\\1", tagged[-1]).strip()
         return
-    if _BOX in response:
-        yield from _boxed(response)
+    box = last_boxed(response)
+    if box is not None or _BOX in response:
+        yield from _boxed(response, box)
         return
     if reference is not None and _NUMBER.fullmatch(reference.strip()):
         numbers = _NUMBER.findall(re.sub(r"(?<=\d),(?=\d{3}\b)", "", response))
@@ -68,10 +69,9 @@ def _answers(response: str, reference: str | None) -> Iterator[str]:
         yield introduced.removesuffix(".")
 
 
-def _boxed(response: str) -> Iterator[str]:
-    box = last_boxed(response)
+def _boxed(response: str, box: str | None) -> Iterator[str]:
     # An answer of brackets alone may not be balanced.
-    rest = response[response.rindex(_BOX) + len(_BOX) :]
+    rest = response[response.rindex(_BOX) + len(_BOX) :] if _BOX in response else ""
     to_last_brace = rest[: rest.rindex("}")] if "}" in rest else rest
     yield (to_last_brace if box is None else box).strip()
     yield to_last_brace.strip()
