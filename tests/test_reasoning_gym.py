@@ -20,6 +20,7 @@ FORMS = {
     "introduced": "I have thought. The answer is: {}",
     "tags": "I think 17.\n<answer>{}</answer>",
     "tags, lines": "<answer>\n{}\n</answer>.",
+    "tags, stopped": "I think 17.\n<answer>{}",
     "boxed": "So it is \\boxed{{{}}}.",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from openrlhf_sfpo.tasks.answers import last_boxed, reasoning_gym_label
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:/\d+)?")
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _BOX = "\\boxed{"
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}")
 _INTRODUCTION = re.compile(r".*?\b(?:answer|result|solution)\b(?:\s+is)?\s*:?\s+", re.IGNORECASE | re.DOTALL)
@@ -44,7 +44,7 @@ def _answers(response: str, reference: str | None) -> Iterator[str]:
     tagged = _TAGGED.findall(response)
     if tagged:
         yield tagged[-1].strip()
-        yield _TEXT.sub(r"\\1", tagged[-1]).strip()
+        yield _TEXT.sub(r"\1", tagged[-1]).strip()
         return
     box = last_boxed(response)
     if box is not None or _BOX in response:
@@ -72,7 +72,7 @@ def _answers(response: str, reference: str | None) -> Iterator[str]:
 def _boxed(response: str, box: str | None) -> Iterator[str]:
     # An answer of brackets alone may not be balanced.
     rest = response[response.rindex(_BOX) + len(_BOX) :] if _BOX in response else ""
-    to_last_brace = rest[: rest.rindex("}")] if "}" in rest else rest
+    to_last_brace = rest[: rest.rindex("}")] if "}" in rest else ""
     yield (to_last_brace if box is None else box).strip()
     yield to_last_brace.strip()
     for answer in (box or "", to_last_brace):
