@@ -109,16 +109,15 @@ def sample(
         ),
         use_tqdm=functools.partial(tqdm, file=progress) if progress else False,
     )
-    tokenizer = llm.get_tokenizer()
-    decode = ResponseDecoder(tokenizer)
+    decode = ResponseDecoder(llm.get_tokenizer())
     return [
-        [_response(decode, tokenizer, prompt, part) for part in output.outputs]
+        [_response(decode, prompt, part) for part in output.outputs]
         for prompt, output in zip(prompts, outputs, strict=True)
     ]
 
 
-def _response(decode: ResponseDecoder, tokenizer: Any, prompt: list[int], output: Any) -> Response:
+def _response(decode: ResponseDecoder, prompt: list[int], output: Any) -> Response:
     ended = ended_by_token(output)
     text = decode(prompt, output.token_ids, ended).text
-    ending = tokenizer.decode([output.token_ids[-1]]) if ended else ""
+    ending = decode.ending(output.token_ids[-1]) if ended else ""
     return Response(text, len(output.token_ids), output.finish_reason == "length", ending)

@@ -134,6 +134,7 @@ class ResponseDecoder:
         # Words such as <answer> are often made special tokens, and mean something; <|im_start|> does not.
         special = {number for number, token in added.items() if token.special and not _TAG.fullmatch(token.content)}
         self._control = named | special
+        self._endings: dict[int, str] = {}
 
     def __call__(self, prompt: Sequence[int], response: Sequence[int], ended: bool) -> Response:
         """Decode a response.
@@ -143,10 +144,21 @@ class ResponseDecoder:
             response: its token ids.
             ended: its last token is not part of it but has ended it.
         """
-        context = list(prompt[-_CONTEXT:])
-        raw = self._after(context, list(response))
-        kept = [token for token in (response[:-1] if ended else response) if token not in self._control]
-        return Response(raw if len(kept) == len(response) else self._after(context, kept), raw)
+        context, tokens = list(prompt[-_CONTEXT:]), list(response)
+        raw = self._after(context, tokens)
+        kept = [token for token in (tokens[:-1] if ended else tokens) if token not in self._control]
+        if len(kept) == len(tokens):
+            return Response(raw, raw)
+        ending = self.ending(tokens[-1]) if kept == tokens[:-1] else None
+        if ending and raw.endswith(ending):  # the usual case, without decoding twice
+            return Response(raw.removesuffix(ending), raw)
+        return Response(self._after(context, kept), raw)
+
+    def ending(self, token: int) -> str:
+        """A token that ends responses, as text."""
+        if token not in self._endings:
+            self._endings[token] = self._decode([token])
+        return self._endings[token]
 
     def of_sequence(self, tokens: Sequence[int], action_mask: Sequence[int]) -> str:
         """The response in a rollout's token ids, all of it; `action_mask` is of the tokens after the first."""
