@@ -137,15 +137,15 @@ class RunConfig:
         (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
     )
     verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
-    eval_at_ends: bool = _flag(
-        True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
-    )
-    samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl")
     reward_trial: float = _flag(
         120.0,
         "seconds for a trial of your own reward function before anything is started: it is called once, in a process "
         "of its own, with the first row of the data and a made-up response; 0 skips it",
     )
+    eval_at_ends: bool = _flag(
+        True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
+    )
+    samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl")
     kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU")
     engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(
         "auto", "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU"
