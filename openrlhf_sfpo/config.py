@@ -179,6 +179,12 @@ class RunConfig:
         (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
     )
     verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
+    reward_trial: float = _flag(
+        120.0,
+        "seconds for a trial of your own reward function before anything is started: it is called once, in a process "
+        "of its own, with the first row of the data and a made-up response; 0 skips it",
+        at_least(0),
+    )
     eval_at_ends: bool = _flag(
         True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
     )

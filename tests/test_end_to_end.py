@@ -239,7 +239,12 @@ def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("body", "message", "evidence"),
     [
-        ("raise KeyError('no such problem')", "no such problem", "Traceback"),
+        # Right for the made-up response of the trial, and for no other.
+        (
+            "if '42' in queries[0]:\n        return [1.0]\n    raise KeyError('no such problem')",
+            "no such problem",
+            "Traceback",
+        ),
         pytest.param(
             "return {'rewards': [float('nan')]}",
             "must be finite",

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from openrlhf_sfpo.cli.evaluate import main
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.report.evaluation import Graded, measure, table
+from openrlhf_sfpo.report.evaluation import Graded, measure, read_samples, table, write_evaluation, write_samples
 from openrlhf_sfpo.tasks.evaluation import PAPER_SETS, Problem, grader_for, load_problems, paper_specs
 from openrlhf_sfpo.tasks.rewards import load_reward
 
@@ -133,10 +134,20 @@ def test_the_papers_sets_can_be_files(tmp_path: Path) -> None:
     assert list(load_problems(paper_specs(tmp_path))) == ["math500", "aime24", "aime25", "amc", "minerva", "olympiad"]
 
 
-def graded(set_name: str, *problems: str) -> list[Graded]:
-    """Problems as strings of 1 and 0, right and wrong responses; wrong ones are truncated."""
+def graded(set_name: str, *problems: str, different: int | None = None) -> list[Graded]:
+    """Problems as strings of 1 and 0, right and wrong responses; wrong ones are truncated. `different`: so many have
+    prompts of their own, the others are copies of them."""
     return [
-        Graded(set_name, number, "q", "r", "a", float(mark), 10 if mark == "1" else 20, mark == "0")
+        Graded(
+            set_name,
+            number,
+            f"q{number % (different or len(problems))}",
+            "r",
+            "a",
+            float(mark),
+            10 if mark == "1" else 20,
+            mark == "0",
+        )
         for number, marks in enumerate(problems)
         for mark in marks
     ]
@@ -152,12 +163,120 @@ def test_the_numbers_of_an_evaluation() -> None:
     assert first["response_length_mean"] == pytest.approx((7 * 10 + 9 * 20) / 16)
     assert first["truncated_rate"] == 9 / 16
     assert first["avg_interval"][0] < 7 / 16 < first["avg_interval"][1]
-    assert second["avg_interval"] == (1.0, 1.0)
+    assert second["avg_interval"] == (pytest.approx(0.025**0.5), 1.0), "two of two, by the binomial distribution"
     assert numbers["mean"] == pytest.approx((7 / 16 + 1) / 2)
-    assert numbers["mean_interval"][0] == pytest.approx((first["avg_interval"][0] + 1) / 2, abs=0.05)
+    assert 0.3 < numbers["mean_interval"][0] < numbers["mean"] < numbers["mean_interval"][1] < 0.95
+    assert numbers["mean_method"] == "beta"
     rows = table(numbers).rows
     assert rows[0][2].startswith("43.8 [")
     assert rows[-1][0] == "unweighted mean"
+
+
+@pytest.mark.parametrize(
+    ("problems", "shown", "method"),
+    [
+        (["0"] * 30, "0.0 [0.0, 11.6]", "beta"),
+        (["1"] * 30, "100.0 [88.4, 100.0]", "beta"),
+        (["1"] + ["0"] * 29, "3.3 [0.1, 17.2]", "beta"),
+        (["1100"], "50.0 [not known]", None),
+        (["1"] * 6 + ["0"] * 24, "20.0 [6.7, 33.3]", "bootstrap"),
+    ],
+)
+def test_intervals_say_what_is_known(problems: list[str], shown: str, method: str | None, tmp_path: Path) -> None:
+    rows = graded("aime24", *problems)
+    numbers = measure(rows)
+    assert table(numbers).rows[0][2] == shown
+    assert numbers["sets"]["aime24"]["avg_method"] == method
+    write_evaluation(tmp_path, {}, rows, numbers)
+    written = json.loads((tmp_path / "eval.json").read_text())["sets"]["aime24"]
+    assert written["avg_method"] == method
+    assert (written["avg_interval"] is None) == (method is None)
+    assert {None: "One prompt", "beta": "beta distribution", "bootstrap": "bootstrap"}[method] in (
+        tmp_path / "eval.md"
+    ).read_text()
+
+
+def test_copies_of_a_prompt_are_one_prompt() -> None:
+    """30 problems, each 32 times, as some published files have them."""
+    marks = ["1"] * 6 + ["0"] * 24
+    numbers = measure(graded("aime24", *(marks * 32), different=30))
+    one = numbers["sets"]["aime24"]
+    assert (one["prompts"], one["rows"], one["samples"]) == (30, 960, 32)
+    assert table(numbers).rows[0][2] == "20.0 [6.7, 33.3]"
+    assert "aime24 has 960 rows" in table(numbers).note
+
+
+def test_samples_survive_being_written(tmp_path: Path) -> None:
+    rows = [Graded("a", 0, "q \u2028 é", "\ud800 half a character", "4", None, 3, False, "<|im_end|>")]
+    write_samples(tmp_path, rows)
+    assert read_samples(tmp_path) == rows
+
+
+def sampled(directory: Path, *responses: str, label: str = "42") -> Path:
+    """A directory as an evaluation leaves it whose grading has failed."""
+    directory.mkdir()
+    write_samples(
+        directory, [Graded("s", n, f"q{n}", text, label, None, 2, False, "</s>") for n, text in enumerate(responses)]
+    )
+    (directory / "settings.json").write_text('{"temperature": 0.5}')
+    return directory
+
+
+def test_responses_are_graded_again_without_a_model(tmp_path: Path) -> None:
+    out = sampled(tmp_path / "out", "42", "43")
+    assert main(["--regrade", str(out), "--grader", "exact"]) == 0
+    numbers = json.loads((out / "eval.json").read_text())
+    assert numbers["sets"]["s"]["avg"] == 0.5
+    assert numbers["settings"] == {"temperature": 0.5, "grader": "exact", "regrade": str(out)}
+    assert [one.score for one in read_samples(out)] == [1.0, 0.0]
+    other = tmp_path / "other"
+    grader = tmp_path / "ends_with.py"
+    grader.write_text("def reward_func(queries, prompts, labels):\n    return [float('3</s>' in queries[0])]\n")
+    assert main(["--regrade", str(out), "--grader", str(grader), "--out", str(other)]) == 0
+    assert [one.score for one in read_samples(other)] == [0.0, 1.0]
+    assert json.loads((other / "eval.json").read_text())["settings"]["temperature"] == 0.5
+
+
+def test_a_grader_that_fails_loses_no_response(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = sampled(tmp_path / "out", "42", "odd")
+    grader = tmp_path / "sometimes.py"
+    grader.write_text("def reward_func(queries, prompts, labels):\n    return [1.0 / ('odd' not in queries[0])]\n")
+    assert main(["--regrade", str(out), "--grader", str(grader)]) == 1
+    said = capfd.readouterr().out
+    assert "grading failed: ZeroDivisionError" in said
+    assert f"openrlhf-sfpo eval --regrade {out}" in said
+    assert len(read_samples(out)) == 2
+    assert main(["MODEL", "--data", "reasoning_gym:gcd", "--out", str(out)]) == 2
+    assert "already holds responses" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grader", "nope"], "--grader: 'nope' is neither a built-in reward"),
+        (["--grader", "/nowhere/x.py"], "--grader: /nowhere/x.py does not exist"),
+        (["--grader", "http://host/score"], "--grader: is http://host/score, a server."),
+        (["--grader", "{tmp}/broken.py"], "broken.py cannot be loaded: ModuleNotFoundError"),
+        (["--grader", "{tmp}/none.py"], "none.py does not work on the first problem of s: it returned None"),
+        (["--grader", "reasoning_gym"], "--grader: reasoning_gym cannot grade s: the label of problem 1, 'a word',"),
+        (["--grader", "last_integer"], "the label of problem 1, 'a word', has no integer."),
+        (["--data", "x.jsonl"], "--regrade: takes no MODEL"),
+        (["MODEL"], "--regrade: takes no MODEL"),
+        (["--regrade", "{tmp}/nowhere"], "--regrade: {tmp}/nowhere has no samples.jsonl"),
+        (["--regrade", "{tmp}/foreign"], "--regrade: {tmp}/foreign has no samples.jsonl of an evaluation"),
+    ],
+)
+def test_graders_are_refused_before_anything_is_sampled(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = sampled(tmp_path / "out", "42", label="a word")
+    (tmp_path / "broken.py").write_text("import no_such_module_x\nreward_func = print\n")
+    (tmp_path / "none.py").write_text("def reward_func(queries, prompts, labels):\n    pass\n")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "samples.jsonl").write_text('{"step": 1, "prompt": "a", "response": "b"}\n')
+    assert main(["--regrade", str(out), *(word.replace("{tmp}", str(tmp_path)) for word in arguments)]) == 2
+    assert message.replace("{tmp}", str(tmp_path)) in capsys.readouterr().err
+    assert not (out / "eval.json").exists()
 
 
 def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -173,7 +292,7 @@ def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:
         (["--data", "x.jsonl", "--top_p", "1.5"], "--top_p: is 1.5."),
         (["--data", "x.jsonl", "--temperature", "-1"], "--temperature: is -1.0."),
         (["--data", "x.jsonl", "--input_template", "Solve:"], "Put {} where the problem goes."),
-        (["--data", "x.jsonl", "--grader", "maths"], "Built in are last_integer, exact"),
+        (["--data", "x.jsonl", "--grader", "maths"], "--grader: 'maths' is neither a built-in reward"),
         (["--data", "x.jsonl"], "--data: x.jsonl does not exist."),
         (["--data_dir", "x"], "--data_dir: is for --protocol paper."),
         (["--protocol", "paper", "--data_dir", "nowhere"], "--data_dir: nowhere/math500.jsonl does not exist."),

@@ -5,7 +5,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from openrlhf_sfpo.report.statistics import bootstrap_interval, pass_at_k
+from openrlhf_sfpo.report.statistics import (
+    beta_probability,
+    bootstrap_interval,
+    mean_interval,
+    mean_of_means_interval,
+    pass_at_k,
+    standard_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +62,63 @@ def test_bootstrap_refuses_nothing_and_a_wrong_level() -> None:
         bootstrap_interval([[1.0], []], mean)
     with pytest.raises(ValueError, match="level must be"):
         bootstrap_interval([[1.0]], mean, level=1.0)
+
+
+@pytest.mark.parametrize(
+    ("x", "a", "b"), [(0.3, 2, 5), (0.9, 0.5, 0.5), (0.01, 1, 30), (0.5, 40.5, 60.25), (1.0, 2, 3)]
+)
+def test_the_beta_distribution(x: float, a: float, b: float) -> None:
+    from mpmath import betainc
+
+    assert beta_probability(x, a, b) == pytest.approx(float(betainc(a, b, 0, x, regularized=True)), abs=1e-11)
+
+
+def test_the_beta_distribution_of_large_counts() -> None:
+    """Its mean is its median, nearly, and it is symmetric."""
+    assert beta_probability(0.5, 20_000, 20_000) == pytest.approx(0.5)
+    assert beta_probability(0.001, 20, 19_980) == pytest.approx(1 - beta_probability(0.999, 19_980, 20))
+
+
+def test_intervals_of_counts_are_those_of_the_binomial_distribution() -> None:
+    """An end is where a result at least as extreme has 2.5 % probability."""
+    from math import comb
+
+    low, high = (end for end in (mean_interval([1.0] * 3 + [0.0] * 7).low, mean_interval([1.0] * 3 + [0.0] * 7).high))
+    assert sum(comb(10, k) * low**k * (1 - low) ** (10 - k) for k in range(3, 11)) == pytest.approx(0.025)
+    assert sum(comb(10, k) * high**k * (1 - high) ** (10 - k) for k in range(4)) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("accuracy", [0.005, 0.05, 0.5, 0.97])
+@pytest.mark.parametrize("prompts", [3, 10, 40])
+def test_intervals_cover_what_they_say(accuracy: float, prompts: int) -> None:
+    """95 % of them, at least nearly: prompts with accuracies of their own, 4 samples each."""
+    generator = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        of_prompt = generator.beta(accuracy, 1 - accuracy, size=prompts)
+        values = generator.binomial(4, of_prompt) / 4
+        interval = mean_interval(list(values))
+        covered += interval.low <= accuracy <= interval.high
+    assert covered >= 0.9 * 200
+
+
+def test_one_prompt_has_no_interval() -> None:
+    assert mean_interval([0.5]) is None
+    assert mean_of_means_interval([[0.5], [0.0, 1.0]]) is None
+
+
+def test_the_mean_over_sets_knows_that_a_set_without_right_answers_is_not_hopeless() -> None:
+    hopeless, other = [0.0] * 30, [1.0] * 50 + [0.0] * 50
+    interval = mean_of_means_interval([hopeless, other])
+    alone = mean_interval(other)
+    assert alone.low / 2 < interval.low < 0.25 < (alone.high + 0.02) / 2 < interval.high
+    assert interval.method == "bootstrap and beta"
+    assert mean_of_means_interval([other]) == alone
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_standard_errors_where_all_answers_are_alike(score: float) -> None:
+    errors = standard_errors([[score] * 4] * 80)
+    assert errors["stderr"] == pytest.approx(1 / 82, rel=0.02)
+    assert errors["sampling_stderr"] == pytest.approx(1 / 322, rel=0.01)
+    assert standard_errors([[7.0, 7.0]] * 3) == {"stderr": 0.0, "sampling_stderr": 0.0}, "no accuracies"

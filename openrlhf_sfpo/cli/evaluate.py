@@ -1,7 +1,9 @@
 """`openrlhf-sfpo eval`: sample answers with vLLM, grade them, and say how sure the numbers are."""
 
 import argparse
+import json
 import sys
+import traceback
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,9 @@ from openrlhf_sfpo.cli.values import as_path, expanded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.ranges import at_least, between, check_ranges, share
-from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, grader_for, load_problems, paper_specs
+from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, load_problems, paper_specs
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
-from openrlhf_sfpo.tasks.rewards import BUILTIN, check_reward, load_reward
+from openrlhf_sfpo.tasks.rewards import BUILTIN
 from openrlhf_sfpo.tasks.tokenizers import check_chat_template, check_model_code, load_tokenizer
 
 # What --protocol paper stands for: the SFPO authors' evaluation.
@@ -36,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate; return the exit status: 0, 1 if sampling or grading failed, 2 for bad input."""
     args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
+        if args.regrade is not None:
+            return _regrade(args)
         _fill_in(args)
         return _evaluate(args)
     except UsageError as error:
@@ -46,11 +50,13 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="openrlhf-sfpo eval",
-        description="Measure a model's accuracy: avg@k and pass@k of each data set with bootstrap intervals, response "
-        "length and truncation. Writes eval.json, eval.md, eval.png and samples.jsonl, with every graded response.",
+        description="Measure a model's accuracy: avg@k and pass@k of each data set with intervals, response length and "
+        "truncation. Writes eval.json, eval.md, eval.png and samples.jsonl, with every graded response.",
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="Hugging Face directory or name, or a run directory (its final model)")
+    add(
+        "model", metavar="MODEL", nargs="?", help="Hugging Face directory or name, or a run directory (its final model)"
+    )
     add(
         "--data",
         nargs="+",
@@ -83,12 +89,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--gpu_memory_utilization", type=float, default=0.9, help="(default: %(default)s)")
     add("--kv_cache_mb", type=int, default=1024, help="key/value cache where there is no GPU (default: %(default)s)")
     add("--out", type=as_path, help="directory of the results (default: runs/eval-TIME)")
+    add(
+        "--regrade",
+        type=as_path,
+        metavar="DIR",
+        help="sample nothing: grade the responses of an evaluation again, from its samples.jsonl, with --grader; the "
+        "results go to --out, or to DIR itself if it has none yet",
+    )
     add("--verbose", action="store_true", help="print what vLLM has to say")
     return parser
 
 
 def _fill_in(args: argparse.Namespace) -> None:
     """Defaults of the protocol, and the checks that need no file."""
+    from openrlhf_sfpo.cli.grading import check_grader
+
     for name, value in (_PAPER if args.protocol else _PLAIN).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -97,19 +112,27 @@ def _fill_in(args: argparse.Namespace) -> None:
         args.data = [*paper_specs(args.data_dir), *args.data]
     elif args.data_dir:
         raise UsageError("--data_dir", "is for --protocol paper.", "Use --data.")
+    if args.model is None:
+        raise UsageError("MODEL", "is not given.", "Give a Hugging Face model directory or name, or a run directory.")
     args.data = [_source(source) for source in args.data]
     if not args.data:
         raise UsageError("--data", "is not given.", "Give data sets, or --protocol paper.")
     check_ranges(vars(args), _RANGES)
     if args.input_template is not None:
         Template.parse("--input_template", args.input_template)
-    if args.grader != "auto":
-        args.grader = expanded("--grader", args.grader)
-        check_reward(args.grader)
+    args.grader = expanded("--grader", args.grader)
+    check_grader(args.grader)
     args.model = _model(expanded("MODEL", args.model))
+    _check_out(args)
+
+
+def _check_out(args: argparse.Namespace) -> None:
     args.out = args.out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
     if (args.out / "eval.json").exists():
         raise UsageError("--out", f"{args.out} already holds an evaluation.", "Choose another directory.")
+    if (args.out / "samples.jsonl").exists() and args.regrade != args.out:
+        fix = f"Grade them with --regrade {args.out}, or choose another directory."
+        raise UsageError("--out", f"{args.out} already holds responses.", fix)
     check_writable("--out", args.out)
 
 
@@ -160,9 +183,10 @@ def _check_directory(directory: Path) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from openrlhf_sfpo.cli.grading import load_graders
     from openrlhf_sfpo.orchestration.launcher import quiet
     from openrlhf_sfpo.report.console import Console
-    from openrlhf_sfpo.report.evaluation import measure, table, write_evaluation
+    from openrlhf_sfpo.report.evaluation import Graded
     from openrlhf_sfpo.rollout.sampling import Engine, Sampling, sample
 
     sets = load_problems(args.data, args.input_key, args.label_key, args.limit, args.grader)
@@ -172,6 +196,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     prompt_format = _prompt_format(args, tokenizer)
     prompts = [_prompt(prompt_format, name, sets[name][number]) for name, number in names]
     tokens = [encode(tokenizer, prompt) for prompt in prompts]
+    graders = load_graders(args.grader, sets)
     args.out.mkdir(parents=True, exist_ok=True)
     with quiet(args.out / "driver.log", args.verbose) as stream:
         console = Console(stream)
@@ -190,16 +215,82 @@ def _evaluate(args: argparse.Namespace) -> int:
                 ),
                 stream,
             )
-            console.say("grading")
-            graded = _grade(args.grader, sets, names, prompts, responses)
         except Exception as error:
-            console.say(f"the evaluation failed: {type(error).__name__}: {error}")
+            console.say(f"sampling failed: {type(error).__name__}: {error}")
             console.plain(f"What the libraries printed is in {args.out / 'driver.log'}.")
             return 1
-        numbers = measure(graded)
-        write_evaluation(args.out, dict(vars(args)), graded, numbers)
-        console.plain(table(numbers).text())
-        console.say(f"results in {args.out}")
+        sampled = [
+            Graded(
+                name, number, prompt, one.text, sets[name][number].label, None, one.tokens, one.truncated, one.ending
+            )
+            for (name, number), prompt, drawn in zip(names, prompts, responses, strict=True)
+            for one in drawn
+        ]
+        return _finish(args, graders, sampled, dict(vars(args)), console)
+
+
+def _regrade(args: argparse.Namespace) -> int:
+    """Grade what an earlier evaluation has sampled."""
+    from openrlhf_sfpo.cli.grading import check_grader, load_graders
+    from openrlhf_sfpo.orchestration.launcher import quiet
+    from openrlhf_sfpo.report.console import Console
+    from openrlhf_sfpo.report.evaluation import read_samples
+
+    if args.model is not None or args.data or args.protocol:
+        raise UsageError("--regrade", "takes no MODEL, --data or --protocol: it samples nothing.", "Drop them.")
+    args.grader = args.grader or "auto"
+    check_grader(args.grader)
+    try:
+        sampled = read_samples(args.regrade)
+    except (OSError, ValueError, TypeError) as error:
+        problem = f"{args.regrade} has no samples.jsonl of an evaluation ({error})."
+        raise UsageError("--regrade", problem, "Give the --out directory of one.") from None
+    if args.out is None and not (args.regrade / "eval.json").exists():
+        args.out = args.regrade
+    _check_out(args)
+    sets: dict[str, list[Problem]] = {}
+    for one in sampled:
+        sets.setdefault(one.set_name, []).append(Problem(one.prompt, one.label))
+    graders = load_graders(args.grader, sets)
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings = _settings(args.regrade) | {"grader": args.grader, "regrade": str(args.regrade)}
+    with quiet(args.out / "driver.log", args.verbose) as stream:
+        return _finish(args, graders, sampled, settings, Console(stream))
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """Those with which the responses in a directory were sampled."""
+    for name, key in (("eval.json", "settings"), ("settings.json", None)):
+        if (directory / name).is_file():
+            content = json.loads((directory / name).read_text(encoding="utf-8"))
+            return content[key] if key else content
+    return {}
+
+
+def _finish(
+    args: argparse.Namespace, graders: dict[str, Any], sampled: list[Any], settings: dict[str, Any], console: Any
+) -> int:
+    """Keep the responses, grade them, and write what came out."""
+    from openrlhf_sfpo.cli.grading import grade
+    from openrlhf_sfpo.report.evaluation import measure, table, write_evaluation, write_samples
+
+    if args.regrade != args.out:
+        write_samples(args.out, sampled)
+        (args.out / "settings.json").write_text(json.dumps(settings, indent=1, default=str) + "\n", encoding="utf-8")
+    console.say(f"grading {len(sampled)} responses")
+    try:
+        grades = grade(graders, sampled)
+    except Exception as error:
+        traceback.print_exc()  # to driver.log
+        console.say(f"grading failed: {type(error).__name__}: {error}")
+        again = f"openrlhf-sfpo eval --regrade {args.out} --grader {args.grader}"
+        console.plain(f"The responses are in {args.out / 'samples.jsonl'}. To grade them: {again}")
+        return 1
+    numbers = measure(grades.graded) | {"grading_timeouts": grades.timeouts}
+    write_evaluation(args.out, settings, grades.graded, numbers)
+    (args.out / "settings.json").unlink(missing_ok=True)  # eval.json has them
+    console.plain(table(numbers).text())
+    console.say(f"results in {args.out}")
     return 0
 
 
@@ -229,21 +320,3 @@ def _prompt(prompt_format: PromptFormat, name: str, problem: Problem) -> str:
         raise UsageError(
             "--data", f"{name} has a chat that the model's template refuses ({error}).", "Fix it."
         ) from None
-
-
-def _grade(
-    grader: str, sets: dict[str, list[Problem]], names: list[Any], prompts: list[str], responses: Any
-) -> list[Any]:
-    from openrlhf_sfpo.report.evaluation import Graded
-
-    graders = {
-        name: load_reward(grader_for(problems) if grader == "auto" else grader) for name, problems in sets.items()
-    }
-    graded = []
-    for (name, number), prompt, drawn in zip(names, prompts, responses, strict=True):
-        label = sets[name][number].label
-        count = len(drawn)
-        result = graders[name]([prompt + one.text for one in drawn], [prompt] * count, [label] * count)
-        for one, score in zip(drawn, result.get("scores", result["rewards"]), strict=True):
-            graded.append(Graded(name, number, prompt, one.text, label, float(score), one.tokens, one.truncated))
-    return graded

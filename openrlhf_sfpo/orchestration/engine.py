@@ -2,6 +2,7 @@
 silently. Generation is OpenRLHF's own."""
 
 import copy
+import functools
 import hashlib
 import itertools
 from collections import Counter
@@ -13,11 +14,14 @@ import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response, reward_response
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.staleness import stamp
-from openrlhf_sfpo.tasks.rewards import CheckedReward
+from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
+from openrlhf_sfpo.tasks.reward_files import attribute, load_file
+from openrlhf_sfpo.tasks.rewards import CheckedReward, is_url
 
 
 class RewardFailure(RuntimeError):
@@ -36,6 +40,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
         finite_rewards: raise where a reward is not a finite number, instead of leaving that to the trainer.
         remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
+        agent_func_path: as OpenRLHF's.
     """
 
     async def __init__(
@@ -49,12 +54,13 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         response_seed: int | None,
         finite_rewards: bool,
         remote_rm_url: Any = None,
+        agent_func_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         register()
         self._response_seeds = ResponseSeeds(response_seed) if response_seed is not None else None
         specs = [remote_rm_url] if isinstance(remote_rm_url, str) else list(remote_rm_url or [])
-        is_function = bool(specs) and specs != ["agent"] and not specs[0].startswith(("http://", "https://"))
+        is_function = bool(specs) and specs != ["agent"] and not is_url(specs[0])
         kwargs["weight_transfer_config"] = {"backend": weight_backend}
         self._sleep_level = sleep_level
         self._asleep: set[str] = set()
@@ -71,10 +77,17 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         await super().__init__(*args, remote_rm_url=None if is_function else remote_rm_url, **kwargs)
         self._reward: CheckedReward | None = None
         self._finite_rewards = finite_rewards
-        if is_function and not kwargs.get("agent_func_path"):
+        self._decoder: ResponseDecoder | None = None
+        if agent_func_path:
+            self.executor = attribute(load_file(agent_func_path), agent_func_path, "AgentExecutor")()
+        elif is_function:
             self._reward = CheckedReward(specs[0], finite_rewards)
-            self.executor.reward_func = self._reward
+            self.executor.reward_func = functools.partial(reward_response, self._reward)
             self.executor.reward_endpoints = specs
+        elif specs:
+            self.executor._fetch_rewards_via_http = functools.partial(
+                post_response, self.executor._fetch_rewards_via_http
+            )
         self._wants_reward = bool(getattr(self.executor, "reward_endpoints", None))
 
     async def generate_responses(self, prompt: str, label: str, sampling_params: Any, **kwargs: Any) -> Any:
@@ -86,6 +99,8 @@ class RolloutEngine(undecorated(RolloutRayActor)):
             sampling_params.detokenize = False
         if self._response_seeds is not None:
             _seeds.set(self._response_seeds.for_prompt(prompt))
+        if self._wants_reward and self._decoder is None:
+            self._decoder = ResponseDecoder(kwargs["hf_tokenizer"])
         updates = self._updates
         responses = await super().generate_responses(prompt, label, sampling_params, **kwargs)
         if updates is not None:
@@ -108,7 +123,11 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         if seeds is not None:
             sampling_params = copy.copy(sampling_params)
             sampling_params.seed = next(seeds)
-        return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+        result = await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+        if self._decoder is not None:
+            output = result.outputs[0]
+            SAMPLED.set(self._decoder(prompt_token_ids, output.token_ids, ended_by_token(output)))
+        return result
 
     async def restart(self, seed: int, index: int) -> None:
         """Be as after the start, but for the weights: no cached prefixes, random numbers from the run's seed.

@@ -28,6 +28,8 @@ Inside the classes on the right, on their own instances and on no class of OpenR
 | its `args.rollout.batch_size`, in evaluations | rollouts.Rollouts | as many samples in flight as in training |
 | the loggers' `close`, until the last evaluation | trainers.Trainer | OpenRLHF closes them before it |
 | the engine executor's `reward_func`, `reward_endpoints` | engine.RolloutEngine | rewards by name, failures stop |
+| its `_fetch_rewards_via_http` | engine.RolloutEngine | the query is the prompt and the response's own tokens |
+| the executor of --train.agent_func_path | engine.RolloutEngine | its file is loaded as Python loads files |
 | the sampling parameters' `logprobs` | engine.RolloutEngine | every step compares them with the actor's |
 | flags as OpenRLHF sees them | preflight.for_openrlhf | dispatch to the ranks of one model copy; packing is ours |
 """

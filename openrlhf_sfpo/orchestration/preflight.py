@@ -18,9 +18,9 @@ from openrlhf_sfpo.files import check_writable
 from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
 from openrlhf_sfpo.orchestration import data_check, hooks, places, resume, run_data
 from openrlhf_sfpo.orchestration.batches import check_batches
+from openrlhf_sfpo.orchestration.reward_check import check_rewards, try_rewards
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
-from openrlhf_sfpo.tasks.rewards import check_reward
 from openrlhf_sfpo.tasks.tokenizers import check_model_code
 
 
@@ -137,6 +137,7 @@ def _steps(
     yield partial(_check_weights, args)
     yield partial(_check_engine, args)
     yield partial(data.tokenizer)  # loading it takes seconds
+    yield partial(try_rewards, args, data)
 
 
 def _check_given(args: Any) -> None:
@@ -152,14 +153,7 @@ def _check_given(args: Any) -> None:
 def _check_rewards(args: Any) -> None:
     if args.rollout.replay_dir:
         _check_recording(args)
-    elif not args.reward.remote_url and not args.train.agent_func_path:
-        raise UsageError(
-            "--reward.remote_url",
-            "is not given, so that nothing would be rewarded.",
-            "Give a Python file, a built-in reward's name or a URL (or --train.agent_func_path).",
-        )
-    if args.reward.remote_url:
-        check_reward(args.reward.remote_url.split(",")[0])
+    check_rewards(args)
 
 
 def _check_recording(args: Any) -> None:

@@ -369,21 +369,23 @@ def missing_start(tokenizer: Any, prompt: str) -> str | None:
 
 
 def evaluation_errors(samples: list[Experience], per_prompt: int, eval_dataloader: Any) -> dict[str, float]:
-    """Standard errors of each data source's pass1, named as OpenRLHF names its evaluation metrics."""
+    """Standard errors of each data source's pass1, named as OpenRLHF names its evaluation metrics. Copies of a prompt
+    are one prompt with the samples of all of them."""
     source_of = {
         prompt: source
         for sources, prompts, *_ in eval_dataloader
         for source, prompt in zip(sources, prompts, strict=True)
     }
-    scores: dict[str, list[list[float]]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for start in range(0, len(samples), per_prompt):
         group = samples[start : start + per_prompt]
-        source = source_of.get(group[0].prompts[0], "unknown")
-        scores.setdefault(source, []).append([sample.rewards[0].item() for sample in group])
+        prompt = group[0].prompts[0]
+        of_prompt = scores.setdefault(source_of.get(prompt, "unknown"), {}).setdefault(prompt, [])
+        of_prompt += [sample.rewards[0].item() for sample in group]
     errors = {}
     for source, by_prompt in scores.items():
         errors[f"eval_{source}_prompts"] = float(len(by_prompt))
-        for name, value in standard_errors(by_prompt).items():
+        for name, value in standard_errors(list(by_prompt.values())).items():
             errors[f"eval_{source}_pass1_{name}"] = value
     return errors
 

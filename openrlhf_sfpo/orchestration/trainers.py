@@ -21,6 +21,7 @@ from openrlhf_sfpo.orchestration.rollouts import Place, Replay, Rollouts, to_rec
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.random_numbers import random_numbers_kept
 from openrlhf_sfpo.rollout.recording import save_rollouts
+from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
 
 def _seed(args: Any) -> None:
@@ -121,11 +122,10 @@ class _Reports:
         return self._event_sender
 
     def _show(self, sample: Experience) -> dict[str, Any]:
-        text = self.tokenizer.decode(sample.sequences[0], skip_special_tokens=False)
-        prompt = sample.prompts[0]
+        tokens, mask = sample.sequences[0].tolist(), sample.action_mask[0].tolist()
         return {
-            "prompt": prompt,
-            "response": text.removeprefix(prompt),
+            "prompt": sample.prompts[0],
+            "response": ResponseDecoder(self.tokenizer).of_sequence(tokens, mask),
             "label": sample.labels[0],
             "reward": sample.rewards[0].item() if sample.rewards is not None else None,
             "truncated": bool(sample.truncated[0]),

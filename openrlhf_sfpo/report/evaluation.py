@@ -8,24 +8,33 @@ from typing import Any
 
 from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.figures import as_png, new_figure
-from openrlhf_sfpo.report.statistics import bootstrap_interval, pass_at_k
+from openrlhf_sfpo.report.statistics import (
+    MIN_BOOTSTRAP,
+    MIN_EACH,
+    Interval,
+    mean_interval,
+    mean_of_means_interval,
+    pass_at_k,
+)
 from openrlhf_sfpo.report.tables import Table
 
 LEVEL = 0.95
+_FEW = f"fewer than {MIN_BOOTSTRAP} prompts, or fewer than {MIN_EACH:.0f} right or wrong"
 # A score from here on is a right answer; the same limit as the authors' evaluation has.
 RIGHT = 0.95
 
 
 @dataclass(frozen=True)
 class Graded:
-    """One graded response.
+    """One response, graded or still to be graded.
 
     Attributes:
         set_name, problem: which set, and which of its problems (its number, from 0).
         prompt, response, label: text.
-        score: as the grader gave it.
+        score: as the grader gave it; None before.
         tokens: length of the response.
         truncated: whether it was cut off.
+        ending: the token that ended it, as text.
     """
 
     set_name: str
@@ -33,37 +42,45 @@ class Graded:
     prompt: str
     response: str
     label: str
-    score: float
+    score: float | None
     tokens: int
     truncated: bool
+    ending: str = ""
 
     @property
     def right(self) -> bool:
-        return self.score >= RIGHT
+        return self.score is not None and self.score >= RIGHT
 
 
 def measure(graded: list[Graded]) -> dict[str, Any]:
-    """The numbers of an evaluation.
+    """The numbers of an evaluation. Problems of a set whose prompts are the same are one prompt, with the samples of
+    all of them: some published files have each problem many times.
 
     Returns:
-        `sets`: by name `prompts`, `samples` (of each), `avg`, the part of right responses, with `avg_interval`;
-        `pass_at` by k = 1, 2, 4, ... with `pass_at_interval`; `response_length_mean` in tokens; `truncated_rate`.
-        `mean`: the unweighted mean of `avg` over the sets, with `mean_interval`. Intervals are percentile bootstrap
-        over prompts at `level`.
+        `sets`: by name `prompts`, `rows` (problems, with copies), `samples` (of each prompt), `avg`, the part of right
+        responses, with `avg_interval`; `pass_at` by k = 1, 2, 4, ... with `pass_at_interval`; `response_length_mean`
+        in tokens; `truncated_rate`.
+        `mean`: the unweighted mean of `avg` over the sets, with `mean_interval`.
+        Intervals are over prompts, at `level`; null if they are not known, with one prompt. How they were computed
+        says the name with `_method` in place of `_interval`, see `statistics.mean_interval`.
     """
-    by_set: dict[str, dict[int, list[Graded]]] = {}
+    by_set: dict[str, dict[str, list[Graded]]] = {}
     for item in graded:
-        by_set.setdefault(item.set_name, {}).setdefault(item.problem, []).append(item)
-    sets = {name: _measure_set(list(problems.values())) for name, problems in by_set.items()}
-    averages = [[fmean(item.right for item in items) for items in problems.values()] for problems in by_set.values()]
+        by_set.setdefault(item.set_name, {}).setdefault(" ".join(item.prompt.split()), []).append(item)
+    sets = {name: _measure_set(list(prompts.values())) for name, prompts in by_set.items()}
+    averages = [[fmean(item.right for item in items) for items in prompts.values()] for prompts in by_set.values()]
+    mean = mean_of_means_interval(averages, LEVEL)
     return {
         "level": LEVEL,
         "sets": sets,
         "mean": fmean(numbers["avg"] for numbers in sets.values()),
-        "mean_interval": bootstrap_interval(
-            averages, lambda *drawn: sum(part.mean(axis=1) for part in drawn) / len(drawn), LEVEL
-        ),
+        "mean_interval": _ends(mean),
+        "mean_method": mean and mean.method,
     }
+
+
+def _ends(interval: Interval | None) -> tuple[float, float] | None:
+    return interval and (interval.low, interval.high)
 
 
 def _measure_set(problems: list[list[Graded]]) -> dict[str, Any]:
@@ -74,22 +91,21 @@ def _measure_set(problems: list[list[Graded]]) -> dict[str, Any]:
     if ks[-1] != samples:
         ks.append(samples)
     pass_at = {k: [pass_at_k(sum(item.right for item in items), len(items), k) for items in problems] for k in ks}
-    intervals = {k: _mean_interval(values) for k, values in pass_at.items()}
+    intervals = {k: mean_interval(values, LEVEL) for k, values in pass_at.items()}
     everything = [item for items in problems for item in items]
     return {
         "prompts": len(problems),
+        "rows": len({item.problem for item in everything}),
         "samples": samples,
         "avg": fmean(pass_at[1]),
-        "avg_interval": intervals[1],
+        "avg_interval": _ends(intervals[1]),
+        "avg_method": intervals[1] and intervals[1].method,
         "pass_at": {k: fmean(values) for k, values in pass_at.items()},
-        "pass_at_interval": intervals,
+        "pass_at_interval": {k: _ends(interval) for k, interval in intervals.items()},
+        "pass_at_method": {k: interval and interval.method for k, interval in intervals.items()},
         "response_length_mean": fmean(item.tokens for item in everything),
         "truncated_rate": fmean(item.truncated for item in everything),
     }
-
-
-def _mean_interval(values: list[float]) -> tuple[float, float]:
-    return bootstrap_interval([values], lambda drawn: drawn.mean(axis=1), LEVEL)
 
 
 def table(numbers: dict[str, Any]) -> Table:
@@ -110,23 +126,55 @@ def table(numbers: dict[str, Any]) -> Table:
     ]
     if len(sets) > 1:
         rows.append(["unweighted mean", "", _percent(numbers["mean"], numbers["mean_interval"]), "", "", ""])
-    note = f"With {100 * LEVEL:.0f} % bootstrap intervals over the prompts."
-    return Table("Accuracy", head, rows, note)
+    return Table("Accuracy", head, rows, _note(numbers))
 
 
-def _percent(value: float, interval: tuple[float, float]) -> str:
-    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+def _note(numbers: dict[str, Any]) -> str:
+    """How the intervals were computed, and which prompts were there more than once."""
+    sets = numbers["sets"]
+    methods = {one["pass_at_method"][k] for one in sets.values() for k in (1, one["samples"])}
+    level = f"{100 * LEVEL:.0f} % intervals over the prompts"
+    sentences = {
+        frozenset(): "One prompt says nothing about others.",
+        frozenset({"bootstrap"}): f"With {level}, by bootstrap.",
+        frozenset({"beta"}): f"With {level}, by the beta distribution ({_FEW}).",
+        frozenset({"beta", "bootstrap"}): f"With {level}, by bootstrap; by the beta distribution for {_FEW}.",
+    }
+    copies = [f"{name} has {one['rows']} rows" for name, one in sets.items() if one["rows"] > one["prompts"]]
+    repeated = f" Copies of a prompt count as one prompt: {', '.join(copies)}." if copies else ""
+    late = numbers.get("grading_timeouts", 0)
+    timeouts = f" {late} response(s) could not be graded in time and count as wrong." if late else ""
+    return sentences[frozenset(methods - {None})] + repeated + timeouts
+
+
+def _percent(value: float, interval: tuple[float, float] | None) -> str:
+    ends = f"{100 * interval[0]:.1f}, {100 * interval[1]:.1f}" if interval else "not known"
+    return f"{100 * value:.1f} [{ends}]"
+
+
+def write_samples(directory: Path, graded: list[Graded]) -> Path:
+    """Write samples.jsonl: every response, graded or not."""
+    lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in graded]
+    return write_whole(directory / "samples.jsonl", "".join(lines).encode(errors="surrogatepass"))
+
+
+def read_samples(directory: Path) -> list[Graded]:
+    """The responses that `write_samples` has written.
+
+    Raises:
+        OSError, ValueError, TypeError: there are none, or the file is something else.
+    """
+    text = (directory / "samples.jsonl").read_bytes().decode(errors="surrogatepass")
+    return [Graded(**json.loads(line)) for line in text.split("\n") if line]
 
 
 def write_evaluation(directory: Path, settings: dict[str, Any], graded: list[Graded], numbers: dict[str, Any]) -> None:
     """Write eval.json (settings and numbers), samples.jsonl (every graded response), eval.md and eval.png."""
     content = {"settings": settings, **numbers}
-    (directory / "eval.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    with (directory / "samples.jsonl").open("w") as file:
-        for item in graded:
-            file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
-    (directory / "eval.md").write_text(table(numbers).markdown() + "\n")
+    write_samples(directory, graded)
+    (directory / "eval.md").write_text(table(numbers).markdown() + "\n", encoding="utf-8")
     _draw(directory / "eval.png", numbers)
+    write_whole(directory / "eval.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
 def _draw(path: Path, numbers: dict[str, Any]) -> None:
@@ -136,10 +184,11 @@ def _draw(path: Path, numbers: dict[str, Any]) -> None:
     for name, one in numbers["sets"].items():
         ks = list(one["pass_at"])
         values = [100 * one["pass_at"][k] for k in ks]
-        low, high = zip(*(one["pass_at_interval"][k] for k in ks), strict=True)
+        ends = [one["pass_at_interval"][k] or (one["pass_at"][k], one["pass_at"][k]) for k in ks]
+        low, high = zip(*ends, strict=True)
         errors = [
-            [value - 100 * end for value, end in zip(values, low, strict=True)],
-            [100 * end - value for value, end in zip(values, high, strict=True)],
+            [max(0.0, value - 100 * end) for value, end in zip(values, low, strict=True)],
+            [max(0.0, 100 * end - value) for value, end in zip(values, high, strict=True)],
         ]
         axes.errorbar(ks, values, yerr=errors, marker="o", markersize=4, capsize=3, label=name)
     axes.set_xscale("log", base=2)

@@ -1,7 +1,8 @@
-"""Accuracies that were measured with several samples of each prompt: pass@k, standard errors, bootstrap intervals."""
+"""Accuracies that were measured with several samples of each prompt: pass@k, standard errors, intervals."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, variance
 
 import numpy as np
@@ -18,13 +19,24 @@ def standard_errors(by_prompt: list[list[float]]) -> dict[str, float]:
         other prompts. Needs two prompts.
         `sampling_stderr`: with the prompts fixed and only the samples drawn, sqrt(sum_i var_i / n_i) / prompts. For two
         models on the same prompts, or on all the prompts there are. Needs two samples of every prompt.
+        Where every sample is wrong, or every one right, these are the standard deviations of the beta distribution that
+        a uniform prior and as many equal answers make (of prompts or of samples): nothing is known to be impossible
+        because it was not seen.
     """
     errors = {}
+    alike = {score for scores in by_prompt for score in scores} in ({0.0}, {1.0})
     if len(by_prompt) > 1:
-        errors["stderr"] = math.sqrt(variance([fmean(scores) for scores in by_prompt]) / len(by_prompt))
+        means = [fmean(scores) for scores in by_prompt]
+        errors["stderr"] = _unseen(len(means)) if alike else math.sqrt(variance(means) / len(means))
     if by_prompt and all(len(scores) > 1 for scores in by_prompt):
-        errors["sampling_stderr"] = math.sqrt(sum(variance(s) / len(s) for s in by_prompt)) / len(by_prompt)
+        spread = math.sqrt(sum(variance(s) / len(s) for s in by_prompt)) / len(by_prompt)
+        errors["sampling_stderr"] = _unseen(sum(map(len, by_prompt))) if alike else spread
     return errors
+
+
+def _unseen(count: int) -> float:
+    """The standard deviation of Beta(1, count + 1)."""
+    return math.sqrt((count + 1) / (count + 3)) / (count + 2)
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -75,3 +87,119 @@ def bootstrap_interval(
     ]
     low, high = np.quantile(statistic(*drawn), [(1.0 - level) / 2, (1.0 + level) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a mean may lie.
+
+    Attributes:
+        low, high: its ends.
+        method: "bootstrap" or "beta".
+    """
+
+    low: float
+    high: float
+    method: str
+
+
+# A bootstrap over fewer values, or where fewer than this are right or wrong, is too narrow; with none it is a point.
+MIN_BOOTSTRAP = 30
+MIN_EACH = 5.0
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Interval of the mean of values in [0, 1], one for each prompt; None for a single value, which says nothing
+    about others.
+
+    With many values a percentile bootstrap. With fewer than 30, or fewer than 5 right or wrong ones among them (in
+    sum), the interval of Clopper and Pearson (Biometrika 26, 1934) of that sum as a count: it treats each value as a
+    yes or no, which no distribution on [0, 1] with this mean spreads more than.
+    """
+    count, right = len(values), float(sum(values))
+    if count < 2:
+        return None
+    if uses_bootstrap(values):
+        low, high = bootstrap_interval([values], lambda drawn: drawn.mean(axis=1), level)
+        return Interval(low, high, "bootstrap")
+    tail = (1.0 - level) / 2
+    low = _beta_quantile(tail, right, count - right + 1.0) if right > 0 else 0.0
+    high = _beta_quantile(1.0 - tail, right + 1.0, count - right) if right < count else 1.0
+    return Interval(low, high, "beta")
+
+
+def uses_bootstrap(values: Sequence[float]) -> bool:
+    """Whether `mean_interval` of the values is a bootstrap's."""
+    right = float(sum(values))
+    return len(values) >= MIN_BOOTSTRAP and min(right, len(values) - right) >= MIN_EACH
+
+
+def mean_of_means_interval(groups: Sequence[Sequence[float]], level: float = 0.95) -> Interval | None:
+    """Interval of the unweighted mean of the groups' means; None if a group has a single value.
+
+    Each group's mean is drawn many times: by bootstrap, or where `mean_interval` does not trust that, from the beta
+    distribution of a count with Jeffreys' prior.
+    """
+    if len(groups) == 1:
+        return mean_interval(groups[0], level)
+    if any(len(values) < 2 for values in groups):
+        return None
+    generator = np.random.default_rng(0)
+    means, methods = [], set()
+    for values in groups:
+        count, right = len(values), float(sum(values))
+        if uses_bootstrap(values):
+            means.append(np.asarray(values)[generator.integers(count, size=(_DRAWS, count))].mean(axis=1))
+            methods.add("bootstrap")
+        else:
+            means.append(generator.beta(right + 0.5, count - right + 0.5, size=_DRAWS))
+            methods.add("beta")
+    low, high = np.quantile(sum(means) / len(means), [(1.0 - level) / 2, (1.0 + level) / 2])
+    return Interval(float(low), float(high), " and ".join(sorted(methods, reverse=True)))
+
+
+_DRAWS = 10_000
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    """Where the beta distribution's cumulative probability is `probability`, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if beta_probability(middle, a, b) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def beta_probability(x: float, a: float, b: float) -> float:
+    """The beta distribution's cumulative probability: the regularized incomplete beta function I_x(a, b).
+
+    By its continued fraction (NIST's Digital Library of Mathematical Functions, 8.17.22), evaluated from the front by
+    Lentz's method. mpmath's does not converge for large a and b.
+    """
+    if x <= 0.0 or x >= 1.0:
+        return float(x >= 1.0)
+    if x > (a + 1.0) / (a + b + 2.0):  # where the fraction converges slowly
+        return 1.0 - beta_probability(1.0 - x, b, a)
+    log_factor = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    fraction, numerator, denominator = 1.0, 1.0, 0.0
+    for index in range(10_000):
+        half = index // 2
+        if index == 0:
+            term = 1.0
+        elif index % 2 == 0:
+            term = half * (b - half) * x / ((a + index - 1.0) * (a + index))
+        else:
+            term = -(a + half) * (a + b + half) * x / ((a + index - 1.0) * (a + index))
+        denominator = 1.0 / _not_zero(1.0 + term * denominator)
+        numerator = _not_zero(1.0 + term / numerator)
+        fraction *= numerator * denominator
+        if abs(numerator * denominator - 1.0) < 1e-12:
+            break
+    return math.exp(log_factor) * (fraction - 1.0) / a
+
+
+def _not_zero(value: float) -> float:
+    return value if abs(value) > 1e-30 else 1e-30

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
+from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Engine:
 
 @dataclass(frozen=True)
 class Response:
-    """A response: its text without special tokens, its tokens, and whether it was cut off."""
+    """A response: its text without special tokens, its tokens, whether it was cut off, and the token that ended it, as
+    text."""
 
     text: str
     tokens: int
     truncated: bool
+    ending: str = ""
 
 
 def sample(
@@ -99,10 +102,19 @@ def sample(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
+            detokenize=False,  # the whole response is decoded below, as in training
         ),
         use_tqdm=functools.partial(tqdm, file=progress) if progress else False,
     )
+    decode = ResponseDecoder(llm.get_tokenizer())
     return [
-        [Response(part.text, len(part.token_ids), part.finish_reason == "length") for part in output.outputs]
-        for output in outputs
+        [_response(decode, prompt, part) for part in output.outputs]
+        for prompt, output in zip(prompts, outputs, strict=True)
     ]
+
+
+def _response(decode: ResponseDecoder, prompt: list[int], output: Any) -> Response:
+    ended = ended_by_token(output)
+    text = decode(prompt, output.token_ids, ended).text
+    ending = decode.ending(output.token_ids[-1]) if ended else ""
+    return Response(text, len(output.token_ids), output.finish_reason == "length", ending)

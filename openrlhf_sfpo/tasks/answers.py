@@ -1,25 +1,15 @@
-"""Finding the answer in a response."""
+"""Finding the answer in a response and in a label."""
 
 import json
 import re
 from typing import Any
 
-_SPECIAL_TOKENS = re.compile(r"<\|[^|<>]*\|>|</?s>|<pad>")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
-_INTEGER = re.compile(r"-?\d+")
+from openrlhf_sfpo.tasks.integers import last_integer
+from openrlhf_sfpo.tasks.responses import response_text
+
+__all__ = ["answer_of_solution", "expected_text", "last_boxed", "last_integer", "reasoning_gym_label", "response_text"]
+
 _BARE_BOX = re.compile(r"\\boxed\s+(\S)")
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-
-
-def response_text(query: str, prompt: str) -> str:
-    """The response alone, without special tokens, from OpenRLHF's `query` (prompt and response, decoded)."""
-    return _SPECIAL_TOKENS.sub("", query.removeprefix(prompt)).strip()
-
-
-def last_integer(text: str) -> int | None:
-    """The last integer in the text; thousands separators are understood."""
-    found = _INTEGER.findall(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
-    return int(found[-1]) if found else None
 
 
 def last_boxed(text: str) -> str | None:
@@ -46,24 +36,10 @@ def answer_of_solution(solution: str) -> str | None:
     return bare[-1] if bare else None
 
 
-def final_answer(text: str, numeric: bool) -> str | None:
-    """The answer as the response marks it: <answer> tags, else \\boxed{}, else the last number (if a number is
-    expected), else the last line that is not empty."""
-    tagged = _ANSWER_TAG.findall(text)
-    if tagged:
-        return tagged[-1].strip()
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed.strip()
-    if numeric:
-        numbers = _NUMBER.findall(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
-        return numbers[-1] if numbers else None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else None
-
-
 def reasoning_gym_label(label: str) -> dict[str, Any] | None:
     """The entry that a generated data set's label carries, None if the label is plain text."""
+    if not isinstance(label, str) or not label.lstrip().startswith("{"):
+        return None
     try:
         parsed = json.loads(label)
     except ValueError:
@@ -71,7 +47,15 @@ def reasoning_gym_label(label: str) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) and "entry" in parsed else None
 
 
-def expected_text(label: str) -> str:
-    """The reference answer as text, whether the label is plain or from a generated data set."""
+def expected_text(label: Any) -> str:
+    """The reference answer as text, whether the label is plain (a number, too) or from a generated data set.
+
+    Raises:
+        ValueError: there is no label.
+    """
     generated = reasoning_gym_label(label)
-    return str(generated["entry"]["answer"]) if generated else label
+    if generated:
+        return str(generated["entry"]["answer"])
+    if label is None:
+        raise ValueError("a sample has no label: name the field of the answers with --data.label_key")
+    return label if isinstance(label, str) else json.dumps(label)

@@ -1,0 +1,259 @@
+"""A few worker processes for gradings that may take too long, take too much memory, or crash.
+
+math-verify and sympy bound their time with signals, which works in a process's main thread only, and not while a big
+number is computed. Here a grading that exceeds its time loses its process and counts as wrong; the others go on in the
+other workers meanwhile. A worker that dies, such as by the kernel's out-of-memory killer, is started again.
+"""
+
+import atexit
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from openrlhf_sfpo.tasks.child_process import python_command
+
+# Processor time of one grading. A machine that has other things to do must not turn right answers into wrong ones.
+SECONDS = 20.0
+# Wall-clock time of a grading that waits rather than computes, as a multiple of that.
+_WALL = 3.0
+# Wall-clock time in which a worker must have started and imported the grader.
+_START_SECONDS = 300.0
+# A worker that dies takes its grading with it; the second time it is the grading's fault.
+_TRIES = 2
+_MAX_BYTES = 64 * 2**20
+
+
+class GradingError(RuntimeError):
+    """A grading function raised, or no worker could be started; the message has the reason."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a grading: the function's value (None if it took too long or killed its worker)."""
+
+    value: Any
+    timed_out: bool
+
+
+class GradingPool:
+    """Worker processes, started when they are needed; they end with this process, however it ends.
+
+    Args:
+        workers: at most so many; None is 2, and more on machines with many cores.
+        seconds: of processor time for one grading. One that does not compute has three times as long by the clock.
+    """
+
+    def __init__(self, workers: int | None = None, seconds: float = SECONDS) -> None:
+        self._limit = workers or max(2, min(8, (os.cpu_count() or 1) // 8))
+        self._seconds = seconds
+        self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._unfinished = 0
+        self._workers: list[_Worker] = []
+        atexit.register(self.close)
+
+    def run(self, function: str, arguments: Sequence[Sequence[Any]]) -> list[Outcome]:
+        """Call a function with each of the arguments, in parallel; wait for all.
+
+        Args:
+            function: MODULE:NAME, importable in the workers. Arguments and value must survive JSON; a dataclass comes
+                back as a dictionary.
+
+        Raises:
+            GradingError: the function raised.
+        """
+        tasks = [_Task(function, list(one), Future()) for one in arguments]
+        for task in tasks:
+            self._submit(task)
+        return [task.outcome.result() for task in tasks]
+
+    def pids(self) -> list[int]:
+        """Process numbers of the workers that are running."""
+        return [worker.process.pid for worker in self._workers if worker.process and worker.process.poll() is None]
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.kill()
+
+    def _submit(self, task: "_Task") -> None:
+        with self._lock:
+            self._unfinished += 1
+            if len(self._workers) < min(self._unfinished, self._limit):
+                worker = _Worker(self._seconds)
+                self._workers.append(worker)
+                # The kernel ends a worker with the thread that started it, so that each has a thread that stays.
+                threading.Thread(target=self._serve, args=(worker,), name="grading", daemon=True).start()
+        self._tasks.put(task)
+
+    def _serve(self, worker: "_Worker") -> None:
+        while True:
+            task = self._tasks.get()
+            try:
+                task.outcome.set_result(worker.run(task))
+            except Exception as error:
+                task.outcome.set_exception(error)
+            finally:
+                with self._lock:
+                    self._unfinished -= 1
+
+
+@dataclass
+class _Task:
+    function: str
+    arguments: list[Any]
+    outcome: "Future[Outcome]"
+
+
+class _Died(Exception):
+    """The worker is gone; the message has the end of what it printed."""
+
+
+class _TookTooLong(Exception):
+    pass
+
+
+class _Worker:
+    """One worker process, and its successors."""
+
+    def __init__(self, seconds: float) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self._seconds = seconds
+        self._log: Any = None
+        self._buffer = b""
+
+    def run(self, task: _Task) -> Outcome:
+        request = json.dumps({"function": task.function, "arguments": task.arguments}).encode() + b"\n"
+        started = False
+        reason = ""
+        for _ in range(_TRIES):
+            if self.process is None or self.process.poll() is not None:
+                self._start()
+            try:
+                self._send(request)
+                message = self._receive(_START_SECONDS, _START_SECONDS)
+                if "started" in message:
+                    started = True
+                    message = self._receive(self._seconds, _WALL * self._seconds)
+            except _Died as died:
+                reason = str(died)
+                self.kill()
+            except _TookTooLong:
+                self.kill()
+                if started:
+                    return Outcome(None, timed_out=True)
+                reason = f"it did not start within {_START_SECONDS:.0f} s"
+            else:
+                if "error" in message:
+                    raise GradingError(message["error"])
+                return Outcome(message["value"], timed_out=False)
+        if started:
+            return Outcome(None, timed_out=True)
+        raise GradingError(f"the grading process cannot start: {reason}")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            with suppress(OSError):
+                self.process.kill()
+            self.process.wait()
+            for stream in (self.process.stdin, self.process.stdout):
+                with suppress(OSError):
+                    stream.close()
+            self.process = None
+
+    def _start(self) -> None:
+        self.kill()
+        self._buffer = b""
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its last reference
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self.process = subprocess.Popen(
+            python_command("openrlhf_sfpo.tasks.grading_worker", str(os.getpid())),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, **one_thread, "PYTHONWARNINGS": "ignore"},
+            bufsize=0,
+        )
+
+    def _send(self, request: bytes) -> None:
+        view = memoryview(request)
+        while view:
+            try:
+                view = view[self.process.stdin.write(view) :]
+            except OSError:
+                raise _Died(self._last_words()) from None
+
+    def _receive(self, processor_seconds: float, wall_seconds: float) -> dict[str, Any]:
+        """The next message.
+
+        Raises:
+            _Died: there is none.
+            _TookTooLong: there was none in that time.
+        """
+        output = self.process.stdout
+        readable = select.poll()  # select.select cannot look at file numbers above 1023
+        readable.register(output, select.POLLIN)
+        begin, used = time.monotonic(), self._processor_seconds()
+        while b"\n" not in self._buffer:
+            if not readable.poll(500):
+                waited = time.monotonic() - begin > wall_seconds
+                if waited or self._processor_seconds() - used > processor_seconds:
+                    raise _TookTooLong
+                continue
+            read = os.read(output.fileno(), 65536)
+            if not read or len(self._buffer) > _MAX_BYTES:
+                raise _Died(self._last_words())
+            self._buffer += read
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)
+
+    def _processor_seconds(self) -> float:
+        import psutil
+
+        try:
+            times = psutil.Process(self.process.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return times.user + times.system
+
+    def _last_words(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5.0)
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        status = self.process.returncode or 0
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return f"{lines[-1]} ({how})" if lines else how
+
+
+_pool: GradingPool | None = None
+_pool_lock = threading.Lock()
+
+
+def shared_pool() -> GradingPool:
+    """This process's pool."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = GradingPool()
+        return _pool
+
+
+def _forget() -> None:
+    """In a process that was forked off: its threads and pipes are the other one's."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,141 @@
+"""Python files of users (reward functions, agents): loaded as `python FILE.py` would load them."""
+
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from openrlhf_sfpo.errors import UsageError
+
+DEFAULT_NAME = "reward_func"
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """(source, name) of FILE.py, FILE.py:NAME, MODULE or MODULE:NAME."""
+    if spec.endswith(".py"):
+        return spec, DEFAULT_NAME
+    path, found, name = spec.rpartition(".py:")
+    if found:
+        return f"{path}.py", name or DEFAULT_NAME
+    source, _, name = spec.partition(":")
+    return source, name or DEFAULT_NAME
+
+
+def load_file(path: str) -> ModuleType:
+    """Run a Python file as a module.
+
+    Modules beside the file can be imported, before installed ones while the file is run. The module has the file's
+    name where that is free, so that other processes of the user's (a process pool) can import it and what it defines.
+    """
+    file = Path(path).resolve()
+    name = _module_name(file)
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses and pickle look it up
+    try:
+        with _imports_from(str(file.parent)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
+
+
+def _module_name(file: Path) -> str:
+    """The file's name, unless a module of that name comes from elsewhere."""
+    stem = file.stem
+    unique = f"openrlhf_sfpo_user_{abs(hash(str(file))):x}_{stem.replace('.', '_')}"
+    if "." in stem or stem in sys.stdlib_module_names:
+        return unique
+    if stem in sys.modules:
+        loaded = getattr(sys.modules[stem], "__file__", None)
+        return stem if loaded and os.path.realpath(loaded) == str(file) else unique
+    try:
+        found = importlib.util.find_spec(stem)
+    except (ImportError, ValueError):
+        return unique
+    return stem if found is None or os.path.realpath(found.origin or "") == str(file) else unique
+
+
+@contextmanager
+def _imports_from(directory: str) -> Iterator[None]:
+    """Import from the directory first, and afterwards last: what it holds must not stand in for what libraries that
+    are already running import later."""
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)
+        if directory not in sys.path:
+            sys.path.append(directory)
+
+
+def check_file(flag: str, path: Path, name: str, usage: str) -> None:
+    """Check that a Python file exists, is valid, and may define a name; without running it.
+
+    Args:
+        flag: for errors.
+        name: what it has to define.
+        usage: what to do if it does not.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if path.is_dir():
+        raise UsageError(flag, f"{path} is a directory.", "Give the path of a Python file.")
+    if not path.is_file():
+        raise UsageError(flag, f"{path} does not exist.", "Give the path of a Python file.")
+    try:
+        tree = ast.parse(path.read_bytes(), filename=path.name)  # bytes: the file may declare its encoding
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(flag, f"{path} is not valid Python ({error}).", "Fix the syntax.") from None
+    names = set(_defined(tree.body))
+    if name not in names and not names & {"*", "__getattr__"}:
+        raise UsageError(flag, f"{path} does not define {name}.", usage)
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    """Names that statements define or import, also within if, try, with and loops; `*` for what cannot be told."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (alias.asname or alias.name for alias in node.names)
+            continue
+        for inner in ast.walk(node):
+            if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield inner.name
+            elif isinstance(inner, (ast.Import, ast.ImportFrom)):
+                yield from (alias.asname or alias.name for alias in inner.names)
+            elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                yield inner.id
+            elif isinstance(inner, ast.Call) and getattr(inner.func, "id", "") in (
+                "globals",
+                "exec",
+                "setattr",
+                "vars",
+            ):
+                yield "*"
+
+
+def attribute(module: Any, source: str, name: str) -> Any:
+    """A callable of a module.
+
+    Raises:
+        AttributeError, TypeError: it has none of that name, or that is not callable.
+    """
+    found = getattr(module, name, None)
+    if found is None:
+        raise AttributeError(f"{source} does not define {name}")
+    if not callable(found):
+        raise TypeError(f"{name} of {source} is not a function but {type(found).__name__}")
+    return found
