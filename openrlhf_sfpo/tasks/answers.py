@@ -4,10 +4,21 @@ import json
 import re
 from typing import Any
 
+from openrlhf_sfpo.tasks.boxes import answer_of_solution, last_boxed
+
+__all__ = [
+    "answer_of_solution",
+    "expected_text",
+    "final_answer",
+    "last_boxed",
+    "last_integer",
+    "reasoning_gym_label",
+    "response_text",
+]
+
 _SPECIAL_TOKENS = re.compile(r"<\|[^|<>]*\|>|</?s>|<pad>")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
 _INTEGER = re.compile(r"-?\d+")
-_BARE_BOX = re.compile(r"\\boxed\s+(\S)")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -20,30 +31,6 @@ def last_integer(text: str) -> int | None:
     """The last integer in the text; thousands separators are understood."""
     found = _INTEGER.findall(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
     return int(found[-1]) if found else None
-
-
-def last_boxed(text: str) -> str | None:
-    """What is inside the last \\boxed{...} whose braces are balanced, None if there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    begin = start + len("\\boxed{")
-    depth = 1
-    for index in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if depth == 0:
-            return text[begin:index]
-    return None
-
-
-def answer_of_solution(solution: str) -> str | None:
-    """The answer in a written solution as MATH has them: the last \\boxed{...} or \\fbox{...}, or \\boxed and one
-    character; None if there is none."""
-    boxed = last_boxed(solution.replace("\\fbox{", "\\boxed{"))
-    if boxed is not None:
-        return boxed
-    bare = _BARE_BOX.findall(solution)
-    return bare[-1] if bare else None
 
 
 def final_answer(text: str, numeric: bool) -> str | None:

@@ -20,11 +20,11 @@ from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.tasks.answers import (
     expected_text,
     final_answer,
-    last_boxed,
     last_integer,
     reasoning_gym_label,
     response_text,
 )
+from openrlhf_sfpo.tasks.math_grader import MathGrade, grade
 
 FLAG = "--reward.remote_url"
 RewardFunction = Callable[[list[str], list[str], list[str]], dict[str, Any]]
@@ -80,14 +80,13 @@ def _scorer(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def math_reward(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
-    """1 if math-verify finds the last \\boxed{} equal to the label, else 0."""
-    boxed = [last_boxed(response_text(query, prompt)) for query, prompt in zip(queries, prompts, strict=True)]
-    scores = [_equal(answer, expected_text(label)) for answer, label in zip(boxed, labels, strict=True)]
-    return {
-        "rewards": scores,
-        "scores": scores,
-        "extra_logs": {"boxed_rate": [float(answer is not None) for answer in boxed]},
-    }
+    """1 if the last \\boxed{} is equal to the label (see math_grader), else 0."""
+    grades = [
+        _math_grade(response_text(query, prompt), expected_text(label))
+        for query, prompt, label in zip(queries, prompts, labels, strict=True)
+    ]
+    scores = [float(one.correct) for one in grades]
+    return {"rewards": scores, "scores": scores, "extra_logs": {"boxed_rate": [float(one.boxed) for one in grades]}}
 
 
 def math_boxed_reward(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
@@ -98,24 +97,14 @@ def math_boxed_reward(queries: list[str], prompts: list[str], labels: list[str])
     return {**result, "rewards": rewards}
 
 
-def _equal(answer: str | None, label: str) -> float:
-    if answer is None:
-        return 0.0
-    if answer.strip() == label.strip():
-        return 1.0
-    return float(_math_verify_pool().submit(_verify, answer, label).result())
+def _math_grade(response: str, label: str) -> MathGrade:
+    return _math_verify_pool().submit(grade, response, label).result()
 
 
 @functools.cache
 def _math_verify_pool() -> ProcessPoolExecutor:
     """math-verify bounds its time with signals, which work in a process's main thread only; rewards run in others."""
     return ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
-
-
-def _verify(answer: str, label: str) -> bool:
-    from math_verify import parse, verify
-
-    return bool(verify(parse(f"${label}$"), parse(f"\\boxed{{{answer}}}")))
 
 
 BUILTIN: dict[str, RewardFunction] = {
