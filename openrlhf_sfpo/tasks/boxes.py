@@ -34,7 +34,7 @@ def find_boxes(text: str) -> tuple[list[Box], bool]:
             end = closing_brace(text, begin)
             if end is None:
                 return boxes, True
-            boxes.append(Box(text[begin + 1 : end].strip(), found.start(), end + 1))
+            boxes.append(Box(_stripped(text[begin + 1 : end]), found.start(), end + 1))
             position = end + 1
         else:
             bare = _BARE.match(text, begin)
@@ -42,6 +42,11 @@ def find_boxes(text: str) -> tuple[list[Box], bool]:
                 boxes.append(Box(bare.group(), found.start(), bare.end()))
             position = bare.end() if bare else begin
     return boxes, False
+
+
+def _stripped(content: str) -> str:
+    """The content without spaces around it; a backslash keeps its space."""
+    return content.strip() + (" " if re.search(r"\\\s+$", content) else "")
 
 
 def closing_brace(text: str, opening: int) -> int | None:

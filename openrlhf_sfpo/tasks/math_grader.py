@@ -39,7 +39,7 @@ def grade(response: str, label: str) -> MathGrade:
     group = last_group(response)
     if not group:
         return MathGrade(False, False)
-    answers = [", ".join(dict.fromkeys(group))]
+    answers = dict.fromkeys([", ".join(dict.fromkeys(group)), ", ".join(group)])
     everything = all_boxed(response)
     for reference in references(label):
         if any(_equal(reference, answer) for answer in answers):

@@ -2,7 +2,7 @@
 
 `clean` turns an answer, as LaTeX, plain text or Unicode, into LaTeX with these habits: words are in \\text{...} and
 nothing else is; no \\left, \\big, spacing or font commands; \\frac and \\sqrt with braces; < > \\le \\ge \\ne =;
-a plain minus; no thousands separators but commas; currencies as \\text{USD} before the number; degrees as ^\\circ.
+a plain minus; no thousands separators but commas; currencies as \\text{¤} (dollars), \\text{£} ... before the number; degrees as ^\\circ.
 """
 
 import re
@@ -33,7 +33,9 @@ _SYMBOLS = {
 }  # fmt: skip
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
 _ROOT = re.compile(r"(√|∛|∜)\s*(\d+(?:\.\d+)?|[a-zA-Zπ]|(?=[({\\]))")
-_MONEY = {"$": "USD", "£": "£", "€": "€", "¥": "¥", "₹": "₹", "¢": "¢"}
+_DOLLAR = "¤"  # stands for a dollar sign that is not a delimiter of mathematics
+_CURRENCIES = "¢£€¥₹¤"
+_PREFIX = re.compile(r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*(\}?)[:=]?\s*(?=\S)", re.IGNORECASE)
 
 _FUNCTIONS = set(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log lg exp max min gcd lcm det dim deg mod "
@@ -47,7 +49,7 @@ _FONT_COMMANDS = (
 _DROPPED = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|middle|left|right|[bB]igg?[lrm]?|mleft|mright|bf|it|rm|sf"
     r"|normalsize|large|Large|huge|small|qquad|quad|enspace|enskip|thinspace|medspace|thickspace|negthinspace|null"
-    r"|nobreak|allowbreak|nonumber|notag|hfill|par|centering|mathstrut|strut|relax)(?![a-zA-Z])"
+    r"|nobreak|allowbreak|nonumber|notag|hfill|par|centering|mathstrut|strut|relax|checkmark|square|blacksquare|qed)(?![a-zA-Z])"
     r"|\\[hv]space\*?\{[^{}]*\}|\\h?kern-?[\d.]+(?:em|ex|pt|mu)|\\color\{\w+\}|\\label\{[^{}]*\}"
 )
 _RELATIONS = {
@@ -85,7 +87,11 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text)
     text = _unwrap(text)
     text = re.sub(r"\\([a-zA-Z]+)(?![a-zA-Z])", _one_name, text)
+    text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}\s*(?=[+-]?\d)", r"\1", text)
+    text = re.sub(r"(?<=\d)\s*(?:\^\s*)?\{?\\?(?:text)?\{?(?<!e)(?:st|nd|rd|th)\}*(?![a-zA-Z}])", "", text)
+    text = re.sub(r"(\d\s*(?:\\text\{\s*)?)([aApP])\.\s?[mM](?:\.|(?![a-zA-Z]))", r"\1 \2m", text)
     text = _plain_mathematics(text)
+    text = _PREFIX.sub(lambda found: "" if found.group(2) or not found.group(1) else found.group(1), text, count=1)
     text = _hoist_words(text)
     text = _PLAIN_SPACES.sub(lambda found: found.group().replace(" ", ""), text)
     text = _arguments(text)
@@ -161,10 +167,9 @@ def _dollars(text: str) -> str:
         lambda found: {"dollar": r"\$", "pounds": "£", "euro": "€"}[found.group().lstrip("\\").removeprefix("text")],
         text,
     )
-    text = re.sub(r"\\\$|(?<=\\text\{)\$", r"\\text{USD}", text)
-    text = re.sub("[£€¥₹¢]", lambda found: f"\\text{{{_MONEY[found.group()]}}}", text)
+    text = text.replace(r"\$", _DOLLAR)
     if text.count("$") % 2 == 1:
-        text = re.sub(r"\$(?=\s*[\d.])", r"\\text{USD}", text, count=1)
+        text = re.sub(r"\$(?=\s*[\d.])", _DOLLAR, text, count=1)
     return text.replace("$", " ")
 
 
@@ -195,7 +200,13 @@ def _unwrap(text: str) -> str:
         text,
     )
     text = re.sub(rf"\\{_TEXT_COMMANDS}\s*(?=\{{)", r"\\text", text)
-    return re.sub(r"\\text\{\s*\\text\{([^{}]*)\}\s*\}", r"\\text{\1}", text)
+    # \text inside \text: the inner one goes.
+    for _ in range(20):
+        nested = re.sub(r"(\\text\{[^{}]*)\\text\{([^{}]*)\}", r"\1\2", text)
+        if nested == text:
+            break
+        text = nested
+    return text
 
 
 def _one_name(found: re.Match[str]) -> str:
@@ -246,7 +257,7 @@ def _closing_parenthesis(text: str, opening: int) -> int | None:
 
 def _hoist_words(text: str) -> str:
     """Words in \\text{...}, and nothing else in it: \\text{5 hours} is 5 \\text{hours}; 540 dollars, 540 \\text{dollars}."""
-    words = r"[A-Za-z¢£€¥₹][A-Za-z'¢£€¥₹]*(?:(?:\.?\s|\.?-|\.(?=[A-Za-z]))\s*[A-Za-z][A-Za-z']*)*(?:(?<=[a-z]\.[a-z])\.|(?<=[ap]\. m)\.)?"
+    words = rf"[{_CURRENCIES}]|(?![A-F]+\d)[A-Za-z][A-Za-z']*(?:(?:\.?\s|\.?-|\.(?=[A-Za-z]))\s*[A-Za-z][A-Za-z']*)*(?:(?<=[a-z]\.[a-z])\.|(?<=[ap]\. m)\.)?"
 
     def inner(found: re.Match[str]) -> str:
         content = re.sub(r"(?<=[a-z])\. ", " ", found.group(1))
@@ -256,14 +267,16 @@ def _hoist_words(text: str) -> str:
             content,
         )
 
-    text = re.sub(r"\\text\{([^{}]*)\}", inner, text)
+    text = re.sub(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}", inner, text)
 
     def outer(found: re.Match[str]) -> str:
+        if found.group() in _CURRENCIES:
+            return f"\\text{{{found.group()}}}"
         if found.group(1) is None:
             return found.group()
         word = found.group(1)
         before = text[: found.start()].rstrip()
-        after_number = bool(re.search(r"[\d}%)]$", before))
+        after_number = bool(re.search(r"[\d}%)](?:\s*\()?$", before))
         known = word.lower() in {"or", "and", "per", "to", "am", "pm"} or (
             after_number and is_unit_symbol(word, before != text[: found.start()])
         )
@@ -271,8 +284,24 @@ def _hoist_words(text: str) -> str:
             return f"\\text{{{word}}}"
         return word
 
-    text = re.sub(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\mathbb\{\w\}|\\[a-zA-Z]+|([A-Za-z]+)", outer, text)
-    return re.sub(r"(?<=[A-Za-z])\}\s+\\text\{(?=[A-Za-z])", " ", text)
+    text = re.sub(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\mathbb\{\w\}|\\[a-zA-Z]+|[¢£€¥₹¤]|([A-Za-z]+)", outer, text)
+    text = re.sub(r"(?<=[A-Za-z])\}\s+\\text\{(?=[A-Za-z])", " ", text)
+    unit = r"(\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?)"
+    text = re.sub(rf"\\frac\{{\s*{unit}\s*\}}\s*\{{\s*{unit}\s*\}}", r"\1/\2", text)
+    # "and" and "or" stand alone.
+    return re.sub(r"(?<=[A-Za-z{])\s*\b(and|or)\b\s*(?=[A-Za-z}])", _alone, text)
+
+
+def _alone(found: re.Match[str]) -> str:
+    before, after = found.string[found.start() - 1], found.string[found.end()]
+    if not _in_text(found.string, found.start()):
+        return found.group()
+    return ("" if before == "{" else r"} \text{") + found.group(1) + ("" if after == "}" else r"} \text{")
+
+
+def _in_text(text: str, index: int) -> bool:
+    opening = text.rfind("\\text{", 0, index)
+    return opening >= 0 and "}" not in text[opening:index]
 
 
 def _arguments(text: str) -> str:
@@ -310,13 +339,13 @@ def _trim(text: str) -> str:
     text = re.sub(r"\s+", " ", text)
     while True:
         before = text
-        text = text.strip().strip('`"')
+        text = re.sub(r"\\+$", "", text.strip()).strip().strip("`\"")
         text = (
-            re.sub(r"(?:(?<!\.)[.。]|[,;:!?](?<!\d!)(?<!\w!)(?<!\)!))\s*$", "", text)
+            re.sub(r"(?:(?<!\.)[.。]|[,;:?])\s*$", "", text)
             if not text.endswith("...")
             else text
         )
-        text = re.sub(r"^\s*[:;,]\s*", "", text)
+        text = re.sub(r"^\s*(?:[:;,=]|\\approx(?![a-z]))\s*", "", text)
         if text[:1] == "{" and closing_brace(text, 0) == len(text) - 1:
             text = text[1:-1]
         if text == before:

@@ -79,7 +79,11 @@ def is_constant(expression: str) -> bool:
     if number(expression) is not None or expression.strip() in {r"\infty", r"-\infty", r"+\infty"}:
         return True
     tree = parsed(expression)
-    return tree is not None and not {symbol.name for symbol in tree.free_symbols} - {"i"}
+    if tree is None or {symbol.name for symbol in tree.free_symbols} - {"i"}:
+        return False
+    from sympy.core.function import AppliedUndef
+
+    return not (hasattr(tree, "atoms") and tree.atoms(AppliedUndef))
 
 
 def value(expression: str) -> float | None:

@@ -131,17 +131,16 @@ _MATRIX = re.compile(
     r"(.*?)([(\[|]?)\s*\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\3\}\s*([)\]|]?)",
     re.DOTALL,
 )
-_BASED = re.compile(
-    r"\(?\s*(\d[\dA-F]*|[A-F][\dA-F]*\d[\dA-F]*)\s*\)?\s*(?:_\s*(?:\{\s*(?:\\text\{\s*(?:base)?\s*)?\(?\s*(\d+|[a-z]+)\s*\)?\s*\}?\s*(?:\d+)?\s*\}|\((\d+)\)))"
-)
+_BASED = re.compile(r"\(?\s*(\d[\dA-F]*|[A-F][\dA-F]*\d[\dA-F]*)\s*\)?\s*_\s*(?:\{(.*)\}|\((\d+)\))")
 _BASE_WORDS = re.compile(r"\(?\s*(\d[\dA-F]*)\s*\)?\s*\(?\s*\\text\{(?:in )?base\s?(\w*)\}\s*(\d*)\s*\)?")
 _CLOCK = re.compile(
-    r"(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?\s*(?:\\text\{\s*([ap])\.?\s*m\.?\s*\}|\b([AaPp])[mM]\b)?"
+    r"(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?\s*(?:\\text\{\s*([apAP])\.?\s*[mM]\.?\s*\}|\b([AaPp])[mM]\b)?"
 )
 _LABELLED = re.compile(r"(?:\\text\{)?([\[(]?)\s*(?:\\text\{)?\s*([A-Z])\s*\}?\s*([)\].:]+)\s*\}?\s*(.*)", re.DOTALL)
 _NAMED_CHOICE = re.compile(
     r"(?:\\text\{)?\s*(?:[Tt]he\s+)?(?:\\text\{)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*\}?\s*:?\s*(?:\\text\{)?\(?\s*(?:\\text\{)?([A-Z])\}?\)?\}?[.:]?"
 )
+_NEGATION = re.compile(r"\\text\{[^{}]*\b(?:not?|never|neither|nor|except|isn't)\b")
 _REALS = {r"\mathbb{R}", "all real numbers", "all reals", "real numbers", "all real", "all real values"}
 
 
@@ -163,10 +162,12 @@ def read(text: str, reference: bool) -> tuple[Reading, ...]:
     found: list[Reading] = []
     found += _choices(text, reference)
     found += _separated_number(text, reference)
+    if re.search(r"\\pm|\\mp", text):
+        return tuple(_both_signs(text, reference))
     found += _bracketed(text, reference)
-    if not (_is_bracketed(text)):
+    if not _is_bracketed(text):
         found += _listed(text, reference) or _single(text, reference)
-    found += _words(text)
+    found += _words(text, reference)
     return tuple(dict.fromkeys(found))
 
 
@@ -194,7 +195,7 @@ def _based(text: str) -> Based | None:
     if not found:
         return None
     digits, *bases = found.groups()
-    base = next((part for part in bases if part), "").lower()
+    base = words_of(next((part for part in bases if part), "")).removeprefix("base").strip()
     value = int(base) if base.isdigit() else numbers.get(base)
     if value is None or not 2 <= value <= 36:
         return None
@@ -229,9 +230,11 @@ def _choices(text: str, reference: bool) -> list[Reading]:
         after = labelled.group(4).strip()
         if labelled.group(3).startswith(":") and not labelled.group(1) and re.match(r"[A-Z]\s*:", after):
             return []
-        if re.match(r"[-+*/^=<>,|]|\\(?:cdot|times|cup|cap|le|ge|in)(?![a-zA-Z])", after) and labelled.group(1):
+        if re.match(r"[-+*/^=<>,|]|\\(?:cdot|times|cup|cap|le|ge|in)(?![a-zA-Z])", after) and labelled.group(1) and r"\text" not in text:
             return []
-        rest = read(after, reference)
+        if re.match(r"\\text\{(?:or|and)\b", after):
+            return []
+        rest = read(after, reference) if not re.fullmatch(r"(?:\\text\{)?\(?[A-Za-z]\)?\}?", after) else ()
         return [Choice(labelled.group(2), rest), *(rest if not reference else ())]
     return []
 
@@ -337,8 +340,10 @@ def _listed(text: str, reference: bool) -> list[Reading]:
     without = re.fullmatch(r"(?:([a-zA-Z])\s*\\in\s*)?\\mathbb\{R\}\s*(?:\\setminus|-)\s*\\\{(.*)\\\}", text)
     if without:
         return [_all_but([part.strip() for part in without.group(2).split(",")], without.group(1))]
-    if re.search(r"\\pm|\\mp", text):
-        return _both_signs(text, reference)
+    excepted = re.fullmatch(r"\\text\{all real(?: number| value)?s?(?: of x| x)? except(?: for)?\}\s*(.*)", text)
+    if excepted:
+        points = split_top(re.sub(r"[a-z]\s*=", "", excepted.group(1)), _COMMA)
+        return [_all_but(points, None)] if all(map(_is_bound, points)) else []
     parts = split_top(text, _COMMA)
     if len(parts) == 1:
         return []
@@ -375,7 +380,7 @@ def _both_signs(text: str, reference: bool) -> list[Reading]:
     found: list[Reading] = []
     items: list[tuple[Reading, ...]] = []
     for variant in (plus, minus):
-        readings = read(re.sub(r"(^|[=,({\s])\+\s*", r"\1", variant.strip()), reference)
+        readings = read(re.sub(r"(^|[=,({])\s*\+\s*", r"\1", variant.strip()), reference)
         inner = next((one for one in readings if isinstance(one, Group) and one.kind in {"list", "set"}), None)
         items += inner.items if inner else [readings]
     found.append(Group("list", tuple(dict.fromkeys(items))))
@@ -384,6 +389,8 @@ def _both_signs(text: str, reference: bool) -> list[Reading]:
 
 def _combined(regions: list[Region], union: bool) -> list[Reading]:
     """Conditions on one variable, all of which (or any of which) must hold."""
+    everything = ((r"-\infty", False, r"\infty", False),)
+    regions = [region for region in regions if region.intervals != everything] or regions
     names = {region.variable for region in regions if region.variable}
     if len(names) > 1:
         return []
@@ -414,11 +421,15 @@ def _punctured(regions: list[Region], variable: str | None) -> list[Reading]:
 
 def _single(text: str, reference: bool) -> list[Reading]:
     """Readings of a text that is one answer: a relation, a ratio, or a quantity."""
+    if builder := re.fullmatch(r"[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)", text):
+        return [one for one in read(builder.group(1), reference) if isinstance(one, Region)]
     parts = split_top(text, _RELATION)
     if len(parts) > 1:
         signs = _RELATION.findall(_hide_brackets(text))
         if len(signs) == len(parts) - 1:
             return _relation(parts, signs, reference)
+    if (named := re.fullmatch(r"\\text\{([^{}]{2,})\}\s*:\s*(.+)", text)) and not _NEGATION.search(text):
+        return list(read(named.group(2), reference))
     if ratio := _ratio(text):
         return ratio
     return _quantities(text, reference)
@@ -439,8 +450,10 @@ def _hide_brackets(text: str) -> str:
 
 
 def _relation(parts: list[str], signs: list[str], reference: bool) -> list[Reading]:
-    if any(not part for part in parts):
+    if any(not part for part in parts) or _NEGATION.search(" ".join(parts[:-1])):
         return []
+    if len(parts) == 2 and signs == ["="] and _numeric_part(parts[0]) is not None and _numeric_part(parts[1]) is None:
+        parts = parts[::-1]
     if signs[0] == r"\in" and len(parts) == 2:
         inner = read(parts[1], reference)
         regions = [Region(one.intervals, _name(parts[0])) for one in inner if isinstance(one, Region)]
@@ -484,7 +497,8 @@ def _numeric_part(part: str) -> str | None:
     """A chain's member without its unit, if it is a constant."""
     for one in _quantities(part, True):
         if isinstance(one, Quantity) and judging.is_constant(one.expression):
-            return one.expression
+            scale = one.unit.factor if one.unit is not None and not one.unit.powers else 1
+            return one.expression if scale == 1 else f"({one.expression}) \\cdot \\frac{{{scale.numerator}}}{{{scale.denominator}}}"
     return None
 
 
@@ -523,6 +537,8 @@ def _may_be_name(text: str, reference: bool) -> bool:
 
 def _inequality(parts: list[str], signs: list[str]) -> Region | None:
     """Bounds on one variable as a region; None for other inequalities."""
+    if absolute := _absolute(parts, signs):
+        return absolute
     constant = [judging.is_constant(_strip_unit(part)) for part in parts]
     if constant == [False, True] or constant == [True, False]:
         variable, bound, sign = (
@@ -545,6 +561,29 @@ def _inequality(parts: list[str], signs: list[str]) -> Region | None:
             return Region(((low, signs[0] == r"\le", high, signs[1] == r"\le"),), _name(parts[1]))
         if set(signs) <= downs:
             return Region(((high, signs[1] == r"\ge", low, signs[0] == r"\ge"),), _name(parts[1]))
+    return None
+
+
+def _absolute(parts: list[str], signs: list[str]) -> Region | None:
+    """|x - a| < b and the like as a region."""
+    if len(parts) != 2:
+        return None
+    if parts[1].startswith("|"):
+        parts, signs = parts[::-1], [_FLIPPED.get(signs[0], "")]
+    found = re.fullmatch(r"\|\s*([a-zA-Z])\s*(?:([-+])\s*([^|]+))?\|", parts[0])
+    size = judging.value(parts[1]) if found and judging.is_constant(parts[1]) else None
+    if not found or size is None or size <= 0:
+        return None
+    variable, side, shift = found.groups()
+    centre = f"{'-' if side == '+' else ''}({shift})" if shift else "0"
+    if shift and not judging.is_constant(shift):
+        return None
+    low, high = f"{centre} - ({parts[1]})", f"{centre} + {parts[1]}"
+    closed = signs[0] in (r"\le", r"\ge")
+    if signs[0] in ("<", r"\le"):
+        return Region(((low, closed, high, closed),), variable)
+    if signs[0] in (">", r"\ge"):
+        return Region(((r"-\infty", False, low, closed), (high, closed, r"\infty", False)), variable)
     return None
 
 
@@ -574,23 +613,33 @@ def _ratio(text: str) -> list[Reading]:
 def _quantities(text: str, reference: bool) -> list[Reading]:
     """Readings as an expression, with a unit after it or a currency before it."""
     currency = None
-    money = re.match(r"(-?\s*)\\text\{(USD|US|[£€¥₹])\}\s*(?:\\text\{USD\})?\s*", text)
+    money = re.match(r"(-?\s*)\\text\{([¤£€¥₹])\}\s*", text)
     if money:
-        currency = parse_unit("usd" if money.group(2) == "US" else money.group(2))
+        currency = parse_unit(money.group(2))
         text = money.group(1).strip() + text[money.end() :]
     found: list[Reading] = []
     for expression, phrase in _unit_splits(text, reference):
         unit = parse_unit(phrase) if phrase else None
         if phrase and unit is None:
             continue
+        if unit is not None and unit.scale != 1:
+            expression = _scaled(expression, unit.scale)
+            unit = Unit(unit.powers, unit.factor, unit.percent) if unit.powers else None
         if currency is not None:
-            scale = unit.factor if unit is not None and not unit.powers else 1
             if unit is not None and unit.powers not in ((), currency.powers):
                 continue
-            unit = Unit(currency.powers, currency.factor * scale)
+            unit = currency
         if expression and not re.search(r"\\text", expression):
             found.append(Quantity(_mixed(expression), unit))
     return found
+
+
+def _scaled(expression: str, scale: int) -> str:
+    exact = judging.number(expression)
+    if exact is None:
+        return f"({expression}) \\cdot {scale}"
+    exact *= scale
+    return str(exact.numerator) if exact.denominator == 1 else f"\\frac{{{exact.numerator}}}{{{exact.denominator}}}"
 
 
 def _unit_splits(text: str, reference: bool) -> list[tuple[str, str]]:
@@ -631,9 +680,11 @@ def _mixed(expression: str) -> str:
     return f"{sign}\\frac{{{int(whole) * denominator + numerator}}}{{{denominator}}}"
 
 
-def _words(text: str) -> list[Reading]:
+def _words(text: str, reference: bool) -> list[Reading]:
     """The text as words, if words are what it consists of, not counting numbers."""
     rest = re.sub(r"\\text\{[^{}]*\}", " ", text)
+    if re.fullmatch(r"[A-Za-z]{3,}" if reference else r"[A-Za-z]{2,}", text):
+        return [Words(text.lower())]
     if r"\text" not in text or re.search(r"[\\=<>^_]|[a-zA-Z]{2,}", rest):
         return []
     plain = words_of(text)

@@ -25,7 +25,7 @@ _VOLUMES = {
     "millilitre": "1e-6", "gallon": "0.003785411784", "gal": "0.003785411784",
 }  # fmt: skip
 _MONEY = {
-    "usd": ("dollar", 1), "dollar": ("dollar", 1), "buck": ("dollar", 1), "cent": ("dollar", "0.01"),
+    "¤": ("dollar", 1), "usd": ("dollar", 1), "dollar": ("dollar", 1), "buck": ("dollar", 1), "cent": ("dollar", "0.01"),
     "penny": ("dollar", "0.01"), "pennies": ("dollar", "0.01"), "¢": ("dollar", "0.01"),
     "gbp": ("sterling", 1), "£": ("sterling", 1), "pence": ("sterling", "0.01"), "eur": ("euro", 1), "€": ("euro", 1),
     "euro": ("euro", 1), "¥": ("yen", 1), "yen": ("yen", 1), "jpy": ("yen", 1), "₹": ("rupee", 1), "rs": ("rupee", 1),
@@ -61,18 +61,15 @@ class Unit:
 
     Attributes:
         powers: pairs of a dimension's name and its power, sorted. What is counted ("apples") is a dimension, too.
-        factor: how many base units one of it is; for a scale ("million", percent) what the number is multiplied by.
+        factor: how many base units one of it is; for percent, 1/100.
         percent: it is percent, which many answers leave out.
+        scale: what the number before it is multiplied by: "million" is a part of the number.
     """
 
     powers: tuple[tuple[str, int], ...]
     factor: Fraction
     percent: bool = False
-
-    @property
-    def may_be_left_out(self) -> bool:
-        """Whether the number alone says the same; a scale changes the number."""
-        return bool(self.powers)
+    scale: int = 1
 
 
 @cache
@@ -110,10 +107,10 @@ def parse_unit(phrase: str) -> Unit | None:
     Args:
         phrase: plain words and symbols, powers as `^2`, such as `km/h`, `square feet`, `sq. units` or `apples`.
     """
-    factor, powers, percent = Fraction(1), dict[str, int](), False
+    factor, scale, powers, percent = Fraction(1), 1, dict[str, int](), False
     counted: list[str] = []
     phrase = re.sub(r"\^\{(-?\d)\}", r"^\1", phrase.replace("*", " ").strip(" .,"))
-    tokens = re.findall(r"/|°[CF]\b|[°%¢£€¥₹]|\^-?\d|[A-Za-z]+(?:-[A-Za-z]+)*|\S", phrase)
+    tokens = re.findall(r"/|°[CF]\b|[°%¢£€¥₹¤]|\^-?\d|[A-Za-z]+(?:-[A-Za-z]+)*|\S", phrase)
     sign, pending, last = 1, 1, None
     for token in tokens:
         word = token.lower()
@@ -133,7 +130,7 @@ def parse_unit(phrase: str) -> Unit | None:
         elif word in _PERCENT:
             factor, percent = factor / 100, True
         elif word in _SCALES:
-            factor *= _SCALES[word]
+            scale *= _SCALES[word]
         elif word in _RATES:
             distance, time = (_lookup(part) for part in _RATES[word])
             powers["length"], powers["time"] = 1, -1
@@ -155,7 +152,7 @@ def parse_unit(phrase: str) -> Unit | None:
     if percent and set(counted) & {"point"}:
         counted = []
     powers.update({f"counted {' '.join(counted)}": 1} if counted else {})
-    return Unit(tuple(sorted((name, power) for name, power in powers.items() if power)), factor, percent)
+    return Unit(tuple(sorted((name, power) for name, power in powers.items() if power)), factor, percent, scale)
 
 
 def compatible(one: Unit, other: Unit) -> bool:
