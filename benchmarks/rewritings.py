@@ -98,7 +98,7 @@ def rewritings(label: str, neighbours: list[str], generator: random.Random) -> l
     kind = kind_of(label)
     good: list[Pair] = [("as it is", label), *_typeset(label), *_of_kind(kind, label)]
     bad: list[Pair] = [*_wrong_of_kind(kind, label), *_perturbed(label)]
-    bad += [("a neighbour's answer", other) for other in neighbours if _differs(label, other)]
+    bad += [("a neighbour's answer", other) for other in neighbours if kind != "choice" and _differs(label, other)]
     made = [Rewriting(name, _respond(answer, generator), label, True) for name, answer in _distinct(good)]
     made += [Rewriting(name, response, label, True) for name, response in _boxes(label, kind)]
     made += [Rewriting(name, _respond(answer, generator), label, False) for name, answer in _distinct(bad)]
@@ -184,7 +184,7 @@ def _typeset(label: str) -> list[Pair]:
     minus = re.sub(r"-(?=[\d\\a-z\s(])", "−", label)
     if minus != label:
         made.append(("a Unicode minus", minus))
-    root = re.sub(r"\\sqrt\{?(\d+)\}?", r"√\1", label)
+    root = re.sub(r"\\sqrt(?:\{(\d+)\}|(\d))", lambda found: f"√{found.group(1) or found.group(2)}", label)
     if root != label:
         made += [("a Unicode root", root), ("sqrt()", re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", label))]
     if r"\pi" in label:

@@ -73,6 +73,10 @@ _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
 def clean(text: str) -> str:
     """The answer in one spelling of LaTeX; see the head of this file."""
     text = _unicode(text).replace("\n", " ").replace("\t", " ")
+    if r"\begin" not in text:
+        text = re.sub(r"\\?&", ",", text)
+    text = re.sub(r"\\ang\{([^{}]*)\}", r"\1^\\circ ", text)
+    text = re.sub(r"(?<=\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm)\{\s*o\s*\}|o\b)\s*\}?", r"^\\circ ", text)
     text = re.sub(
         r"(?<!\\)\\\\(?=(?:frac|dfrac|sqrt|pi|text|left|right|cdot|times|infty|cup|leq?|geq?|pm)\b)", r"\\", text
     )
@@ -167,7 +171,7 @@ def _dollars(text: str) -> str:
         lambda found: {"dollar": r"\$", "pounds": "£", "euro": "€"}[found.group().lstrip("\\").removeprefix("text")],
         text,
     )
-    text = text.replace(r"\$", _DOLLAR)
+    text = re.sub(r"(?:\bUS\s*)?\\\$", _DOLLAR, text)
     if text.count("$") % 2 == 1:
         text = re.sub(r"\$(?=\s*[\d.])", _DOLLAR, text, count=1)
     return text.replace("$", " ")
@@ -272,19 +276,25 @@ def _hoist_words(text: str) -> str:
     def outer(found: re.Match[str]) -> str:
         if found.group() in _CURRENCIES:
             return f"\\text{{{found.group()}}}"
-        if found.group(1) is None:
-            return found.group()
-        word = found.group(1)
-        before = text[: found.start()].rstrip()
+        if found.group("phrase"):
+            words = found.group().split()
+            told = any(len(word) >= 4 for word in words) and not _FUNCTIONS & set(words)
+            return f"\\text{{{found.group()}}}" if told else re.sub("[A-Za-z]+", outer_word, found.group())
+        return outer_word(found) if found.group("word") else found.group()
+
+    def outer_word(found: re.Match[str]) -> str:
+        word = found.group()
+        before = found.string[: found.start()].rstrip()
         after_number = bool(re.search(r"[\d}%)](?:\s*\()?$", before))
         known = word.lower() in {"or", "and", "per", "to", "am", "pm"} or (
-            after_number and is_unit_symbol(word, before != text[: found.start()])
+            after_number and is_unit_symbol(word, before != found.string[: found.start()])
         )
         if known or (len(word) >= 4 and word not in _FUNCTIONS and not re.fullmatch(r"[A-Z]+", word)):
             return f"\\text{{{word}}}"
         return word
 
-    text = re.sub(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\mathbb\{\w\}|\\[a-zA-Z]+|[¢£€¥₹¤]|([A-Za-z]+)", outer, text)
+    text = re.sub(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\mathbb\{\w\}|\\[a-zA-Z]+|[¢£€¥₹¤]"
+    r"|(?P<phrase>[A-Za-z]{2,}(?: +[A-Za-z]{2,})+)|(?P<word>[A-Za-z]+)", outer, text)
     text = re.sub(r"(?<=[A-Za-z])\}\s+\\text\{(?=[A-Za-z])", " ", text)
     unit = r"(\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?)"
     text = re.sub(rf"\\frac\{{\s*{unit}\s*\}}\s*\{{\s*{unit}\s*\}}", r"\1/\2", text)

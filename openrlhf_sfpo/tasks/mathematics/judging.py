@@ -111,7 +111,7 @@ def parsed(expression: str) -> Any | None:
     from math_verify import LatexExtractionConfig, parse
     from math_verify.errors import TimeoutException
 
-    if not expression or expression.count("{") + expression.count("(") > 200:
+    if not expression or expression.count("{") + expression.count("(") > 200 or re.search(r"\d\s+\d", expression):
         return None
     config = NormalizationConfig(units=False, malformed_operators=False, nits=False, boxed="none")
     target = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=config)
@@ -146,6 +146,8 @@ def _for_math_verify(expression: str) -> str:
     text = re.sub(r"\^\\circ", r"\\cdot\\frac{\\pi}{180}", expression)
     text = _REPEATING.sub(_repeating, text)
     text = re.sub(r"(?<![\d.}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", _mixed, text)
+    # The parser takes numbers side by side for a mixed number: 2(13) is 15, 2 \\binom{3}{2} is 5.
+    text = re.sub(r"(?<=[\d)])\s*(?=\()|(?<=\))\s*(?=\d)|(?<=\d)\s*(?=\\(?:frac|binom)(?![a-z]))|(?<=\\pi)\s*(?=\()", r" \\cdot ", text)
     text = re.sub(r"(?<=\d)\s*\*\s*|\*", r" \\cdot ", text)
     # A capital becomes a variable of its own: N is not n.
     return re.sub(r"\\[a-zA-Z]+|([A-Z])(_\{\w+\})?", _capital, text)

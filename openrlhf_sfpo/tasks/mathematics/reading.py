@@ -140,6 +140,9 @@ _LABELLED = re.compile(r"(?:\\text\{)?([\[(]?)\s*(?:\\text\{)?\s*([A-Z])\s*\}?\s
 _NAMED_CHOICE = re.compile(
     r"(?:\\text\{)?\s*(?:[Tt]he\s+)?(?:\\text\{)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*\}?\s*:?\s*(?:\\text\{)?\(?\s*(?:\\text\{)?([A-Z])\}?\)?\}?[.:]?"
 )
+_INDEX_RANGE = re.compile(
+    r"\s*(?:,|\(|\\text\{(?:for|where|with)(?: all| any)?\})\s*[nkm]\s*(?:\\in\s*\\mathbb\{[A-Z]\}|\\ge\s*\d+)\s*\)?$"
+)
 _NEGATION = re.compile(r"\\text\{[^{}]*\b(?:not?|never|neither|nor|except|isn't)\b")
 _REALS = {r"\mathbb{R}", "all real numbers", "all reals", "real numbers", "all real", "all real values"}
 
@@ -156,6 +159,8 @@ def read(text: str, reference: bool) -> tuple[Reading, ...]:
     text = text.strip()
     if not text:
         return ()
+    if not reference:
+        text = _INDEX_RANGE.sub("", text)
     special = _special(text, reference)
     if special:
         return special
@@ -180,8 +185,8 @@ def _special(text: str, reference: bool) -> tuple[Reading, ...]:
         return (Region(((r"-\infty", False, r"\infty", False),)),)
     if found := (_based(text) or _matrix(text, reference)):
         return (found,)
-    if re.fullmatch(r"[A-Z]{2,}'*", text):
-        return (Letters(text),)
+    if letters := re.fullmatch(r"(?:\\(?:text|overline|overrightarrow|overleftrightarrow)\{)?([A-Z]{2,}'*)\}?", text):
+        return (Letters(letters.group(1)),)
     clock = _CLOCK.fullmatch(text)
     if clock and (clock.group(4) or clock.group(5)):
         hour, minute, second = (int(part or 0) for part in clock.groups()[:3])
@@ -354,6 +359,8 @@ def _listed(text: str, reference: bool) -> list[Reading]:
     regions = [next((one for one in part if isinstance(one, Region)), None) for part in readings]
     if all(regions):
         found += _combined([region for region in regions if region], union=len(split_top(text, _ONLY_OR)) == len(parts))
+    if compound := _compound(text):
+        found.append(compound)
     found.append(Group("list", readings))
     if found_mixed := re.fullmatch(r"(-?\d+)\s*\\text\{and\}\s*(\\frac\{\d+\}\{\d+\}|\d+/\d+)(.*)", text):
         found += read(f"{found_mixed.group(1)} {found_mixed.group(2)}{found_mixed.group(3)}", reference)
@@ -432,6 +439,8 @@ def _single(text: str, reference: bool) -> list[Reading]:
         return list(read(named.group(2), reference))
     if ratio := _ratio(text):
         return ratio
+    if compound := _compound(text):
+        return [compound]
     return _quantities(text, reference)
 
 
@@ -610,10 +619,26 @@ def _ratio(text: str) -> list[Reading]:
     return found
 
 
+def _compound(text: str) -> Quantity | None:
+    """A quantity in several units of one dimension, such as 1 hour and 30 minutes: their sum, in the smallest."""
+    number = r"(\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s*\\text\{([^{}]+)\}"
+    if not re.fullmatch(rf"{number}(?:\s*(?:,|\\text\{{and\}})?\s*{number})+", text):
+        return None
+    parts = [(judging.number(value), parse_unit(phrase)) for value, phrase in re.findall(number, text) if phrase != "and"]
+    units = [unit for _, unit in parts]
+    if len(units) < 2 or any(unit is None or not unit.powers or unit.powers != units[0].powers for unit in units):
+        return None
+    sizes = [unit.factor for unit in units]
+    if sorted(set(sizes), reverse=True) != sizes:
+        return None
+    total = sum(value * size for (value, _), size in zip(parts, sizes, strict=True)) / sizes[-1]
+    return Quantity(f"\\frac{{{total.numerator}}}{{{total.denominator}}}", units[-1])
+
+
 def _quantities(text: str, reference: bool) -> list[Reading]:
     """Readings as an expression, with a unit after it or a currency before it."""
     currency = None
-    money = re.match(r"(-?\s*)\\text\{([¤£€¥₹])\}\s*", text)
+    money = re.match(r"(-?\s*)\\text\{([¤£€¥₹]|Rs|USD|EUR|GBP|INR|CNY|RMB)\}\s*", text)
     if money:
         currency = parse_unit(money.group(2))
         text = money.group(1).strip() + text[money.end() :]
@@ -629,8 +654,10 @@ def _quantities(text: str, reference: bool) -> list[Reading]:
             if unit is not None and unit.powers not in ((), currency.powers):
                 continue
             unit = currency
-        if expression and not re.search(r"\\text", expression):
+        if expression and r"\text" not in expression:
             found.append(Quantity(_mixed(expression), unit))
+            if phrase in {"pound", "pounds"}:
+                found.append(Quantity(_mixed(expression), parse_unit("£")))
     return found
 
 

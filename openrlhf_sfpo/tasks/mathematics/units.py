@@ -22,7 +22,7 @@ _MASSES = {
 }  # fmt: skip
 _VOLUMES = {
     "L": "0.001", "l": "0.001", "liter": "0.001", "litre": "0.001", "mL": "1e-6", "ml": "1e-6", "milliliter": "1e-6",
-    "millilitre": "1e-6", "gallon": "0.003785411784", "gal": "0.003785411784",
+    "millilitre": "1e-6", "cc": "1e-6", "gallon": "0.003785411784", "gal": "0.003785411784",
 }  # fmt: skip
 _MONEY = {
     "¤": ("dollar", 1), "usd": ("dollar", 1), "dollar": ("dollar", 1), "buck": ("dollar", 1), "cent": ("dollar", "0.01"),
@@ -52,7 +52,7 @@ _SUFFIXES = {"squared": 2, "cubed": 3}
 _LIKE_VARIABLES = {"m", "s", "h", "g", "L", "l", "K", "N", "J", "W", "V", "A", "in", "rs"}
 # With one of these, the words after a number say more than what is counted.
 _SAYS_MORE = {"not", "no", "or", "and", "except", "if", "when", "where", "for", "than", "without", "but", "is", "are"}
-_FILLERS = {"a", "an", "the", "of", "in", "total", "about", "each", "different", "distinct", "possible"}
+_FILLERS = {"a", "an", "the", "of", "in", "total", "about", "each", "different", "distinct", "possible", "old", "long"}
 
 
 @dataclass(frozen=True)
