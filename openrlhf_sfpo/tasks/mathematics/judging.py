@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-SECONDS = 3  # for reading one expression, and for comparing two
+SECONDS = 5  # for reading one expression, and for comparing two
 MAX_DIGITS = 6000  # larger powers and factorials are not evaluated
 _DIGITS = 50
 _POINTS = (0.7310585786300049, -1.3862943611198906, 2.2360679774997896, -0.4142135623730951, 3.7182818284590452)
@@ -104,24 +104,34 @@ def decimals(expression: str) -> int | None:
     return len(text.partition(".")[2]) if "." in text and _NUMBER.fullmatch(text.replace("- ", "-")) else None
 
 
-@lru_cache(maxsize=1024)
 def parsed(expression: str) -> Any | None:
     """The expression as a SymPy object, read by math-verify; None if it cannot be read or is too large to evaluate."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse
     from math_verify.errors import TimeoutException
 
     if not expression or expression.count("{") + expression.count("(") > 200 or re.search(r"\d\s+\d", expression):
         return None
+    try:
+        return _parsed(expression)
+    except TimeoutException:  # not cached: the machine may have been busy
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(expression: str) -> Any | None:
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse
+
     config = NormalizationConfig(units=False, malformed_operators=False, nits=False, boxed="none")
     target = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=config)
     try:
-        text = _for_math_verify(expression)
-        found = parse(f"${text}$", [target], fallback_mode="no_fallback", parsing_timeout=_seconds())
+        text = f"${_for_math_verify(expression)}$"
+        found = parse(
+            text, [target], fallback_mode="no_fallback", parsing_timeout=_seconds() or 0, raise_on_error=True
+        )
         if len(found) != 1 or not hasattr(found[0], "free_symbols"):
             return None
         return None if _too_large(found[0]) else found[0]
-    except (Exception, TimeoutException):  # the parser raises many kinds for odd input, RecursionError among them
+    except Exception:  # the parser raises many kinds for odd input, RecursionError among them
         return None
 
 
@@ -195,20 +205,25 @@ def _magnitude(tree: Any) -> float:
     """A bound for the digits that a subtree's value and its parts have; 1 for what has no size, such as variables."""
     from sympy import Integer, Pow, Rational, factorial
 
-    if isinstance(tree, Integer):
-        return abs(int(tree)).bit_length() * 0.302
     if isinstance(tree, Rational):
-        return max(abs(tree.p).bit_length(), tree.q.bit_length()) * 0.302
+        return max(_digits(tree.p), _digits(tree.q))
     sizes = [_magnitude(part) for part in getattr(tree, "args", ())]
-    largest = max(sizes, default=1.0)
-    if isinstance(tree, Pow) and len(tree.args) == 2:
-        base, exponent = sizes
-        if exponent > 12:
-            return math.inf
-        return max(largest, max(base, 1.0) * 10.0**exponent) if not tree.args[1].free_symbols else largest
+    if not sizes:
+        return 16.0 if getattr(tree, "is_Float", False) else 1.0
+    largest = max(sizes)
+    if isinstance(tree, Pow):
+        base, exponent = tree.args
+        if isinstance(exponent, Integer):
+            return max(largest, sizes[0] * abs(int(exponent))) if sizes[1] < 12 else math.inf
+        # An exponent that is a formula may be as large as it has digits; with variables, it is small where it is tried.
+        return largest if exponent.free_symbols else max(largest, sizes[0] * 10 ** min(sizes[1], 12))
     if isinstance(tree, factorial) or type(tree).__name__ in {"binomial", "subfactorial", "Sum", "Product", "gamma"}:
         return max(largest, 10.0**largest * largest if largest < 12 else math.inf)
     return sum(sizes) if len(sizes) < 50 else largest * 2
+
+
+def _digits(integer: int) -> float:
+    return abs(integer).bit_length() * math.log10(2)
 
 
 def _evaluated(gold: Any, answer: Any, gold_decimals: int | None, answer_decimals: int | None) -> bool | None:
@@ -263,12 +278,12 @@ def _close(first: Any, second: Any, places: int | None) -> bool:
 def _values(tree: Any, place: dict[str, float]) -> Any | None:
     """A tree's value as an mpmath number, with numbers for its variables; None if it has none."""
     import mpmath
-    from sympy import I, Rational
+    from sympy import Float, I, Rational
 
     try:
         with mpmath.workdps(_DIGITS):
             at = {
-                symbol: I if symbol.name == "i" else Rational(Fraction(place[symbol.name]).limit_denominator(10**9))
+                symbol: I if symbol.name == "i" else Float(str(place[symbol.name]), 2 * _DIGITS)
                 for symbol in tree.free_symbols
             }
             exact = (
