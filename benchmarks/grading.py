@@ -112,7 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     misjudged = [case for case, said in zip(cases, verdicts["ours"], strict=True) if said is not case.acceptable]
     if args.misjudged:
         for case in misjudged:
-            print(f"{'refused ' if case.acceptable else 'accepted'} [{case.kind}] {case.label}   <-   {case.response!r}")
+            print(
+                f"{'refused ' if case.acceptable else 'accepted'} [{case.kind}] {case.label}   <-   {case.response!r}"
+            )
     shown = table(cases, verdicts)
     if args.out is None:
         print(shown)

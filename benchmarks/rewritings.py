@@ -41,7 +41,10 @@ def kind_of(answer: str) -> str:
     rules: list[tuple[str, str]] = [
         ("matrix", r"\\begin\{[pb]matrix"),
         ("union", r"\\cup"),
-        ("interval", r"(?:\\left)?[\[(].*\\infty.*[\])]|(?:\\left)?\[[^\[\]]*,[^\[\]]*(?:\\right)?[)\]]|(?:\\left)?\([^()\[\]]*,[^()\[\]]*(?:\\right)?\]"),
+        (
+            "interval",
+            r"(?:\\left)?[\[(].*\\infty.*[\])]|(?:\\left)?\[[^\[\]]*,[^\[\]]*(?:\\right)?[)\]]|(?:\\left)?\([^()\[\]]*,[^()\[\]]*(?:\\right)?\]",
+        ),
         ("clock", r".*\d\s*(?:\\!)?\s*:\s*(?:\\!)?\s*\d\d.*[ap]\.?m"),
         ("ratio", r"\d+\s*:\s*\d+"),
         ("base", r"[\dA-F]+_\{?\d+\}?"),
@@ -172,7 +175,10 @@ def _typeset(label: str) -> list[Pair]:
     if not label.startswith("\\text"):
         made.append(("\\mathbf", rf"\mathbf{{{label}}}"))
     if re.search(r"\\[dt]?frac", label):
-        made += [("\\dfrac", re.sub(r"\\[dt]?frac", r"\\dfrac", label)), ("\\tfrac", re.sub(r"\\[dt]?frac", r"\\tfrac", label))]
+        made += [
+            ("\\dfrac", re.sub(r"\\[dt]?frac", r"\\dfrac", label)),
+            ("\\tfrac", re.sub(r"\\[dt]?frac", r"\\tfrac", label)),
+        ]
     plain = re.sub(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", label)
     if plain != label and not re.search(r"/\d+\s*(?:\\[a-z]|[a-z])", plain):
         made.append(("a/b", plain))
@@ -260,7 +266,10 @@ def _separated(digits: str) -> list[Pair]:
     mantissa, power = mantissa.rstrip("0").rstrip("."), int(exponent)
     if Fraction(mantissa) * 10**power == value and len(mantissa) < 8:
         made += [("e-notation", f"{mantissa}e{power}"), ("e-notation", f"{mantissa}E+{power:02d}")]
-        made += [("e-notation", rf"{mantissa} \times 10^{{{power}}}"), ("e-notation", rf"{mantissa}\cdot 10^{power}" if power < 10 else rf"{mantissa}\cdot10^{{{power}}}")]
+        made += [
+            ("e-notation", rf"{mantissa} \times 10^{{{power}}}"),
+            ("e-notation", rf"{mantissa}\cdot 10^{power}" if power < 10 else rf"{mantissa}\cdot10^{{{power}}}"),
+        ]
         superscript = str(power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
         made += [("e-notation", f"{mantissa} × 10{superscript}"), ("e-notation", f"{mantissa} * 10^{{{power}}}")]
     return made
@@ -268,14 +277,28 @@ def _separated(digits: str) -> list[Pair]:
 
 def _large(label: str) -> list[Pair]:
     digits = re.sub(r"[^\d-]", "", label)
-    return [("no separators", digits), *_separated(digits), *_named(digits), ("a unit", rf"{digits} \text{{ km}}"), ("a currency", rf"\${int(digits):,}")]
+    return [
+        ("no separators", digits),
+        *_separated(digits),
+        *_named(digits),
+        ("a unit", rf"{digits} \text{{ km}}"),
+        ("a currency", rf"\${int(digits):,}"),
+    ]
 
 
 def _decimals(label: str) -> list[Pair]:
     value = Fraction(label)
-    made = [("a fraction", rf"\frac{{{value.numerator}}}{{{value.denominator}}}"), ("trailing zeros", f"{label}00"), *_named(label)]
+    made = [
+        ("a fraction", rf"\frac{{{value.numerator}}}{{{value.denominator}}}"),
+        ("trailing zeros", f"{label}00"),
+        *_named(label),
+    ]
     made += [("no leading zero", label.replace("0.", "."))] if label.startswith("0.") else []
-    made += [("a unit", rf"{label}\text{{ cm}}"), *([("a decimal comma", label.replace(".", "{,}"))] if not label.startswith(".") else []), ("a currency", rf"\${label}")]
+    made += [
+        ("a unit", rf"{label}\text{{ cm}}"),
+        *([("a decimal comma", label.replace(".", "{,}"))] if not label.startswith(".") else []),
+        ("a currency", rf"\${label}"),
+    ]
     made.append(("percent", rf"{float(value * 100):g}\%"))
     return made
 
@@ -316,22 +339,38 @@ def _fractions(label: str) -> list[Pair]:
         if Fraction(decimal) == (-value if sign else value):
             made += [("a decimal", decimal), ("percent", f"{sign}{float(value * 100):g}\\%")]
     if (over, under) in {(1, 2), (1, 4), (3, 4), (1, 3), (2, 3), (1, 5)}:
-        made.append(("a Unicode fraction", sign + {(1, 2): "½", (1, 4): "¼", (3, 4): "¾", (1, 3): "⅓", (2, 3): "⅔", (1, 5): "⅕"}[over, under]))
+        made.append(
+            (
+                "a Unicode fraction",
+                sign + {(1, 2): "½", (1, 4): "¼", (3, 4): "¾", (1, 3): "⅓", (2, 3): "⅔", (1, 5): "⅕"}[over, under],
+            )
+        )
     return made
 
 
 def _radicals(label: str) -> list[Pair]:
-    made = [*_named(label), ("a unit", rf"{label} \text{{ cm}}"), ("a factor 1", rf"1 \cdot {label}" if label[0] != "-" else label)]
+    made = [
+        *_named(label),
+        ("a unit", rf"{label} \text{{ cm}}"),
+        ("a factor 1", rf"1 \cdot {label}" if label[0] != "-" else label),
+    ]
     single = re.fullmatch(r"(\d+)\s?\\(sqrt\{\d+\}|pi)", label)
     if single:
-        made += [("the factors swapped", rf"\{single.group(2)} \cdot {single.group(1)}"), ("\\cdot", rf"{single.group(1)} \cdot \{single.group(2)}"), ("*", rf"{single.group(1)}*\{single.group(2)}")]
+        made += [
+            ("the factors swapped", rf"\{single.group(2)} \cdot {single.group(1)}"),
+            ("\\cdot", rf"{single.group(1)} \cdot \{single.group(2)}"),
+            ("*", rf"{single.group(1)}*\{single.group(2)}"),
+        ]
     square = re.fullmatch(r"(\d+)\s?\\sqrt\{(\d+)\}", label)
     if square:
         made.append(("under the root", rf"\sqrt{{{int(square.group(1)) ** 2 * int(square.group(2))}}}"))
     over = re.fullmatch(r"\\frac\{(\d*)\\sqrt\{(\d+)\}\}\{(\d+)\}", label)
     if over:
         factor, root, under = over.groups()
-        made += [("the root after", rf"\frac{{{factor or 1}}}{{{under}}}\sqrt{{{root}}}"), ("/", rf"{factor}\sqrt{{{root}}}/{under}")]
+        made += [
+            ("the root after", rf"\frac{{{factor or 1}}}{{{under}}}\sqrt{{{root}}}"),
+            ("/", rf"{factor}\sqrt{{{root}}}/{under}"),
+        ]
     terms = re.fullmatch(r"(\d+) ?([-+]) ?(\d*\\(?:sqrt\{\d+\}|pi))", label)
     if terms:
         first, sign, second = terms.groups()
@@ -344,7 +383,11 @@ def _parts(label: str) -> list[str]:
     text = re.sub(r"\\(?:left|right)", "", label).strip()
     if text[:1] in "([" and text[-1:] in ")]":
         text = text[1:-1]
-    return [part.strip() for part in re.split(r",\s*(?:\\text\{\s*and\s*\})?|\\text\{\s*(?:,\s*)?(?:and|or)\s*\}", text) if part.strip()]
+    return [
+        part.strip()
+        for part in re.split(r",\s*(?:\\text\{\s*and\s*\})?|\\text\{\s*(?:,\s*)?(?:and|or)\s*\}", text)
+        if part.strip()
+    ]
 
 
 def _tuples(label: str) -> list[Pair]:
@@ -356,7 +399,11 @@ def _tuples(label: str) -> list[Pair]:
         ("(x, y) =", f"({', '.join('xyzwuv'[: len(parts)])}) = ({', '.join(parts)})"),
         ("P = ", f"P = ({', '.join(parts)})"),
         ("angle brackets", rf"\langle {', '.join(parts)} \rangle"),
-        *([("coordinates by name", ", ".join(f"{name} = {part}" for name, part in zip("xyz", parts, strict=False)))] if len(parts) <= 3 else []),
+        *(
+            [("coordinates by name", ", ".join(f"{name} = {part}" for name, part in zip("xyz", parts, strict=False)))]
+            if len(parts) <= 3
+            else []
+        ),
     ]
 
 
@@ -381,29 +428,50 @@ def _bounds(label: str) -> tuple[str, str, str, str]:
 
 def _intervals(label: str) -> list[Pair]:
     opening, start, end, closing = _bounds(label)
-    made = [("x in", rf"x \in {label}"), ("no spaces", f"{opening}{start},{end}{closing}"), ("a semicolon", f"{opening}{start}; {end}{closing}")]
+    made = [
+        ("x in", rf"x \in {label}"),
+        ("no spaces", f"{opening}{start},{end}{closing}"),
+        ("a semicolon", f"{opening}{start}; {end}{closing}"),
+    ]
     left, right = (r"\le" if opening == "[" else "<"), (r"\le" if closing == "]" else "<")
     if "infty" in start and "infty" in end:
         return [*made, ("all reals", r"\mathbb{R}"), ("all reals", r"\text{all real numbers}")]
     if "infty" in end:
         sign = {"<": ">", r"\le": r"\ge"}[left]
-        made += [("an inequality", f"x {sign} {start}"), ("an inequality", f"{start} {left} x"), ("a set by condition", rf"\{{x \mid x {sign} {start}\}}")]
+        made += [
+            ("an inequality", f"x {sign} {start}"),
+            ("an inequality", f"{start} {left} x"),
+            ("a set by condition", rf"\{{x \mid x {sign} {start}\}}"),
+        ]
         made.append(("an inequality", f"t {_styled(sign, '≥')} {start}"))
         made.append(("\\geqslant", f"x {_styled(sign, GEQSLANT)} {start}"))
     elif "infty" in start:
-        made += [("an inequality", f"x {right} {end}"), ("an inequality", f"m {_styled(right, '≤')} {end}"), ("a set by condition", rf"\{{ x : x {right} {end} \}}")]
+        made += [
+            ("an inequality", f"x {right} {end}"),
+            ("an inequality", f"m {_styled(right, '≤')} {end}"),
+            ("a set by condition", rf"\{{ x : x {right} {end} \}}"),
+        ]
         made.append(("\\leqslant", f"x {_styled(right, LEQSLANT)} {end}"))
     else:
-        made += [("an inequality", f"{start} {left} x {right} {end}"), ("an inequality", rf"x {_turned(left)} {start} \text{{ and }} x {right} {end}")]
+        made += [
+            ("an inequality", f"{start} {left} x {right} {end}"),
+            ("an inequality", rf"x {_turned(left)} {start} \text{{ and }} x {right} {end}"),
+        ]
         made += [("an inequality", f"{end} {_turned(right)} x {_turned(left)} {start}")]
         made.append(("plain signs", f"{start} {_styled(left, '<=')} x {_styled(right, '<=')} {end}"))
-        made.append(("French brackets", f"{']' if opening == '(' else '['}{start}, {end}{'[' if closing == ')' else ']'}"))
+        made.append(
+            ("French brackets", f"{']' if opening == '(' else '['}{start}, {end}{'[' if closing == ')' else ']'}")
+        )
     return made
 
 
 def _unions(label: str) -> list[Pair]:
     pieces = [piece.strip() for piece in label.split(r"\cup")]
-    made = [("a Unicode union", " ∪ ".join(pieces)), ("x in", rf"x \in {label}"), ("the other order", r" \cup ".join(reversed(pieces)))]
+    made = [
+        ("a Unicode union", " ∪ ".join(pieces)),
+        ("x in", rf"x \in {label}"),
+        ("the other order", r" \cup ".join(reversed(pieces))),
+    ]
     conditions = []
     for piece in pieces:
         opening, start, end, closing = _bounds(piece)
@@ -420,10 +488,31 @@ def _unions(label: str) -> list[Pair]:
 
 def _matrices(label: str) -> list[Pair]:
     other = label.replace("pmatrix", "bmatrix") if "pmatrix" in label else label.replace("bmatrix", "pmatrix")
-    made = [("other brackets", other), ("\\left( matrix", re.sub(r"\\begin\{.matrix\}(.*)\\end\{.matrix\}", r"\\left(\\begin{matrix}\1\\end{matrix}\\right)", label, flags=re.DOTALL))]
+    made = [
+        ("other brackets", other),
+        (
+            "\\left( matrix",
+            re.sub(
+                r"\\begin\{.matrix\}(.*)\\end\{.matrix\}",
+                r"\\left(\\begin{matrix}\1\\end{matrix}\\right)",
+                label,
+                flags=re.DOTALL,
+            ),
+        ),
+    ]
     made.append(("no spaces", re.sub(r"\s+", "", label)))
     columns = label.count("&") // max(1, label.count(r"\\") + 1) + 1
-    made.append(("array", re.sub(r"\\begin\{.matrix\}(.*)\\end\{.matrix\}", rf"\\left[\\begin{{array}}{{{'c' * columns}}}\1\\end{{array}}\\right]", label, flags=re.DOTALL)))
+    made.append(
+        (
+            "array",
+            re.sub(
+                r"\\begin\{.matrix\}(.*)\\end\{.matrix\}",
+                rf"\\left[\\begin{{array}}{{{'c' * columns}}}\1\\end{{array}}\\right]",
+                label,
+                flags=re.DOTALL,
+            ),
+        )
+    )
     made.append(("\\dfrac in cells", re.sub(r"(-?\d+)/(\d+)", r"\\dfrac{\1}{\2}", label)))
     made.append(("A = ", f"A = {label}"))
     if "&" not in label:
@@ -450,26 +539,77 @@ def _lists(label: str) -> list[Pair]:
         made.append(("x_1 = ...", ", ".join(f"x_{index} = {part}" for index, part in enumerate(parts, 1))))
     opposite = len(parts) == 2 and {parts[0].lstrip("-"), parts[1].lstrip("-")} == {parts[0].lstrip("-")}
     if opposite and parts[0] != parts[1]:
-        made += [("plus or minus", rf"\pm {parts[0].lstrip('-')}"), ("plus or minus", rf"x = \pm {parts[0].lstrip('-')}"), ("plus or minus", f"±{parts[0].lstrip('-')}")]
+        made += [
+            ("plus or minus", rf"\pm {parts[0].lstrip('-')}"),
+            ("plus or minus", rf"x = \pm {parts[0].lstrip('-')}"),
+            ("plus or minus", f"±{parts[0].lstrip('-')}"),
+        ]
     return made
 
 
 def _degrees(label: str) -> list[Pair]:
     value = re.match(r"-?[\d.]+", label).group()
-    forms = [f"{value}°", rf"{value}\degree", rf"{value}^{{\circ}}", rf"{value}\text{{ degrees}}", f"{value} degrees", rf"{value}{{}}^\circ", rf"{value} \text{{°}}", rf"{value}\,^\circ", rf"{value}^{{\text{{o}}}}" if False else f"{value} deg"]
-    return [*(("degrees", form) for form in forms), ("no degrees", value), ("an angle's name", rf"\angle ABC = {value}^\circ"), ("x = ", rf"x = {value}^\circ")]
+    forms = [
+        f"{value}°",
+        rf"{value}\degree",
+        rf"{value}^{{\circ}}",
+        rf"{value}\text{{ degrees}}",
+        f"{value} degrees",
+        rf"{value}{{}}^\circ",
+        rf"{value} \text{{°}}",
+        rf"{value}\,^\circ",
+        rf"{value}^{{\text{{o}}}}" if False else f"{value} deg",
+    ]
+    return [
+        *(("degrees", form) for form in forms),
+        ("no degrees", value),
+        ("an angle's name", rf"\angle ABC = {value}^\circ"),
+        ("x = ", rf"x = {value}^\circ"),
+    ]
 
 
 def _with_units(label: str) -> list[Pair]:
     value, unit = re.match(r"(-?[\d.,\\!]+?)\s*(?:\\,)?\s*\\\w+\{\s*([ a-z.]*?)\s*\.?\}", label).groups()
-    made = [("no unit", value), ("text with a unit", rf"\text{{{value} {unit}}}"), ("a plain unit", f"{value} {unit}"), ("\\mathrm", rf"{value}\ \mathrm{{{unit}}}"), ("x = ", f"x = {label}"), ("~", rf"{value}~\text{{{unit}}}")]
-    swaps = {"inches": "in", "feet": "ft", "miles": "mi", "hours": "hr", "minutes": "min", "square units": "sq. units", "cm": "centimeters", "km": "kilometers", "degrees": "deg", "pounds": "lb", "square feet": "ft^2", "gallons": "gal", "dollars": "USD"}
+    made = [
+        ("no unit", value),
+        ("text with a unit", rf"\text{{{value} {unit}}}"),
+        ("a plain unit", f"{value} {unit}"),
+        ("\\mathrm", rf"{value}\ \mathrm{{{unit}}}"),
+        ("x = ", f"x = {label}"),
+        ("~", rf"{value}~\text{{{unit}}}"),
+    ]
+    swaps = {
+        "inches": "in",
+        "feet": "ft",
+        "miles": "mi",
+        "hours": "hr",
+        "minutes": "min",
+        "square units": "sq. units",
+        "cm": "centimeters",
+        "km": "kilometers",
+        "degrees": "deg",
+        "pounds": "lb",
+        "square feet": "ft^2",
+        "gallons": "gal",
+        "dollars": "USD",
+    }
     if unit in swaps:
-        made.append(("another name of the unit", rf"{value}\text{{ {swaps[unit]}}}" if "^" not in swaps[unit] else rf"{value}\text{{ ft}}^2"))
+        made.append(
+            (
+                "another name of the unit",
+                rf"{value}\text{{ {swaps[unit]}}}" if "^" not in swaps[unit] else rf"{value}\text{{ ft}}^2",
+            )
+        )
     if unit == "degrees":
         made += [("degrees", rf"{value}^\circ"), ("degrees", f"{value}°")]
     if re.fullmatch(r"\d+", value) and unit in {"feet", "hours", "km", "cm", "minutes"}:
-        factor, other = {"feet": (12, "inches"), "hours": (60, "minutes"), "km": (1000, "meters"), "cm": (10, "mm"), "minutes": (60, "seconds")}[unit]
+        factor, other = {
+            "feet": (12, "inches"),
+            "hours": (60, "minutes"),
+            "km": (1000, "meters"),
+            "cm": (10, "mm"),
+            "minutes": (60, "seconds"),
+        }[unit]
         made.append(("converted units", rf"{int(value) * factor}\text{{ {other}}}"))
     return made
 
@@ -479,7 +619,17 @@ def _money(label: str) -> list[Pair]:
     if not digits:
         return []
     grouped = f"{int(digits):,}" if "." not in digits else digits
-    made = [("no currency", digits), ("dollars", f"{digits} dollars"), ("dollars", rf"{digits} \text{{ dollars}}"), ("dollars", rf"\${digits}"), ("dollars", f"${digits}"), ("USD", rf"{digits}\text{{ USD}}"), ("dollars", rf"\$ {grouped}"), ("dollars", rf"\text{{\${digits}}}"), ("x = ", rf"x = \${digits}")]
+    made = [
+        ("no currency", digits),
+        ("dollars", f"{digits} dollars"),
+        ("dollars", rf"{digits} \text{{ dollars}}"),
+        ("dollars", rf"\${digits}"),
+        ("dollars", f"${digits}"),
+        ("USD", rf"{digits}\text{{ USD}}"),
+        ("dollars", rf"\$ {grouped}"),
+        ("dollars", rf"\text{{\${digits}}}"),
+        ("x = ", rf"x = \${digits}"),
+    ]
     made += [("cents", f"{digits}.00"), ("cents", rf"\${grouped}.00")] if "." not in digits else []
     return made
 
@@ -488,10 +638,19 @@ def _percent(label: str) -> list[Pair]:
     number = re.sub(r"\\%|\s", "", label)
     if not re.fullmatch(r"-?[\d.]+", number):
         return []
-    made = [("percent", f"{number}%"), ("percent", rf"{number} \text{{ percent}}"), ("percent", f"{number} percent"), ("percent", rf"{number}\ \%"), ("no percent", number)]
+    made = [
+        ("percent", f"{number}%"),
+        ("percent", rf"{number} \text{{ percent}}"),
+        ("percent", f"{number} percent"),
+        ("percent", rf"{number}\ \%"),
+        ("no percent", number),
+    ]
     if re.fullmatch(r"[\d.]+", number):
         value = Fraction(number) / 100
-        made += [("a fraction", rf"\frac{{{value.numerator}}}{{{value.denominator}}}"), ("a decimal", f"{float(value):g}")]
+        made += [
+            ("a fraction", rf"\frac{{{value.numerator}}}{{{value.denominator}}}"),
+            ("a decimal", f"{float(value):g}"),
+        ]
         if Fraction(number) < 1:
             made.remove(("no percent", number))
     return made
@@ -499,7 +658,16 @@ def _percent(label: str) -> list[Pair]:
 
 def _bases(label: str) -> list[Pair]:
     digits, base = re.match(r"([\dA-F]+)_\{?(\d+)\}?", label).groups()
-    made = [("a base", f"{digits}_{{{base}}}"), ("a base", rf"({digits})_{{{base}}}"), ("a base", f"{digits}_{base}" if len(base) == 1 else label), ("a base", rf"{digits}_{{\text{{base }}{base}}}"), ("a base", rf"{digits} \text{{ base }} {base}"), ("a base", rf"{digits}_{{({base})}}"), ("x = ", f"x = {digits}_{{{base}}}"), ("no base", digits)]
+    made = [
+        ("a base", f"{digits}_{{{base}}}"),
+        ("a base", rf"({digits})_{{{base}}}"),
+        ("a base", f"{digits}_{base}" if len(base) == 1 else label),
+        ("a base", rf"{digits}_{{\text{{base }}{base}}}"),
+        ("a base", rf"{digits} \text{{ base }} {base}"),
+        ("a base", rf"{digits}_{{({base})}}"),
+        ("x = ", f"x = {digits}_{{{base}}}"),
+        ("no base", digits),
+    ]
     if int(base) in _SPOKEN_BASES:
         made.append(("a base in words", rf"{digits}_{{\text{{{_SPOKEN_BASES[int(base)]}}}}}"))
     return made
@@ -507,12 +675,42 @@ def _bases(label: str) -> list[Pair]:
 
 def _words(label: str) -> list[Pair]:
     word = re.match(r"\\\w+\{\s*([^{}]*?)\s*\}", label).group(1)
-    return [("plain words", word), ("capitals", word.upper() if len(word) > 4 else word), ("capitals", rf"\text{{{word.capitalize()}}}"), ("lower case", rf"\text{{{word.lower()}}}"), ("a full stop in the text", rf"\text{{{word}.}}"), ("an article", rf"\text{{the {word}}}"), ("the answer is", rf"\text{{The answer is {word}}}"), ("spaces", rf"\text{{ {word} }}"), ("quotes", f'"{word}"')]
+    return [
+        ("plain words", word),
+        ("capitals", word.upper() if len(word) > 4 else word),
+        ("capitals", rf"\text{{{word.capitalize()}}}"),
+        ("lower case", rf"\text{{{word.lower()}}}"),
+        ("a full stop in the text", rf"\text{{{word}.}}"),
+        ("an article", rf"\text{{the {word}}}"),
+        ("the answer is", rf"\text{{The answer is {word}}}"),
+        ("spaces", rf"\text{{ {word} }}"),
+        ("quotes", f'"{word}"'),
+    ]
 
 
 def _choices(label: str) -> list[Pair]:
     letter = re.search(r"[A-Z]", label.replace(r"\text", "")).group()
-    forms = [letter, f"({letter})", rf"\text{{{letter}}}", rf"\text{{({letter})}}", f"{letter})", f"{letter}.", rf"\textbf{{({letter})}}", rf"\textbf{{({letter})}}\ 12", rf"\text{{({letter}) }} 12", f"{letter}: 12", f"{letter}. 12", rf"\mathrm{{{letter}}}", rf"\mathbf{{{letter}}}", rf"\text{{Option {letter}}}", rf"\text{{{letter}. }} x^2 + 1", rf"({letter}) \frac{{1}}{{2}}", f"[{letter}]", f"**{letter}**", rf"\text{{{letter}) Friday}}"]
+    forms = [
+        letter,
+        f"({letter})",
+        rf"\text{{{letter}}}",
+        rf"\text{{({letter})}}",
+        f"{letter})",
+        f"{letter}.",
+        rf"\textbf{{({letter})}}",
+        rf"\textbf{{({letter})}}\ 12",
+        rf"\text{{({letter}) }} 12",
+        f"{letter}: 12",
+        f"{letter}. 12",
+        rf"\mathrm{{{letter}}}",
+        rf"\mathbf{{{letter}}}",
+        rf"\text{{Option {letter}}}",
+        rf"\text{{{letter}. }} x^2 + 1",
+        rf"({letter}) \frac{{1}}{{2}}",
+        f"[{letter}]",
+        f"**{letter}**",
+        rf"\text{{{letter}) Friday}}",
+    ]
     return [("a choice", form) for form in forms]
 
 
@@ -525,7 +723,12 @@ def _equations(label: str) -> list[Pair]:
     if label.count("=") != 1 or "," in label:
         return []
     left, right = (part.strip() for part in label.split("="))
-    made = [("no spaces", re.sub(r"(?<![a-z])\s+|\s+(?=[=+-])", "", label)), ("the sides swapped", f"{right} = {left}"), ("everything on one side", f"{left} - ({right}) = 0"), ("doubled", f"2({left}) = 2({right})")]
+    made = [
+        ("no spaces", re.sub(r"(?<![a-z])\s+|\s+(?=[=+-])", "", label)),
+        ("the sides swapped", f"{right} = {left}"),
+        ("everything on one side", f"{left} - ({right}) = 0"),
+        ("doubled", f"2({left}) = 2({right})"),
+    ]
     if left in {"y", "x"}:
         made.append(("no y =", right))
     return made
@@ -534,23 +737,50 @@ def _equations(label: str) -> list[Pair]:
 def _clocks(label: str) -> list[Pair]:
     plain = re.sub(r"\\!|\s", "", re.sub(r"\\text\{.*\}", "", label))
     half = "pm" if "p" in label.rpartition("text")[2] else "am"
-    return [("a time", f"{plain} {half.upper()}"), ("a time", rf"{plain} \text{{ {half}}}"), ("a time", rf"{plain}\text{{ {half[0]}.m.}}"), ("a time", rf"\text{{{plain} {half.upper()}}}"), ("a time", f"{plain}{half}"), ("no am or pm", plain)]
+    return [
+        ("a time", f"{plain} {half.upper()}"),
+        ("a time", rf"{plain} \text{{ {half}}}"),
+        ("a time", rf"{plain}\text{{ {half[0]}.m.}}"),
+        ("a time", rf"\text{{{plain} {half.upper()}}}"),
+        ("a time", f"{plain}{half}"),
+        ("no am or pm", plain),
+    ]
 
 
 def _ratios(label: str) -> list[Pair]:
     left, right = re.split(r"\s*:\s*", label)
-    return [("a ratio", f"{left} : {right}"), ("a ratio", rf"{left} \text{{ to }} {right}"), ("a ratio", f"{left} to {right}"), ("a ratio", rf"{left}\colon {right}"), ("a ratio", rf"\frac{{{left}}}{{{right}}}"), ("a ratio", f"{left}/{right}")]
+    return [
+        ("a ratio", f"{left} : {right}"),
+        ("a ratio", rf"{left} \text{{ to }} {right}"),
+        ("a ratio", f"{left} to {right}"),
+        ("a ratio", rf"{left}\colon {right}"),
+        ("a ratio", rf"\frac{{{left}}}{{{right}}}"),
+        ("a ratio", f"{left}/{right}"),
+    ]
 
 
 def _formulas(label: str) -> list[Pair]:
-    made = [("f(x) = ", f"f(x) = {label}"), ("y = ", f"y = {label}"), ("no spaces", re.sub(r"(?<![a-zA-Z])\s+|\s+(?=[-+])", "", label)), ("plus 0", f"{label} + 0"), ("in parentheses", f"({label})")]
+    made = [
+        ("f(x) = ", f"f(x) = {label}"),
+        ("y = ", f"y = {label}"),
+        ("no spaces", re.sub(r"(?<![a-zA-Z])\s+|\s+(?=[-+])", "", label)),
+        ("plus 0", f"{label} + 0"),
+        ("in parentheses", f"({label})"),
+    ]
     if re.fullmatch(r"[-+*^{}()\d\sa-z]+", label):
         made.append(("**", re.sub(r"\^\{?(\d+)\}?", r"**\1", label)))
         made.append(("\\cdot", re.sub(r"(?<=\d)(?=[a-z(])", r" \\cdot ", label)))
     terms = re.fullmatch(r"(-?\d*[a-z](?:\^\{?\d+\}?)?)\s*([-+])\s*(\d+)", label)
     if terms:
         first, sign, last = terms.groups()
-        made.append(("the terms swapped", f"{'-' if sign == '-' else ''}{last} + {first}" if first[0] != "-" else f"{'-' if sign == '-' else ''}{last} {first}"))
+        made.append(
+            (
+                "the terms swapped",
+                f"{'-' if sign == '-' else ''}{last} + {first}"
+                if first[0] != "-"
+                else f"{'-' if sign == '-' else ''}{last} {first}",
+            )
+        )
         made.append(("factored", f"1 \\cdot ({label})"))
     factors = re.fullmatch(r"\((\d*)x\s*([-+])\s*(\d+)\)\((\d*)x\s*([-+])\s*(\d+)\)", label)
     if factors:
@@ -566,7 +796,16 @@ def _complex_numbers(label: str) -> list[Pair]:
     terms = re.fullmatch(r"(-?\d+)\s*([-+])\s*(\d*i)", label)
     if terms:
         real, sign, imaginary = terms.groups()
-        made += [("the terms swapped", f"{'-' if sign == '-' else ''}{imaginary} + {real}" if real[0] != "-" else f"{'-' if sign == '-' else ''}{imaginary} - {real[1:]}"), ("\\cdot i", f"{real} {sign} {imaginary[:-1] or 1} \\cdot i"), ("\\mathrm{i}", f"{real} {sign} {imaginary[:-1]}\\mathrm{{i}}")]
+        made += [
+            (
+                "the terms swapped",
+                f"{'-' if sign == '-' else ''}{imaginary} + {real}"
+                if real[0] != "-"
+                else f"{'-' if sign == '-' else ''}{imaginary} - {real[1:]}",
+            ),
+            ("\\cdot i", f"{real} {sign} {imaginary[:-1] or 1} \\cdot i"),
+            ("\\mathrm{i}", f"{real} {sign} {imaginary[:-1]}\\mathrm{{i}}"),
+        ]
     return made
 
 
@@ -590,7 +829,11 @@ def _perturbed(label: str) -> list[Pair]:
         over, under = re.findall(r"\d+", label)
         if over != under:
             made.append(("upside down", rf"\frac{{{under}}}{{{over}}}"))
-            made.append(("a rounded value", f"{int(over) / int(under):.2f}") if Fraction(f"{int(over) / int(under):.2f}") != Fraction(int(over), int(under)) else made[-1])
+            made.append(
+                ("a rounded value", f"{int(over) / int(under):.2f}")
+                if Fraction(f"{int(over) / int(under):.2f}") != Fraction(int(over), int(under))
+                else made[-1]
+            )
     return made
 
 
@@ -608,17 +851,35 @@ def _wrong_of_kind(kind: str, label: str) -> list[Pair]:
 
 def _wrong_integers(label: str) -> list[Pair]:
     value = int(label)
-    return [("a tiny difference", f"{label}.001"), ("a scale", rf"{label}\text{{ million}}"), ("a power", f"{label} \\times 10^{{-3}}" if value else "1"), ("a chain", f"{value + 1} = {value}"), ("a list", f"{label}, {value + 1}"), ("a bound", f"x > {label}"), ("a sum", f"{label} + x")]
+    return [
+        ("a tiny difference", f"{label}.001"),
+        ("a scale", rf"{label}\text{{ million}}"),
+        ("a power", f"{label} \\times 10^{{-3}}" if value else "1"),
+        ("a chain", f"{value + 1} = {value}"),
+        ("a list", f"{label}, {value + 1}"),
+        ("a bound", f"x > {label}"),
+        ("a sum", f"{label} + x"),
+    ]
 
 
 def _wrong_large(label: str) -> list[Pair]:
     digits = re.sub(r"[^\d-]", "", label)
-    return [("a wrong power", f"{digits}e3"), ("digits lost", digits[:-3]), ("a wrong power", f"{digits[:-1]}.{digits[-1]}"), ("digits after a space", f"{digits} 7"), ("the last digit", str(int(digits) + 1))]
+    return [
+        ("a wrong power", f"{digits}e3"),
+        ("digits lost", digits[:-3]),
+        ("a wrong power", f"{digits[:-1]}.{digits[-1]}"),
+        ("digits after a space", f"{digits} 7"),
+        ("the last digit", str(int(digits) + 1)),
+    ]
 
 
 def _wrong_tuples(label: str) -> list[Pair]:
     parts = _parts(label)
-    made = [("brackets", rf"\{{{', '.join(parts)}\}}"), ("a part missing", f"({', '.join(parts[:-1])})"), ("a part too many", f"({', '.join([*parts, '0'])})")]
+    made = [
+        ("brackets", rf"\{{{', '.join(parts)}\}}"),
+        ("a part missing", f"({', '.join(parts[:-1])})"),
+        ("a part too many", f"({', '.join([*parts, '0'])})"),
+    ]
     if parts != parts[::-1]:
         made.append(("the order", f"({', '.join(reversed(parts))})"))
     if len(parts) == 2:
@@ -631,7 +892,11 @@ def _wrong_intervals(label: str) -> list[Pair]:
     made = []
     if "infty" not in start:
         made.append(("open or closed", f"{'(' if opening == '[' else '['}{start}, {end}{closing}"))
-        made.append(("the other side", rf"(-\infty, {start}{']' if opening == '[' else ')'}") if "infty" in end else ("half of it", f"x > {start}"))
+        made.append(
+            ("the other side", rf"(-\infty, {start}{']' if opening == '[' else ')'}")
+            if "infty" in end
+            else ("half of it", f"x > {start}")
+        )
         made.append(("open or closed", f"x {'>' if opening == '[' else GE} {start}") if "infty" in end else made[-1])
     if "infty" not in end:
         made.append(("open or closed", f"{opening}{start}, {end}{')' if closing == ']' else ']'}"))
@@ -643,7 +908,11 @@ def _wrong_unions(label: str) -> list[Pair]:
     pieces = [piece.strip() for piece in label.split(r"\cup")]
     text = re.sub(r"\\(?:left|right)", "", label)
     flipped = text[:-1] + (")" if text[-1] == "]" else "]") if "infty" not in text[-8:] else None
-    return [("a part missing", r" \cup ".join(pieces[:-1])), ("an intersection", label.replace(r"\cup", r"\cap")), *([("open or closed", flipped)] if flipped else [])]
+    return [
+        ("a part missing", r" \cup ".join(pieces[:-1])),
+        ("an intersection", label.replace(r"\cup", r"\cap")),
+        *([("open or closed", flipped)] if flipped else []),
+    ]
 
 
 def _wrong_matrices(label: str) -> list[Pair]:
@@ -655,12 +924,24 @@ def _wrong_matrices(label: str) -> list[Pair]:
 
 def _wrong_lists(label: str) -> list[Pair]:
     parts = _parts(label)
-    return [("a part missing", ", ".join(parts[:-1])), ("a part too many", ", ".join([*parts, "1001"])), ("a part alone", parts[0])] if len(parts) > 1 else []
+    return (
+        [
+            ("a part missing", ", ".join(parts[:-1])),
+            ("a part too many", ", ".join([*parts, "1001"])),
+            ("a part alone", parts[0]),
+        ]
+        if len(parts) > 1
+        else []
+    )
 
 
 def _wrong_degrees(label: str) -> list[Pair]:
     value = re.match(r"-?[\d.]+", label).group()
-    return [("another unit", rf"{value}\text{{ radians}}"), ("another unit", rf"{value}\text{{ cm}}"), ("another unit", rf"{value}\%")]
+    return [
+        ("another unit", rf"{value}\text{{ radians}}"),
+        ("another unit", rf"{value}\text{{ cm}}"),
+        ("another unit", rf"{value}\%"),
+    ]
 
 
 def _wrong_units(label: str) -> list[Pair]:
@@ -673,39 +954,74 @@ def _wrong_units(label: str) -> list[Pair]:
 
 def _wrong_money(label: str) -> list[Pair]:
     digits = re.sub(r"[^\d.]", "", re.sub(r"\\!|\{,\}|,", "", label)).strip(".")
-    return [("another unit", f"£{digits}"), ("another unit", rf"{digits}\text{{ cents}}"), ("another unit", rf"{digits} \text{{ euros}}")] if digits else []
+    return (
+        [
+            ("another unit", f"£{digits}"),
+            ("another unit", rf"{digits}\text{{ cents}}"),
+            ("another unit", rf"{digits} \text{{ euros}}"),
+        ]
+        if digits
+        else []
+    )
 
 
 def _wrong_percent(label: str) -> list[Pair]:
     number = re.sub(r"\\%|\s", "", label)
-    return [("another scale", f"0.0{number}"), ("another scale", rf"0.{number}\%")] if re.fullmatch(r"\d+", number) else []
+    return (
+        [("another scale", f"0.0{number}"), ("another scale", rf"0.{number}\%")] if re.fullmatch(r"\d+", number) else []
+    )
 
 
 def _wrong_bases(label: str) -> list[Pair]:
     digits, base = re.match(r"([\dA-F]+)_\{?(\d+)\}?", label).groups()
-    return [("another base", f"{digits}_{{{other}}}") for other in (int(base) - 1, int(base) + 1, 10) if other != int(base) and other > 1]
+    return [
+        ("another base", f"{digits}_{{{other}}}")
+        for other in (int(base) - 1, int(base) + 1, 10)
+        if other != int(base) and other > 1
+    ]
 
 
 def _wrong_words(label: str) -> list[Pair]:
     word = re.match(r"\\\w+\{\s*([^{}]*?)\s*\}", label).group(1)
-    return [("other words", rf"\text{{not {word}}}"), ("other words", rf"\text{{{word} or Zoe}}"), ("other words", rf"\text{{{word}ish}}"), ("other words", rf"\text{{neither {word} nor any}}"), ("other words", rf"\text{{{word[:-1]}}}")]
+    return [
+        ("other words", rf"\text{{not {word}}}"),
+        ("other words", rf"\text{{{word} or Zoe}}"),
+        ("other words", rf"\text{{{word}ish}}"),
+        ("other words", rf"\text{{neither {word} nor any}}"),
+        ("other words", rf"\text{{{word[:-1]}}}"),
+    ]
 
 
 def _wrong_choices(label: str) -> list[Pair]:
     letter = re.search(r"[A-Z]", label.replace(r"\text", "")).group()
     other = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"["ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(letter) - 1]
-    return [("another choice", other), ("another choice", rf"\text{{({other})}}"), ("another choice", f"{other}. 12"), ("two choices", f"{letter}, {other}"), ("two choices", rf"\text{{{letter} or {other}}}"), ("another choice", rf"\textbf{{({other})}}\ {letter}")]
+    return [
+        ("another choice", other),
+        ("another choice", rf"\text{{({other})}}"),
+        ("another choice", f"{other}. 12"),
+        ("two choices", f"{letter}, {other}"),
+        ("two choices", rf"\text{{{letter} or {other}}}"),
+        ("another choice", rf"\textbf{{({other})}}\ {letter}"),
+    ]
 
 
 def _wrong_assignments(label: str) -> list[Pair]:
     name, value = (part.strip() for part in label.split("=", 1))
-    return [("another variable", f"{'y' if name != 'y' else 'x'} = {value}"), ("not equal", rf"{name} \ne {value}"), ("a bound", f"{name} > {value}")]
+    return [
+        ("another variable", f"{'y' if name != 'y' else 'x'} = {value}"),
+        ("not equal", rf"{name} \ne {value}"),
+        ("a bound", f"{name} > {value}"),
+    ]
 
 
 def _wrong_clocks(label: str) -> list[Pair]:
     plain = re.sub(r"\\!|\s", "", re.sub(r"\\text\{.*\}", "", label))
     half = "am" if "p" in label.rpartition("text")[2] else "pm"
-    return [("am or pm", rf"{plain} \text{{ {half}}}"), ("am or pm", f"{plain} {half.upper()}"), ("another time", rf"1{plain} \text{{ {half}}}")]
+    return [
+        ("am or pm", rf"{plain} \text{{ {half}}}"),
+        ("am or pm", f"{plain} {half.upper()}"),
+        ("another time", rf"1{plain} \text{{ {half}}}"),
+    ]
 
 
 def _wrong_ratios(label: str) -> list[Pair]:
@@ -718,7 +1034,10 @@ def _wrong_formulas(label: str) -> list[Pair]:
     made = [("a constant more", f"{label} + 1"), ("equal to 0", f"{label} = 1")]
     if letter and letter not in "ei":
         other = "q" if letter != "q" else "s"
-        made += [("another variable", re.sub(rf"(?<![\\a-z]){letter}(?![a-z])", other, label)), ("another variable", re.sub(rf"(?<![\\a-z]){letter}(?![a-z])", letter.upper(), label))]
+        made += [
+            ("another variable", re.sub(rf"(?<![\\a-z]){letter}(?![a-z])", other, label)),
+            ("another variable", re.sub(rf"(?<![\\a-z]){letter}(?![a-z])", letter.upper(), label)),
+        ]
     return made
 
 

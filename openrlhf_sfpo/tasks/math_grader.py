@@ -14,7 +14,8 @@ from openrlhf_sfpo.tasks.boxes import all_boxed, last_group
 from openrlhf_sfpo.tasks.mathematics import judging
 from openrlhf_sfpo.tasks.mathematics.cleaning import clean, squash
 from openrlhf_sfpo.tasks.mathematics.comparing import Readings, agree
-from openrlhf_sfpo.tasks.mathematics.reading import Choice, Group, Quantity, Region, Relation, Words, read
+from openrlhf_sfpo.tasks.mathematics.reading import read
+from openrlhf_sfpo.tasks.mathematics.readings import Group, Quantity, Relation, Words
 
 LONGEST_ANSWER = 1500  # characters; longer ones are compared as text only
 DEEPEST = 25  # nested brackets

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """One spelling for the many ways in which the same formula is typed.
 
 `clean` turns an answer, as LaTeX, plain text or Unicode, into LaTeX with these habits: words are in \\text{...} and
@@ -14,9 +15,9 @@ from openrlhf_sfpo.tasks.mathematics.units import is_unit_symbol
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
 _GREEK = {
-    **dict(zip("αβγδεζηθικλμνξπρστυφχψω", (
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-        "omega").split(), strict=True)),
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
+    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma",
+    "τ": "tau", "υ": "upsilon", "φ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega",
     "Δ": "Delta", "Γ": "Gamma", "Θ": "Theta", "Λ": "Lambda", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi",
     "Ω": "Omega", "ϕ": "phi", "ϵ": "epsilon",
 }  # fmt: skip
@@ -35,11 +36,59 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
 _ROOT = re.compile(r"(√|∛|∜)\s*(\d+(?:\.\d+)?|[a-zA-Zπ]|(?=[({\\]))")
 _DOLLAR = "¤"  # stands for a dollar sign that is not a delimiter of mathematics
 _CURRENCIES = "¢£€¥₹¤"
-_PREFIX = re.compile(r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*(\}?)[:=]?\s*(?=\S)", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*(\}?)[:=]?\s*(?=\S)",
+    re.IGNORECASE,
+)
 
 _FUNCTIONS = set(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log lg exp max min gcd lcm det dim deg mod "
-    "arg lim sup inf ker tr sgn pi sqrt frac theta alpha beta gamma delta lambda sigma omega phi infty".split()
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arccot",
+        "sinh",
+        "cosh",
+        "tanh",
+        "ln",
+        "log",
+        "lg",
+        "exp",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "det",
+        "dim",
+        "deg",
+        "mod",
+        "arg",
+        "lim",
+        "sup",
+        "inf",
+        "ker",
+        "tr",
+        "sgn",
+        "pi",
+        "sqrt",
+        "frac",
+        "theta",
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "lambda",
+        "sigma",
+        "omega",
+        "phi",
+        "infty",
+    ]
 )
 _TEXT_COMMANDS = r"(?:text(?:rm|bf|it|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|operatorname\*?|rm|textsuperscript)"
 _FONT_COMMANDS = (
@@ -293,8 +342,12 @@ def _hoist_words(text: str) -> str:
             return f"\\text{{{word}}}"
         return word
 
-    text = re.sub(r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\mathbb\{\w\}|\\[a-zA-Z]+|[¢£€¥₹¤]"
-    r"|(?P<phrase>[A-Za-z]{2,}(?: +[A-Za-z]{2,})+)|(?P<word>[A-Za-z]+)", outer, text)
+    text = re.sub(
+        r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\mathbb\{\w\}|\\[a-zA-Z]+|[¢£€¥₹¤]"
+        r"|(?P<phrase>[A-Za-z]{2,}(?: +[A-Za-z]{2,})+)|(?P<word>[A-Za-z]+)",
+        outer,
+        text,
+    )
     text = re.sub(r"(?<=[A-Za-z])\}\s+\\text\{(?=[A-Za-z])", " ", text)
     unit = r"(\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?)"
     text = re.sub(rf"\\frac\{{\s*{unit}\s*\}}\s*\{{\s*{unit}\s*\}}", r"\1/\2", text)
@@ -349,12 +402,8 @@ def _trim(text: str) -> str:
     text = re.sub(r"\s+", " ", text)
     while True:
         before = text
-        text = re.sub(r"\\+$", "", text.strip()).strip().strip("`\"")
-        text = (
-            re.sub(r"(?:(?<!\.)[.。]|[,;:?])\s*$", "", text)
-            if not text.endswith("...")
-            else text
-        )
+        text = re.sub(r"\\+$", "", text.strip()).strip().strip('`"')
+        text = re.sub(r"(?:(?<!\.)[.。]|[,;:?])\s*$", "", text) if not text.endswith("...") else text
         text = re.sub(r"^\s*(?:[:;,=]|\\approx(?![a-z]))\s*", "", text)
         if text[:1] == "{" and closing_brace(text, 0) == len(text) - 1:
             text = text[1:-1]

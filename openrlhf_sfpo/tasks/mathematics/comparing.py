@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 from openrlhf_sfpo.tasks.mathematics import judging
-from openrlhf_sfpo.tasks.mathematics.reading import (
+from openrlhf_sfpo.tasks.mathematics.readings import (
     Based,
     Choice,
     Clock,
@@ -37,7 +37,9 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return _quantities(gold, answer)
     if isinstance(gold, (Words, Letters)) and isinstance(answer, (Words, Letters)):
         # Words are the same in capitals; a few capitals are names of points.
-        return gold == answer or (type(gold) is not type(answer) and len(gold.text) > 3 and gold.text.lower() == answer.text.lower())
+        return gold == answer or (
+            type(gold) is not type(answer) and len(gold.text) > 3 and gold.text.lower() == answer.text.lower()
+        )
     if isinstance(gold, Choice) and isinstance(answer, Choice):
         return _choices(gold, answer)
     if isinstance(gold, Group) and isinstance(answer, Group):
@@ -46,7 +48,9 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return _regions(gold, answer)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         return _matrices(gold, answer)
-    if isinstance(gold, Matrix) and isinstance(answer, Group) or isinstance(gold, Group) and isinstance(answer, Matrix):
+    if (isinstance(gold, Matrix) and isinstance(answer, Group)) or (
+        isinstance(gold, Group) and isinstance(answer, Matrix)
+    ):
         return _vector(gold, answer)
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _relations(gold, answer)

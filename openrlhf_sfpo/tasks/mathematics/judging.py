@@ -125,9 +125,7 @@ def _parsed(expression: str) -> Any | None:
     target = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=config)
     try:
         text = f"${_for_math_verify(expression)}$"
-        found = parse(
-            text, [target], fallback_mode="no_fallback", parsing_timeout=_seconds() or 0, raise_on_error=True
-        )
+        found = parse(text, [target], fallback_mode="no_fallback", parsing_timeout=_seconds() or 0, raise_on_error=True)
         if len(found) != 1 or not hasattr(found[0], "free_symbols"):
             return None
         return None if _too_large(found[0]) else found[0]
@@ -157,7 +155,11 @@ def _for_math_verify(expression: str) -> str:
     text = _REPEATING.sub(_repeating, text)
     text = re.sub(r"(?<![\d.}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", _mixed, text)
     # The parser takes numbers side by side for a mixed number: 2(13) is 15, 2 \\binom{3}{2} is 5.
-    text = re.sub(r"(?<=[\d)])\s*(?=\()|(?<=\))\s*(?=\d)|(?<=\d)\s*(?=\\(?:frac|binom)(?![a-z]))|(?<=\\pi)\s*(?=\()", r" \\cdot ", text)
+    text = re.sub(
+        r"(?<=[\d)])\s*(?=\()|(?<=\))\s*(?=\d)|(?<=\d)\s*(?=\\(?:frac|binom)(?![a-z]))|(?<=\\pi)\s*(?=\()",
+        r" \\cdot ",
+        text,
+    )
     text = re.sub(r"(?<=\d)\s*\*\s*|\*", r" \\cdot ", text)
     # A capital becomes a variable of its own: N is not n.
     return re.sub(r"\\[a-zA-Z]+|([A-Z])(_\{\w+\})?", _capital, text)
