@@ -3,7 +3,8 @@
 
 `clean` turns an answer, as LaTeX, plain text or Unicode, into LaTeX with these habits: words are in \\text{...} and
 nothing else is; no \\left, \\big, spacing or font commands; \\frac and \\sqrt with braces; < > \\le \\ge \\ne =;
-a plain minus; no thousands separators but commas; currencies as \\text{¤} (dollars), \\text{£} ... before the number; degrees as ^\\circ.
+a plain minus; no thousands separators but commas; currencies as \\text{¤} (dollars), \\text{£} ... where they stand;
+degrees as ^\\circ.
 """
 
 import re
@@ -37,59 +38,15 @@ _ROOT = re.compile(r"(√|∛|∜)\s*(\d+(?:\.\d+)?|[a-zA-Zπ]|(?=[({\\]))")
 _DOLLAR = "¤"  # stands for a dollar sign that is not a delimiter of mathematics
 _CURRENCIES = "¢£€¥₹¤"
 _PREFIX = re.compile(
-    r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*(\}?)[:=]?\s*(?=\S)",
+    r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*(\}?)[:=]?"
+    r"\s*(?=\S)",
     re.IGNORECASE,
 )
-
-_FUNCTIONS = set(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "sinh",
-        "cosh",
-        "tanh",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "det",
-        "dim",
-        "deg",
-        "mod",
-        "arg",
-        "lim",
-        "sup",
-        "inf",
-        "ker",
-        "tr",
-        "sgn",
-        "pi",
-        "sqrt",
-        "frac",
-        "theta",
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "lambda",
-        "sigma",
-        "omega",
-        "phi",
-        "infty",
-    ]
-)
+_FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "ln", "log",
+    "lg", "exp", "max", "min", "gcd", "lcm", "det", "dim", "deg", "mod", "arg", "lim", "sup", "inf", "ker", "tr", "sgn",
+    "pi", "sqrt", "frac", "theta", "alpha", "beta", "gamma", "delta", "lambda", "sigma", "omega", "phi", "infty",
+}  # fmt: skip
 _TEXT_COMMANDS = r"(?:text(?:rm|bf|it|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|operatorname\*?|rm|textsuperscript)"
 _FONT_COMMANDS = (
     r"(?:math(?:bf|it|sf|tt|normal|cal|scr|frak)|boldsymbol|bm|pmb|bold|ensuremath|underline|displaystyle|boxed|fbox"
@@ -111,10 +68,20 @@ _RELATIONS = {
     "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "infin": "infty", "varphi": "phi",
     "varepsilon": "epsilon", "vartheta": "theta", "backslash": "setminus", "iff": "text{ or }",
 }  # fmt: skip
-_PLAIN = {"{": r"\{", "}": r"\}", "|": "|", ":": ":", "<": "<", ">": ">", "/": "/", "[": "[", "]": "]", "(": "(", ")": ")"}  # fmt: skip
+_PLAIN = {"{": r"\{", "}": r"\}"} | {character: character for character in "|:<>/[]()"}
+# Words in a row, with dots inside abbreviations; digits of a base above ten are none.
+_WORDS = (
+    rf"[{_CURRENCIES}]|(?![A-F]+\d)[A-Za-z][A-Za-z']*(?:(?:\.?\s|\.?-|\.(?=[A-Za-z]))\s*[A-Za-z][A-Za-z']*)*"
+    r"(?:(?<=[a-z]\.[a-z])\.|(?<=[ap]\. m)\.)?"
+)
+_OUTSIDE_TEXT = re.compile(
+    rf"\\text\{{[^{{}}]*\}}|\\(?:begin|end)\{{\w+\}}|\\mathbb\{{\w\}}|\\[a-zA-Z]+|[{_CURRENCIES}]"
+    r"|(?P<phrase>[A-Za-z]{2,}(?: +[A-Za-z]{2,})+)|(?P<word>[A-Za-z]+)"
+)
 _DIGITS3 = r"(?=\d{3}(?!\d))"
 _SPACED_THOUSANDS = re.compile(
-    rf"(?<=\d)(?:\{{,\}}|,\\!|,\\,|\\,|\\ |\\;|\\:|~|'|\\?_(?!\{{)|\\text\{{,\}}|\{{\\,\}}|\{{ \}}|\{{\\ \}})\s*{_DIGITS3}"
+    r"(?<=\d)(?:\{,\}|,\\!|,\\,|\\,|\\ |\\;|\\:|~|'|\\?_(?!\{)|\\text\{,\}|\{\\,\}|\{ \}|\{\\ \})\s*"
+    rf"{_DIGITS3}"
 )
 _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
 
@@ -228,7 +195,8 @@ def _dollars(text: str) -> str:
 
 def _environments(text: str) -> str:
     """Multi-line environments as a list of their lines; matrices stay."""
-    pattern = r"\\begin\{(aligned|align\*?|gathered|gather\*?|equation\*?|split|cases|alignedat)\}(?:\{\d*\})?(.*?)\\end\{\1\}"
+    names = r"aligned|align\*?|gathered|gather\*?|equation\*?|split|cases|alignedat"
+    pattern = rf"\\begin\{{({names})\}}(?:\{{\d*\}})?(.*?)\\end\{{\1\}}"
 
     def lines(found: re.Match[str]) -> str:
         rows = [row.replace("&", " ").strip(" ,") for row in re.split(r"\\\\(?:\[[^\]]*\])?", found.group(2))]
@@ -266,7 +234,7 @@ def _one_name(found: re.Match[str]) -> str:
     name = found.group(1)
     if name in _RELATIONS:
         other = _RELATIONS[name]
-        return _PLAIN[other] if other in _PLAIN else f"\\{other} "
+        return _PLAIN.get(other, f"\\{other} ")
     return found.group()
 
 
@@ -309,50 +277,47 @@ def _closing_parenthesis(text: str, opening: int) -> int | None:
 
 
 def _hoist_words(text: str) -> str:
-    """Words in \\text{...}, and nothing else in it: \\text{5 hours} is 5 \\text{hours}; 540 dollars, 540 \\text{dollars}."""
-    words = rf"[{_CURRENCIES}]|(?![A-F]+\d)[A-Za-z][A-Za-z']*(?:(?:\.?\s|\.?-|\.(?=[A-Za-z]))\s*[A-Za-z][A-Za-z']*)*(?:(?<=[a-z]\.[a-z])\.|(?<=[ap]\. m)\.)?"
-
-    def inner(found: re.Match[str]) -> str:
-        content = re.sub(r"(?<=[a-z])\. ", " ", found.group(1))
-        return re.sub(
-            rf"\\[a-zA-Z]+|{words}",
-            lambda one: one.group() if one.group()[0] == "\\" else f"\\text{{{one.group()}}}",
-            content,
-        )
-
-    text = re.sub(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}", inner, text)
-
-    def outer(found: re.Match[str]) -> str:
-        if found.group() in _CURRENCIES:
-            return f"\\text{{{found.group()}}}"
-        if found.group("phrase"):
-            words = found.group().split()
-            told = any(len(word) >= 4 for word in words) and not _FUNCTIONS & set(words)
-            return f"\\text{{{found.group()}}}" if told else re.sub("[A-Za-z]+", outer_word, found.group())
-        return outer_word(found) if found.group("word") else found.group()
-
-    def outer_word(found: re.Match[str]) -> str:
-        word = found.group()
-        before = found.string[: found.start()].rstrip()
-        after_number = bool(re.search(r"[\d}%)](?:\s*\()?$", before))
-        known = word.lower() in {"or", "and", "per", "to", "am", "pm"} or (
-            after_number and is_unit_symbol(word, before != found.string[: found.start()])
-        )
-        if known or (len(word) >= 4 and word not in _FUNCTIONS and not re.fullmatch(r"[A-Z]+", word)):
-            return f"\\text{{{word}}}"
-        return word
-
-    text = re.sub(
-        r"\\text\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\mathbb\{\w\}|\\[a-zA-Z]+|[¢£€¥₹¤]"
-        r"|(?P<phrase>[A-Za-z]{2,}(?: +[A-Za-z]{2,})+)|(?P<word>[A-Za-z]+)",
-        outer,
-        text,
-    )
+    """Words in \\text{...}, and nothing else there: \\text{5 hours} becomes 5 \\text{hours}, as 5 hours does."""
+    text = re.sub(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}", _words_alone, text)
+    text = _OUTSIDE_TEXT.sub(_wrap_words, text)
     text = re.sub(r"(?<=[A-Za-z])\}\s+\\text\{(?=[A-Za-z])", " ", text)
     unit = r"(\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?)"
     text = re.sub(rf"\\frac\{{\s*{unit}\s*\}}\s*\{{\s*{unit}\s*\}}", r"\1/\2", text)
     # "and" and "or" stand alone.
     return re.sub(r"(?<=[A-Za-z{])\s*\b(and|or)\b\s*(?=[A-Za-z}])", _alone, text)
+
+
+def _words_alone(found: re.Match[str]) -> str:
+    """What is inside one \\text{...}: its words each in \\text{...}, the rest outside."""
+    content = re.sub(r"(?<=[a-z])\. ", " ", found.group(1))
+    return re.sub(
+        rf"\\[a-zA-Z]+|{_WORDS}",
+        lambda one: one.group() if one.group()[0] == "\\" else f"\\text{{{one.group()}}}",
+        content,
+    )
+
+
+def _wrap_words(found: re.Match[str]) -> str:
+    """Words that are typed without \\text, with it; letters that are variables as they are."""
+    if found.group() in _CURRENCIES:
+        return f"\\text{{{found.group()}}}"
+    if found.group("phrase"):
+        words = found.group().split()
+        told = any(len(word) >= 4 for word in words) and not _FUNCTIONS & set(words)
+        return f"\\text{{{found.group()}}}" if told else re.sub("[A-Za-z]+", _wrap_word, found.group())
+    return _wrap_word(found) if found.group("word") else found.group()
+
+
+def _wrap_word(found: re.Match[str]) -> str:
+    word = found.group()
+    before = found.string[: found.start()].rstrip()
+    after_number = bool(re.search(r"[\d}%)](?:\s*\()?$", before))
+    known = word.lower() in {"or", "and", "per", "to", "am", "pm"} or (
+        after_number and is_unit_symbol(word, before != found.string[: found.start()])
+    )
+    if known or (len(word) >= 4 and word not in _FUNCTIONS and not word.isupper()):
+        return f"\\text{{{word}}}"
+    return word
 
 
 def _alone(found: re.Match[str]) -> str:
@@ -385,15 +350,7 @@ def _arguments(text: str) -> str:
     text = re.sub(r"\\sqrt\s*(\[[^\]]*\])?\s*(\d|[a-zA-Z]|\\pi)", r"\\sqrt\1{\2}", text)
     text = re.sub(r"\\sqrt\s+(?=[{\[])", r"\\sqrt", text)
     text = re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", text)
-    text = re.sub(
-        r"\^\s*(-?\d+|-?[a-zA-Z])(?![{])",
-        lambda found: (
-            f"^{{{found.group(1)}}}"
-            if found.group(1)[0] == "-" or len(found.group(1)) == 1
-            else f"^{{{found.group(1)}}}"
-        ),
-        text,
-    )
+    text = re.sub(r"\^\s*(-?\d+|-?[a-zA-Z])(?!\{)", r"^{\1}", text)
     return re.sub(r"_\s*(\d+|[a-zA-Z])", r"_{\1}", text)
 
 

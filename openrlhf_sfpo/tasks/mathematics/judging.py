@@ -214,7 +214,7 @@ def _magnitude(tree: Any) -> float:
         return 16.0 if getattr(tree, "is_Float", False) else 1.0
     largest = max(sizes)
     if isinstance(tree, Pow):
-        base, exponent = tree.args
+        exponent = tree.args[1]
         if isinstance(exponent, Integer):
             return max(largest, sizes[0] * abs(int(exponent))) if sizes[1] < 12 else math.inf
         # An exponent that is a formula may be as large as it has digits; with variables, it is small where it is tried.

@@ -25,8 +25,8 @@ _VOLUMES = {
     "millilitre": "1e-6", "cc": "1e-6", "gallon": "0.003785411784", "gal": "0.003785411784",
 }  # fmt: skip
 _MONEY = {
-    "¤": ("dollar", 1), "usd": ("dollar", 1), "dollar": ("dollar", 1), "buck": ("dollar", 1), "cent": ("dollar", "0.01"),
-    "penny": ("dollar", "0.01"), "pennies": ("dollar", "0.01"), "¢": ("dollar", "0.01"),
+    "¤": ("dollar", 1), "usd": ("dollar", 1), "dollar": ("dollar", 1), "buck": ("dollar", 1),
+    "cent": ("dollar", "0.01"), "penny": ("dollar", "0.01"), "pennies": ("dollar", "0.01"), "¢": ("dollar", "0.01"),
     "gbp": ("sterling", 1), "£": ("sterling", 1), "pence": ("sterling", "0.01"), "eur": ("euro", 1), "€": ("euro", 1),
     "euro": ("euro", 1), "¥": ("yen", 1), "yen": ("yen", 1), "jpy": ("yen", 1), "₹": ("rupee", 1), "rs": ("rupee", 1),
     "rupee": ("rupee", 1), "inr": ("rupee", 1), "yuan": ("yuan", 1), "rmb": ("yuan", 1), "cny": ("yuan", 1),
@@ -107,52 +107,82 @@ def parse_unit(phrase: str) -> Unit | None:
     Args:
         phrase: plain words and symbols, powers as `^2`, such as `km/h`, `square feet`, `sq. units` or `apples`.
     """
-    factor, scale, powers, percent = Fraction(1), 1, dict[str, int](), False
-    counted: list[str] = []
-    phrase = re.sub(r"\^\{(-?\d)\}", r"^\1", phrase.replace("*", " ").strip(" .,"))
-    tokens = re.findall(r"/|°[CF]\b|[°%¢£€¥₹¤]|\^-?\d|[A-Za-z]+(?:-[A-Za-z]+)*|\S", phrase)
-    sign, pending, last = 1, 1, None
-    for token in tokens:
-        word = token.lower()
-        if word in _SAYS_MORE and word != "in":
-            return None
-        if token == "/" or word == "per":
-            sign, last = -1, None
-        elif word in _POWERS:
-            pending = _POWERS[word]
-        elif word in _SUFFIXES or token.startswith("^"):
-            power = _SUFFIXES[word] if word in _SUFFIXES else int(token[1:])
-            if last is None:
+    return _PhraseReader().read(phrase)
+
+
+class _PhraseReader:
+    """Reads one phrase, word by word.
+
+    Attributes:
+        powers: of the dimensions so far.
+        sign: -1 after "per" or a slash.
+        pending: the power that "square" or "cubic" gives the next unit.
+        last: the unit that a power after it belongs to: dimension, its power in it, size, and sign.
+    """
+
+    def __init__(self) -> None:
+        self.powers: dict[str, int] = {}
+        self.factor, self.scale, self.percent = Fraction(1), 1, False
+        self.counted: list[str] = []
+        self.sign, self.pending = 1, 1
+        self.last: tuple[str, int, Fraction, int] | None = None
+
+    def read(self, phrase: str) -> Unit | None:
+        phrase = re.sub(r"\^\{(-?\d)\}", r"^\1", phrase.replace("*", " ").strip(" .,"))
+        for token in re.findall(r"/|°[CF]\b|[°%¢£€¥₹¤]|\^-?\d|[A-Za-z]+(?:-[A-Za-z]+)*|\S", phrase):
+            if not self._take(token, token.lower()):
                 return None
-            dimension, exponent, size, was = last
-            powers[dimension] = powers.get(dimension, 0) + was * exponent * (power - 1)
-            factor *= size ** (was * (power - 1))
-        elif word in _PERCENT:
-            factor, percent = factor / 100, True
-        elif word in _SCALES:
-            scale *= _SCALES[word]
-        elif word in _RATES:
-            distance, time = (_lookup(part) for part in _RATES[word])
-            powers["length"], powers["time"] = 1, -1
-            factor *= distance[2] / time[2]
-        elif (found := _lookup(token)) is not None:
-            dimension, exponent, size = found
-            last = (dimension, exponent, size, sign)
-            powers[dimension] = powers.get(dimension, 0) + sign * exponent * pending
-            factor *= size ** (sign * pending)
-            pending = 1
-        elif word in _FILLERS or token == ".":
-            continue
-        elif re.fullmatch(r"[A-Za-z]+(?:-[A-Za-z]+)*", token):
-            counted.append(_stem(word))
-        else:
+        if self.percent and "point" in self.counted:
+            self.counted = []
+        if len(self.counted) > 3:
             return None
-    if len(counted) > 3:
-        return None
-    if percent and set(counted) & {"point"}:
-        counted = []
-    powers.update({f"counted {' '.join(counted)}": 1} if counted else {})
-    return Unit(tuple(sorted((name, power) for name, power in powers.items() if power)), factor, percent, scale)
+        if self.counted:
+            self.powers[f"counted {' '.join(self.counted)}"] = 1
+        powers = tuple(sorted((name, power) for name, power in self.powers.items() if power))
+        return Unit(powers, self.factor, self.percent, self.scale)
+
+    def _take(self, token: str, word: str) -> bool:
+        """Take one word; False if the phrase is no unit because of it."""
+        if word in _SAYS_MORE and word != "in":
+            return False
+        if token == "/" or word == "per":
+            self.sign, self.last = -1, None
+        elif word in _POWERS:
+            self.pending = _POWERS[word]
+        elif word in _SUFFIXES or token.startswith("^"):
+            return self._raise(_SUFFIXES[word] if word in _SUFFIXES else int(token[1:]))
+        elif word in _PERCENT:
+            self.factor, self.percent = self.factor / 100, True
+        elif word in _SCALES:
+            self.scale *= _SCALES[word]
+        elif word in _RATES:
+            distance, time = _RATES[word]
+            self._multiply(_lookup(distance))
+            self.sign = -1
+            self._multiply(_lookup(time))
+        elif (found := _lookup(token)) is not None:
+            self._multiply(found)
+        elif re.fullmatch(r"[A-Za-z]+(?:-[A-Za-z]+)*", token):
+            self.counted += [] if word in _FILLERS else [_stem(word)]
+        else:
+            return token == "."
+        return True
+
+    def _multiply(self, found: tuple[str, int, Fraction] | None) -> None:
+        assert found is not None
+        dimension, exponent, size = found
+        self.powers[dimension] = self.powers.get(dimension, 0) + self.sign * exponent * self.pending
+        self.factor *= size ** (self.sign * self.pending)
+        self.last = (dimension, exponent, size, self.sign)
+        self.pending = 1
+
+    def _raise(self, power: int) -> bool:
+        if self.last is None:
+            return False
+        dimension, exponent, size, sign = self.last
+        self.powers[dimension] += sign * exponent * (power - 1)
+        self.factor *= size ** (sign * (power - 1))
+        return True
 
 
 def compatible(one: Unit, other: Unit) -> bool:
