@@ -38,31 +38,31 @@ _ROOT = re.compile(r"(√|∛|∜)\s*(\d+(?:\.\d+)?|[a-zA-Zπ]|(?=[({\\]))")
 _DOLLAR = "¤"  # stands for a dollar sign that is not a delimiter of mathematics
 _CURRENCIES = "¢£€¥₹¤"
 _PREFIX = re.compile(
-    r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*(\}?)[:=]?"
-    r"\s*(?=\S)",
+    r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*"
+    r"(\}?)[:=]?\s*(?=\S)",
     re.IGNORECASE,
 )
 _FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "ln", "log",
-    "lg", "exp", "max", "min", "gcd", "lcm", "det", "dim", "deg", "mod", "arg", "lim", "sup", "inf", "ker", "tr", "sgn",
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "ln",
+    "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "dim", "deg", "mod", "arg", "lim", "sup", "inf", "ker", "tr", "sgn",
     "pi", "sqrt", "frac", "theta", "alpha", "beta", "gamma", "delta", "lambda", "sigma", "omega", "phi", "infty",
 }  # fmt: skip
 _TEXT_COMMANDS = r"(?:text(?:rm|bf|it|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|operatorname\*?|rm|textsuperscript)"
 _FONT_COMMANDS = (
     r"(?:math(?:bf|it|sf|tt|normal|cal|scr|frak)|boldsymbol|bm|pmb|bold|ensuremath|underline|displaystyle|boxed|fbox"
-    r"|mathord|mathop|mathstrut|emph|textcolor\{\w*\}|color\{\w*\}|tag\*?|cancel|llap|rlap|vphantom|smash)"
+    r"|mathord|mathop|mathstrut|emph|textcolor\{\w*\}|color\{\w*\}|cancel|llap|rlap|vphantom|smash)"
 )
 _DROPPED = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|middle|left|right|[bB]igg?[lrm]?|mleft|mright|bf|it|rm|sf"
     r"|normalsize|large|Large|huge|small|qquad|quad|enspace|enskip|thinspace|medspace|thickspace|negthinspace|null"
     r"|nobreak|allowbreak|nonumber|notag|hfill|par|centering|mathstrut|strut|relax|checkmark|square|blacksquare|qed)(?![a-zA-Z])"
-    r"|\\[hv]space\*?\{[^{}]*\}|\\h?kern-?[\d.]+(?:em|ex|pt|mu)|\\color\{\w+\}|\\label\{[^{}]*\}"
+    r"|\\[hv]space\*?\{[^{}]*\}|\\h?kern-?[\d.]+(?:em|ex|pt|mu)|\\color\{\w+\}|\\(?:label|tag\*?)\s*\{[^{}]*\}"
 )
 _RELATIONS = {
     "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge", "geqq": "ge", "neq": "ne",
     "lbrace": "{", "rbrace": "}", "approxeq": "approx", "simeq": "approx", "mid": "|", "vert": "|", "lvert": "|",
     "rvert": "|", "colon": ":", "varnothing": "emptyset", "R": "mathbb{R}", "reals": "mathbb{R}", "Reals": "mathbb{R}",
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "degree": "circ",
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sfrac": "frac", "nicefrac": "frac", "dbinom": "binom", "tbinom": "binom", "degree": "circ",
     "land": "text{ and }", "lor": "text{ or }", "wedge": "text{ and }", "vee": "text{ or }", "ast": "cdot",
     "bmod": "mod", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "lt": "<", "gt": ">", "div": "/",
     "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "infin": "infty", "varphi": "phi",
@@ -91,6 +91,7 @@ def clean(text: str) -> str:
     text = _unicode(text).replace("\n", " ").replace("\t", " ")
     if r"\begin" not in text:
         text = re.sub(r"\\?&", ",", text)
+    text = re.sub(r"(?<=\d)\s*\\deg(?![a-zA-Z])", r"^\\circ ", text)
     text = re.sub(r"\\ang\{([^{}]*)\}", r"\1^\\circ ", text)
     text = re.sub(r"(?<=\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm)\{\s*o\s*\}|o\b)\s*\}?", r"^\\circ ", text)
     text = re.sub(
@@ -347,6 +348,7 @@ def _arguments(text: str) -> str:
         ),
         text,
     )
+    text = re.sub(r"(?<![a-zA-Z}\]])\{(\d+)\}\s*\^", r"\1^", text)
     text = re.sub(r"\\sqrt\s*(\[[^\]]*\])?\s*(\d|[a-zA-Z]|\\pi)", r"\\sqrt\1{\2}", text)
     text = re.sub(r"\\sqrt\s+(?=[{\[])", r"\\sqrt", text)
     text = re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", text)

@@ -153,6 +153,7 @@ def _for_math_verify(expression: str) -> str:
     """What its parser takes otherwise: capitals (it ignores case), degrees, repeating decimals, mixed numbers."""
     text = re.sub(r"\^\\circ", r"\\cdot\\frac{\\pi}{180}", expression)
     text = _REPEATING.sub(_repeating, text)
+    text = re.sub(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])", _decimal, text)
     text = re.sub(r"(?<![\d.}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", _mixed, text)
     # The parser takes numbers side by side for a mixed number: 2(13) is 15, 2 \\binom{3}{2} is 5.
     text = re.sub(
@@ -178,6 +179,11 @@ def _repeating(found: re.Match[str]) -> str:
         int(f"0{whole}{fixed}{repeated}") - int(f"0{whole}{fixed}"), 10 ** len(fixed) * (10 ** len(repeated) - 1)
     )
     return f"\\frac{{{value_.numerator}}}{{{value_.denominator}}}"
+
+
+def _decimal(found: re.Match[str]) -> str:
+    exact = Fraction(f"{found.group(1) or 0}.{found.group(2)}")
+    return f"(\\frac{{{exact.numerator}}}{{{exact.denominator}}})"
 
 
 def _mixed(found: re.Match[str]) -> str:

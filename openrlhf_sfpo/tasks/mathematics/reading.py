@@ -31,6 +31,7 @@ from openrlhf_sfpo.tasks.mathematics.readings import (
 from openrlhf_sfpo.tasks.mathematics.relations import (
     all_but,
     combine,
+    intersect,
     is_consistent,
     may_be_name,
     name_of,
@@ -157,7 +158,7 @@ def _separated_number(text: str, reference: bool) -> list[Reading]:
     found: list[Reading] = []
     body = text
     joined = re.sub(
-        rf"(?<![\d.,])(?:{_THOUSANDS.pattern})(?![\d,])(?!\.\d)", lambda one: one.group().replace(",", ""), body
+        rf"(?<![\d.,])(?:{_THOUSANDS.pattern})(?!\d)(?!,\d)(?!\.\d)", lambda one: one.group().replace(",", ""), body
     )
     if joined != body and not (_is_bracketed(text) and "," not in joined) and _are_thousands(joined, text):
         found += read(joined, reference)
@@ -250,9 +251,14 @@ def _listed(text: str, reference: bool) -> list[Reading]:
         regions = [next((one for one in part if isinstance(one, Region)), None) or _points(part) for part in parts]
         if len(parts) > 1 and all(regions):
             return [Region(tuple(interval for region in regions for interval in region.intervals))]
-    without = re.fullmatch(r"(?:([a-zA-Z])\s*\\in\s*)?\\mathbb\{R\}\s*(?:\\setminus|-)\s*\\\{(.*)\\\}", text)
-    if without:
-        return [all_but([part.strip() for part in without.group(2).split(",")], without.group(1))]
+    if without := re.fullmatch(r"(?:([a-zA-Z])\s*\\in\s*)?(.+?)\s*(?:\\setminus|-|\\backslash)\s*\\\{(.*)\\\}", text):
+        points = all_but([part.strip() for part in without.group(3).split(",")], without.group(1))
+        whole = [one for one in read(without.group(2), reference) if isinstance(one, Region)]
+        return [Region(intersect(one.intervals, points.intervals), without.group(1)) for one in whole[:1]]
+    if unequal := re.fullmatch(r"([a-zA-Z])\s*\\ne\s*((?:(?!\\ne)[^=<>])+)", text):
+        points = split_top(unequal.group(2), _COMMA)
+        if len(points) > 1 and all(map(_is_bound, points)):
+            return [all_but(points, unequal.group(1))]
     excepted = re.fullmatch(r"\\text\{all real(?: number| value)?s?(?: of x| x)? except(?: for)?\}\s*(.*)", text)
     if excepted:
         points = split_top(re.sub(r"[a-z]\s*=", "", excepted.group(1)), _COMMA)
@@ -266,13 +272,25 @@ def _listed(text: str, reference: bool) -> list[Reading]:
     readings = tuple(read(part, reference) for part in parts)
     regions = [next((one for one in part if isinstance(one, Region)), None) for part in readings]
     if all(regions):
-        found += combine([region for region in regions if region], union=len(split_top(text, _ONLY_OR)) == len(parts))
+        found += combine([region for region in regions if region], _joint(text, len(parts)))
+    constants = [numeric_part(part) for part in parts]
+    if all(constants) and _joint(text, len(parts)) == "or":
+        first, *others = [constant for constant in constants if constant]
+        if all(judging.equal_expressions(first, other) for other in others):
+            found += readings[0]  # one value in two forms
     if compound := read_compound(text):
         found.append(compound)
     found.append(Group("list", readings))
     if found_mixed := re.fullmatch(r"(-?\d+)\s*\\text\{and\}\s*(\\frac\{\d+\}\{\d+\}|\d+/\d+)(.*)", text):
         found += read(f"{found_mixed.group(1)} {found_mixed.group(2)}{found_mixed.group(3)}", reference)
     return found
+
+
+def _joint(text: str, count: int) -> str:
+    """What joins the parts of a list: "or", "and", or a comma."""
+    if len(split_top(text, _ONLY_OR)) == count:
+        return "or"
+    return "and" if r"\text{and}" in text else ","
 
 
 def _points(readings: tuple[Reading, ...]) -> Region | None:
@@ -308,6 +326,9 @@ def _single(text: str, reference: bool) -> list[Reading]:
             return _relation(parts, signs, reference)
     if (named := re.fullmatch(r"\\text\{([^{}]{2,})\}\s*:\s*(.+)", text)) and not _NEGATION.search(text):
         return list(read(named.group(2), reference))
+    sentence = re.fullmatch(r"\\text\{(?:[A-Za-z' ]+ )?(?:is|are|equals|be)\}\s*(.+)", text)
+    if sentence and not _NEGATION.search(text):
+        return list(read(sentence.group(1), reference))
     if ratio := read_ratio(text):
         return ratio
     if compound := read_compound(text):

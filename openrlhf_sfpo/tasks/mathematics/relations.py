@@ -1,5 +1,6 @@
 """Names, chains of equal values, and inequalities as regions of the real line."""
 
+import math
 import re
 from itertools import pairwise
 
@@ -139,33 +140,44 @@ def all_but(points: list[str], variable: str | None) -> Region:
     return Region(tuple((start, False, end, False) for start, end in pairwise(ends)), variable)
 
 
-def combine(regions: list[Region], union: bool) -> list[Reading]:
-    """Conditions on one variable, all of which (or any of which) must hold."""
-    everything = ((r"-\infty", False, r"\infty", False),)
-    regions = [region for region in regions if region.intervals != everything] or regions
+def combine(regions: list[Region], joint: str) -> list[Reading]:
+    """Conditions on one variable, as one: any holds ("or"), or all ("and", a comma). With a comma, conditions that
+    exclude each other are alternatives (x < 1, x > 3).
+
+    Args:
+        regions: where each condition holds.
+        joint: what joins them: "or", "and" or ",".
+    """
     names = {region.variable for region in regions if region.variable}
     if len(names) > 1:
         return []
     variable = next(iter(names), None)
-    if union or any(len(region.intervals) > 1 for region in regions):
-        return _punctured(regions, variable) or [
-            Region(tuple(interval for region in regions for interval in region.intervals), variable)
-        ]
-    if len(regions) == 2:
-        first, second = (region.intervals[0] for region in regions)
-        for lower, upper in ((first, second), (second, first)):
-            if lower[2] == r"\infty" and upper[0] == r"-\infty" and lower[0] != r"-\infty":
-                start, end = judging.value(lower[0]), judging.value(upper[2])
-                if start is not None and end is not None and start < end:
-                    return [Region(((lower[0], lower[1], upper[2], upper[3]),), variable)]
+    if joint != "or":
+        common = regions[0].intervals
+        for region in regions[1:]:
+            common = intersect(common, region.intervals)
+        if common or joint == "and":
+            return [Region(common, variable)] if common else []
     return [Region(tuple(interval for region in regions for interval in region.intervals), variable)]
 
 
-def _punctured(regions: list[Region], variable: str | None) -> list[Reading]:
-    """x != 1 and x != 2: everything but both."""
-    points = [
-        region.intervals[0][2]
-        for region in regions
-        if len(region.intervals) == 2 and region.intervals[0][2] == region.intervals[1][0]
-    ]
-    return [all_but(points, variable)] if len(points) == len(regions) else []
+Intervals = tuple[tuple[str, bool, str, bool], ...]
+
+
+def intersect(first: Intervals, second: Intervals) -> Intervals:
+    """What two unions of intervals have in common; an end that has no value is taken for no bound."""
+    common = []
+    for one in first:
+        for other in second:
+            starts = [(_bound(part[0], -math.inf), not part[1], part[0]) for part in (one, other)]
+            ends = [(_bound(part[2], math.inf), part[3], part[2]) for part in (one, other)]
+            start, opened, left = max(starts)
+            end, closed, right = min(ends)
+            if start < end or (start == end and closed and not opened):
+                common.append((left, not opened, right, closed))
+    return tuple(common)
+
+
+def _bound(end: str, otherwise: float) -> float:
+    value = judging.value(end)
+    return otherwise if value is None else value

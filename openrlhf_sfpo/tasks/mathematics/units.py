@@ -128,7 +128,7 @@ class _PhraseReader:
         self.last: tuple[str, int, Fraction, int] | None = None
 
     def read(self, phrase: str) -> Unit | None:
-        phrase = re.sub(r"\^\{(-?\d)\}", r"^\1", phrase.replace("*", " ").strip(" .,"))
+        phrase = re.sub(r"\^\{(-?\d)\}", r"^\1", phrase.replace("*", " ").replace("per cent", "percent").strip(" .,"))
         for token in re.findall(r"/|°[CF]\b|[°%¢£€¥₹¤]|\^-?\d|[A-Za-z]+(?:-[A-Za-z]+)*|\S", phrase):
             if not self._take(token, token.lower()):
                 return None
