@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from answer_kinds import choose, kind_of
 from machine import cpu_name, write_result
-from rewritings import Rewriting, choose, kind_of, rewritings
+from rewritings import Rewriting, rewritings
 
 from openrlhf_sfpo.tasks.math_grader import grade
 

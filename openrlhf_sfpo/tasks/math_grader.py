@@ -122,7 +122,7 @@ def _parts(reference: str) -> int:
 
 def _is_readable(reference: str) -> bool:
     text, readings = _understood(reference, True)
-    if not text or text.lower() in {"none", "null", "nan", "n/a"}:
+    if not text or reference.strip().lower() in {"null", "nan", "n/a"}:
         return False
     for one in readings:
         if isinstance(one, Quantity) and judging.is_readable(one.expression):

@@ -44,8 +44,9 @@ _PREFIX = re.compile(
 )
 _FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "ln",
-    "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "dim", "deg", "mod", "arg", "lim", "sup", "inf", "ker", "tr", "sgn",
-    "pi", "sqrt", "frac", "theta", "alpha", "beta", "gamma", "delta", "lambda", "sigma", "omega", "phi", "infty",
+    "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "dim", "deg", "mod", "arg", "lim", "sup",
+    "inf", "ker", "tr", "sgn", "pi", "sqrt", "frac", "theta", "alpha", "beta", "gamma", "delta", "lambda", "sigma",
+    "omega", "phi", "infty",
 }  # fmt: skip
 _TEXT_COMMANDS = r"(?:text(?:rm|bf|it|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|operatorname\*?|rm|textsuperscript)"
 _FONT_COMMANDS = (
@@ -62,7 +63,8 @@ _RELATIONS = {
     "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge", "geqq": "ge", "neq": "ne",
     "lbrace": "{", "rbrace": "}", "approxeq": "approx", "simeq": "approx", "mid": "|", "vert": "|", "lvert": "|",
     "rvert": "|", "colon": ":", "varnothing": "emptyset", "R": "mathbb{R}", "reals": "mathbb{R}", "Reals": "mathbb{R}",
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sfrac": "frac", "nicefrac": "frac", "dbinom": "binom", "tbinom": "binom", "degree": "circ",
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sfrac": "frac", "nicefrac": "frac", "dbinom": "binom",
+    "tbinom": "binom", "degree": "circ",
     "land": "text{ and }", "lor": "text{ or }", "wedge": "text{ and }", "vee": "text{ or }", "ast": "cdot",
     "bmod": "mod", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "lt": "<", "gt": ">", "div": "/",
     "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "infin": "infty", "varphi": "phi",
@@ -80,7 +82,7 @@ _OUTSIDE_TEXT = re.compile(
 )
 _DIGITS3 = r"(?=\d{3}(?!\d))"
 _SPACED_THOUSANDS = re.compile(
-    r"(?<=\d)(?:\{,\}|,\\!|,\\,|\\,|\\ |\\;|\\:|~|'|\\?_(?!\{)|\\text\{,\}|\{\\,\}|\{ \}|\{\\ \})\s*"
+    r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|\\:|~|'|\\?_(?!\{)|\\text\{,\}|\{\\,\}|\{ \}|\{\\ \})\s*"
     rf"{_DIGITS3}"
 )
 _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
@@ -102,6 +104,7 @@ def clean(text: str) -> str:
     text = re.sub(r"^\s*\*\*(.*?)\*\*\s*$", r"\1", text)
     text = _environments(text)
     text = re.sub(r"\\(left|right)\s*\.", "", text)
+    text = re.sub(r"(?<!\d)0\{,\}(?=\d)", "0.", text)
     text = _SPACED_THOUSANDS.sub("", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\text\{,\})(?=\d)", ".", text)
     text = _DROPPED.sub(" ", text)

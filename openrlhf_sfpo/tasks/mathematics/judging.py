@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 SECONDS = 5  # for reading one expression, and for comparing two
+MAX_BRACKETS = 60  # expressions with more are not read
 MAX_DIGITS = 6000  # larger powers and factorials are not evaluated
 _DIGITS = 50
 _POINTS = (0.7310585786300049, -1.3862943611198906, 2.2360679774997896, -0.4142135623730951, 3.7182818284590452)
@@ -108,7 +109,11 @@ def parsed(expression: str) -> Any | None:
     """The expression as a SymPy object, read by math-verify; None if it cannot be read or is too large to evaluate."""
     from math_verify.errors import TimeoutException
 
-    if not expression or expression.count("{") + expression.count("(") > 200 or re.search(r"\d\s+\d", expression):
+    if (
+        not expression
+        or expression.count("{") + expression.count("(") > MAX_BRACKETS
+        or re.search(r"\d\s+\d", expression)
+    ):
         return None
     try:
         return _parsed(expression)

@@ -82,7 +82,9 @@ def _unit_splits(text: str, reference: bool) -> list[tuple[str, str]]:
     suffix = r"((?:\^\\circ|\\?%|\\text\{[^{}]*\}|\^\{-?\d\}|[/.*]|\\cdot|[A-Za-z]+|\(|\)|-|\s)+)"
     found = re.fullmatch(number_end + rf"(?=\^\\circ|\\?%|\\text|[(]\s*\\text){suffix}", text)
     splits = []
-    if found:
+    if found and all(
+        found.group(1).count(opening) == found.group(1).count(closing) for opening, closing in ("()", "{}")
+    ):
         phrase = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found.group(2))
         phrase = (
             phrase.replace(r"^\circ", "°")

@@ -30,7 +30,11 @@ def read_inequality(parts: list[str], signs: list[str]) -> Region | None:
             return Region(((bound, sign == r"\ge", r"\infty", False),), name)
         if sign in ("<", r"\le"):
             return Region(((r"-\infty", False, bound, sign == r"\le"),), name)
-    if constant == [True, False, True] and is_variable(parts[1]):
+    if (
+        len(parts) == 3
+        and is_variable(parts[1])
+        and not any(_mentions(part, parts[1]) for part in (parts[0], parts[2]))
+    ):
         ups, downs = {"<", r"\le"}, {">", r"\ge"}
         low, high = _strip_unit(parts[0]), _strip_unit(parts[2])
         if set(signs) <= ups:
@@ -61,6 +65,11 @@ def _absolute(parts: list[str], signs: list[str]) -> Region | None:
     if signs[0] in (">", r"\ge"):
         return Region(((r"-\infty", False, low, closed), (high, closed, r"\infty", False)), variable)
     return None
+
+
+def _mentions(text: str, variable: str) -> bool:
+    """Whether a bound has the variable in it."""
+    return bool(re.search(rf"(?<![a-zA-Z\\]){re.escape(variable.strip())}(?![a-zA-Z])", text))
 
 
 def is_variable(text: str) -> bool:
