@@ -16,7 +16,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rewritings import Rewriting, rewritings
 from openrlhf_sfpo.tasks.math_grader import grade
 
 HERE = Path(__file__).parent
+ACCEPTABLE, WRONG = 18, 7  # rewritings of one answer
 KEYS = ("answer", "label", "final_answer", "target")
 
 
@@ -43,15 +44,26 @@ def load(paths: list[Path]) -> list[str]:
     return answers
 
 
-def generate(answers: list[str], count: int, seed: int) -> list[Rewriting]:
-    """Rewritings of some of the answers."""
+def generate(answers: list[str], count: int, seed: int, held_out_from: Sequence[int] = ()) -> list[Rewriting]:
+    """Rewritings of some of the answers: for each, at most ACCEPTABLE acceptable ones and WRONG wrong ones.
+
+    Args:
+        answers: all reference answers.
+        count: how many of them to choose, at most.
+        seed: of every choice.
+        held_out_from: seeds whose chosen answers are left out.
+    """
     generator = random.Random(seed)
-    chosen = choose(answers, count, seed)
+    seen = {answer for other in held_out_from for answer in choose(answers, count, other)}
+    chosen = choose([answer for answer in answers if answer not in seen], count, seed)
     made: list[Rewriting] = []
     for label in chosen:
         others = [one for one in chosen if one != label and kind_of(one) == kind_of(label)]
         neighbours = generator.sample(others, min(2, len(others)))
-        made += rewritings(label, neighbours, generator)
+        cases = rewritings(label, neighbours, generator)
+        for acceptable, most in ((True, ACCEPTABLE), (False, WRONG)):
+            some = [case for case in cases if case.acceptable is acceptable]
+            made += generator.sample(some, min(most, len(some)))
     return made
 
 
@@ -99,12 +111,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", type=Path, default=[HERE / "grading_answers.jsonl"], metavar="FILE")
     parser.add_argument("--answers", type=int, default=360, metavar="N", help="reference answers to rewrite")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--held_out_from", nargs="+", type=int, default=[], metavar="SEED", help="leave out the answers of these seeds"
+    )
     parser.add_argument("--only_ours", action="store_true", help="leave math-verify out")
     parser.add_argument("--misjudged", action="store_true", help="print what our grader gets wrong")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write grading.md and grading.json there")
     args = parser.parse_args(argv)
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    cases = generate(load(args.data), args.answers, args.seed)
+    cases = generate(load(args.data), args.answers, args.seed, args.held_out_from)
     graders = {"ours": ours} if args.only_ours else {"ours": ours, "math-verify": math_verify}
     verdicts: dict[str, list[bool]] = {}
     seconds: dict[str, float] = {}

@@ -280,6 +280,16 @@ g(x)\in[-80,82] ;; -80\leq g(x)\leq 82
 x \in \mathbb{R} ;; (-\infty,\infty)
 0 ;; 0
 -0 ;; 0
+3 m + 2 ;; 3m+2
+2 m^2 ;; 2m^2
+2 g(x) ;; 2g(x)
+5 s - 1 ;; 5s-1
+9.8 m/s^2 ;; 9.8
+9.8 m/s^2 ;; 9.8\text{ m/s}^2
+36 in^2 ;; 36\text{ square inches}
+x = 5 m ;; 5\text{ m}
+5m ;; 5
+14k ;; 14k
 0.0 ;; 0
 2(13) ;; 26
 (2)(13) ;; 26
@@ -663,6 +673,9 @@ x=18 \text{ or } 19 ;; 18
 2\frac13 ;; \frac23
 3\pi ;; 3
 5x ;; 5
+5 ;; 5m
+5 ;; 14k
+5m ;; 5n
 5k ;; 5
 5\pi ;; 5
 \text{label} ;; 5

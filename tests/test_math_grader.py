@@ -188,7 +188,7 @@ def test_benchmark_of_graders() -> None:
     refused = [case for case, said in zip(cases, verdicts, strict=True) if case.acceptable and not said]
     accepted = [case for case, said in zip(cases, verdicts, strict=True) if not case.acceptable and said]
     acceptable = sum(case.acceptable for case in cases)
-    assert acceptable > 700 and len(cases) - acceptable > 300
+    assert acceptable > 600 and len(cases) - acceptable > 200
     assert len(refused) <= 0.01 * acceptable, refused
     assert len(accepted) <= 0.003 * (len(cases) - acceptable), accepted
     assert "| all |" in table(cases, {"ours": verdicts})

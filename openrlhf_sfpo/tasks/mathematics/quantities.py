@@ -37,6 +37,11 @@ NUMBER_WORDS = {
 } | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100}
 _BASED = re.compile(r"\(?\s*(\d[\dA-F]*|[A-F][\dA-F]*\d[\dA-F]*)\s*\)?\s*_\s*(?:\{(.*)\}|\((\d+)\)|(\\text\{[^{}]*\}))")
 _BASE_WORDS = re.compile(r"\(?\s*(\d[\dA-F]*)\s*\)?\s*\(?\s*\\text\{(?:in )?base\s?(\w*)\}\s*(\d*)\s*\)?")
+# One letter after a number, which may be a unit or a variable.
+_BARE_UNIT = re.compile(
+    r"((?:[^A-Za-z\\]|\\(?:times|cdot|frac|sqrt|pi)(?![a-z]))+?)(\s*)"
+    r"([mshgLlKNJWVA](?:\^\{-?\d\})?(?:\s*/\s*(?:min|hr|kg|[smhL])(?:\^\{\d\})?)?)"
+)
 _CLOCK = re.compile(
     r"(\d{1,2})(?:\s*:\s*(\d\d))?(?:\s*:\s*(\d\d))?\s*(?:\\text\{\s*([apAP])\.?\s*[mM]\.?\s*\}|\b([AaPp])[mM]\b)?"
 )
@@ -81,25 +86,14 @@ def _unit_splits(text: str, reference: bool) -> list[tuple[str, str]]:
     number_end = r"(.*?(?:[\d)}\]!]|\\pi|\\infty|\b[a-z])\.?)\s*"
     suffix = r"((?:\^\\circ|\\?%|\\text\{[^{}]*\}|\^\{-?\d\}|[/.*]|\\cdot|[A-Za-z]+|\(|\)|-|\s)+)"
     found = re.fullmatch(number_end + rf"(?=\^\\circ|\\?%|\\text|[(]\s*\\text){suffix}", text)
-    splits = []
-    if found and all(
-        found.group(1).count(opening) == found.group(1).count(closing) for opening, closing in ("()", "{}")
-    ):
-        phrase = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found.group(2))
-        phrase = (
-            phrase.replace(r"^\circ", "°")
-            .replace(r"\%", "%")
-            .replace(r"\cdot", " ")
-            .replace("(", " ")
-            .replace(")", " ")
-        )
-        splits.append((found.group(1), re.sub(r"°\s+([CF])\b", r"°\1", phrase.strip())))
-    elif not reference and (bare := re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*([mshgLlKNJWVA])(?:\^\{(\d)\})?", text)):
-        splits.append((bare.group(1), bare.group(2) + (f"^{bare.group(3)}" if bare.group(3) else "")))
-        splits.append((text, ""))
-    else:
-        splits.append((text, ""))
-    return splits
+    if found and all(found.group(1).count(one) == found.group(1).count(other) for one, other in ("()", "{}")):
+        phrase = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found.group(2)).replace(r"^\circ", "°").replace(r"\%", "%")
+        phrase = re.sub(r"\\cdot|[()]", " ", phrase).strip()
+        return [(found.group(1), re.sub(r"°\s+([CF])\b", r"°\1", phrase))]
+    bare = _BARE_UNIT.fullmatch(text)
+    if bare and (bare.group(2) or not reference):
+        return [(bare.group(1), bare.group(3)), (text, "")]
+    return [(text, "")]
 
 
 def _mixed(expression: str) -> str:

@@ -48,8 +48,8 @@ _PERCENT = {"%", "percent", "percentage", "pct"}
 _RATES = {"mph": ("mile", "hour"), "kmph": ("km", "hour"), "kph": ("km", "hour"), "kmh": ("km", "hour")}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
-# Symbols that are as likely to be variables where they stand right after a number.
-_LIKE_VARIABLES = {"m", "s", "h", "g", "L", "l", "K", "N", "J", "W", "V", "A", "in", "rs"}
+# Symbols that may as well be variables right after a number, whatever the space between them.
+_LIKE_VARIABLES = {"m", "s", "h", "g", "L", "l", "K", "N", "J", "W", "V", "A", "rs"}
 # With one of these, the words after a number say more than what is counted.
 _SAYS_MORE = {"not", "no", "or", "and", "except", "if", "when", "where", "for", "than", "without", "but", "is", "are"}
 _FILLERS = {"a", "an", "the", "of", "in", "total", "about", "each", "different", "distinct", "possible", "old", "long"}
@@ -95,8 +95,8 @@ def is_unit_symbol(word: str, separated: bool) -> bool:
         word: the letters.
         separated: they stand apart from the number.
     """
-    if word in _LIKE_VARIABLES:
-        return separated and word not in {"in", "rs"}
+    if word in _LIKE_VARIABLES or (word == "in" and not separated):
+        return False
     return word in _SCALES or word in _PERCENT or word in _RATES or _lookup(word) is not None
 
 
