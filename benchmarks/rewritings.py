@@ -1,0 +1,62 @@
+"""Rewritings of reference answers to mathematical problems: acceptable ones, and wrong ones that look alike.
+
+They are made from the reference's LaTeX by rules of their own, which know nothing of the grader. Whatever is called
+acceptable here has the reference's value, in the form that such a reference has; whatever is called wrong has not.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from acceptable_rewritings import boxed, of_kind, typeset
+from answer_kinds import Pair, kind_of, surely_differ
+from wrong_rewritings import perturbed, wrong_of_kind, wrongly_boxed
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """A response to be graded against a reference answer, and what a mathematician says of it."""
+
+    kind: str
+    response: str
+    label: str
+    acceptable: bool
+
+
+def rewritings(label: str, neighbours: list[str], generator: random.Random) -> list[Rewriting]:
+    """All rewritings of one reference answer.
+
+    Args:
+        label: the reference answer.
+        neighbours: other reference answers of its kind, which are wrong for it.
+        generator: for the choices that are made by chance.
+    """
+    kind = kind_of(label)
+    good: list[Pair] = [("as it is", label), *typeset(label), *of_kind(kind, label)]
+    bad: list[Pair] = [*wrong_of_kind(kind, label), *perturbed(label)]
+    bad += [("a neighbour's answer", other) for other in neighbours if kind != "choice" and surely_differ(label, other)]
+    made = [Rewriting(name, _respond(answer, generator), label, True) for name, answer in _distinct(good)]
+    made += [Rewriting(name, response, label, True) for name, response in boxed(label, kind)]
+    made += [Rewriting(name, _respond(answer, generator), label, False) for name, answer in _distinct(bad)]
+    made += [Rewriting(name, response, label, False) for name, response in wrongly_boxed(label, kind)]
+    return made
+
+
+def _distinct(pairs: list[Pair]) -> Iterator[Pair]:
+    seen: set[str] = set()
+    for name, answer in pairs:
+        if answer not in seen:
+            seen.add(answer)
+            yield name, answer
+
+
+def _respond(answer: str, generator: random.Random) -> str:
+    return generator.choice(
+        [
+            rf"So the answer is $\boxed{{{answer}}}$.",
+            rf"\boxed{{{answer}}}",
+            rf"We get \[ \boxed{{{answer}}} \]",
+            rf"**Answer:** $$\boxed{{{answer}}}$$",
+            rf"Therefore \(\boxed{{{answer}}}\) is what was asked for, as 2 + 2 = 4.",
+        ]
+    )

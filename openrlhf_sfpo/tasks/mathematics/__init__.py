@@ -1,0 +1,1 @@
+"""Reading mathematical answers and comparing them; see docs/grading.md."""

@@ -1,0 +1,242 @@
+"""Whether two readings of answers are equal."""
+
+import re
+from fractions import Fraction
+
+from openrlhf_sfpo.tasks.mathematics import judging
+from openrlhf_sfpo.tasks.mathematics.readings import (
+    Based,
+    Choice,
+    Clock,
+    Group,
+    Letters,
+    Matrix,
+    Quantity,
+    Ratio,
+    Reading,
+    Region,
+    Relation,
+    Words,
+)
+from openrlhf_sfpo.tasks.mathematics.units import compatible, same_size
+
+Readings = tuple[Reading, ...]
+_LONGEST = 60  # lists with more items are compared in order only
+
+
+def agree(gold: Readings, answer: Readings) -> bool:
+    """Whether any reading of the answer equals any reading of the reference."""
+    lettered = [one for one in gold if isinstance(one, Choice)], [one for one in answer if isinstance(one, Choice)]
+    if all(lettered) and any(one.rest for one in lettered[0]) and any(one.rest for one in lettered[1]):
+        return any(_choices(one, other) for one in lettered[0] for other in lettered[1])
+    return any(_equal(one, other) for one in gold for other in answer)
+
+
+def _equal(gold: Reading, answer: Reading) -> bool:
+    if isinstance(gold, Quantity) and isinstance(answer, Quantity):
+        return _quantities(gold, answer)
+    if isinstance(gold, (Words, Letters)) and isinstance(answer, (Words, Letters)):
+        # Words are the same in capitals; a few capitals are names of points.
+        return gold == answer or (
+            type(gold) is not type(answer) and len(gold.text) > 3 and gold.text.lower() == answer.text.lower()
+        )
+    if isinstance(gold, Choice) and isinstance(answer, Choice):
+        return _choices(gold, answer)
+    if isinstance(gold, Group) and isinstance(answer, Group):
+        return _groups(gold, answer)
+    if isinstance(gold, Region) and isinstance(answer, Region):
+        return _regions(gold, answer)
+    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
+        return _matrices(gold, answer)
+    if (isinstance(gold, Matrix) and isinstance(answer, Group)) or (
+        isinstance(gold, Group) and isinstance(answer, Matrix)
+    ):
+        return _vector(gold, answer)
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        return _relations(gold, answer)
+    if isinstance(gold, Clock) and isinstance(answer, Clock):
+        return _clocks(gold, answer)
+    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+        return _ratios(gold, answer)
+    if isinstance(gold, Based) or isinstance(answer, Based):
+        return _based(gold, answer)
+    return False
+
+
+def _quantities(gold: Quantity, answer: Quantity) -> bool:
+    if not _same_name(gold.name, answer.name):
+        return False
+    one, other = gold.unit, answer.unit
+    if one is None and other is None:
+        return judging.equal_expressions(gold.expression, answer.expression)
+    if one is not None and other is not None:
+        if not compatible(one, other):
+            return False
+        return judging.equal_expressions(gold.expression, answer.expression, 1 / same_size(one, other))
+    unit = one or other
+    if unit.percent:
+        return _percent(gold, answer)
+    return judging.equal_expressions(gold.expression, answer.expression)
+
+
+def _percent(gold: Quantity, answer: Quantity) -> bool:
+    """25 % is 1/4, and 25 where the question asks for per cent. Below 1, a bare number is not in per cent."""
+    percent, bare = (gold, answer) if gold.unit is not None else (answer, gold)
+    if judging.equal_expressions(bare.expression, percent.expression, Fraction(1, 100)):
+        return True
+    size = judging.value(bare.expression)
+    return size is not None and abs(size) >= 1 and judging.equal_expressions(bare.expression, percent.expression)
+
+
+def _same_name(gold: str | None, answer: str | None) -> bool:
+    """Whether two named values can be the same one: x is not y, AB not CD; y may be f(x), and x may be x_1."""
+    if gold is None or answer is None or gold == answer:
+        return True
+    single, capitals = r"\\?[a-zA-Z]|\\[a-z]+", r"[A-Z]{2,}"
+    if not all(re.fullmatch(r"\\?[a-zA-Z]+'*(?:_\w+)?(?:\([a-z0-9,]+\))?", name) for name in (gold, answer)):
+        return False
+    return not any(re.fullmatch(kind, gold) and re.fullmatch(kind, answer) for kind in (single, capitals))
+
+
+def _choices(gold: Choice, answer: Choice) -> bool:
+    same = gold.letter == answer.letter or (
+        (gold.in_parentheses or answer.in_parentheses) and gold.letter.upper() == answer.letter.upper()
+    )
+    return same and (not gold.rest or not answer.rest or agree(gold.rest, answer.rest))
+
+
+def _groups(gold: Group, answer: Group) -> bool:
+    kinds = {gold.kind, answer.kind}
+    if kinds == {"set", "tuple"} or kinds == {"set", "brackets"}:
+        return False
+    if kinds == {"tuple", "brackets"} and len(gold.items) < 3:
+        return False
+    if kinds == {"set"}:
+        return all(any(agree(one, other) for other in answer.items) for one in gold.items) and all(
+            any(agree(one, other) for one in gold.items) for other in answer.items
+        )
+    if len(gold.items) != len(answer.items):
+        return False
+    if kinds & {"tuple"} or kinds == {"brackets"} or len(gold.items) > _LONGEST:
+        pairs = zip(_by_name(gold, answer), _by_name(answer, gold), strict=True)
+        return all(agree(one, other) for one, other in pairs)
+    left = list(answer.items)
+    for one in gold.items:
+        found = next((index for index, other in enumerate(left) if agree(one, other)), None)
+        if found is None:
+            return False
+        left.pop(found)
+    return True
+
+
+def _by_name(group: Group, other: Group) -> tuple[Readings, ...]:
+    """A list's items in the order of their names (y = 2, x = 1), if it is compared with a tuple; else as they are."""
+    if group.kind != "list" or other.kind != "tuple":
+        return group.items
+    names = [next((one.name for one in item if isinstance(one, Quantity) and one.name), None) for item in group.items]
+    if not all(names) or len(set(names)) < len(names):
+        return group.items
+    return tuple(item for _, item in sorted(zip(names, group.items, strict=True), key=lambda pair: pair[0]))
+
+
+def _regions(gold: Region, answer: Region) -> bool:
+    if not _same_name(gold.variable, answer.variable) or len(gold.intervals) != len(answer.intervals):
+        return False
+    left = list(answer.intervals)
+    for interval in gold.intervals:
+        found = next((other for other in left if _same_interval(interval, other)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _same_interval(gold: tuple[str, bool, str, bool], answer: tuple[str, bool, str, bool]) -> bool:
+    ends = [(gold[0], gold[1], answer[0], answer[1]), (gold[2], gold[3], answer[2], answer[3])]
+    return all(_same_end(*end) for end in ends)
+
+
+def _same_end(gold: str, gold_in: bool, answer: str, answer_in: bool) -> bool:
+    infinite = [_infinity(gold), _infinity(answer)]
+    if any(infinite):
+        return infinite[0] == infinite[1]
+    return gold_in == answer_in and judging.equal_expressions(gold, answer)
+
+
+def _infinity(end: str) -> str | None:
+    tight = re.sub(r"\s+|[+]", "", end)
+    return tight if tight in {r"\infty", r"-\infty"} else None
+
+
+def _matrices(gold: Matrix, answer: Matrix) -> bool:
+    if gold.determinant != answer.determinant or [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
+        return False
+    pairs = [pair for rows in zip(gold.rows, answer.rows, strict=True) for pair in zip(*rows, strict=True)]
+    return all(agree(one, other) for one, other in pairs)
+
+
+def _vector(gold: Matrix | Group, answer: Matrix | Group) -> bool:
+    """A column (or, in brackets, rows) of numbers written as a tuple."""
+    matrix, group = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
+    if matrix.determinant or group.kind not in {"tuple", "brackets"} or len(matrix.rows) != len(group.items):
+        return False
+    if all(len(row) == 1 for row in matrix.rows):
+        cells = [row[0] for row in matrix.rows]
+    elif group.kind == "brackets":
+        cells = [(Group("brackets", row),) for row in matrix.rows]
+    else:
+        return False
+    return all(
+        agree(cell, item) if matrix is gold else agree(item, cell)
+        for cell, item in zip(cells, group.items, strict=True)
+    )
+
+
+def _relations(gold: Relation, answer: Relation) -> bool:
+    flipped = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+    sides = [(gold.left, gold.right, gold.sign), (gold.right, gold.left, flipped.get(gold.sign, gold.sign))]
+    for left, right, sign in sides:
+        if (
+            sign == answer.sign
+            and judging.equal_expressions(left, answer.left)
+            and judging.equal_expressions(right, answer.right)
+        ):
+            return True
+    factor = judging.common_factor((gold.left, gold.right), (answer.left, answer.right))
+    if factor is None:
+        return False
+    if gold.sign in {"=", r"\ne"}:
+        return gold.sign == answer.sign
+    return answer.sign == (gold.sign if factor > 0 else flipped.get(gold.sign))
+
+
+def _clocks(gold: Clock, answer: Clock) -> bool:
+    if (gold.minute, gold.second) != (answer.minute, answer.second):
+        return False
+    if gold.half is None or answer.half is None:
+        if gold.hour == answer.hour:
+            return True
+        half = gold.half or answer.half
+        return half is not None and _hours(gold, half) == _hours(answer, half)
+    return gold.half == answer.half and gold.hour % 12 == answer.hour % 12
+
+
+def _hours(clock: Clock, half: str) -> int:
+    return clock.hour if clock.half is None else clock.hour % 12 + (12 if half == "pm" else 0)
+
+
+def _ratios(gold: Ratio, answer: Ratio) -> bool:
+    if len(gold.parts) != len(answer.parts):
+        return False
+    first = [f"\\frac{{{part}}}{{{gold.parts[-1]}}}" for part in gold.parts[:-1]]
+    second = [f"\\frac{{{part}}}{{{answer.parts[-1]}}}" for part in answer.parts[:-1]]
+    return all(judging.equal_expressions(one, other) for one, other in zip(first, second, strict=True))
+
+
+def _based(gold: Reading, answer: Reading) -> bool:
+    """A number in a base equals the same digits in the same base; without one, the base is the question's."""
+    if isinstance(gold, Based) and isinstance(answer, Based):
+        return gold == answer
+    based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
+    digits = getattr(other, "expression", getattr(other, "text", "")).replace(" ", "")
+    return isinstance(based, Based) and bool(digits) and (digits.lstrip("0") or "0") == based.digits
