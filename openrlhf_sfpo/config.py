@@ -136,6 +136,9 @@ class RunConfig:
     allow_changed: tuple[str, ...] = _flag(
         (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
     )
+    allow_open_ray: bool = _flag(
+        False, "join a Ray cluster (RAY_ADDRESS) that has no authentication: whoever reaches it can run programs as you"
+    )
     verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
     eval_at_ends: bool = _flag(
         True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.requirements import Requirement
 
+from openrlhf_sfpo import loopback
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.ports import free_port
@@ -170,6 +171,8 @@ def all_reduce(rank: int, count: int, backend: str, port: int) -> None:
     import torch
     import torch.distributed as dist
 
+    os.environ.update(loopback.environment())
+    loopback.keep_stores_narrow()
     dist.init_process_group(backend, f"tcp://127.0.0.1:{port}", timedelta(seconds=60), world_size=count, rank=rank)
     ones = torch.ones(1 << 16, device=f"cuda:{rank}" if backend == "nccl" else "cpu")
     dist.all_reduce(ones)

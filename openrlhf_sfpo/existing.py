@@ -87,7 +87,7 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
         names: the globals of that function.
         args: its arguments; settings that depend on the device are filled in.
     """
-    from openrlhf_sfpo.orchestration.devices import has_cuda, start_ray
+    from openrlhf_sfpo.orchestration.devices import has_cuda, start_ray, stop_ray
     from openrlhf_sfpo.orchestration.hooks import model_actors, replaced
     from openrlhf_sfpo.orchestration.nodes import node_by_node
 
@@ -98,6 +98,7 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
     _settle(args, "cpu" if on_cpu else "cuda")
     with ExitStack() as stack:
         if on_cpu:
+            stack.callback(stop_ray)
             start_ray(args)
         if ours_alone:
             from openrlhf.trainer.ray import launcher, vllm_engine

@@ -13,6 +13,8 @@ from openrlhf_sfpo.cli.flags import flatten, parse_settings, read_yaml
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
+from openrlhf_sfpo.home import have_home
+from openrlhf_sfpo.keys import take_keys
 from openrlhf_sfpo.orchestration.lanes import Lanes, PlannedRun, still_to_do
 from openrlhf_sfpo.report.console import Console, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
@@ -27,6 +29,7 @@ _KEYS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Compare; return the exit status: 0, 1 if a run failed, 2 for bad input."""
+    have_home()
     parser = _parser()
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
@@ -104,6 +107,7 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
         _seeds(config, content, base), _variants(config, content), _combinations(config, content)
     ):
         settings = {**base, **flags, **swept, **overrides, "train.seed": seed}
+        take_keys(settings)
         name = _unused_name(variant, swept, seed, runs)
         directory = (out / "runs" / name).absolute()
         flat, given = parse_settings({**settings, "run.dir": str(directory)}, str(config))

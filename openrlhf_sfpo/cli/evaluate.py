@@ -8,6 +8,7 @@ from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.home import have_home
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, grader_for, load_problems, paper_specs
 from openrlhf_sfpo.tasks.rewards import BUILTIN, check_reward, load_reward
 
@@ -18,6 +19,7 @@ _PLAIN = {"samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 1024
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; return the exit status: 0, 1 if sampling or grading failed, 2 for bad input."""
+    have_home()
     args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
         _fill_in(args)

@@ -5,10 +5,12 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from openrlhf_sfpo import keys
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
+from openrlhf_sfpo.home import have_home
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,8 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if "-h" in words or "--help" in words:
         print(dry_run.HELP)
+    have_home()
+    keys.warn(words)
     try:
         flat, given = parse([word for word in words if word != dry_run.FLAG])
+        keys.take_keys(vars(flat))
         if getattr(flat, "run.dir") is None:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
         if dry_run.FLAG in words:

@@ -1,0 +1,84 @@
+"""Keys stay in the environment: not in flags, files that a run writes, logs, or what is sent to Weights & Biases."""
+
+import netrc
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.errors import UsageError
+
+WANDB_FLAG = "logger.wandb.key"
+WANDB_VARIABLE = "WANDB_API_KEY"
+# The flag's value that turns W&B on with the key of the environment, and what stands for every key that is given.
+FROM_ENVIRONMENT = "env"
+# What earlier versions wrote into config.yaml.
+_NOT_WRITTEN_DOWN = "(not written down)"
+# What the processes of a cluster, which do not inherit the driver's environment, are given.
+PASSED_ON = (WANDB_VARIABLE, "WANDB_BASE_URL", "WANDB_MODE", "HF_TOKEN")
+
+
+def take_keys(settings: dict[str, Any]) -> None:
+    """Move a W&B key from the settings into the environment; `env` is left there.
+
+    Args:
+        settings: flags by dotted name, changed in place.
+
+    Raises:
+        UsageError: W&B is to be used with the key of the environment, and there is none.
+    """
+    key = settings.get(WANDB_FLAG)
+    if not key:
+        return
+    if key not in (FROM_ENVIRONMENT, _NOT_WRITTEN_DOWN):
+        os.environ[WANDB_VARIABLE] = str(key)
+    elif not _has_wandb_key():
+        raise UsageError(
+            f"--{WANDB_FLAG}",
+            f"is {FROM_ENVIRONMENT}, and there is no W&B key in the environment.",
+            f"Set {WANDB_VARIABLE}, run `wandb login`, or set WANDB_MODE=offline.",
+        )
+    elif _is_offline():
+        os.environ.setdefault(WANDB_VARIABLE, "0" * 40)  # OpenRLHF logs in before W&B looks at its mode
+    settings[WANDB_FLAG] = FROM_ENVIRONMENT
+
+
+def warning_about(words: list[str]) -> str | None:
+    """What to say of a key on a command line."""
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == f"--{WANDB_FLAG}":
+            value = value if equals else "".join(words[number + 1 : number + 2])
+            if value not in (FROM_ENVIRONMENT, ""):
+                return (
+                    f"warning: the key after --{WANDB_FLAG} is on the command line, where every user of this machine "
+                    f"can read it while the run lasts. Set {WANDB_VARIABLE} instead, and give --{WANDB_FLAG} env."
+                )
+    return None
+
+
+def warn(words: list[str]) -> None:
+    """Print that warning, if any."""
+    text = warning_about(words)
+    if text:
+        print(f"openrlhf-sfpo: {text}", file=sys.stderr)
+
+
+def environment_to_pass_on() -> dict[str, str]:
+    """The variables with keys that a cluster's processes need."""
+    return {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+
+
+def _is_offline() -> bool:
+    return os.environ.get("WANDB_MODE", "").lower() in ("offline", "dryrun", "disabled")
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get(WANDB_VARIABLE) or _is_offline():
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+    try:
+        path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, RuntimeError, netrc.NetrcParseError):
+        return False
