@@ -8,6 +8,7 @@ import os
 import pwd
 from pathlib import Path
 
+from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.scratch import Scratch
 
 # Files below the old home that are read and not written, and the variables that name them. A home that can only be
@@ -63,6 +64,18 @@ def home_directory() -> Path | None:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
         return None
+
+
+def check_caches() -> None:
+    """Check that every cache that a variable names can be written.
+
+    Raises:
+        UsageError: naming the variable.
+    """
+    for name, place in unwritable_caches().items():
+        raise UsageError(
+            name, f"is {place}, which cannot be written.", "Unset it, or set it to a directory that can be written."
+        )
 
 
 def unwritable_caches() -> dict[str, str]:

@@ -6,6 +6,7 @@ sent.
 """
 
 import errno
+import importlib
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -42,8 +43,8 @@ def keep_stores_narrow() -> None:
 
     Its TCPStore listens on all interfaces. May be called more than once.
     """
-    from torch.distributed import rendezvous
-
+    # `torch.distributed.rendezvous` is a function of that name.
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")
     original = rendezvous._create_c10d_store
     if getattr(original, "is_narrow", False):
         return

@@ -125,10 +125,19 @@ def _start_here(args: Any) -> str:
     return "cuda" if cuda else "cpu"
 
 
-def _join(args: Any) -> str:
+def join_cluster(allow_open: bool, **options: Any) -> None:
+    """Connect to the cluster that RAY_ADDRESS names.
+
+    Args:
+        allow_open: --run.allow_open_ray.
+        options: of `ray.init`.
+
+    Raises:
+        UsageError: it does not answer, lets everybody in, or does not let us in.
+    """
     import ray
 
-    cluster = ray_cluster.check_cluster(args.run.allow_open_ray)
+    cluster = ray_cluster.check_cluster(allow_open)
     assert cluster is not None
     if cluster.asks_for_token and ray_cluster.token() is not None:
         ray_cluster.use_token_authentication()
@@ -136,14 +145,10 @@ def _join(args: Any) -> str:
         from ray._private import ray_constants
 
         ray_constants.ENABLE_RAY_CLUSTER = False  # by itself Ray would look for it at the network address
-    options = _options(args)
-    options["address"] = cluster.address
-    name = f"openrlhf_sfpo_{secrets.token_hex(8)}"
-    options["runtime_env"]["env_vars"][KEYS_VARIABLE] = name
     # In the environment it has the last word, and may say "localhost".
     with _environment({"RAY_ADDRESS": cluster.address}):
         try:
-            ray.init(**options)
+            ray.init(address=cluster.address, **options)
         except Exception as error:  # other versions of Ray or Python, or no node of the cluster here
             reason = str(error).strip().splitlines()[0]
             raise UsageError(
@@ -151,6 +156,15 @@ def _join(args: Any) -> str:
                 f"is {ray_cluster.asked_for()}, and Ray cannot join that cluster: {reason}",
                 "Start the run on one of its nodes, with the same versions of Ray and Python.",
             ) from None
+
+
+def _join(args: Any) -> str:
+    import ray
+
+    name = f"openrlhf_sfpo_{secrets.token_hex(8)}"
+    options = _options(args)
+    options["runtime_env"]["env_vars"][KEYS_VARIABLE] = name
+    join_cluster(args.run.allow_open_ray, **options)
     _leave_keys(name)
     resources = ray.cluster_resources()
     if not resources.get("GPU"):

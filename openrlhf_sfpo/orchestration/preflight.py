@@ -14,6 +14,7 @@ from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.home import check_caches
 from openrlhf_sfpo.orchestration import hooks, ray_cluster, resume
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
@@ -91,6 +92,7 @@ def still_to_do(flat: argparse.Namespace) -> list[UsageError]:
 def _steps(args: Any, probe: bool = True) -> Iterator[partial[None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
     yield partial(_check_given, args)
+    yield partial(check_caches)
     yield partial(ray_cluster.check_cluster, args.run.allow_open_ray)
     yield partial(check_flags, args)
     yield partial(_check_rewards, args)
