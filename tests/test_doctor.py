@@ -75,9 +75,11 @@ def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 1, "num_cpus": 2, "include_dashboard": False})
     try:
-        done = run("--json", *flags(tmp_path / "run", problems), RAY_ADDRESS=cluster.address)
+        done = run("--json", *flags(tmp_path / "run", problems, run__allow_open_ray=True), RAY_ADDRESS=cluster.address)
+        refused = run("--json", *flags(tmp_path / "run", problems), RAY_ADDRESS=cluster.address)
     finally:
         cluster.shutdown()
+    assert "without authentication" in findings(refused)["RAY_ADDRESS"]["found"]
     assert done.returncode == 1
     ray = findings(done)["Ray"]
     assert ray["state"] == "error"
