@@ -3,6 +3,7 @@
 import netrc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +44,33 @@ def take_keys(settings: dict[str, Any]) -> None:
     settings[WANDB_FLAG] = FROM_ENVIRONMENT
 
 
-def warning_about(words: list[str]) -> str | None:
-    """What to say of a key on a command line."""
+def key_in(words: list[str]) -> str | None:
+    """The W&B key on a command line; None if there is none, or `env`."""
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name == f"--{WANDB_FLAG}":
             value = value if equals else "".join(words[number + 1 : number + 2])
-            if value not in (FROM_ENVIRONMENT, ""):
-                return (
-                    f"warning: the key after --{WANDB_FLAG} is on the command line, where every user of this machine "
-                    f"can read it while the run lasts. Set {WANDB_VARIABLE} instead, and give --{WANDB_FLAG} env."
-                )
+            if value not in (FROM_ENVIRONMENT, _NOT_WRITTEN_DOWN, ""):
+                return value
     return None
 
 
-def warn(words: list[str]) -> None:
-    """Print that warning, if any."""
-    text = warning_about(words)
-    if text:
-        print(f"openrlhf-sfpo: {text}", file=sys.stderr)
+def hide(words: list[str]) -> None:
+    """Take a key on the command line out of what `ps` shows of this process, and say that others may have seen it."""
+    key = key_in(words)
+    if key is None:
+        return
+    print(
+        f"openrlhf-sfpo: warning: the key after --{WANDB_FLAG} was on the command line, where every user of this "
+        f"machine can read it, and shells remember it. Set {WANDB_VARIABLE} instead, and give --{WANDB_FLAG} env.",
+        file=sys.stderr,
+    )
+    with suppress(ImportError, OSError):
+        from setproctitle import setproctitle  # vLLM needs it, too
+
+        shown = Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+        if key in shown:
+            setproctitle(shown.replace(key, FROM_ENVIRONMENT))
 
 
 def environment_to_pass_on() -> dict[str, str]:

@@ -341,12 +341,12 @@ def test_a_key_goes_into_the_environment_and_out_of_the_flags(
     assert os.environ[keys.WANDB_VARIABLE] == KEY
     assert KEY not in repr(flat)
     assert vars(flat)[keys.WANDB_FLAG] == "env", "W&B is on"
-    assert keys.WANDB_VARIABLE in keys.warning_about(words)
+    assert keys.key_in(words) == KEY
 
 
 @pytest.mark.parametrize("words", [[], ["--logger.wandb.key", "env"], ["--logger.wandb.key=env"]])
 def test_nothing_is_said_where_no_key_is_shown(words: list[str]) -> None:
-    assert keys.warning_about(words) is None
+    assert keys.key_in(words) is None
 
 
 def test_the_key_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -362,6 +362,16 @@ def test_the_key_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     nothing: dict[str, Any] = {keys.WANDB_FLAG: None}
     keys.take_keys(nothing)
     assert nothing == {keys.WANDB_FLAG: None}, "a key that is exported for other programs sends nothing to W&B"
+
+
+def test_ps_does_not_show_the_key() -> None:
+    code = "import pathlib, sys; from openrlhf_sfpo import keys; keys.hide(sys.argv);"
+    code += "print(pathlib.Path('/proc/self/cmdline').read_text())"
+    command = [sys.executable, "-c", code, "--logger.wandb.key", KEY, "--x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "--logger.wandb.key env --x" in done.stdout, done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert "every user of this machine can read it" in done.stderr
 
 
 def test_a_comparison_writes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     if "-h" in words or "--help" in words:
         print(dry_run.HELP)
     have_home()
-    keys.warn(words)
+    keys.hide(words)
     try:
         flat, given = parse([word for word in words if word != dry_run.FLAG])
         keys.take_keys(vars(flat))
