@@ -47,8 +47,9 @@ def take_keys(settings: dict[str, Any]) -> None:
 def key_in(words: list[str]) -> str | None:
     """The W&B key on a command line; None if there is none, or `env`."""
     for number, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name == f"--{WANDB_FLAG}":
+        # `compare` has it as --set logger.wandb.key=KEY.
+        name, equals, value = word.removeprefix("--set=").partition("=")
+        if name == f"--{WANDB_FLAG}" or (equals and name == WANDB_FLAG):
             value = value if equals else "".join(words[number + 1 : number + 2])
             if value not in (FROM_ENVIRONMENT, _NOT_WRITTEN_DOWN, ""):
                 return value

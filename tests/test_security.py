@@ -344,6 +344,11 @@ def test_a_key_goes_into_the_environment_and_out_of_the_flags(
     assert keys.key_in(words) == KEY
 
 
+@pytest.mark.parametrize("words", [["--set", f"logger.wandb.key={KEY}"], [f"--set=logger.wandb.key={KEY}"]])
+def test_a_key_in_a_comparison(words: list[str]) -> None:
+    assert keys.key_in(words) == KEY
+
+
 @pytest.mark.parametrize("words", [[], ["--logger.wandb.key", "env"], ["--logger.wandb.key=env"]])
 def test_nothing_is_said_where_no_key_is_shown(words: list[str]) -> None:
     assert keys.key_in(words) is None
