@@ -22,8 +22,8 @@ _PREFIX = "sfpo-"
 _LOCK = ".lock"
 _SHARED_MEMORY = Path("/dev/shm")
 # A Unix socket's path has at most 107 bytes. Ray's longest one inside the directory is
-# /session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store, and the directory itself is /sfpo-12345678.
-_LONGEST_PARENT = 107 - 64 - 14
+# /session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store, and Ray's directory /sfpo-12345678/ray.
+_LONGEST_PARENT = 107 - 64 - 18
 
 
 class Scratch:
@@ -50,6 +50,11 @@ class Scratch:
     def temporary(self) -> Path:
         """For TMPDIR."""
         return self.path / "tmp"
+
+    @property
+    def ray(self) -> Path:
+        """For Ray's sessions. Not the directory itself: Ray lets everybody write into what it is given."""
+        return self.path / "ray"
 
     def environment(self) -> dict[str, str]:
         """What has the processes of the run put their temporary files there."""

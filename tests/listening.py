@@ -2,6 +2,7 @@
 
 import ipaddress
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -42,11 +43,14 @@ def sockets_of(root: psutil.Process) -> set[Socket]:
     return found
 
 
-def watch(root: psutil.Process, seconds: float, interval: float = 0.25) -> set[Socket]:
-    """All sockets that were seen while the process ran, at most for so long."""
+def watch(
+    root: psutil.Process, seconds: float, interval: float = 0.25, also: Callable[[], None] = lambda: None
+) -> set[Socket]:
+    """All sockets that were seen while the process ran, at most for so long; `also` is called each time."""
     seen: set[Socket] = set()
     until = time.monotonic() + seconds
     while root.is_running() and root.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
         seen |= sockets_of(root)
+        also()
         time.sleep(interval)
     return seen

@@ -88,11 +88,17 @@ def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: P
         stderr=subprocess.STDOUT,
         text=True,
     )
-    seen = watch(psutil.Process(run.pid), seconds=400)
+    modes: set[int] = set()
+
+    def look_at_directory() -> None:
+        modes.update(path.stat().st_mode & 0o777 for path in Path("/tmp").glob("sfpo-*") if path not in before)
+
+    seen = watch(psutil.Process(run.pid), seconds=400, also=look_at_directory)
     output = run.communicate(timeout=60)[0]
     assert run.returncode == 0, output
     assert len({one.process for one in seen}) >= 4, f"Ray, its workers and torch were not all seen: {seen}"
     assert {one for one in seen if not one.on_loopback} == set()
+    assert modes == {0o700}, "nobody else gets at Ray's sockets and its token"
     assert "every user of this machine can read it" in output
     assert {*Path("/tmp").glob("sfpo-*"), *Path("/dev/shm").glob("sem.sfpo-*")} <= before
     assert list(temporary.iterdir()) == []
@@ -391,7 +397,7 @@ def test_a_comparison_writes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # -- temporary files and caches ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [4, 29, 30, 99, 150])
+@pytest.mark.parametrize("length", [4, 25, 26, 99, 150])
 def test_temporary_files_go_where_sockets_fit(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     longest = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
     directory = Path("/tmp") / ("t" * (length - 5)) if length > 5 else Path("/tmp")
@@ -399,8 +405,8 @@ def test_temporary_files_go_where_sockets_fit(length: int, monkeypatch: pytest.M
     try:
         monkeypatch.setenv("TMPDIR", str(directory))
         own = scratch.Scratch()
-        assert (own.path.parent == directory) == (length <= 29)
-        assert len(f"{own.path}{longest}") <= 107
+        assert (own.path.parent == directory) == (length <= 25)
+        assert len(f"{own.ray}{longest}") <= 107
         assert own.path.stat().st_mode & 0o077 == 0, "others may not look into it"
         own.close()
         assert not own.path.exists()

@@ -110,7 +110,7 @@ def _start_here(args: Any) -> str:
     _surroundings.append(LocalSurroundings())
     needed = gpus_needed(args)
     options = _options(args)
-    options.update(address="local", include_dashboard=False, _temp_dir=str(_surroundings[-1].scratch.path))
+    options.update(address="local", include_dashboard=False, _temp_dir=str(_surroundings[-1].scratch.ray))
     if not cuda:
         cpus = max(usable_cpus(), needed + 4)
         options.update(num_gpus=needed, num_cpus=cpus, object_store_memory=2**30)
