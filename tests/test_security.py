@@ -3,17 +3,17 @@
 import fcntl
 import importlib
 import json
-import multiprocessing
 import os
 import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,10 +51,9 @@ def make_traps(directory: Path) -> Path:
 
 def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: Path) -> None:
     """Every socket of every process of a real run, from its start to its end. The run is started in a directory with
-    traps, with hidden GPUs, a long TMPDIR and a W&B key, and leaves nothing behind."""
+    traps, with hidden GPUs and a W&B key, and leaves nothing behind."""
     directory, run_dir = make_traps(tmp_path / "here"), tmp_path / "run"
-    temporary = tmp_path / ("t" * 99)
-    temporary.mkdir()
+    temporary = Path(tempfile.mkdtemp(prefix="t"))
     flags = {
         "run.dir": run_dir,
         "actor.model_name_or_path": testbed / "model",
@@ -77,7 +76,6 @@ def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: P
         keys.WANDB_FLAG: KEY,
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    before = {*Path("/tmp").glob("sfpo-*"), *Path("/dev/shm").glob("sem.sfpo-*")}
     environment = {**os.environ, "TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
     environment |= {"GLOO_SOCKET_IFNAME": "", "MASTER_ADDR": "", "WANDB_DIR": str(tmp_path)}
     run = subprocess.Popen(
@@ -88,20 +86,22 @@ def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: P
         stderr=subprocess.STDOUT,
         text=True,
     )
-    modes: set[int] = set()
+    modes: dict[str, int] = {}
 
     def look_at_directory() -> None:
-        modes.update(path.stat().st_mode & 0o777 for path in Path("/tmp").glob("sfpo-*") if path not in before)
+        for path in temporary.glob("sfpo-*"):
+            with suppress(FileNotFoundError):
+                modes[path.name] = path.stat().st_mode & 0o777
 
     seen = watch(psutil.Process(run.pid), seconds=400, also=look_at_directory)
     output = run.communicate(timeout=60)[0]
     assert run.returncode == 0, output
     assert len({one.process for one in seen}) >= 4, f"Ray, its workers and torch were not all seen: {seen}"
     assert {one for one in seen if not one.on_loopback} == set()
-    assert modes == {0o700}, "nobody else gets at Ray's sockets and its token"
+    assert set(modes.values()) == {0o700}, "nobody else gets at Ray's sockets and its token"
     assert "every user of this machine can read it" in output
-    assert {*Path("/tmp").glob("sfpo-*"), *Path("/dev/shm").glob("sem.sfpo-*")} <= before
-    assert list(temporary.iterdir()) == []
+    assert [path for name in modes for path in Path("/dev/shm").glob(f"*{name}*")] == []
+    temporary.rmdir()  # it is empty
     assert list(tmp_path.glob("wandb/offline-run-*")), "W&B was on"
     everything = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in everything if KEY.encode() in path.read_bytes()] == []
@@ -421,12 +421,14 @@ def test_without_any_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch) 
         scratch.Scratch()
 
 
-def _hold_semaphore(directory: str, made: Any) -> None:
-    os.environ[scratch.VARIABLE] = directory
-    scratch.name_shared_memory()
-    semaphore = multiprocessing.get_context("spawn").Semaphore()
-    made.send(semaphore._semlock.name)
-    time.sleep(60)
+HOLD_SEMAPHORE = """
+import multiprocessing, time
+from openrlhf_sfpo.scratch import name_shared_memory
+name_shared_memory()
+semaphore = multiprocessing.get_context("spawn").Semaphore()
+print(semaphore._semlock.name, flush=True)
+time.sleep(60)
+"""
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -441,11 +443,15 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one(monkeypatch: pytest.M
     foreign.mkdir()
     left = Path("/dev/shm/sem.sfpo-12345678-abc")
     left.touch()
-    ours, theirs = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=_hold_semaphore, args=(str(alive.path), theirs))
-    child.start()
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD_SEMAPHORE],
+        env={**os.environ, scratch.VARIABLE: str(alive.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
-        name = ours.recv()
+        name = child.stdout.readline()
         assert name.startswith(f"/{alive.path.name}-")
         scratch.Scratch().close()
         assert not dead.exists() and not left.exists()
@@ -453,7 +459,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one(monkeypatch: pytest.M
         assert foreign.exists(), "nobody knows whose that is"
     finally:
         child.kill()
-        child.join()
+        child.communicate()
         alive.close()
         foreign.rmdir()
         own.rmdir()
