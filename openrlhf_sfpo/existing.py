@@ -5,7 +5,6 @@ imported before OpenRLHF's own modules: these import flash_attn, which a machine
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 from openrlhf_sfpo.checks import check_backend, check_no_other_models, check_sfpo
 from openrlhf_sfpo.config import SFPOConfig, add_sections, defaults, section
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.orchestration import flash_attn_stub
+from openrlhf_sfpo.orchestration import flash_attn_stub, ray_cluster
 from openrlhf_sfpo.placement import check_placement, engines_share_gpus
 
 flash_attn_stub.install_if_missing()
@@ -91,7 +90,7 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
     from openrlhf_sfpo.orchestration.hooks import model_actors, replaced
     from openrlhf_sfpo.orchestration.nodes import node_by_node
 
-    on_cpu = not has_cuda() and not os.environ.get("RAY_ADDRESS")
+    on_cpu = not has_cuda() and not ray_cluster.asked_for()
     ours_alone = on_cpu or args.actor.backend == "megatron"
     policy, reference = model_actors(args.actor.backend)
     classes = {"PolicyModelActor": policy, "ReferenceModelActor": reference if ours_alone else None}
