@@ -543,3 +543,30 @@ def test_a_cluster_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     args = SimpleNamespace(run=SimpleNamespace(allow_open_ray=False, verbose=False))
     with pytest.raises(UsageError, match=r"without GPUs.*--num-gpus=3, which makes logical GPUs"):
         devices._join(args)
+
+
+def test_surroundings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    from openrlhf_sfpo.orchestration.ray_local import LocalSurroundings
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    before = dict(os.environ)
+    surroundings = LocalSurroundings()
+    try:
+        assert get_authentication_mode() == AuthenticationMode.TOKEN
+        assert not ray_constants.ENABLE_RAY_CLUSTER
+        token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+        assert token.stat().st_mode & 0o777 == 0o600 and token.parent == surroundings.scratch.path
+        assert ray_cluster.token() == token.read_text() and len(token.read_text()) == 64
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo" and "RAY_ADDRESS" not in os.environ
+        assert tempfile.gettempdir() == str(surroundings.scratch.temporary)
+    finally:
+        surroundings.close()
+    assert dict(os.environ) == before
+    assert get_authentication_mode() == AuthenticationMode.DISABLED
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    assert not token.parent.exists()
