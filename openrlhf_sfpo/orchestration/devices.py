@@ -96,6 +96,8 @@ def keep_logs(target: Path) -> Path | None:
 
 
 def _start_here(args: Any) -> str:
+    # First: what is imported from now on makes its temporary files there.
+    _surroundings.append(LocalSurroundings())
     import ray
 
     cuda = has_cuda()
@@ -107,7 +109,6 @@ def _start_here(args: Any) -> str:
             "is cpu on a machine with GPUs.",
             "Use auto, or hide them with CUDA_VISIBLE_DEVICES=''.",
         )
-    _surroundings.append(LocalSurroundings())
     needed = gpus_needed(args)
     options = _options(args)
     options.update(address="local", include_dashboard=False, _temp_dir=str(_surroundings[-1].scratch.ray))
