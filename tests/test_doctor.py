@@ -17,6 +17,7 @@ from openrlhf_sfpo import doctor
 from openrlhf_sfpo.cli import doctor as doctor_command
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.ports import free_port
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -127,3 +128,24 @@ def test_a_package_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     (wrong,) = [one for one in doctor._packages("cpu") if one.state != "ok"]
     assert (wrong.check, wrong.found) == ("ray", "0.1, ==2.55.0 is needed")
     assert "pip install 'ray==2.55.0'" in wrong.fix
+
+
+def test_places_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "have_home", lambda: None)
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "/proc/nowhere/vllm")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("t" * 99)))
+    found = {one.check: one for one in doctor._places()}
+    assert found["temporary files"].state == "ok" and found["temporary files"].found == "below /tmp"
+    assert found["home"].state == "warning" and "HOME" in found["home"].fix
+    assert found["VLLM_CACHE_ROOT"].state == "error"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VLLM_CACHE_ROOT")
+    assert [one.state for one in doctor._places()] == ["ok", "ok"]
+
+
+def test_a_cluster_that_does_not_answer(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    found = doctor.check_command_line(parse(flags(tmp_path / "run", problems))[0])
+    assert (found.check, found.state) == ("RAY_ADDRESS", "error")
+    assert "nobody answers" in found.found
