@@ -44,6 +44,7 @@ def have_home(fallback: Path | None = None) -> None:
         os.environ["USER"] = os.environ["LOGNAME"] = f"user{os.getuid()}"
     home = home_directory()
     if home is not None and is_writable(home):
+        os.environ["HOME"] = str(home)  # some libraries look nowhere else
         return
     if fallback is None:
         _scratch = _scratch or Scratch()

@@ -1,5 +1,6 @@
 """Keys stay in the environment: not in flags, files that a run writes, logs, or what is sent to Weights & Biases."""
 
+import importlib.util
 import netrc
 import os
 import sys
@@ -31,6 +32,8 @@ def take_keys(settings: dict[str, Any]) -> None:
     key = settings.get(WANDB_FLAG)
     if not key:
         return
+    if importlib.util.find_spec("wandb") is None:
+        raise UsageError(f"--{WANDB_FLAG}", "needs the package wandb, which is not installed.", "pip install wandb.")
     if key not in (FROM_ENVIRONMENT, _NOT_WRITTEN_DOWN):
         os.environ[WANDB_VARIABLE] = str(key)
     elif not _has_wandb_key():

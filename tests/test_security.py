@@ -505,6 +505,18 @@ def test_a_home_that_cannot_be_written_is_replaced(kind: str, monkeypatch: pytes
     monkeypatch.setenv("USER", os.environ["USER"])
 
 
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_home_that_only_the_user_database_knows(
+    value: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", value or "")
+    if value is None:
+        monkeypatch.delenv("HOME")
+    monkeypatch.setattr(home.pwd, "getpwuid", lambda number: SimpleNamespace(pw_dir=str(tmp_path)))
+    home.have_home()
+    assert os.environ["HOME"] == str(tmp_path)
+
+
 def test_a_home_that_can_be_written_stays(tmp_path: Path) -> None:
     home.have_home(tmp_path / "unused")
     assert Path.home() == tmp_path and not (tmp_path / "unused").exists()
