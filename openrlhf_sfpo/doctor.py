@@ -339,7 +339,7 @@ def _gpus_of_cluster(allow_open: bool) -> tuple[int, int]:
     """
     import ray
 
-    from openrlhf_sfpo.orchestration.devices import join_cluster
+    from openrlhf_sfpo.orchestration.ray_start import join_cluster
 
     try:
         join_cluster(allow_open, logging_level="ERROR", log_to_driver=False)

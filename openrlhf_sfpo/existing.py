@@ -86,9 +86,10 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
         names: the globals of that function.
         args: its arguments; settings that depend on the device are filled in.
     """
-    from openrlhf_sfpo.orchestration.devices import has_cuda, start_ray, stop_ray
+    from openrlhf_sfpo.orchestration.devices import has_cuda
     from openrlhf_sfpo.orchestration.hooks import model_actors, replaced
     from openrlhf_sfpo.orchestration.nodes import node_by_node
+    from openrlhf_sfpo.orchestration.ray_start import start_ray, stop_ray
 
     on_cpu = not has_cuda() and not ray_cluster.asked_for()
     ours_alone = on_cpu or args.actor.backend == "megatron"

@@ -546,15 +546,15 @@ def test_logs_are_kept_before_the_session_is_removed(tmp_path: Path) -> None:
 def test_a_cluster_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from openrlhf_sfpo.orchestration import devices
+    from openrlhf_sfpo.orchestration import ray_start
 
-    monkeypatch.setattr(devices, "join_cluster", lambda *args, **options: None)
+    monkeypatch.setattr(ray_start, "join_cluster", lambda *args, **options: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    monkeypatch.setattr(devices, "gpus_needed", lambda args: 3)
-    monkeypatch.setattr(devices, "_leave_keys", lambda name: None)
+    monkeypatch.setattr(ray_start, "gpus_needed", lambda args: 3)
+    monkeypatch.setattr(ray_start, "_leave_keys", lambda name: None)
     args = SimpleNamespace(run=SimpleNamespace(allow_open_ray=False, verbose=False))
     with pytest.raises(UsageError, match=r"without GPUs.*--num-gpus=3, which makes logical GPUs"):
-        devices._join(args)
+        ray_start._join(args)
 
 
 def test_surroundings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from openrlhf_sfpo.config import SFPOConfig, section
 from openrlhf_sfpo.errors import StepHung, Stopped, UsageError, WeightSyncFailed
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.orchestration import resume
-from openrlhf_sfpo.orchestration.devices import keep_logs
 from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.orchestration.ray_start import keep_logs
 from openrlhf_sfpo.orchestration.session import Session, causes, root_cause
 from openrlhf_sfpo.placement import crowded
 from openrlhf_sfpo.report.console import Console, before_and_after

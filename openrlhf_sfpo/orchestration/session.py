@@ -14,10 +14,11 @@ from typing import Any
 from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.errors import StepHung
 from openrlhf_sfpo.orchestration import events, flash_attn_stub, hooks
-from openrlhf_sfpo.orchestration.devices import settle, start_ray, stop_ray
+from openrlhf_sfpo.orchestration.devices import settle
 from openrlhf_sfpo.orchestration.kept import Kept, can_follow
 from openrlhf_sfpo.orchestration.nodes import on_node
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
+from openrlhf_sfpo.orchestration.ray_start import start_ray, stop_ray
 from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.placement import engines_share_gpus
 from openrlhf_sfpo.report.console import Console
