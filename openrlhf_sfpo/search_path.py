@@ -37,7 +37,7 @@ class _OwnEntries(list):
     """The directories that Ray adds to its workers' search path, without those that the driver does not search."""
 
     def extend(self, paths: Any) -> None:
-        searched = {os.path.realpath(path) for path in sys.path if path}
+        searched = {os.path.realpath(path) for path in sys.path}  # "" is the current directory
         super().extend(path for path in paths if os.path.realpath(path) in searched)
 
 

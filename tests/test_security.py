@@ -326,11 +326,20 @@ def test_a_checkout_that_is_not_installed_still_starts(tmp_path: Path) -> None:
 def test_ray_workers_search_what_the_driver_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from openrlhf_sfpo.search_path import job_config
 
-    script = tmp_path / "scripts"
-    monkeypatch.setattr(sys, "path", [str(script), *sys.path])
-    config = job_config()
-    config._py_driver_sys_path.extend([str(script), str(tmp_path)])  # what Ray does
-    assert list(config._get_proto_job_config().py_driver_sys_path) == [str(script)]
+    here, script = tmp_path / "here", tmp_path / "scripts"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    # A script's directory is searched; the current directory in a notebook ("") or if PYTHONPATH names it.
+    for searched, expected in (
+        ([str(script)], [str(script)]),
+        ([""], [str(here)]),
+        ([str(here)], [str(here)]),
+        ([], []),
+    ):
+        monkeypatch.setattr(sys, "path", [*searched, "/usr/lib"])
+        config = job_config()
+        config._py_driver_sys_path.extend([str(script), str(here)])  # what Ray does
+        assert list(config._get_proto_job_config().py_driver_sys_path) == expected
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
