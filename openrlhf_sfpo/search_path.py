@@ -4,11 +4,17 @@ A directory `openrlhf/`, as a checkout of OpenRLHF leaves it, or a file `dataset
 instead of the installed package.
 """
 
-import importlib
+import importlib.util
 import itertools
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Any
+
+from openrlhf_sfpo.errors import UsageError
+
+_PACKAGES = ("openrlhf", "ray", "torch", "transformers", "datasets", "deepspeed")
 
 
 def leave_out_current_directory() -> None:
@@ -26,6 +32,39 @@ def leave_out_current_directory() -> None:
     importlib.invalidate_caches()
     if not _is_found("openrlhf_sfpo"):
         sys.path.insert(0, first)
+
+
+def leave_out_empty_entries() -> None:
+    """Drop the current directory that an empty entry of PYTHONPATH stands for, here and in what is started from here:
+    `export PYTHONPATH=$PYTHONPATH:/code` makes one where PYTHONPATH was empty."""
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if all(entries) or not any(entries) or sys.flags.ignore_environment:
+        return
+    named = [entry for entry in entries if entry]
+    os.environ["PYTHONPATH"] = os.pathsep.join(named)
+    here = os.path.realpath(os.getcwd())
+    if here not in map(os.path.realpath, named):
+        sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
+
+
+def check_packages() -> None:
+    """Check that the packages that are imported are those that are installed, whose versions are checked.
+
+    Raises:
+        UsageError: a directory on the search path hides one.
+    """
+    for name in _PACKAGES:
+        try:
+            installed = Path(str(distribution(name).locate_file(f"{name}/__init__.py")))
+        except PackageNotFoundError:
+            continue
+        spec = importlib.util.find_spec(name)
+        if installed.exists() and spec is not None and spec.origin and not installed.samefile(spec.origin):
+            raise UsageError(
+                "PYTHONPATH",
+                f"leads to {spec.origin}, which hides the installed package {name}.",
+                f"Take {Path(spec.origin).parent} away from the search path, or install that copy (pip install -e).",
+            )
 
 
 def _is_found(name: str) -> bool:

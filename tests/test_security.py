@@ -310,6 +310,31 @@ def test_commands_import_nothing_from_the_current_directory(command: list[Any], 
     assert "--sfpo.k" in done.stdout
 
 
+@pytest.mark.parametrize("value", [":/nowhere", "/nowhere:", "/nowhere::/usr"])
+def test_an_empty_entry_of_pythonpath_is_not_the_current_directory(value: str, tmp_path: Path) -> None:
+    directory = make_traps(tmp_path / "here")
+    done = subprocess.run(
+        [COMMAND, "train", "--help"],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": value},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and "--sfpo.k" in done.stdout, done.stderr
+
+
+def test_a_package_that_is_hidden_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openrlhf_sfpo.search_path import check_packages
+
+    check_packages()
+    directory = make_traps(tmp_path / "here")
+    monkeypatch.syspath_prepend(str(directory))
+    monkeypatch.delitem(sys.modules, "openrlhf", raising=False)
+    with pytest.raises(UsageError, match=f"^PYTHONPATH: leads to {directory}/openrlhf/__init__.py, which hides"):
+        check_packages()
+
+
 def test_a_checkout_that_is_not_installed_still_starts(tmp_path: Path) -> None:
     """Without the current directory the package would not be found at all."""
     code = "import sys; sys.meta_path = [one for one in sys.meta_path if '__editable__' not in repr(one)]"

@@ -1,5 +1,7 @@
 """The commands of `openrlhf-sfpo`, one file each."""
 
-from openrlhf_sfpo.search_path import leave_out_current_directory
+from openrlhf_sfpo.search_path import leave_out_current_directory, leave_out_empty_entries
 
-leave_out_current_directory()  # before the commands import anything
+# Before the commands import anything.
+leave_out_current_directory()
+leave_out_empty_entries()

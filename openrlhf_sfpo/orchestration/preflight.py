@@ -18,6 +18,7 @@ from openrlhf_sfpo.home import check_caches
 from openrlhf_sfpo.orchestration import hooks, ray_cluster, resume
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
+from openrlhf_sfpo.search_path import check_packages
 from openrlhf_sfpo.tasks.data import REASONING_GYM, prompts_of, resolve_dataset
 from openrlhf_sfpo.tasks.rewards import check_reward
 
@@ -91,6 +92,7 @@ def still_to_do(flat: argparse.Namespace) -> list[UsageError]:
 
 def _steps(args: Any, probe: bool = True) -> Iterator[partial[None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
+    yield partial(check_packages)
     yield partial(_check_given, args)
     yield partial(check_caches)
     yield partial(ray_cluster.check_cluster, args.run.allow_open_ray)
