@@ -17,6 +17,22 @@ if [ ! -w "${HOME:-/}" ]; then
 fi
 export USER="${USER:-$(id -un 2>/dev/null || echo "user$(id -u)")}"
 
+# A Ray cluster asks for a token (RAY_AUTH_MODE in the Dockerfile): the one in .ray-token here, which the head makes.
+if [ "${ALLOW_OPEN_RAY:-}" = 1 ]; then
+    export RAY_AUTH_MODE=disabled
+elif [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
+    if [[ "$* " == "ray start "*"--head "* ]]; then
+        rm -f .ray-token
+        (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >.ray-token)
+    elif [[ "$* " == "ray start "* ]] && [ ! -s .ray-token ]; then
+        echo "entrypoint.sh: there is no .ray-token in $PWD. Start the head first, with the same directory, or set" \
+            "RAY_AUTH_TOKEN to the cluster's token." >&2
+        exit 2
+    fi
+    [ ! -s .ray-token ] || export RAY_AUTH_TOKEN_PATH="$PWD/.ray-token"
+    export RAY_AUTH_MODE=token
+fi
+
 case "${1:---help}" in
     -h | --help) exec openrlhf-sfpo --help ;;
     -*) exec openrlhf-sfpo train "$@" ;;

@@ -7,13 +7,17 @@
 #
 # On several nodes, each in the same directory of a file system that all of them see:
 #
-#   NAME=head docker/run.sh ray start --head --dashboard-host=0.0.0.0 --block     on the first node
-#   docker/run.sh ray start --address FIRST_NODE:6379 --block                     on each of the others
-#   EXEC=head NODES=4 docker/run.sh qwen2.5-32b.sh                                on the first node, once all are there
+#   NAME=head docker/run.sh ray start --head --block             on the first node
+#   docker/run.sh ray start --address FIRST_NODE:6379 --block    on each of the others
+#   EXEC=head NODES=4 docker/run.sh qwen2.5-32b.sh               on the first node, once all are there
+#
+# `ray start --head` makes a token in .ray-token of that directory, which the others and the run find there: without it
+# nobody gets into the cluster. RAY_AUTH_TOKEN is a token of your own. ALLOW_OPEN_RAY=1, for `ray start` on every node
+# and with --run.allow_open_ray for the run, leaves it out: whoever reaches the nodes can then run programs as you.
 #
 # The run has to be in the container of the first node's Ray, whose sockets are in that container's /tmp. What is set
-# for NCCL and the like counts where `ray start` is called, on every node. Whoever reaches the dashboard (port 8265) can
-# run programs in the container: use --dashboard-host on a network that you trust, or leave it out.
+# for NCCL and the like counts where `ray start` is called, on every node. With --dashboard-host=0.0.0.0 the dashboard
+# (port 8265) is reached from other machines, with the token.
 #
 # Environment:
 #   IMAGE        default: openrlhf-sfpo
@@ -23,8 +27,8 @@
 #   EXEC         a running container to start it in, by name, instead of a new one; RAY_ADDRESS is then its own Ray
 #   CODE         a checkout to run instead of the code in the image (default: none)
 #   DOCKER_ARGS  more words for docker run (or docker exec), split at spaces: "-d --restart=no"
-# MODEL, DATA, RUN_DIR, NODES, RAY_ADDRESS, RAY_JOB_STOP_WAIT_TIME_S, HF_TOKEN, HF_HOME, WANDB_API_KEY, NCCL_*, GLOO_*
-# and VLLM_* are passed on if they are set; a directory HF_HOME is also there in a new container, under the same name.
+# MODEL, DATA, RUN_DIR, NODES, RAY_ADDRESS, RAY_JOB_STOP_WAIT_TIME_S, RAY_AUTH_*, ALLOW_OPEN_RAY, HF_TOKEN, HF_HOME,
+# WANDB_API_KEY, WANDB_MODE, NCCL_*, GLOO_* and VLLM_* are passed on if they are set; a directory HF_HOME is also there in a new container, under the same name.
 #
 # `docker stop -t 600 NAME` lets a run end its step and write a checkpoint, if it has --train.grace_seconds 540: by
 # default it takes 60 s. Docker passes no signals to one that was started with EXEC, and ends it with the container;
@@ -33,8 +37,8 @@
 set -euo pipefail
 
 passed_on=()
-names="MODEL DATA RUN_DIR NODES RAY_ADDRESS RAY_JOB_STOP_WAIT_TIME_S HF_TOKEN HF_HOME WANDB_API_KEY"
-for name in $names $(compgen -e | grep -E '^(NCCL|GLOO|VLLM)_' || true); do
+names="MODEL DATA RUN_DIR NODES RAY_ADDRESS RAY_JOB_STOP_WAIT_TIME_S ALLOW_OPEN_RAY HF_TOKEN HF_HOME WANDB_API_KEY WANDB_MODE"
+for name in $names $(compgen -e | grep -E '^(NCCL|GLOO|VLLM|RAY_AUTH)_' || true); do
     [ -n "${!name:-}" ] && passed_on+=(--env "$name")
 done
 [ -t 0 ] && [ -t 1 ] && passed_on+=(--interactive --tty)

@@ -6,7 +6,11 @@
 # The run's own process is then on the cluster's head node, and goes on if this terminal closes. Code, model, data and
 # run directory must be at the same places there: nothing is uploaded. MODEL, DATA, RUN_DIR and NODES are passed on if
 # they are set. The same command again goes on where a run was. The head must be started with --dashboard-host=0.0.0.0
-# to be reached from other machines.
+# to be reached from other machines; or `ssh -L 8265:localhost:8265 HEAD` makes the default address reach it.
+#
+# Jobs are sent with the token that the cluster was started with: in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH, in
+# .ray-token here (docker/run.sh) or in ~/.ray/auth_token. ALLOW_OPEN_RAY=1 is for a cluster without one, on a network
+# that you trust: whoever reaches its dashboard can run programs there.
 #
 # Where places are not the same there, as in a container (docker/run.sh), REMOTE_DIR is the directory to run in, and
 # the script is named as it is called there:
@@ -26,10 +30,25 @@ if [ -z "${REMOTE_DIR:-}" ]; then
     script="$(cd "$(dirname "$script")" && pwd)/$(basename "$script")"
 fi
 
+flags=()
+if [ "${ALLOW_OPEN_RAY:-}" = 1 ]; then
+    flags+=(--run.allow_open_ray)
+else
+    if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
+        for file in "$PWD/.ray-token" "$HOME/.ray/auth_token"; do
+            [ ! -s "$file" ] || { export RAY_AUTH_TOKEN_PATH="$file"; break; }
+        done
+        [ -n "${RAY_AUTH_TOKEN_PATH:-}" ] || { echo "ray_job.sh: there is no token for the cluster. Set" \
+            "RAY_AUTH_TOKEN_PATH to the file that it was started with (docs/security.md), or ALLOW_OPEN_RAY=1 if it has" \
+            "none and you trust the network." >&2; exit 2; }
+    fi
+    export RAY_AUTH_MODE=token
+fi
+
 settings=()
 for name in MODEL DATA RUN_DIR NODES; do
     [ -n "${!name:-}" ] && settings+=("$name=${!name}")
 done
 # Ray gives the words to a shell; `env` sets what would otherwise be lost on the way, and relative paths are from there.
-command="$(printf '%q ' cd "${REMOTE_DIR:-$PWD}") && exec env $(printf '%q ' ${settings[@]+"${settings[@]}"} bash "$script" "${@:2}")"
+command="$(printf '%q ' cd "${REMOTE_DIR:-$PWD}") && exec env $(printf '%q ' ${settings[@]+"${settings[@]}"} bash "$script" "${@:2}" ${flags[@]+"${flags[@]}"})"
 exec ray job submit --address "${RAY_DASHBOARD:-http://127.0.0.1:8265}" -- bash -c "$command"

@@ -178,6 +178,9 @@ class RunConfig:
     allow_changed: tuple[str, ...] = _flag(
         (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
     )
+    allow_open_ray: bool = _flag(
+        False, "join a Ray cluster (RAY_ADDRESS) that has no authentication: whoever reaches it can run programs as you"
+    )
     verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
     reward_trial: float = _flag(
         120.0,
@@ -297,10 +300,6 @@ CHANGED_DEFAULTS: dict[str, tuple[Any, str]] = {
     "algo.advantage.estimator": ("group_norm", "GRPO's advantages; no critic"),
     "algo.kl.init_coef": (0.0, "no KL term and no reference model"),
 }
-
-
-# What config.yaml has in place of a key.
-NOT_WRITTEN = "(not written down)"
 
 
 def effective_update(values: dict[str, Any]) -> dict[str, Any]:

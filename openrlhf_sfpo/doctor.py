@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from packaging.requirements import Requirement
 
+from openrlhf_sfpo import loopback
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.home import have_home, home_directory, is_writable, unwritable_caches
+from openrlhf_sfpo.orchestration import ray_cluster
 from openrlhf_sfpo.ports import free_port
+from openrlhf_sfpo.scratch import parent_directory
 
 if TYPE_CHECKING:
     from openrlhf_sfpo.plan.planner import Plan
@@ -55,6 +59,7 @@ def examine_quickly() -> Iterator[Finding]:
 
     cuda = has_cuda()
     yield _python()
+    yield from _places()
     yield from _packages("gpu" if cuda else "cpu")
     yield from [Finding("GPUs", "ok", f"{torch.cuda.device_count()}")] if cuda else _no_gpus()
     yield _shared_memory(cuda)
@@ -70,6 +75,7 @@ def examine(args: Any | None) -> Iterator[Finding]:
 
     cuda = has_cuda()
     yield _python()
+    yield from _places()
     yield from _packages("gpu" if cuda else "cpu")
     yield from _gpus() if cuda else _no_gpus()
     yield _collectives("nccl" if cuda else "gloo")
@@ -94,6 +100,25 @@ def _python() -> Finding:
     if (3, 11) <= sys.version_info[:2] < (3, 13):
         return Finding("Python", "ok", found)
     return Finding("Python", "error", found, "Use Python 3.11 or 3.12.")
+
+
+def _places() -> Iterator[Finding]:
+    """Where temporary files and the libraries' caches go."""
+    try:
+        yield Finding("temporary files", "ok", f"below {parent_directory()}")
+    except UsageError as error:
+        yield Finding("temporary files", "error", f"{error.flag} {error.problem}", error.fix)
+    home = home_directory()
+    if home is not None and is_writable(home):
+        yield Finding("home", "ok", str(home))
+    else:
+        found = (
+            f"{home or 'none'} cannot be written; a run makes one for itself, and compiles its kernels anew each time"
+        )
+        yield Finding("home", "warning", found, "Set HOME to a directory that can be written and that stays.")
+    for name, place in unwritable_caches().items():
+        yield Finding(name, "error", f"is {place}, which cannot be written", "Unset it, or name another directory.")
+    have_home()  # for the libraries that are imported below
 
 
 def _packages(extra: str) -> Iterator[Finding]:
@@ -170,6 +195,8 @@ def all_reduce(rank: int, count: int, backend: str, port: int) -> None:
     import torch
     import torch.distributed as dist
 
+    os.environ.update(loopback.environment())
+    loopback.keep_stores_narrow()
     dist.init_process_group(backend, f"tcp://127.0.0.1:{port}", timedelta(seconds=60), world_size=count, rank=rank)
     ones = torch.ones(1 << 16, device=f"cuda:{rank}" if backend == "nccl" else "cpu")
     dist.all_reduce(ones)
@@ -281,23 +308,16 @@ def _ray(args: Any, cuda: bool) -> Finding:
     from openrlhf_sfpo.orchestration.preflight import gpus_needed
 
     needed = gpus_needed(args)
-    address = os.environ.get("RAY_ADDRESS")
     fix = "Lower --actor.num_gpus_per_node, --ref.num_gpus_per_node or --vllm.num_engines, or add nodes."
+    address = ray_cluster.asked_for()
     if address:
-        import ray
-
         try:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-            there = int(ray.cluster_resources().get("GPU", 0))
-            free = int(ray.available_resources().get("GPU", 0))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            return Finding(
-                "Ray", "error", f"no cluster at RAY_ADDRESS={address} ({reason})", "Start it, or unset that."
-            )
-        finally:
-            ray.shutdown()
+            there, free = _gpus_of_cluster(args.run.allow_open_ray)
+        except UsageError as error:
+            return Finding("Ray", "error", f"{error.flag} {error.problem}", error.fix)
         found = f"{needed} GPUs are asked for; the cluster at {address} has {there}, {free} of them free"
+        if there == 0:
+            fix = f"Without real GPUs, start Ray with --num-gpus={needed}: logical GPUs."
         state = "ok" if free >= needed else "warning" if there >= needed else "error"
         return Finding("Ray", state, found, {"ok": "", "warning": "Wait for what uses them.", "error": fix}[state])
     if not cuda:
@@ -309,6 +329,23 @@ def _ray(args: Any, cuda: bool) -> Finding:
     there = torch.cuda.device_count()
     found = f"{needed} GPUs are asked for; this machine has {there} and RAY_ADDRESS is not set"
     return Finding("Ray", "ok" if there >= needed else "error", found, "" if there >= needed else fix)
+
+
+def _gpus_of_cluster(allow_open: bool) -> tuple[int, int]:
+    """GPUs of the cluster that RAY_ADDRESS names, and how many of them are free.
+
+    Raises:
+        UsageError: it cannot be joined.
+    """
+    import ray
+
+    from openrlhf_sfpo.orchestration.ray_start import join_cluster
+
+    try:
+        join_cluster(allow_open, logging_level="ERROR", log_to_driver=False)
+        return int(ray.cluster_resources().get("GPU", 0)), int(ray.available_resources().get("GPU", 0))
+    finally:
+        ray.shutdown()
 
 
 def _disk(args: Any) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ imported before OpenRLHF's own modules: these import flash_attn, which a machine
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 from openrlhf_sfpo.checks import check_backend, check_no_other_models, check_values
 from openrlhf_sfpo.config import add_sections, defaults
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.orchestration import flash_attn_stub
+from openrlhf_sfpo.orchestration import flash_attn_stub, ray_cluster
 from openrlhf_sfpo.placement import check_placement, engines_share_gpus
 
 flash_attn_stub.install_if_missing()
@@ -90,17 +89,19 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
         names: the globals of that function.
         args: its arguments; settings that depend on the device are filled in.
     """
-    from openrlhf_sfpo.orchestration.devices import has_cuda, start_ray
+    from openrlhf_sfpo.orchestration.devices import has_cuda
     from openrlhf_sfpo.orchestration.hooks import model_actors, replaced
     from openrlhf_sfpo.orchestration.nodes import node_by_node
+    from openrlhf_sfpo.orchestration.ray_start import start_ray, stop_ray
 
-    on_cpu = not has_cuda() and not os.environ.get("RAY_ADDRESS")
+    on_cpu = not has_cuda() and not ray_cluster.asked_for()
     ours_alone = on_cpu or args.actor.backend == "megatron"
     policy, reference = model_actors(args.actor.backend)
     classes = {"PolicyModelActor": policy, "ReferenceModelActor": reference if ours_alone else None}
     _settle(args, "cpu" if on_cpu else "cuda")
     with ExitStack() as stack:
         if on_cpu:
+            stack.callback(stop_ray)
             start_ray(args)
         if ours_alone:
             from openrlhf.trainer.ray import launcher, vllm_engine

@@ -17,6 +17,7 @@ from openrlhf_sfpo import doctor
 from openrlhf_sfpo.cli import doctor as doctor_command
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.ports import free_port
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,9 +76,11 @@ def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 1, "num_cpus": 2, "include_dashboard": False})
     try:
-        done = run("--json", *flags(tmp_path / "run", problems), RAY_ADDRESS=cluster.address)
+        done = run("--json", *flags(tmp_path / "run", problems, run__allow_open_ray=True), RAY_ADDRESS=cluster.address)
+        refused = run("--json", *flags(tmp_path / "run", problems), RAY_ADDRESS=cluster.address)
     finally:
         cluster.shutdown()
+    assert "without authentication" in findings(refused)["RAY_ADDRESS"]["found"]
     assert done.returncode == 1
     ray = findings(done)["Ray"]
     assert ray["state"] == "error"
@@ -125,3 +128,24 @@ def test_a_package_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     (wrong,) = [one for one in doctor._packages("cpu") if one.state != "ok"]
     assert (wrong.check, wrong.found) == ("ray", "0.1, ==2.55.0 is needed")
     assert "pip install 'ray==2.55.0'" in wrong.fix
+
+
+def test_places_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "have_home", lambda: None)
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "/proc/nowhere/vllm")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("t" * 99)))
+    found = {one.check: one for one in doctor._places()}
+    assert found["temporary files"].state == "ok" and found["temporary files"].found == "below /tmp"
+    assert found["home"].state == "warning" and "HOME" in found["home"].fix
+    assert found["VLLM_CACHE_ROOT"].state == "error"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VLLM_CACHE_ROOT")
+    assert [one.state for one in doctor._places()] == ["ok", "ok"]
+
+
+def test_a_cluster_that_does_not_answer(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    found = doctor.check_command_line(parse(flags(tmp_path / "run", problems))[0])
+    assert (found.check, found.state) == ("RAY_ADDRESS", "error")
+    assert "nobody answers" in found.found

@@ -273,7 +273,7 @@ def test_more_gpus_than_ray_has(small_model: Path, tmp_path: Path) -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 1, "num_cpus": 2, "include_dashboard": False})
     try:
-        done = train(*flags(tmp_path / "run", small_model), RAY_ADDRESS=cluster.address)
+        done = train(*flags(tmp_path / "run", small_model, run__allow_open_ray=True), RAY_ADDRESS=cluster.address)
     finally:
         cluster.shutdown()
     assert done.returncode == 2

@@ -71,7 +71,8 @@ def stand_in(directory: Path, name: str, body: str) -> None:
 def environment(*first: Path, **more: str) -> dict[str, str]:
     """This process's, with our command and the given directories on the PATH."""
     path = os.pathsep.join([*map(str, first), str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **more}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    return {**ours, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
 def words_of(script: Path, tmp_path: Path, *flags: str, **more: str) -> list[str]:
@@ -151,6 +152,7 @@ PASSED_ON = {
     "GLOO_SOCKET_IFNAME": "eth0",
     "VLLM_LOGGING_LEVEL": "INFO",
     "RAY_JOB_STOP_WAIT_TIME_S": "900",
+    "RAY_AUTH_TOKEN": "secret",
 }
 
 
@@ -226,6 +228,31 @@ def test_entrypoint(words: list[str], status: int, output: str) -> None:
     assert output in done.stdout + done.stderr
 
 
+def test_entrypoint_has_ray_ask_for_a_token(tmp_path: Path) -> None:
+    """The head makes it, anew each time; the other nodes and the run use it, and refuse to start Ray without."""
+    stand_in(tmp_path / "bin", "ray", 'echo "$RAY_AUTH_MODE ${RAY_AUTH_TOKEN_PATH:-} ${RAY_AUTH_TOKEN:-}"')
+    workspace, file = tmp_path / "workspace", tmp_path / "workspace" / ".ray-token"
+    workspace.mkdir()
+
+    def enter(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(ROOT / "docker" / "entrypoint.sh"), *words]
+        path = environment(tmp_path / "bin", **more)
+        return subprocess.run(command, capture_output=True, text=True, env=path, cwd=workspace, timeout=60)
+
+    refused = enter("ray", "start", "--address", "head:6379", "--block")
+    assert refused.returncode == 2 and "Start the head first" in refused.stderr
+    tokens = set()
+    for _ in range(2):
+        assert enter("ray", "start", "--head", "--block").stdout == f"token {file} \n"
+        assert file.stat().st_mode & 0o777 == 0o600
+        tokens.add(file.read_text())
+    assert len(tokens) == 2 and all(re.fullmatch("[0-9a-f]{64}", token) for token in tokens)
+    assert enter("ray", "start", "--address", "head:6379").stdout == f"token {file} \n"
+    assert enter("ray", "status").stdout == f"token {file} \n"
+    assert enter("ray", "start", "--head", RAY_AUTH_TOKEN="mine", RAY_AUTH_MODE="token").stdout == "token  mine\n"
+    assert enter("ray", "start", "--head", ALLOW_OPEN_RAY="1").stdout == "disabled  \n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_entrypoint_knows_every_command(command: str, tmp_path: Path) -> None:
     """Unbuffered, as in the image, Python writes its help line by line: who stops reading makes it fail."""
@@ -264,10 +291,12 @@ def test_healthcheck(gpus: str, doctor: str, problems: list[str], tmp_path: Path
 
 @pytest.fixture
 def ray_job(tmp_path: Path) -> Path:
-    """A `ray` that runs a job as Ray does: its words joined to one string, by a shell, in another directory."""
+    """A `ray` that runs a job as Ray does: its words joined to one string, by a shell, in another directory. It says
+    how it was authenticated."""
     stand_in(
         tmp_path / "bin",
         "ray",
+        f'echo "${{RAY_AUTH_MODE:-none}} ${{RAY_AUTH_TOKEN_PATH:-}}" >{tmp_path}/authentication\n'
         f"[ \"$1 $2 $3 $4\" = 'job submit --address http://head:8265' ] || exit 9\n"
         f'exec {sys.executable} -c \'import os, subprocess, sys; os.chdir("/"); '
         'sys.exit(subprocess.call(subprocess.list2cmdline(sys.argv[1:]), shell=True))\' "${@:6}"',
@@ -292,9 +321,34 @@ def test_ray_job(ray_job: Path, tmp_path: Path, remote: bool) -> None:
             MODEL="models/my model",
             NODES="4",
             REMOTE_DIR=str(there) if remote else "",
+            RAY_AUTH_TOKEN="secret",
         ),
     )
     assert done.stdout == f"{there}|models/my model|4|--data.input_template|Q: {{}}|--dry-run|", done.stderr
+
+
+@pytest.mark.parametrize("place", [".ray-token", "home/.ray/auth_token"])
+def test_ray_job_finds_the_token(ray_job: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("secret")
+    (tmp_path / "run.sh").write_text('echo "$*"\n')
+    command = ["bash", str(EXAMPLES / "ray_job.sh"), "run.sh", "--sfpo.k", "3"]
+    more = environment(ray_job, RAY_DASHBOARD="http://head:8265", HOME=str(tmp_path / "home"))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=more)
+    assert done.stdout == "--sfpo.k 3\n", done.stderr
+    assert (tmp_path / "authentication").read_text() == f"token {tmp_path / place}\n"
+
+
+def test_ray_job_without_a_token(ray_job: Path, tmp_path: Path) -> None:
+    """It is refused; a flag of the script says that the cluster is open, and the run is told, too."""
+    (tmp_path / "run.sh").write_text('echo "$*"\n')
+    command = ["bash", str(EXAMPLES / "ray_job.sh"), "run.sh"]
+    more = environment(ray_job, RAY_DASHBOARD="http://head:8265", HOME=str(tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=more)
+    assert done.returncode == 2
+    assert "RAY_AUTH_TOKEN_PATH" in done.stderr and "ALLOW_OPEN_RAY=1" in done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**more, "ALLOW_OPEN_RAY": "1"})
+    assert done.stdout == "--run.allow_open_ray\n", done.stderr
 
 
 def test_ray_job_without_a_script(ray_job: Path, tmp_path: Path) -> None:
@@ -330,6 +384,7 @@ exit "$status"
 # The head answers at its port; `ray status` counts the nodes that were started.
 RAY = f"""\
 if [ "$1" = status ]; then grep "^ray start" SAID | sed "s/.*/ 1 node_x/"; exit; fi
+echo "$RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH") $(cat "$RAY_AUTH_TOKEN_PATH")" >>TOKENS
 echo "ray $*" >>SAID
 [[ "$*" != *--head* ]] || exec {sys.executable} -c '
 import socket, sys, time
@@ -349,7 +404,7 @@ def slurm(tmp_path: Path) -> Path:
     stand_in(
         directory, "hostname", 'echo "${HOST_ADDRESS:-0.0.0.0} 10.0.0.2"'
     )  # 0.0.0.0: every address of this machine
-    stand_in(directory, "ray", RAY.replace("SAID", said))
+    stand_in(directory, "ray", RAY.replace("SAID", said).replace("TOKENS", str(tmp_path / "tokens")))
     return directory
 
 
@@ -372,6 +427,7 @@ def test_slurm(slurm: Path, tmp_path: Path, cut_short: bool, srun: str) -> None:
     ends = "sleep 60 & wait" if cut_short else "exit 3"
     (tmp_path / "run.sh").write_text(
         f'trap "sleep 0.3; echo checkpoint written >>{tmp_path}/said; exit 0" TERM\n'
+        f'file="$RAY_AUTH_TOKEN_PATH"; echo "$RAY_AUTH_MODE $(stat -c %a "$file") $(cat "$file")" >>{tmp_path}/tokens\n'
         f'echo "run $RAY_ADDRESS $NODES $*" >>{tmp_path}/said\n{ends}\n'
     )
     port = free_port()
@@ -389,13 +445,16 @@ def test_slurm(slurm: Path, tmp_path: Path, cut_short: bool, srun: str) -> None:
         time.sleep(0.1)
     ending = ["checkpoint written", "scontrol requeue 7"] if cut_short else []
     assert said.read_text().splitlines() == [
-        f"ray start --head --node-ip-address=0.0.0.0 --port={port} --dashboard-host=0.0.0.0 --block",
+        f"ray start --head --node-ip-address=0.0.0.0 --port={port} --block",
         f"ray start --address=0.0.0.0:{port} --block",
         f"run 0.0.0.0:{port} 2 --train.grace_seconds 840 --sfpo.k 3",
         *ending,
         "killed: ray",
         "killed: ray",
     ]
+    (token,) = set((tmp_path / "tokens").read_text().splitlines())
+    assert re.fullmatch("token 600 [0-9a-f]{64}", token), "Ray on both nodes and the run have the job's own token"
+    assert not list(tmp_path.glob(".ray-token*")), "it is gone with the job"
     place = f"sfpo-7-0|{tmp_path}" if "container" in srun else "|-"
     steps = (tmp_path / "steps").read_text().splitlines()
     beside = [f"node1|{place}|64|bash"] if srun else []
@@ -424,6 +483,23 @@ def test_slurm_refuses_an_address_that_others_do_not_reach(slurm: Path, tmp_path
     assert not (tmp_path / "said").exists()
     batch = start_batch(slurm, HOST_ADDRESS="127.0.1.1", ADDRESS="0.0.0.0", PORT=str(free_port()))
     assert batch.wait(timeout=60) == 0, batch.stderr.read()
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_slurm_with_a_token_of_ones_own_or_without(slurm: Path, tmp_path: Path, opens: bool) -> None:
+    (tmp_path / "run.sh").write_text(f'echo "$RAY_AUTH_MODE ${{RAY_AUTH_TOKEN:-none}} $*" >>{tmp_path}/said\n')
+    batch = start_batch(
+        slurm, PORT=str(free_port()), **({"ALLOW_OPEN_RAY": "1"} if opens else {"RAY_AUTH_TOKEN": "mine"})
+    )
+    assert batch.wait(timeout=60) == 0
+    words = (
+        "disabled none --train.grace_seconds 840 --run.allow_open_ray"
+        if opens
+        else ("token mine --train.grace_seconds 840")
+    )
+    assert words in (tmp_path / "said").read_text().splitlines()
+    assert ("can run programs as" in batch.stderr.read()) == opens
+    assert not list(tmp_path.glob(".ray-token*"))
 
 
 def test_slurm_ends_where_ray_does_not_start(slurm: Path, tmp_path: Path) -> None:

@@ -1,1 +1,7 @@
-"""The command line: `openrlhf-sfpo COMMAND`."""
+"""The commands of `openrlhf-sfpo`, one file each."""
+
+from openrlhf_sfpo.search_path import leave_out_current_directory, leave_out_empty_entries
+
+# Before the commands import anything.
+leave_out_current_directory()
+leave_out_empty_entries()

@@ -17,6 +17,8 @@ from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
+from openrlhf_sfpo.home import have_home
+from openrlhf_sfpo.keys import hide, take_keys
 from openrlhf_sfpo.orchestration.lanes import Lanes, PlannedRun, still_to_do
 from openrlhf_sfpo.report.console import Console, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
@@ -31,8 +33,11 @@ _KEYS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Compare; return the exit status: 0, 1 if a run failed, 2 for bad input."""
+    words = sys.argv[1:] if argv is None else argv
+    have_home()
+    hide(words)
     parser = _parser()
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
     try:
         if args.lanes < 1:
             raise UsageError("--lanes", f"is {args.lanes}.", "Use 1 or more.")
@@ -109,6 +114,7 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
     seen: set[str] = set()
     for seed, (variant, flags), swept in itertools.product(_seeds(config, content, base), variants, combinations):
         settings = base | flags | swept | overrides | {"train.seed": seed}
+        take_keys(settings)
         name = _unused_name(variant, flags_of.read_settings(swept, str(config)), seed, runs)
         directory = (out / "runs" / name).absolute()
         if settings.get("run.dir"):

@@ -11,6 +11,7 @@ from typing import Any
 from openrlhf_sfpo.cli.values import as_path, expanded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.home import have_home
 from openrlhf_sfpo.ranges import at_least, between, check_ranges, share
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, load_problems, paper_specs
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
@@ -36,6 +37,7 @@ _RANGES = {
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; return the exit status: 0, 1 if sampling or grading failed, 2 for bad input."""
+    have_home()
     args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
         if args.regrade is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from openrlhf_sfpo.cli import derived, suggestions
 from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
 from openrlhf_sfpo.cli.values import value_of
-from openrlhf_sfpo.config import CHANGED_DEFAULTS, NOT_WRITTEN, add_flags
+from openrlhf_sfpo.config import CHANGED_DEFAULTS, add_flags
 from openrlhf_sfpo.errors import UsageError
 
 _OPENRLHF_CLI = "openrlhf/cli/train_ppo_ray.py"
@@ -103,7 +103,7 @@ class Flags:
                 if self._is_empty_section(name, value):
                     continue
                 raise suggestions.unknown_setting(name, place or source, self.names)
-            if value is None or (name == "logger.wandb.key" and value == NOT_WRITTEN):
+            if value is None:
                 continue
             if action.dest in found:
                 other = set_by[action.dest]

@@ -5,22 +5,27 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from openrlhf_sfpo import keys
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.cli.help import help_asked, help_text
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
+from openrlhf_sfpo.home import have_home
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, or with --dry-run say how; return the exit status: 0, 1 if the run failed or does not fit, 2 for bad
     input."""
     words = sys.argv[1:] if argv is None else argv
+    have_home()
+    keys.hide(words)
     try:
         if (topic := help_asked(words)) is not None:
             print(help_text(topic))
             return 0
         flat, given = parse([word for word in words if word not in dry_run.SPELLINGS])
+        keys.take_keys(vars(flat))
         if getattr(flat, "run.dir") is None:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
         if any(word in dry_run.SPELLINGS for word in words):

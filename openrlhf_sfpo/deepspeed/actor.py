@@ -15,6 +15,7 @@ from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.deepspeed import cpu
 from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
 from openrlhf_sfpo.deepspeed.trainer import SlowFastActorTrainer
+from openrlhf_sfpo.loopback import keep_stores_narrow
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.staleness import replace_stamps
@@ -27,6 +28,7 @@ class _OnAnyDevice:
     """Prepares the process of a rank before OpenRLHF starts its process group."""
 
     def _setup_distributed(self, strategy: Any) -> None:
+        keep_stores_narrow()
         if not torch.cuda.is_available():
             cpu.install(max(1, usable_cpus() // strategy.args.actor.num_gpus_per_node))
         super()._setup_distributed(strategy)

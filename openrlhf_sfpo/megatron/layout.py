@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.loopback import keep_stores_narrow
 from openrlhf_sfpo.megatron.model_config import ModelConfig
 
 
@@ -156,6 +157,7 @@ def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> Non
     from megatron.core import parallel_state, tensor_parallel
 
     if not torch.distributed.is_initialized():
+        keep_stores_narrow()
         if use_cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo", timeout=timeout)

@@ -14,6 +14,7 @@ from openrlhf_sfpo.tasks import data, generated
 from openrlhf_sfpo.tasks.answers import expected_text
 from openrlhf_sfpo.tasks.data import Fields, Sample, Scan
 from openrlhf_sfpo.tasks.labels import TEXT_REWARDS
+from openrlhf_sfpo.tasks.math_grader import readable
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
 from openrlhf_sfpo.tasks.sources import REASONING_GYM, Source, sources_of
 from openrlhf_sfpo.tasks.tokenizers import check_chat_template, load_tokenizer
@@ -273,17 +274,6 @@ def loses_text(tokenizer: Any, text: str, tokens: list[int]) -> bool:
     there = Counter(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
     letters = [character for character in text if not character.isspace()]
     return sum((Counter(letters) - there).values()) > len(letters) / 10
-
-
-def readable(label: str) -> bool:
-    """Whether the math grader can read a label."""
-    try:
-        from openrlhf_sfpo.tasks.math_grader import readable as can_read
-    except ImportError:
-        from math_verify import parse
-
-        return any(not isinstance(part, str) for part in parse(f"${label}$"))
-    return can_read(label)
 
 
 def tokenizer_of(args: Any) -> Any:

@@ -1,14 +1,9 @@
-"""What depends on the machine: Ray with or without GPUs, and the settings that follow from the device."""
+"""Settings that depend on the device."""
 
-import os
 import shutil
 from typing import Any
 
-from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.orchestration.preflight import gpus_needed
-
-_WORKER_SETUP = "openrlhf_sfpo.orchestration.worker.setup"
 
 
 def settle(values: dict[str, Any], device: str) -> None:
@@ -46,57 +41,13 @@ def settle(values: dict[str, Any], device: str) -> None:
             )
 
 
-def start_ray(args: Any) -> str:
-    """Connect to Ray or start it; return the device that the actor runs on.
-
-    Without GPUs Ray is told that there are some ("logical" GPUs), so that OpenRLHF's placement works unchanged.
-    """
-    import ray
-
-    needed = gpus_needed(args)
-    environment = {
-        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
-        "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
-        "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
-    }
-    options: dict[str, Any] = {
-        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": _WORKER_SETUP},
-        "log_to_driver": args.run.verbose,
-        "logging_level": "INFO" if args.run.verbose else "ERROR",
-    }
-    joins = bool(os.environ.get("RAY_ADDRESS"))
-    if not joins and args.megatron.device == "cuda" and not has_cuda():
-        raise UsageError("--megatron.device", "is cuda, and this machine has no GPU.", "Use auto, or set RAY_ADDRESS.")
-    if not joins and args.megatron.device == "cpu" and has_cuda():
-        raise UsageError(
-            "--megatron.device",
-            "is cpu on a machine with GPUs.",
-            "Use auto, or hide them with CUDA_VISIBLE_DEVICES=''.",
-        )
-    if not joins and (args.megatron.device == "cpu" or not has_cuda()):
-        cpus = max(usable_cpus(), needed + 4)
-        options.update(num_gpus=needed, num_cpus=cpus, include_dashboard=False, object_store_memory=2**30)
-        options["address"] = "local"  # a cluster that happens to run here is left alone
-    ray.init(**options)
-    resources = ray.cluster_resources()
-    available = int(resources.get("GPU", 0))
-    if available < needed:
-        raise UsageError(
-            "--actor.num_gpus_per_node, --ref.num_gpus_per_node, --vllm.num_engines, --vllm.tensor_parallel_size",
-            f"ask for {needed} GPUs together, but Ray has {available}.",
-            "Ask for fewer, or add nodes to the Ray cluster.",
-        )
-    if args.megatron.device != "auto":
-        return args.megatron.device
-    # Ray names the kind of a real GPU in a resource of its own; logical GPUs have none.
-    return "cuda" if any(name.startswith("accelerator_type:") for name in resources) else "cpu"
-
-
 def runs_on_cpu(device: str) -> bool:
     """Whether a run with this --megatron.device will be one without GPUs, as far as this machine knows."""
     if device != "auto":
         return device == "cpu"
-    return not os.environ.get("RAY_ADDRESS") and not has_cuda()
+    from openrlhf_sfpo.orchestration.ray_cluster import asked_for
+
+    return asked_for() is None and not has_cuda()
 
 
 def has_cuda() -> bool:

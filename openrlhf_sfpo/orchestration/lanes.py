@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.orchestration import ray_cluster
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 
 SETTINGS = "settings.json"
@@ -150,7 +151,7 @@ class Lanes:
 def _processors(lane: int, lanes: int) -> set[int]:
     """The processors of one lane among several on this machine."""
     usable = sorted(os.sched_getaffinity(0))
-    if os.environ.get("RAY_ADDRESS"):
+    if ray_cluster.asked_for():
         return set(usable)
     return set(usable[lane % len(usable) :: lanes])
 

@@ -13,6 +13,7 @@ from openrlhf_sfpo.errors import StepHung, Stopped, UsageError, WeightSyncFailed
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.orchestration import resume
 from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.orchestration.ray_start import keep_logs
 from openrlhf_sfpo.orchestration.run_data import prepared_rows
 from openrlhf_sfpo.orchestration.session import Session, causes, root_cause
 from openrlhf_sfpo.placement import crowded
@@ -59,7 +60,8 @@ def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: 
             console.say("interrupted")
             return 130
         console.say(f"the run failed: {root_cause(error)}")
-        console.plain(f"What the libraries printed is in {directory / 'logs'} and {_ray_logs()}.")
+        logs = keep_logs(directory / "logs" / "ray") or "Ray's session directory"
+        console.plain(f"What the libraries printed is in {directory / 'logs'} and {logs}.")
         return 1
 
 
@@ -83,6 +85,7 @@ def _train(session: Session, flat: argparse.Namespace, directory: Path, console:
             left -= 1
             console.say(root_cause(error))
             console.say(f"starting again from the last checkpoint ({left} restarts left, --train.max_restarts)")
+            keep_logs(directory / "logs" / "ray")
             session.close()
 
 
@@ -180,11 +183,3 @@ def quiet(log: Path, verbose: bool) -> Iterator[Any]:
             os.dup2(descriptor, target)
             os.close(descriptor)
         stream.close()
-
-
-def _ray_logs() -> str:
-    import ray
-
-    if not ray.is_initialized():
-        return "Ray's session directory"
-    return str(Path(ray._private.worker._global_node.get_session_dir_path()) / "logs")

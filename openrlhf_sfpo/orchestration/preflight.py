@@ -15,12 +15,14 @@ from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
 from openrlhf_sfpo.errors import NotThere, UsageError
 from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.home import check_caches
 from openrlhf_sfpo.megatron.model_config import MODEL_FLAG
-from openrlhf_sfpo.orchestration import data_check, hooks, places, resume, run_data
+from openrlhf_sfpo.orchestration import data_check, hooks, places, ray_cluster, resume, run_data
 from openrlhf_sfpo.orchestration.batches import check_batches
 from openrlhf_sfpo.orchestration.reward_check import check_rewards, try_rewards
 from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
+from openrlhf_sfpo.search_path import check_packages
 from openrlhf_sfpo.tasks.tokenizers import check_model_code
 
 
@@ -121,7 +123,10 @@ def _steps(
 ) -> Iterator[partial[None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
     args = nested(flat)
+    yield partial(check_packages)
     yield partial(_check_given, args)
+    yield partial(check_caches)
+    yield partial(ray_cluster.check_cluster, args.run.allow_open_ray)
     yield partial(check_flags, args)
     yield partial(_check_rewards, args)
     yield partial(data.flags)

@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, Checkpoint, newest_whole, remove_leftovers
-from openrlhf_sfpo.config import NOT_WRITTEN
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 
@@ -194,8 +193,5 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_asked(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they are written down, with keys blanked."""
-    found = {name: value for name, value in values.items() if name != "config"}
-    if found.get("logger.wandb.key"):
-        found["logger.wandb.key"] = NOT_WRITTEN
-    return found
+    """Settings as they are written down. Keys are not among them: `keys.take_keys` has moved them to the environment."""
+    return {name: value for name, value in values.items() if name != "config"}

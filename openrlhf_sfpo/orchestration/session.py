@@ -14,10 +14,11 @@ from typing import Any
 from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.errors import StepHung
 from openrlhf_sfpo.orchestration import events, flash_attn_stub, hooks
-from openrlhf_sfpo.orchestration.devices import settle, start_ray
+from openrlhf_sfpo.orchestration.devices import settle
 from openrlhf_sfpo.orchestration.kept import Kept, can_follow
 from openrlhf_sfpo.orchestration.nodes import on_node
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
+from openrlhf_sfpo.orchestration.ray_start import start_ray, stop_ray
 from openrlhf_sfpo.orchestration.resume import as_asked
 from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.placement import engines_share_gpus
@@ -63,7 +64,7 @@ class Session:
         follows = self._keep and self._previous is not None and can_follow(self._previous, asked)
         if not follows:
             self.close()
-            self._stack.callback(_stop_ray)
+            self._stack.callback(stop_ray)
             flash_attn_stub.install_if_missing()
             with ThreadPoolExecutor(1) as thread:  # both take seconds, and Ray's are other processes'
                 checked = thread.submit(hooks.check_signatures)
@@ -302,10 +303,3 @@ def _py_spy(process: int) -> str:
     command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--pid", str(process)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     return done.stdout or f"py-spy could not read it: {done.stderr.strip()}"
-
-
-def _stop_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()

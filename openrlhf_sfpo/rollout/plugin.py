@@ -1,7 +1,10 @@
-"""What vLLM runs in each of its processes (entry point `vllm.general_plugins`): makes our transfer engine known, and on
-CPU lets idle processes wait without spinning, and engines sleep."""
+"""What vLLM runs in each of its processes (entry point `vllm.general_plugins`): makes our transfer engine known, keeps
+its sockets off the network, and on CPU lets idle processes wait without spinning, and engines sleep."""
 
 import inspect
+
+from openrlhf_sfpo.loopback import keep_stores_narrow
+from openrlhf_sfpo.scratch import name_shared_memory
 
 SHARED_MEMORY = "shared_memory"
 
@@ -11,6 +14,8 @@ def register() -> None:
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory, WeightTransferTrainerFactory
     from vllm.platforms import current_platform
 
+    keep_stores_narrow()
+    name_shared_memory()
     module = "openrlhf_sfpo.rollout.shared_memory"
     for factory, class_name in (
         (WeightTransferEngineFactory, "SharedMemoryEngine"),

@@ -2,10 +2,13 @@
 
 import functools
 import os
+import tempfile
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from openrlhf_sfpo import loopback
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
+from openrlhf_sfpo.scratch import Scratch
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 
 
@@ -73,6 +76,9 @@ def sample(
     """
     import torch
 
+    scratch = Scratch()  # until the process ends: so does vLLM
+    os.environ.update({**loopback.environment(), **scratch.environment()})
+    tempfile.tempdir = None  # Python has looked at TMPDIR already
     cuda = torch.cuda.is_available()
     options: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
     if not cuda:

@@ -1,0 +1,90 @@
+"""Keeps the processes of a run on one machine from listening to the network.
+
+torch, gloo, NCCL, vLLM and Ray listen on the machine's network address, or on all of them, unless they are told
+otherwise. None of their protocols asks who is calling (Ray's does, with a token), and some of them run what they are
+sent.
+"""
+
+import errno
+import importlib
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+ADDRESS = "127.0.0.1"
+_LOOPBACK_KIND = "772"  # ARPHRD_LOOPBACK in Linux's if_arp.h
+
+
+def environment() -> dict[str, str]:
+    """Variables that have the libraries use the loopback interface, for every process of a run on one machine."""
+    interface = _interface()
+    return {
+        # Ray's own switch for machines without a cluster: its address is then 127.0.0.1, and it listens there only.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": f"={interface}",
+        "TP_SOCKET_IFNAME": interface,
+        "VLLM_HOST_IP": ADDRESS,
+        "VLLM_LOOPBACK_IP": ADDRESS,
+    }
+
+
+def _interface() -> str:
+    """The loopback interface's name."""
+    for kind in sorted(Path("/sys/class/net").glob("*/type")):
+        if kind.read_text().strip() == _LOOPBACK_KIND:
+            return kind.parent.name
+    return "lo"
+
+
+def keep_stores_narrow() -> None:
+    """Have torch's rendezvous (`tcp://` and `env://`) listen on the address that it was given, as MASTER_ADDR say.
+
+    Its TCPStore listens on all interfaces. May be called more than once.
+    """
+    # `torch.distributed.rendezvous` is a function of that name.
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")
+    original = rendezvous._create_c10d_store
+    if getattr(original, "is_narrow", False):
+        return
+
+    def create_store(
+        hostname: str, port: int, rank: int, world_size: int, timeout: timedelta, use_libuv: bool = True
+    ) -> Any:
+        if rank != 0 or rendezvous._torchelastic_use_agent_store():
+            return original(hostname, port, rank, world_size, timeout, use_libuv)
+        try:
+            listening = _listen(hostname, port)
+        except OSError as error:
+            # In use: a store of this process may be there already, which torch shares. Not ours: the address is
+            # another's that passes on what it gets, as a container's host.
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                raise
+            return original(hostname, port, rank, world_size, timeout, use_libuv)
+        return rendezvous.TCPStore(
+            host_name=hostname,
+            port=listening.getsockname()[1],
+            world_size=world_size,
+            is_master=True,
+            timeout=timeout,
+            multi_tenant=True,
+            master_listen_fd=listening.detach(),
+            use_libuv=use_libuv,
+        )
+
+    create_store.is_narrow = True
+    rendezvous._create_c10d_store = create_store
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except OSError:
+        listening.close()
+        raise
+    return listening

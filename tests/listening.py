@@ -1,0 +1,56 @@
+"""What the processes of a tree listen to, asked of the kernel."""
+
+import ipaddress
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Socket:
+    """A socket on which a process waits for others: TCP that listens, or UDP that is bound and not connected."""
+
+    process: str
+    kind: str
+    address: str
+    port: int
+
+    @property
+    def on_loopback(self) -> bool:
+        address = ipaddress.ip_address(self.address)
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def sockets_of(root: psutil.Process) -> set[Socket]:
+    """Those of a process and everything that it started."""
+    found = set()
+    try:
+        family = [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return found
+    for process in family:
+        try:
+            name = process.name()
+            connections = process.net_connections("inet")
+        except psutil.Error:  # it ended meanwhile
+            continue
+        for one in connections:
+            udp = one.type.name == "SOCK_DGRAM"
+            if one.laddr and (one.status == psutil.CONN_LISTEN or (udp and not one.raddr)):
+                found.add(Socket(name, "UDP" if udp else "TCP", one.laddr.ip, one.laddr.port))
+    return found
+
+
+def watch(
+    root: psutil.Process, seconds: float, interval: float = 0.25, also: Callable[[], None] = lambda: None
+) -> set[Socket]:
+    """All sockets that were seen while the process ran, at most for so long; `also` is called each time."""
+    seen: set[Socket] = set()
+    until = time.monotonic() + seconds
+    while root.is_running() and root.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+        seen |= sockets_of(root)
+        also()
+        time.sleep(interval)
+    return seen
