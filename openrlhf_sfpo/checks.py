@@ -59,6 +59,7 @@ def check_numbers(args: Any) -> None:
     for flag, value in (
         ("--train.timeout", args.train.timeout),
         ("--rollout.engine_timeout", args.rollout.engine_timeout),
+        ("--rollout.engine_start_timeout", args.rollout.engine_start_timeout),
     ):
         if not value > 0:
             raise UsageError(flag, f"is {value:g} seconds.", "Use a number above 0.")

@@ -1,5 +1,7 @@
 """Exceptions that are meant for the person at the keyboard."""
 
+from typing import Any
+
 
 class UsageError(ValueError):
     """Bad input. The message names the flag (or file) at fault and how to mend it.
@@ -12,6 +14,9 @@ class UsageError(ValueError):
         self.flag = flag
         self.problem = problem
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.flag, self.problem, self.fix)  # arrives whole from another process
 
 
 class NotThere(UsageError):
@@ -33,6 +38,14 @@ class StepHung(RuntimeError):
 
 class WeightSyncFailed(RuntimeError):
     """An engine died or hung while the weights were sent to it; the message says which call it did not answer."""
+
+
+class EngineStartFailed(RuntimeError):
+    """A vLLM engine could not start; the message says which one and why, in one line."""
+
+
+class WorkerLost(RuntimeError):
+    """A process that the run needs is gone; the message says which one."""
 
 
 WEIGHT_SYNC_HINT = (

@@ -114,10 +114,10 @@ def _model(path: str) -> str:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from openrlhf_sfpo.orchestration.launcher import quiet
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import measure, table, write_evaluation
     from openrlhf_sfpo.rollout.sampling import Engine, Sampling, load_tokenizer, sample
+    from openrlhf_sfpo.streams import quiet
 
     sets = load_problems(args.data, args.input_key, args.label_key, args.limit)
     names = [(name, number) for name, problems in sets.items() for number in range(len(problems))]

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from openrlhf_sfpo.cli.process import guarded
+
 COMMANDS = {
     "train": "train a model with SFPO (or GRPO) through OpenRLHF",
     "eval": "sample answers from a model with vLLM and grade them",
@@ -17,7 +19,12 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv
+    name = " ".join(["openrlhf-sfpo", *(word for word in words[:1] if word in COMMANDS)])
+    return guarded(name, lambda: _main(words))
+
+
+def _main(argv: list[str]) -> int:
     if argv[:1] == ["--version"]:
         from openrlhf_sfpo import __version__
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import parse
+from openrlhf_sfpo.cli.process import guarded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
+from openrlhf_sfpo.stopping import Stopping, StopRequested
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,17 +25,22 @@ def main(argv: list[str] | None = None) -> int:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
         if dry_run.FLAG in words:
             return dry_run.dry_run(flat)
-        from openrlhf_sfpo.orchestration import preflight
+        stopping = Stopping()
+        with stopping.installed():
+            from openrlhf_sfpo.orchestration import preflight
 
-        preflight.check(flat)
-        with locked("--run.dir", Path(getattr(flat, "run.dir"))):
-            return _run(flat, given)
+            preflight.check(flat)
+            with locked("--run.dir", Path(getattr(flat, "run.dir"))):
+                return _run(flat, given, stopping)
+    except StopRequested:
+        print("openrlhf-sfpo train: stopped before the run began", file=sys.stderr)
+        return getattr(flat, "run.interrupted_exit_status")
     except UsageError as error:
         print(f"openrlhf-sfpo train: error: {error}", file=sys.stderr)
         return 2
 
 
-def _run(flat: argparse.Namespace, given: set[str]) -> int:
+def _run(flat: argparse.Namespace, given: set[str], stopping: Stopping) -> int:
     from openrlhf_sfpo.orchestration import launcher, preflight, resume
 
     directory = preflight.prepare(flat, given)
@@ -42,8 +49,8 @@ def _run(flat: argparse.Namespace, given: set[str]) -> int:
         print(f"{directory} holds a finished run: nothing to do. For another one choose another --run.dir.")
         return 0
     with locked("--ckpt.path", Path(getattr(flat, "ckpt.path"))):
-        return launcher.run(flat, directory)
+        return launcher.run(flat, directory, stopping)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("openrlhf-sfpo train", main))

@@ -13,6 +13,8 @@ import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from openrlhf_sfpo.orchestration.engine_starts import start_reported
+from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.environment import cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
@@ -35,6 +37,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         engine_dtype: "bfloat16" or "float32".
         response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
         finite_rewards: raise where a reward is not a finite number, instead of leaving that to the trainer.
+        index: which of the run's engines this is.
         remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
     """
 
@@ -48,7 +51,35 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         engine_dtype: str,
         response_seed: int | None,
         finite_rewards: bool,
+        index: int = 0,
         remote_rm_url: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        with start_reported(index, Events()):
+            await self._start(
+                *args,
+                device=device,
+                weight_backend=weight_backend,
+                sleep_level=sleep_level,
+                kv_cache_bytes=kv_cache_bytes,
+                engine_dtype=engine_dtype,
+                response_seed=response_seed,
+                finite_rewards=finite_rewards,
+                remote_rm_url=remote_rm_url,
+                **kwargs,
+            )
+
+    async def _start(
+        self,
+        *args: Any,
+        device: str,
+        weight_backend: str,
+        sleep_level: int,
+        kv_cache_bytes: int,
+        engine_dtype: str,
+        response_seed: int | None,
+        finite_rewards: bool,
+        remote_rm_url: Any,
         **kwargs: Any,
     ) -> None:
         register()
@@ -227,6 +258,7 @@ class EngineClass:
         self._extra = extra
         self._env = env
         self._options: dict[str, Any] = {}
+        self._started = 0
 
     def options(self, **options: Any) -> "EngineClass":
         # One that dies is started again by Ray under the same handle, but with the model's first weights: its prompts
@@ -236,7 +268,8 @@ class EngineClass:
         return self
 
     def remote(self, **kwargs: Any) -> Any:
-        return self._actor_class.options(**self._options).remote(**kwargs, **self._extra)
+        index, self._started = self._started, self._started + 1
+        return self._actor_class.options(**self._options).remote(**kwargs, **self._extra, index=index)
 
 
 def engine_env(device: str, eager: bool, verbose: bool) -> dict[str, str]:

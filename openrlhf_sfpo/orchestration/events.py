@@ -22,18 +22,32 @@ class Events:
             with suppress(ValueError):
                 self._mailbox = ray.get_actor(NAME)
 
+    @property
+    def are_heard(self) -> bool:
+        """Whether a driver listens."""
+        return self._mailbox is not None
+
     def send(self, kind: str, **fields: Any) -> None:
         """Send an event; those of one worker arrive in order.
 
         Args:
             kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
                 `samples` (step, samples; as with `step`, again if they may be known already), `sync` (metrics),
-                `checkpoint` (of a save that ended: tag, step, error, blocked_seconds, seconds, bytes) or `notice`
-                (text).
+                `checkpoint` (of a save that ended: tag, step, error, blocked_seconds, seconds, bytes), `training` (the
+                workers are up; step, after which the run continues), `engine` (index, state "starting", "up" or
+                "failed", text and, if it failed, log) or `notice` (text).
             fields: its content, plain Python values.
         """
         if self._mailbox is not None:
             self._mailbox.put.remote({"kind": kind, **fields})
+
+    def send_now(self, kind: str, **fields: Any) -> None:
+        """As `send`, from a process that is about to end: wait until the event has arrived, for 10 s at most."""
+        import ray
+
+        if self._mailbox is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._mailbox.put.remote({"kind": kind, **fields}), timeout=10)
 
     def register(self, role: str, rank: int = 0) -> None:
         """Leave the handle of the Ray actor that this is called in.

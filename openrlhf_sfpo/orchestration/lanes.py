@@ -173,12 +173,13 @@ def _lane(pipe: Connection, keep: bool, processors: set[int]) -> None:
 
 def _run(session: Any, run: PlannedRun) -> int:
     from openrlhf_sfpo.orchestration import launcher, preflight
+    from openrlhf_sfpo.streams import quiet
 
     run.directory.mkdir(parents=True, exist_ok=True)
     (run.directory / SETTINGS).write_text(json.dumps(run.settings, indent=1) + "\n")
     directory = preflight.prepare(run.flat, set(run.given))
     logs = directory / "logs"
-    with launcher.quiet(logs / "driver.log", verbose=False), (logs / "console.log").open("w") as console:
+    with quiet(logs / "driver.log", verbose=False), (logs / "console.log").open("w") as console:
         try:
             status = launcher.run_in(session, run.flat, directory, console)
         except Exception as error:  # a UsageError that only shows once Ray is there

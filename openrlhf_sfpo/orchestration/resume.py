@@ -49,6 +49,7 @@ _FREE = {
     "train.on_nonfinite",
     "train.timeout",
     "rollout.engine_timeout",
+    "rollout.engine_start_timeout",
     "rollout.record_dir",
 }
 _RUN_DIR = "RUN_DIR"

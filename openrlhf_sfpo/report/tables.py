@@ -167,6 +167,10 @@ def run_list(runs: list[Run]) -> Table:
         remarks = list(run.problems)
         if run.lines and not points:
             remarks.append("no evaluation (--eval.dataset)")
+        if run.state == "died":
+            remarks.append(f"process {run.status.get('pid')} on {run.status.get('host')} is gone")
+        elif "reason" in run.status:
+            remarks.append(run.status["reason"])
         rows.append([run.directory.name, run.state, steps, first, best, last, "; ".join(remarks) or "-"])
     return Table("Runs", ["run", "state", "steps", "first, %", "best, %", "last, %", "remarks"], rows)
 
