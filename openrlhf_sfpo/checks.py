@@ -63,6 +63,9 @@ def check_numbers(args: Any) -> None:
     ):
         if not value > 0:
             raise UsageError(flag, f"is {value:g} seconds.", "Use a number above 0.")
+    if not 0 <= args.run.interrupted_exit_status <= 255:
+        value = args.run.interrupted_exit_status
+        raise UsageError("--run.interrupted_exit_status", f"is {value}.", "Use 0 to 255, such as 143.")
     for flag, value in (
         ("--train.max_restarts", args.train.max_restarts),
         ("--train.grace_seconds", args.train.grace_seconds),

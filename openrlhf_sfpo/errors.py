@@ -24,8 +24,8 @@ class NotThere(UsageError):
 
 
 class Stopped(Exception):
-    """The run was asked to end, and nothing is lost by it; the message says with which step. Without a message, the
-    request has come in the middle of something that need not be finished."""
+    """The run was asked to stop, and nothing is lost by that; the message says after which step. Without a message, the
+    request came in the middle of something that need not be finished."""
 
 
 class NonFiniteBatch(RuntimeError):

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
+from openrlhf_sfpo.errors import EngineStartFailed, WorkerLost
 from openrlhf_sfpo.orchestration import listener as listening
-from openrlhf_sfpo.orchestration.engine_starts import EngineStarts
+from openrlhf_sfpo.orchestration.engine_care import EngineCare
+from openrlhf_sfpo.orchestration.engine_starts import EngineStarts, wait_until_started
 from openrlhf_sfpo.orchestration.events import Events, mailbox
+from openrlhf_sfpo.orchestration.failures import failed_to_start, may_pass, reason, root_of
 from openrlhf_sfpo.orchestration.listener import Listener
 from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.report.console import Console
@@ -60,6 +64,144 @@ def test_events_arrive_in_order(local_ray: None) -> None:
         assert told(box, 1) == [(0, "eval"), (0, "step")]
 
 
+@ray.remote(num_cpus=0)
+class Actor:
+    """Ends in the way that it is told."""
+
+    def __init__(self, how: str = "") -> None:
+        self.end(how)
+
+    def end(self, how: str) -> None:
+        if how == "raise":
+            raise PermissionError(13, "Permission denied", "/root/.cache")
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "exit":
+            os._exit(3)
+
+    def ask(self, other: Any, how: str) -> None:
+        ray.get(other.end.remote(how))
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["asked", "asked by another actor"])
+@pytest.mark.parametrize(
+    ("constructor", "method", "line", "passes"),
+    [
+        ("raise", "", "PermissionError: [Errno 13] Permission denied: '/root/.cache'", False),
+        ("", "raise", "PermissionError: [Errno 13] Permission denied: '/root/.cache'", False),
+        ("kill", "", "ended unexpectedly: it was killed, ran out of memory, or crashed", True),
+        ("", "kill", "ended unexpectedly: it was killed, ran out of memory, or crashed", True),
+    ],
+)
+def test_what_ray_makes_of_failures(
+    local_ray: None, constructor: str, method: str, line: str, passes: bool, nested: bool
+) -> None:
+    actor = Actor.remote(constructor)
+    with pytest.raises(ray.exceptions.RayError) as raised:
+        ray.get(Actor.remote().ask.remote(actor, method) if nested else actor.end.remote(method))
+    assert line in reason(raised.value)
+    assert may_pass(raised.value) == passes
+    assert failed_to_start(root_of(raised.value)) == (constructor == "raise")
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+class Engine:
+    """What is asked of an engine's process, without vLLM. It takes a while to start, as vLLM does."""
+
+    def __init__(self, seconds: float, refuses: str = "") -> None:
+        time.sleep(seconds)
+        if refuses and Path(refuses).exists():
+            raise OSError("no memory left")
+
+    def heartbeat(self) -> int:
+        return os.getpid()
+
+    def processes(self) -> tuple[str, dict[int, float]]:
+        return ray.get_runtime_context().get_node_id(), {os.getpid(): psutil.Process().create_time()}
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@ray.remote(num_cpus=0)
+class Policy:
+    """A rank that engines can be reconnected to."""
+
+    def __init__(self) -> None:
+        Events().register("policy")
+
+    def reconnect_engines(self) -> None:
+        pass
+
+
+def dead(engine: Any) -> None:
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(engine.die.remote())
+
+
+def test_starting_is_not_hanging_and_a_restart_that_nobody_saw_is_noticed(local_ray: None, tmp_path: Path) -> None:
+    refuses = tmp_path / "refuses"
+    with mailbox() as box:
+        policy = Policy.remote()
+        engines = [Engine.remote(4.0), Engine.remote(0.0, str(refuses))]
+        looked: list[None] = []
+        wait_until_started(engines, 600.0, lambda: looked.append(None))
+        assert looked
+        care = EngineCare([Engine.remote(4.0), *engines[1:]], 2.0, Events(), start_timeout=600.0)
+        care.look_at_all()
+        assert care.all_well, "starting took longer than an answer may take"
+        dead(engines[1])
+        until(lambda: is_up(engines[1]))
+        care.look_at_all()
+        assert not care.all_well, "it has the model's first weights"
+        care.restore()
+        care.look_at_all()
+        assert care.all_well
+        refuses.touch()
+        dead(engines[1])
+        care.look_at_all()
+        with pytest.raises(WorkerLost, match="engine 1 could not restart: OSError: no memory left"):
+            care.restore()
+        said = [event["text"] for event in ray.get(box.take.remote())[0]]
+        assert said[0].startswith("engine 1 died (its process is gone); restarting it with the current weights")
+        assert said[1].startswith("engine 1 is up again with the current weights")
+        ray.kill(policy)
+
+
+def is_up(engine: Any) -> bool:
+    try:
+        return ray.get(engine.heartbeat.remote()) > 0
+    except ray.exceptions.RayActorError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("start", "timeout", "error", "words"),
+    [
+        (
+            {"seconds": 0.0, "refuses": os.devnull},
+            600.0,
+            EngineStartFailed,
+            "engine 0 could not start: OSError: no memory",
+        ),
+        ({"seconds": 600.0}, 0.5, EngineStartFailed, r"has not started within 0 s \(--rollout.engine_start_timeout\)"),
+    ],
+    ids=["refuses", "takes too long"],
+)
+def test_engines_that_do_not_start(local_ray: None, start: Any, timeout: float, error: type, words: str) -> None:
+    engine = Engine.remote(**start)
+    with pytest.raises(error, match=words):
+        wait_until_started([engine], timeout)
+    ray.kill(engine)
+
+
 class Heard:
     """A listener with everything that it needs."""
 
@@ -74,13 +216,6 @@ class Heard:
     @property
     def shown(self) -> str:
         return self.stream.getvalue()
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_errors_do_not_stop_the_listener_and_the_end_of_the_mailbox_ends_the_run(

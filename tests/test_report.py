@@ -86,7 +86,7 @@ def test_the_console_shows_steps_and_accuracies() -> None:
     assert "held-out accuracy sums 50.0 ± 2.1 %" in shown
 
 
-# A step that no alarm is about, and for each kind what makes it bad, for how many steps in a row, and what is said then.
+# A step that no alarm is about; for each kind what makes it bad, for how many steps in a row, and what is said then.
 HEALTHY = {
     "reward_mean": 0.5,
     "train/rollout_log_prob_abs_diff": 0.02,
@@ -252,15 +252,16 @@ def test_the_state_says_what_is_true(tmp_path: Path) -> None:
     assert load_run(tmp_path).state == "finished"
 
 
-def test_a_process_that_is_refused_leaves_the_status_as_it_was(tmp_path: Path) -> None:
+def test_a_process_that_is_refused_leaves_the_status_of_the_run_as_it_was(tmp_path: Path) -> None:
     refused = StatusFile(tmp_path)
     refused.begin()
     assert refused.state == "running"
-    refused.restore()
-    assert read_status(tmp_path) == {}
+    refused.refuse("--a: is 1. Use 2.")
+    assert read_status(tmp_path)["reason"] == "--a: is 1. Use 2."
     RunWriter(tmp_path, {}).close("interrupted", "SIGTERM")
     before = read_status(tmp_path)
+    assert "continued" not in before, "nothing had begun"
     refused = StatusFile(tmp_path)
     refused.begin()
-    refused.restore()
+    refused.refuse("--a: is 1. Use 2.")
     assert read_status(tmp_path) == before

@@ -114,6 +114,7 @@ def _model(path: str) -> str:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from openrlhf_sfpo.orchestration.worker_logs import tail, why_engine_failed
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import measure, table, write_evaluation
     from openrlhf_sfpo.rollout.sampling import Engine, Sampling, load_tokenizer, sample
@@ -139,7 +140,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             console.say("grading")
             graded = _grade(args.grader, sets, names, prompts, responses)
         except Exception as error:
-            console.say(f"the evaluation failed: {type(error).__name__}: {error}")
+            console.say(f"the evaluation failed: {why_engine_failed(error, [tail(args.out / 'driver.log')])}")
             console.plain(f"What the libraries printed is in {args.out / 'driver.log'}.")
             return 1
         numbers = measure(graded)

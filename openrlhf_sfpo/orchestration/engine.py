@@ -4,6 +4,7 @@ silently. Generation is OpenRLHF's own."""
 import copy
 import hashlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -141,7 +142,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
 
     async def restart(self, seed: int, index: int) -> None:
-        """Be as after the start, but for the weights: no cached prefixes, random numbers from the run's seed.
+        """Reset everything except the weights: no cached prefixes, random numbers from the run's seed.
 
         Args:
             seed: --train.seed.
@@ -196,9 +197,11 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         if self._response_seeds is not None:
             self._response_seeds.weights_are(number)
 
-    async def heartbeat(self) -> None:
-        """Return once vLLM's own process, which may be another one, has answered between two of its steps."""
+    async def heartbeat(self) -> int:
+        """Return this process's number once vLLM's own process, which may be another one, has answered between two of
+        its steps."""
         await self.llm.is_sleeping()
+        return os.getpid()
 
     def processes(self) -> tuple[str, dict[int, float]]:
         """The node, and the process numbers with their start times of this actor and everything that it started."""
@@ -272,7 +275,7 @@ class EngineClass:
         return self._actor_class.options(**self._options).remote(**kwargs, **self._extra, index=index)
 
 
-def engine_env(device: str, eager: bool, verbose: bool) -> dict[str, str]:
+def engine_env(device: str, eager: bool) -> dict[str, str]:
     """Environment of the engine processes."""
-    level = {"VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING"}
+    level = {"VLLM_LOGGING_LEVEL": "INFO"}  # into Ray's files, where it tells how far a start is
     return {**level, **cpu_environment(eager)} if device == "cpu" else level

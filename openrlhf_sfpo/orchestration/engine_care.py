@@ -20,8 +20,8 @@ _DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the
 class EngineCare:
     """Watches a run's engines and restarts them.
 
-    Ray starts a dead actor again under its handle, so that nobody needs another one. What is left to do is to kill what
-    hangs with everything that it started, to wait, and to have the policy connect and send its weights.
+    Ray restarts a dead actor under its handle, which stays valid. What is left to do here: kill a hanging engine with
+    its child processes, wait for the restart, and have the policy reconnect and send its weights.
 
     Args:
         engines: the handles.
@@ -51,7 +51,7 @@ class EngineCare:
         return not self._down
 
     def look_at_all(self) -> None:
-        """Before the engines are needed: ask each for a sign of life and wait for it.
+        """Before the engines are needed: send each a heartbeat request and wait for the answer.
 
         Raises:
             EngineStartFailed: an engine could not start, and has not been up before.
@@ -68,14 +68,16 @@ class EngineCare:
         for index, wait in zip(up, waits, strict=True):
             try:
                 answer = ray.get(asked[index], timeout=wait)
-                if answer is not None:
+                if index in self._processes:
+                    self._heard(index, answer)
+                else:
                     self._processes[index] = answer
             except ray.exceptions.GetTimeoutError:
                 self._hangs(index, wait)
             except Exception as error:
                 if not is_engine_failure(error):
                     raise
-                if failed_to_start(error):
+                if failed_to_start(error) and index not in self._processes:
                     raise start_error(index, error) from None
                 self.failed(index, error)
 
@@ -86,13 +88,13 @@ class EngineCare:
             self._end(index)
 
     def check(self) -> None:
-        """Ask the engines for a sign of life now and then; end those that owe one for too long."""
+        """Send heartbeat requests now and then; kill engines that have not answered one for too long."""
         now = time.monotonic()
         for index, (ref, since) in list(self._asked.items()):
             if ray.wait([ref], timeout=0)[0]:
                 del self._asked[index]
                 try:
-                    ray.get(ref)
+                    self._heard(index, ray.get(ref))
                 except Exception as error:
                     if not is_engine_failure(error):
                         raise
@@ -105,8 +107,16 @@ class EngineCare:
                 if index not in self._down and index not in self._asked:
                     self._asked[index] = (engine.heartbeat.remote(), now)
 
+    def _heard(self, index: int, process: int) -> None:
+        """Note an answer to a heartbeat. Another process may have given it than the one that is known: the engine has
+        died, and Ray has restarted it before anybody noticed. Its weights are those of the model directory then."""
+        known = self._processes.get(index)
+        if known is not None and process not in known[1]:
+            self._say(index, "died (its process is gone)")
+            self._end(index, is_restarted=True)
+
     def wake_up(self) -> None:
-        """Have all engines up, awake and with the current weights. Engines that do not sleep are left alone."""
+        """Bring all engines up and awake, with the current weights. Engines that do not sleep are left alone."""
         if not self._sleeps:
             return
         self.look_at_all()
@@ -126,7 +136,7 @@ class EngineCare:
             self._ask_all("sleep")
 
     def deliver(self, send: Callable[[], Any], resting: bool = False) -> None:
-        """Have the weights sent to all engines; those that die or hang meanwhile are restarted, and get them as well.
+        """Send the weights to all engines; restart those that die or hang meanwhile, and send them to these as well.
 
         Args:
             send: does it.
@@ -218,11 +228,12 @@ class EngineCare:
         self._say(index, f"has not answered for {seconds:.0f} s (--rollout.{flag})")
         self._end(index)
 
-    def _end(self, index: int) -> None:
-        """Kill an engine with all its processes; Ray starts it again."""
+    def _end(self, index: int, is_restarted: bool = False) -> None:
+        """Kill an engine with all its processes; Ray starts it again, if it has not done so already."""
         self._down.add(index)
         self._asked.pop(index, None)
-        ray.kill(self._engines[index], no_restart=False)
+        if not is_restarted:
+            ray.kill(self._engines[index], no_restart=False)
         node, processes = self._processes.pop(index, ("", {}))
         if node:
             with suppress(ray.exceptions.RayError):  # the node is gone, and they with it

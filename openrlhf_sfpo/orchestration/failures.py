@@ -60,8 +60,11 @@ def details(error: BaseException) -> list[str]:
 
 
 def full_text(error: BaseException) -> str:
-    """Everything that is known about a failure, for a file."""
-    return plain("".join(traceback.format_exception(error)))
+    """Everything that is known about a failure, for a file; also what was raised before a better explanation."""
+    parts = traceback.format_exception(error)
+    if error.__suppress_context__ and error.__context__ is not None:
+        parts += ["\nwhich was raised in place of:\n\n", *traceback.format_exception(error.__context__)]
+    return plain("".join(parts))
 
 
 def plain(text: str) -> str:
@@ -109,8 +112,13 @@ def _lost(text: str) -> str:
     where = f" (process {fields['pid']} on {fields['ip']})" if {"pid", "ip"} <= fields.keys() else ""
     who = fields.get("class_name", "an actor").rpartition(".")[2]
     why = "it was killed, ran out of memory, or crashed"
-    if "SIGTERM" in text:
+    status = re.search(r"exits with an exit code ([1-9]\d*)", text)
+    if "receives a SIGTERM" in text:
         why = "it received SIGTERM"
+    elif "running low on memory" in text:
+        why = "the machine ran low on memory, and Ray killed it"
+    elif status:
+        why = f"it exited with status {status.group(1)}"
     elif re.search(r"node (was|is) (terminated|dead)|The node .* died|node_death|owner.* node", text, re.IGNORECASE):
         why = "its machine is gone"
     return f"the process of {who}{where} ended unexpectedly: {why}"

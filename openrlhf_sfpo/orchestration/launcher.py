@@ -66,7 +66,7 @@ def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: 
     except UsageError as error:
         root = root_of(error)
         if root is error:
-            status.restore()
+            status.refuse(str(error))
         else:  # found by a worker, when the run had begun
             status.end("failed", str(root))
         raise root from None

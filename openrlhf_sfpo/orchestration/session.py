@@ -146,7 +146,7 @@ class Session:
             ended = self.stopping.requested is not None or isinstance(better, KeyboardInterrupt)
             writer.close("interrupted" if ended else "failed", None if ended else reason(better))
             if better is not error:
-                raise better from error
+                raise better from None
             raise
 
     def _what_it_was(self, listener: Listener | None, error: BaseException) -> BaseException:
@@ -175,7 +175,7 @@ class Session:
         from openrlhf_sfpo.rollout.weight_sync import backend_for
 
         engine = EngineClass(
-            engine_env(self._device, eager=values["vllm.enforce_eager"], verbose=values["run.verbose"]),
+            engine_env(self._device, eager=values["vllm.enforce_eager"]),
             device=self._device,
             weight_backend=backend_for(self._device, engines_share_gpus(nested(argparse.Namespace(**values)))),
             sleep_level=values["vllm.sleep_level"],

