@@ -1,6 +1,5 @@
 """SIGTERM and SIGHUP as requests to stop, from the first moment of a run to its last."""
 
-import _thread
 import signal
 import threading
 import time
@@ -82,7 +81,9 @@ class Stopping:
         # Not simply SIGINT: a process that a script starts with & ignores that.
         for number in (*self._numbers, signal.SIGINT, signal.SIGUSR1):
             if callable(signal.getsignal(number)):
-                _thread.interrupt_main(number)
+                main = threading.main_thread().ident
+                assert main is not None
+                signal.pthread_kill(main, number)  # a real one, which also ends a system call that waits
                 return
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 A command's result is its exit status and its files. Losing the reader of its output must change neither.
 """
 
+import errno
 import io
 import os
 import sys
@@ -11,11 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+# The reader does not come back. (A disk that is full may have room again.)
+_GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ENOTCONN, errno.ESTALE}
+
 
 class BestEffort(io.TextIOBase):
     """A text stream whose writes never raise OSError or ValueError (a closed file).
 
-    After the first failure everything is dropped, so that a slow failure is not repeated for every line.
+    Once its reader is gone, everything is dropped.
 
     Args:
         stream: where the text goes; None drops it all, as sys.stdout is None in a process without one.
@@ -67,8 +71,11 @@ class BestEffort(io.TextIOBase):
     def release(self) -> None:
         """Flush for the last time. If that fails, point the file descriptor at /dev/null: Python flushes its standard
         streams again as it exits, and would complain and change the exit status."""
-        self.flush()
-        if self.broken and self._stream is not None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
             with suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
@@ -81,7 +88,12 @@ class BestEffort(io.TextIOBase):
             return getattr(self._stream, method)(*arguments)
         except UnicodeEncodeError as error:
             return getattr(self._stream, method)(_representable(arguments[0], error.encoding))
-        except (OSError, ValueError):
+        except BlockingIOError:  # a pipe that is full, and whose reader may come back to it
+            return None
+        except OSError as error:
+            self.broken = error.errno in _GONE
+            return None
+        except ValueError:  # a closed file
             self.broken = True
             return None
 

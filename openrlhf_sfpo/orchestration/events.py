@@ -1,7 +1,7 @@
 """How the processes of a run communicate: through a Ray actor, which workers find by name and the driver empties.
 
-Workers report to it what they do; the driver writes that to the run directory, and watches their progress. It also holds
-the workers' handles, for restarting and ending them.
+Workers report to it what they do; the driver writes that to the run directory, and watches their progress. It also
+holds the workers' handles, for restarting and ending them.
 """
 
 from collections.abc import Iterator

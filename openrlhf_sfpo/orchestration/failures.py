@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 from openrlhf_sfpo.errors import StepHung, WeightSyncFailed, WorkerLost
 
-_LONGEST = 1000  # characters of a reason
+_LONGEST = 400  # characters of another package's message
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
 # The line of a traceback that names the exception: "package.module.SomeError: what is wrong", or without a message.
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*\.?[A-Z]\w*(:\s.*)?$")
 _TRACEBACK = "Traceback (most recent call last):"
+_MACHINE_GONE = "its machine is gone"
 _CONNECTION_LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
-# vLLM's words for a process of its own that ended while it started; a negative status is the number of a signal.
-_KILLED_CORE = re.compile(r"Failed core proc\(s\): \{[^}]*: -\d+")
+# vLLM's words for a process of its own that ended while it started; a negative status is the number of a signal. And ours.
+_KILLED_CORE = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)|its process was killed by signal (\d+)")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -39,12 +40,12 @@ def reason(error: BaseException) -> str:
     others the class is named."""
     root = root_of(error)
     text = plain(str(root))
+    if type(root).__module__.startswith("openrlhf_sfpo"):
+        return summary(text) or type(root).__name__
     if isinstance(root, _of_ray("RayActorError")):
         line = exception_line(text) if failed_to_start(root) else _lost(text)
     elif isinstance(root, _of_ray("RayError")) and '  File "' in text:  # the exception itself could not be sent
         line = exception_line(text)
-    elif type(root).__module__.startswith("openrlhf_sfpo"):
-        line = summary(text) or type(root).__name__
     else:
         line = f"{type(root).__name__}: {summary(text)}".removesuffix(": ")
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
@@ -119,9 +120,15 @@ def _lost(text: str) -> str:
         why = "the machine ran low on memory, and Ray killed it"
     elif status:
         why = f"it exited with status {status.group(1)}"
-    elif re.search(r"node (was|is) (terminated|dead)|The node .* died|node_death|owner.* node", text, re.IGNORECASE):
-        why = "its machine is gone"
+    elif re.search(r"node has died|node was terminated|marked dead", text):
+        why = _MACHINE_GONE
     return f"the process of {who}{where} ended unexpectedly: {why}"
+
+
+def killing_signal(text: str) -> int | None:
+    """The signal that killed vLLM's own process while it started, if that is what a message says."""
+    found = _KILLED_CORE.search(text)
+    return int(found.group(1) or found.group(2)) if found else None
 
 
 def failed_to_start(error: BaseException) -> bool:
@@ -130,7 +137,7 @@ def failed_to_start(error: BaseException) -> bool:
         return False
     if not error.actor_init_failed and "raised in its creation task" not in str(error):
         return False
-    return not _KILLED_CORE.search(str(error))
+    return killing_signal(str(error)) is None
 
 
 def may_pass(error: BaseException) -> bool:
@@ -158,9 +165,9 @@ def may_pass(error: BaseException) -> bool:
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether a process died, as opposed to a connection that was lost or a step that hung."""
+    """Whether a process died, as opposed to a machine, a connection that was lost or a step that hung."""
     kinds = (WorkerLost, *_of_ray("RayActorError", "WorkerCrashedError", "OutOfMemoryError"))
-    return any(isinstance(cause, kinds) for cause in causes(error))
+    return any(isinstance(cause, kinds) for cause in causes(error)) and _MACHINE_GONE not in reason(error)
 
 
 def _of_ray(*names: str) -> tuple[type, ...]:

@@ -1,6 +1,7 @@
 """One training run as `openrlhf-sfpo train` starts it: console, exit status, and what is said about it."""
 
 import argparse
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: 
         if status.state == "finished" and isinstance(error, KeyboardInterrupt):
             return 0  # it came too late
         if session.stopping.requested is not None:
-            what = _how_it_stopped(error)
+            what = _how_it_stopped(error, session.was_training)
             status.end("interrupted", f"{session.stopping.signal_name}: {what}")
             console.say(f"{what}. {_what_continues(values)}")
             return values["run.interrupted_exit_status"]
@@ -95,18 +96,29 @@ def _report_failure(error: BaseException, directory: Path, console: Console, sta
         console.plain(line)
     with suppress(OSError):
         write_whole(directory / "logs" / "failure.txt", full_text(error).encode())
-    with suppress(Exception):
-        collect(directory / "logs" / "workers")
+    _collect_logs(directory)
     console.plain(
         f"The whole error is in {directory / 'logs' / 'failure.txt'}; what the libraries printed, in that directory."
     )
 
 
-def _how_it_stopped(error: BaseException) -> str:
+def _collect_logs(directory: Path) -> None:
+    """What the workers printed last, if Ray answers: it may be what has failed."""
+
+    def copy() -> None:
+        with suppress(Exception):
+            collect(directory / "logs" / "workers")
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    thread.join(40)
+
+
+def _how_it_stopped(error: BaseException, was_training: bool) -> str:
     innermost = root_of(error)
     if isinstance(innermost, Stopped) and innermost.args:
         return str(innermost)
-    return "stopped; the step in progress is lost"
+    return "stopped; the step in progress is lost" if was_training else "stopped before training began"
 
 
 def _what_continues(values: dict[str, Any]) -> str:
@@ -152,8 +164,7 @@ def _train(session: Session, flat: argparse.Namespace, directory: Path, console:
                 raise
             left -= 1
             console.say(reason(error))
-            with suppress(Exception):
-                collect(directory / "logs" / "workers")
+            _collect_logs(directory)
             console.say(f"starting again from the last checkpoint ({left} restarts left, --train.max_restarts)")
             session.close()
 

@@ -40,6 +40,7 @@ class Listener:
         hung: what the watchdog said, once it said something.
         lost: set once the mailbox is gone.
         starts: of the engines.
+        training: whether the workers are up, and the first rollout or evaluation has begun.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Listener:
         self._watchdog, self._writer, self._console, self._stopping = watchdog, writer, console, stopping
         self._total_steps, self._grace_seconds = total_steps, grace_seconds
         self._asynchronous = asynchronous
-        self._training = False
+        self.training = False
         self._phase = ""
         self._step = self._saved = continues_after
         self._problem: str | None = None
@@ -141,7 +142,7 @@ class Listener:
         elif kind == "notice":
             self._console.say(event["text"])
         elif kind == "training":
-            self._training = True
+            self.training = True
         elif kind == "engine":
             self.starts.handle(event)
         elif kind == "checkpoint":
@@ -158,10 +159,10 @@ class Listener:
         if not self._told:
             self._told = True
             self._console.say(f"{self._stopping.signal_name or 'stop'}: {self._what_follows()}")
-            if self._training:
+            if self.training:
                 with suppress(Exception):
                     mailbox.request_stop.remote()
-        if not self._training or time.monotonic() - requested > self._grace_seconds:
+        if not self.training or time.monotonic() - requested > self._grace_seconds:
             end_workers(mailbox)
             self._interrupt()
 
@@ -175,7 +176,7 @@ class Listener:
     def _what_follows(self) -> str:
         """What a request to stop leads to, as far as the run has come."""
         within = f"(up to {self._grace_seconds:.0f} s, --train.grace_seconds)"
-        if not self._training:
+        if not self.training:
             return "stopping before the first step; there is nothing to save"
         if self._phase == "saving the model":
             return "the training is over; saving the model"

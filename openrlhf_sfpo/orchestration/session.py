@@ -32,6 +32,9 @@ class Session:
         keep: let a run have the engines and actors of the run before it where its flags allow that, with their
             weights, optimizers and random numbers reset.
         stopping: requests to stop the run; by default there are none.
+
+    Attributes:
+        was_training: whether the last run got as far as training before it ended with an exception.
     """
 
     def __init__(self, keep: bool = False, stopping: Stopping | None = None) -> None:
@@ -40,6 +43,7 @@ class Session:
         self._stack = ExitStack()
         self._previous: dict[str, Any] | None = None
         self._device = ""
+        self.was_training = False  # when the last run ended
         self._mailbox: Any = None  # exists from the first run's start on, with the hooks
 
     def __enter__(self) -> "Session":
@@ -119,6 +123,7 @@ class Session:
         if shown.get("logger.wandb.key"):
             shown["logger.wandb.key"] = "(not written down)"
         step = checkpoint.step if checkpoint else 0
+        self.was_training = False
         writer = RunWriter(directory, shown, step, status)
         for path in writer.set_aside:
             console.say(f"steps after {step} are made again; the lines of the earlier try are in {path.name}")
@@ -142,6 +147,7 @@ class Session:
                 writer.close("finished")
         except BaseException as error:
             self._previous = None  # its workers may be in any state
+            self.was_training = listener is not None and listener.training
             better = self._what_it_was(listener, error)
             ended = self.stopping.requested is not None or isinstance(better, KeyboardInterrupt)
             writer.close("interrupted" if ended else "failed", None if ended else reason(better))

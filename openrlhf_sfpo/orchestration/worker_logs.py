@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.orchestration.failures import exception_line, plain, reason
+from openrlhf_sfpo.orchestration.failures import exception_line, killing_signal, plain, reason
 
 _TAIL = 64 * 1024  # bytes of each file that are looked at
 # vLLM's logger: "(EngineCore pid=7) ERROR 11-26 01:00:00 [core.py:900] text"; what is printed has the first part only.
@@ -55,6 +55,9 @@ def why_engine_failed(error: BaseException, texts: list[str]) -> str:
         texts: what its processes printed.
     """
     raised = reason(error)
+    signal = killing_signal(raised)
+    if signal is not None:
+        return f"its process was killed by signal {signal}; the machine may have run out of memory"
     if not _ELSEWHERE.search(raised):
         return raised
     for text in texts:
