@@ -139,3 +139,12 @@ def test_an_interrupt_that_an_import_turns_into_another_exception(capsys: pytest
     assert capsys.readouterr().err == "openrlhf-sfpo plan: interrupted\n"
     with pytest.raises(ImportError):
         guarded("openrlhf-sfpo plan", lambda: __import__("no_such_module") and 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_comparison_ends_as_with_ctrl_c(number: int) -> None:
+    from openrlhf_sfpo.orchestration.lanes import Lanes
+
+    with pytest.raises(KeyboardInterrupt), Lanes(1, False, lambda run: None, lambda run, status, seconds: None):
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == signal.SIG_DFL

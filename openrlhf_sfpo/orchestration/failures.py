@@ -14,7 +14,7 @@ _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*\.?[A-Z]\w*(:\s.*)?$")
 _TRACEBACK = "Traceback (most recent call last):"
 _MACHINE_GONE = "its machine is gone"
 _CONNECTION_LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
-# vLLM's words for a process of its own that ended while it started; a negative status is the number of a signal. And ours.
+# vLLM's words, and ours, for a process of its own that ended while it started. A negative status is a signal's number.
 _KILLED_CORE = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)|its process was killed by signal (\d+)")
 
 
