@@ -39,7 +39,7 @@ exec "$venv/bin/openrlhf-sfpo" train \
     --vllm.enforce_eager \
     --sfpo.k 3 \
     --sfpo.alpha 0.8 \
-    --actor.adam.lr 1.5e-5 \
+    --actor.adam.lr 1e-5 \
     --actor.lr_scheduler constant \
     --data.prompt_dataset "$problems&size=64&seed=1" \
     --data.input_key expression \

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from email.parser import HeaderParser
@@ -22,6 +23,11 @@ PATCHES = next(
 )
 
 State = Literal["unpatched", "patched", "half"]
+
+WITHOUT_PATCH = (
+    "Without a patch, `import openrlhf_sfpo.auto` before OpenRLHF's command line runs adds the same flags: "
+    "see examples/existing_deployment/README.md."
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,10 @@ def find_target(directory: Path | None) -> Target:
         if spec is None or not spec.submodule_search_locations:
             raise UsageError("DIR", "is not given, and no OpenRLHF is installed.", "Give the directory of one.")
         root = Path(spec.submodule_search_locations[0]).parent
+        _refuse_archive(root)
     else:
         root = directory.absolute()
+        _refuse_archive(root)
         if not (root / "openrlhf").is_dir() and root.name == "openrlhf":
             root = root.parent
         if not (root / "openrlhf" / "cli").is_dir():
@@ -90,6 +98,33 @@ def find_target(directory: Path | None) -> Target:
     return Target(root, version)
 
 
+def _refuse_archive(root: Path) -> None:
+    archive = next((path for path in (root, *root.parents) if path.is_file()), None)
+    if archive is not None:
+        raise UsageError(
+            "DIR",
+            f"{archive} is a file, and not a directory that holds OpenRLHF's source files.",
+            f"Install OpenRLHF unpacked (pip install). {WITHOUT_PATCH}",
+        )
+
+
+def knows_this_package(target: Target) -> bool | None:
+    """Whether the Python that imports the target finds openrlhf_sfpo, too; None if nobody can tell: a source tree does
+    not say which Python runs it."""
+    own = importlib.util.find_spec("openrlhf")
+    places = list(own.submodule_search_locations or []) if own else []
+    if any(Path(place).parent.resolve() == target.root.resolve() for place in places):
+        return True
+    if target.root.name != "site-packages" or len(target.root.parents) < 3:
+        return None
+    python = target.root.parents[2] / "bin" / "python"  # target.root is lib/pythonX.Y/site-packages
+    if not python.is_file():
+        return None
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('openrlhf_sfpo') is None)"
+    command = [str(python), "-I", "-c", code]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
 def plan(target: Target) -> list[Edit]:
     """What the target's patch changes. Reads only.
 
@@ -100,21 +135,21 @@ def plan(target: Target) -> list[Edit]:
         raise UsageError(
             "openrlhf",
             f"{target.version} in {target.root} is a version that there is no patch for.",
-            f"There are patches for {', '.join(known_versions())}.",
+            f"There are patches for {', '.join(known_versions())}. {WITHOUT_PATCH}",
         )
     patch = PatchSet((PATCHES / f"openrlhf-{target.version}.patch").read_text())
     edits = []
     for file in patch:
         path = target.root / file.path
         if not path.is_file():
-            raise UsageError("DIR", f"{path} is missing.", "Reinstall OpenRLHF.")
+            raise UsageError("DIR", f"{path} is missing.", f"Reinstall OpenRLHF. {WITHOUT_PATCH}")
         before = path.read_bytes()
         patched, unpatched = _changed(before, list(file), revert=False), _changed(before, list(file), revert=True)
         if patched is None and unpatched is None:
             raise UsageError(
                 "DIR",
                 f"{path} is neither as OpenRLHF {target.version} has it nor patched: {_misfit(before, list(file))}.",
-                "Undo what was edited there, or reinstall OpenRLHF.",
+                f"Undo what was edited there or reinstall OpenRLHF. {WITHOUT_PATCH}",
             )
         edits.append(Edit(path, before, patched or before, unpatched or before))
     return edits
@@ -168,16 +203,24 @@ def _write_finished(path: Path, content: bytes, mode: int) -> None:
 
 
 def _changed(content: bytes, hunks: list[Hunk], revert: bool) -> bytes | None:
-    """The content with the hunks applied or reverted; None if one of them does not fit at exactly one place."""
+    """The content with the hunks applied or reverted; None if one of them does not fit at exactly one place.
+
+    Line ends do not matter for what fits. Lines that stay keep theirs; a new one gets that of the hunk's first line.
+    """
     lines = content.split(b"\n")
+    bare = [line.removesuffix(b"\r") for line in lines]
     start = 0
     for hunk in hunks:
         old, new = _sides(hunk, revert)
-        places = [at for at in range(start, len(lines) - len(old) + 1) if lines[at : at + len(old)] == old]
+        places = [at for at in range(start, len(bare) - len(old) + 1) if bare[at : at + len(old)] == old]
         if len(places) != 1:
             return None
-        lines[places[0] : places[0] + len(old)] = new
-        start = places[0] + len(new)
+        (place,) = places
+        ending = b"\r" if lines[place].endswith(b"\r") else b""
+        kept = dict(zip(old, lines[place : place + len(old)], strict=True))
+        lines[place : place + len(old)] = [kept.get(line, line + ending) for line in new]
+        bare[place : place + len(old)] = new
+        start = place + len(new)
     return b"\n".join(lines)
 
 
@@ -189,11 +232,12 @@ def _sides(hunk: Hunk, revert: bool) -> tuple[list[bytes], list[bytes]]:
 
 
 def _misfit(content: bytes, hunks: list[Hunk]) -> str:
-    """Which hunk does not fit, in words."""
+    """Which hunk does not fit, as text."""
     for number, hunk in enumerate(hunks, start=1):
         if _changed(content, [hunk], revert=False) is None and _changed(content, [hunk], revert=True) is None:
-            return f"change {number} of {len(hunks)}, near line {hunk.source_start}, does not fit"
-    return "some changes are there and others are not"
+            line = next(line.value.strip() for line in hunk if not line.is_added)
+            return f"change {number} of {len(hunks)} does not fit, because the line {line!r} is not in it exactly once"
+    return "some changes are applied and others are not"
 
 
 def _version_of(root: Path) -> str | None:

@@ -1,10 +1,13 @@
 """Fixtures: processes that play ranks, small random models, the pretrained model, the testbed, and what is skipped
 where."""
 
+import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ranks import RankPool
@@ -30,6 +33,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Where the time goes, by file: on a slow machine a few files that start engines take nearly all of it."""
+    seconds: dict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    total = sum(seconds.values())
+    if total < 60:
+        return
+    terminalreporter.section("seconds by file")
+    for name, spent in sorted(seconds.items(), key=lambda item: -item[1])[:12]:
+        terminalreporter.write_line(f"{spent:7.0f}  {100 * spent / total:3.0f} %  {name}")
+
+
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[RankPool]:
     """Rank processes, shared by all tests."""
@@ -44,6 +62,21 @@ def smollm2() -> Path:
     from openrlhf_sfpo.tasks.smollm2 import make
 
     return make(ROOT / "models" / "SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="session")
+def small_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first four layers of the pretrained model: quick to load, and its tokenizer is real."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("models") / "four_layers"
+    shutil.copytree(smollm2, path, ignore=shutil.ignore_patterns("*.safetensors"))
+    model = AutoModelForCausalLM.from_pretrained(smollm2)
+    model.model.layers = model.model.layers[:4]
+    model.config.num_hidden_layers = 4
+    model.config.layer_types = None
+    model.save_pretrained(path)
+    return path
 
 
 @pytest.fixture(scope="session")

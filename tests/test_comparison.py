@@ -18,7 +18,7 @@ from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.groups import Curves, aligned, smoothed
 from openrlhf_sfpo.report.page import numbers, summary, write_report
 from openrlhf_sfpo.report.runs import Point, find_runs, load_run
-from openrlhf_sfpo.report.tables import results
+from openrlhf_sfpo.report.tables import results, to_target
 
 SFPO = {
     "sfpo.enable": True,
@@ -100,6 +100,7 @@ def test_variants_are_compared_at_their_best_settings(grid: Path) -> None:
     assert sfpo.after.value == pytest.approx(0.7)
     (sentence,) = summary(comparison)
     assert "reaches grpo's best accuracy (60.0 %) with 2.00 times fewer rollouts, 2.00 times as many" in sentence
+    assert "backward passes and as many seconds." in sentence
 
 
 def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
     assert (
         "does not reach grpo's best accuracy (60.0 %): its own is 40.0 %; 1 of 3 runs reach" in summary(comparison)[0]
     )
-    assert "never" in results(comparison).rows[1]
+    assert "never" in to_target(comparison).rows[1]
     json.dumps(numbers(comparison), allow_nan=False)
 
 
@@ -136,7 +137,7 @@ def test_an_interval_says_that_some_resamples_never_get_there(tmp_path: Path) ->
     comparison = load(tmp_path)
     (sentence,) = summary(comparison)
     assert "with 2.00 times fewer rollouts (90 % interval never to " in sentence
-    table = results(comparison)
+    table = to_target(comparison)
     assert table.rows[1][table.head.index("rollouts ratio")].startswith("2.00 [never, ")
 
 
@@ -304,6 +305,7 @@ def test_the_report_is_one_page_without_links(grid: Path, tmp_path: Path) -> Non
     assert "http" not in page.replace("http-equiv", "")
     assert [table.title for table in tables] == [
         "Results, each variant at its best setting",
+        "Needed to reach grpo's best accuracy, 60.0 %",
         "At equal budgets, those of grpo",
         "All settings",
         "Training dynamics",

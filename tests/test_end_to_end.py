@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,21 +71,6 @@ def train(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 def logs_of(run_dir: Path) -> str:
     log = run_dir / "logs" / "driver.log"
     return log.read_text()[-4000:] if log.exists() else "no log"
-
-
-@pytest.fixture(scope="module")
-def small_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first four layers of the pretrained model: quick to load, and its tokenizer is real."""
-    from transformers import AutoModelForCausalLM
-
-    path = tmp_path_factory.mktemp("models") / "four_layers"
-    shutil.copytree(smollm2, path, ignore=shutil.ignore_patterns("*.safetensors"))
-    model = AutoModelForCausalLM.from_pretrained(smollm2)
-    model.model.layers = model.model.layers[:4]
-    model.config.num_hidden_layers = 4
-    model.config.layer_types = None
-    model.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")

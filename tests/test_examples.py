@@ -1,12 +1,18 @@
 """The examples that are not shell scripts around the trainer."""
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from tiny_models import make_model
+
+from openrlhf_sfpo.report.reading import read_metrics
 
 
 def test_sfpo_in_trl(tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +49,47 @@ def test_sfpo_in_trl(tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPa
         for step in (*range(1, K), K + 1):
             assert torch.equal(before.seen[start + step], after.seen[start + step])
         assert not torch.equal(after.seen[start + K + 1], moved), "the slow pass"
+
+
+def test_a_task_of_ones_own(small_model: Path, tmp_path: Path) -> None:
+    """The example's files as they are, for one step: its problems, its reward and its settings."""
+    run_dir = tmp_path / "run"
+    flags = {
+        "run.dir": run_dir,
+        "actor.model_name_or_path": small_model,
+        "data.max_samples": 10,
+        "rollout.max_new_tokens": 3,
+        "run.kv_cache_mb": 128,
+        "eval.n_samples_per_prompt": 1,
+    }
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    command = [
+        sys.executable,
+        "-m",
+        "openrlhf_sfpo.cli.main",
+        "train",
+        "--config",
+        "examples/own_task/run.yaml",
+        *words,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = read_metrics(run_dir)
+    assert after["rollouts_total"] == 80
+    assert 0 <= after["rollout/one_word"] <= 1, "what the reward function logs is a metric"
+    assert {"eval/eval_pass1"} <= set(before) & set(after)
+    samples = [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()]
+    assert samples[0]["prompt"].startswith("Singular: ")
+    assert samples[0]["prompt"].endswith("\nPlural:")
+
+
+def test_the_reward_of_ones_own_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_task"))
+    from reward import reward_func
+
+    prompt = "Singular: city\nPlural:"
+    responses = [" cities", " cities and towns", " citys", "", " Cities"]
+    results = [reward_func([prompt + response], [prompt], ["cities"]) for response in responses]
+    assert [result["rewards"] for result in results] == [[1.0], [0.5], [0.0], [0.0], [1.0]]
+    assert [result["scores"] for result in results] == [[1.0], [1.0], [0.0], [0.0], [1.0]]
+    assert [result["extra_logs"]["one_word"] for result in results] == [[1.0], [0.0], [1.0], [0.0], [1.0]]

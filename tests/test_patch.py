@@ -1,9 +1,12 @@
 """`openrlhf-sfpo patch` on every version of OpenRLHF that there is a patch for, as pip installs it."""
 
+import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +100,90 @@ def test_a_file_edited_elsewhere_is_patched_and_reverted_to_the_byte(tree: Path)
     assert file.read_bytes() == edited
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"    args = parser.parse_args()\n", b'    parser.add_argument("--mine")\n    args = parser.parse_args()\n'),
+        (b"    args = parser.parse_args()\n", b"    args = parser.parse_args()\n    args.mine = 1\n"),
+        (b"    train(args)\n", b"    print(args)\n    train(args)\n"),
+        (b"from datetime import datetime\n", b"import sys\nfrom datetime import datetime\nimport json\n"),
+        (b"\n", b"\r\n"),
+    ],
+    ids=["a flag of one's own", "args changed", "before train", "imports", "CRLF"],
+)
+def test_edits_next_to_the_patch_stay(newest: Path, before: bytes, after: bytes) -> None:
+    file = newest / CLI
+    edited = file.read_bytes().replace(before, after)
+    file.write_bytes(edited)
+    assert main([str(newest)]) == 0
+    patched = file.read_bytes()
+    compile(patched, str(file), "exec")
+    if after == b"\r\n":
+        assert patched.count(b"\n") == patched.count(b"\r\n")
+    assert main([str(newest), "--revert"]) == 0
+    assert file.read_bytes() == edited
+
+
+def patched_statements(tree: Path) -> tuple[ast.stmt, ast.stmt, ast.stmt]:
+    """The three statements of a patched command line: the import, the flags, the training."""
+    module = ast.parse((tree / CLI).read_text())
+    (importing,) = (node for node in module.body if isinstance(node, ast.Try))
+    main_block = next(node for node in module.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
+    (flags,) = (node for node in main_block.body if ast.unparse(node).startswith("if existing:"))
+    return importing, flags, main_block.body[-1]
+
+
+def test_a_patched_openrlhf_works_as_before_without_this_package(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be uninstalled later, or be missing in the environment that a source tree is run with."""
+    assert main([str(tree)]) == 0
+    monkeypatch.setitem(sys.modules, "openrlhf_sfpo", None)  # as if it were not installed
+    trained: list[str] = []
+    scope: dict[str, Any] = {"train": trained.append, "args": "the arguments", "parser": None}
+    for statement in patched_statements(tree):
+        exec(compile(ast.Module([statement], []), "patched", "exec"), scope)
+    assert trained == ["the arguments"]
+
+
+def test_a_broken_installation_of_this_package_is_not_passed_over(
+    newest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([str(newest)]) == 0
+    monkeypatch.delitem(sys.modules, "openrlhf_sfpo.existing", raising=False)
+    monkeypatch.delattr("openrlhf_sfpo.existing", raising=False)
+    monkeypatch.setitem(sys.modules, "openrlhf_sfpo.checks", None)  # something that it needs
+    with pytest.raises(ModuleNotFoundError, match=r"openrlhf_sfpo\.checks"):
+        exec(compile(ast.Module([patched_statements(newest)[0]], []), "patched", "exec"), {})
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_environment_without_this_package_is_told(
+    newest: Path, tmp_path: Path, installed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    for part in newest.iterdir():
+        part.rename(packages / part.name)
+    if installed:
+        (packages / "here.pth").write_text(f"{ROOT}\n")
+    for option in ([], ["--check"]):
+        assert main([str(packages), *option]) == 0
+        assert ("has no openrlhf_sfpo" in capsys.readouterr().out) == (not installed)
+
+
+def test_an_archive_is_no_place_to_patch(
+    newest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", newest)
+    assert main([archive]) == 2
+    said = capsys.readouterr().err
+    assert f"{archive} is a file" in said
+    assert "import openrlhf_sfpo.auto" in said
+    monkeypatch.syspath_prepend(archive)
+    assert main([]) == 2
+    assert f"{archive} is a file" in capsys.readouterr().err
+
+
 def test_a_file_edited_where_the_patch_goes_is_left_alone(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tree / CLI
     edited = file.read_bytes().replace(b"    args = parser.parse_args()\n", b"    args = parser.parse_args([])\n")
@@ -106,6 +193,7 @@ def test_a_file_edited_where_the_patch_goes_is_left_alone(tree: Path, capsys: py
         said = capsys.readouterr().err
         assert "neither as OpenRLHF" in said
         assert "change 2 of 3" in said
+        assert "import openrlhf_sfpo.auto" in said
     assert file.read_bytes() == edited
 
 
@@ -117,6 +205,7 @@ def test_a_version_without_a_patch(tree: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert "0.9.9" in said
     assert ", ".join(VERSIONS) in said
+    assert "import openrlhf_sfpo.auto" in said
     assert contents(tree) == before
 
 
@@ -162,7 +251,7 @@ def test_a_directory_that_cannot_be_written(
     before = contents(tree)
     for directory in (tree, *tree.parents):
         if directory.stat().st_uid == os.getuid():
-            directory.chmod(0o755)
+            directory.chmod(directory.stat().st_mode | 0o055)  # pytest's own directories are closed to others
     (tree / CLI).parent.chmod(0o555)
     request.getfixturevalue("as_nobody")
     assert main([str(tree)]) == 2

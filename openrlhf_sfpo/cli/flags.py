@@ -33,7 +33,7 @@ def openrlhf_parser() -> argparse.ArgumentParser:
     )
     end = next(index for index, node in enumerate(main_block.body) if "parse_args" in ast.unparse(node))
     # A patched OpenRLHF adds our flags there.
-    own = [node for node in main_block.body[:end] if not ast.unparse(node).startswith("existing.")]
+    own = [node for node in main_block.body[:end] if not ast.unparse(node).startswith("if existing:")]
     building = ast.Module(body=own, type_ignores=[])
     scope: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
     exec(compile(building, str(source), "exec"), scope)

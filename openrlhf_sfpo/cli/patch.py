@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.patching import Edit, Target, find_target, known_versions, plan, state_of, write
+from openrlhf_sfpo.patching import Edit, Target, find_target, known_versions, knows_this_package, plan, state_of, write
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +41,17 @@ def _check(target: Target, edits: list[Edit]) -> int:
     state = state_of(edits)
     say = {"patched": "is patched", "unpatched": "is not patched; the patch fits", "half": "is patched in part"}[state]
     print(f"OpenRLHF {target.version} in {target.root} {say}")
+    if state == "patched":
+        _say_if_missing(target)
     return 0 if state == "patched" else 1
+
+
+def _say_if_missing(target: Target) -> None:
+    if knows_this_package(target) is False:
+        print(
+            "The Python of that directory has no openrlhf_sfpo: until it does, OpenRLHF works there as without the "
+            "patch. Install it with `pip install --no-deps DIRECTORY_OF_THIS_REPOSITORY && pip install unidiff==1.0.1`."
+        )
 
 
 def _write(target: Target, edits: list[Edit], revert: bool) -> int:
@@ -55,4 +65,5 @@ def _write(target: Target, edits: list[Edit], revert: bool) -> int:
         print(f"  changed {path.relative_to(target.root)}")
     if not revert:
         print("python -m openrlhf.cli.train_ppo_ray now takes --sfpo.enable and the other --sfpo.* flags.")
+        _say_if_missing(target)
     return 0

@@ -81,6 +81,8 @@ def summary(comparison: Comparison) -> list[str]:
 def _times(ratio: float, what: str) -> str:
     if not math.isfinite(ratio) or ratio == 0:
         return f"an undefined number of {what}"
+    if f"{ratio:.2f}" == "1.00":
+        return f"as many {what}"
     return f"{ratio:.2f} times fewer {what}" if ratio >= 1 else f"{1 / ratio:.2f} times as many {what}"
 
 

@@ -59,9 +59,7 @@ def accuracy(comparison: Comparison) -> Any:
             color="gray",
             fontsize=8,
         )
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(groups)), fontsize=9
-    )
+    _legend(figure, panels[0])
     runs = max(len(group.run_curves) for group in groups)
     title = ["Held-out accuracy"]
     if runs > 1:
@@ -90,10 +88,18 @@ def dynamics(comparison: Comparison) -> Any:
                 axes.fill_between(x, low, high, color=f"C{index}", alpha=0.12, linewidth=0)
         axes.set_title(title, fontsize=10)
         finish_panel(axes)
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9)
+    _legend(figure, panels.flat[0])
     return figure
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """One legend below all panels, with as many columns as the figure is wide enough for."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        width_of_character, line = 0.085, 0.6  # inches, at this font size
+        longest = max(map(len, labels)) * width_of_character + line
+        columns = max(1, min(4, len(handles), int(figure.get_figwidth() / longest)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
 
 
 def settings_sweep(comparison: Comparison, name: str) -> Any:
@@ -114,7 +120,7 @@ def settings_sweep(comparison: Comparison, name: str) -> Any:
         axes.set_title(title)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("held-out accuracy, %")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    _legend(figure, panels[0])
     return figure
 
 
