@@ -19,7 +19,7 @@ from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.stopping import Stopping
 
-_DEAF = 60.0  # seconds without the mailbox after which it counts as lost
+_DEAF = 300.0  # seconds without the mailbox after which it counts as lost
 _PATIENCE = 15.0  # seconds after which the main thread is interrupted once more
 
 
@@ -64,6 +64,7 @@ class Listener:
         self._phase = ""
         self._step = self._saved = continues_after
         self._problem: str | None = None
+        self._answer: Any = None
         self._told = False
         self._interrupt_at = 0.0
         self._heard = time.monotonic()
@@ -91,16 +92,20 @@ class Listener:
             finished.set()
             thread.join()
             with suppress(Exception):  # what the run failed of matters more than its last words
-                self._take(mailbox)
+                if self._answer is not None:  # to a question from before the end
+                    self._take(mailbox, 30.0)
+                self._take(mailbox, 30.0)
 
     def _listen(self, mailbox: Any) -> None:
         import ray
 
         try:
-            self._take(mailbox)
-            self._heard = time.monotonic()
+            if self._take(mailbox, 1.0):
+                self._heard = time.monotonic()
         except ray.exceptions.RayError:
-            self._cannot_hear(mailbox)
+            pass
+        if time.monotonic() - self._heard > _DEAF:
+            self._cannot_hear()
         for line in self.starts.progress():
             self._console.say(line)
         if self._stopping.requested is not None:
@@ -110,10 +115,17 @@ class Listener:
             if self.hung is not None:
                 end_workers(mailbox)
 
-    def _take(self, mailbox: Any) -> None:
+    def _take(self, mailbox: Any, wait: float) -> bool:
+        """Take what the mailbox holds; return whether it answered. An answer that is late is taken the next time: what
+        is in it is nowhere else any more."""
         import ray
 
-        events, beats = ray.get(mailbox.take.remote(), timeout=_DEAF)
+        if self._answer is None:
+            self._answer = mailbox.take.remote()
+        if not ray.wait([self._answer], timeout=wait)[0]:
+            return False
+        answer, self._answer = self._answer, None
+        events, beats = ray.get(answer)
         self._watchdog.hear(beats)
         for event in events:
             try:
@@ -127,12 +139,12 @@ class Listener:
                 "kept until they can be written"
             )
         self._problem = problem
+        return True
 
-    def _cannot_hear(self, mailbox: Any) -> None:
+    def _cannot_hear(self) -> None:
         """Without the mailbox nothing is written and no hang is noticed: end the run, which then starts again."""
-        if time.monotonic() - self._heard > _DEAF:
-            self.lost = WorkerLost(f"the process that passes on the workers' messages has been gone for {_DEAF:.0f} s")
-            self._interrupt()
+        self.lost = WorkerLost(f"the process that passes on the workers' messages has been gone for {_DEAF:.0f} s")
+        self._interrupt()
 
     def _handle(self, event: dict[str, Any]) -> None:
         kind = event["kind"]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ class Watchdog:
             beat = rank.beat
             stack = self._dump(number, beat) if number in silent else beat.get("stack", "it carries out no call")
             parts.append(f"rank {number}, {beat['phase']}, process {beat['pid']} on {beat['host']}:\n{stack}\n")
-        self._stacks.write_text("\n".join(parts))
+        with suppress(OSError):  # the verdict is what matters
+            self._stacks.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _where(stack: str) -> str:
