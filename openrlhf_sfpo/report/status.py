@@ -81,7 +81,7 @@ class StatusFile:
         Args:
             reason: in one line.
         """
-        if not self.before:
+        if not self.before or self._attempts:
             self.end("failed", reason)
             return
         try:
