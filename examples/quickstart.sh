@@ -55,4 +55,6 @@ exec "$venv/bin/openrlhf-sfpo" train \
     --eval.n_samples_per_prompt 3 \
     --eval.temperature 1.0 \
     --ckpt.best_metric_key none \
+    --ckpt.save_steps 4 \
+    --ckpt.max_num 1 \
     "${@:2}"

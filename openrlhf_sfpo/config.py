@@ -192,6 +192,12 @@ class RunConfig:
         True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
     )
     samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl", at_least(0))
+    interrupted_exit_status: int = _flag(
+        0,
+        "exit status of a run that SIGTERM or SIGHUP stopped. Kubernetes and Argo take 0 for finished; give another, "
+        "such as 143, to have the run started again",
+        between(0, 255),
+    )
     kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU", at_least(1))
     engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(
         "auto", "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU"
@@ -213,8 +219,14 @@ class RolloutConfig:
     )
     engine_timeout: float = _flag(
         300.0,
-        "seconds in which a vLLM engine must answer a question after its health; one that does not is restarted, gets "
-        "the current weights, and its prompts are sent again",
+        "seconds in which a vLLM engine that has started must answer a health check; one that does not is restarted, "
+        "gets the current weights, and its prompts are sent again",
+        above(0),
+    )
+    engine_start_timeout: float = _flag(
+        1800.0,
+        "seconds in which a vLLM engine must start, at the beginning and after a restart: reading the weights from a "
+        "slow disk and capturing CUDA graphs take long",
         above(0),
     )
 

@@ -1,5 +1,7 @@
 """Exceptions that are meant for the person at the keyboard."""
 
+from typing import Any
+
 
 class UsageError(ValueError):
     """Bad input. The message names the flag (or file) at fault and how to mend it.
@@ -13,14 +15,17 @@ class UsageError(ValueError):
         self.problem = problem
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.flag, self.problem, self.fix)  # arrives whole from another process
+
 
 class NotThere(UsageError):
     """A file that the flags name is not there, or not yet: weights to be downloaded, data to be prepared."""
 
 
 class Stopped(Exception):
-    """The run was asked to end, and nothing is lost by it; the message says with which step. Without a message, the
-    request has come in the middle of something that need not be finished."""
+    """The run was asked to stop, and nothing is lost by that; the message says after which step. Without a message, the
+    request came in the middle of something that need not be finished."""
 
 
 class NonFiniteBatch(RuntimeError):
@@ -38,6 +43,14 @@ class StepHung(RuntimeError):
 
 class WeightSyncFailed(RuntimeError):
     """An engine died or hung while the weights were sent to it; the message says which call it did not answer."""
+
+
+class EngineStartFailed(RuntimeError):
+    """A vLLM engine could not start; the message says which one and why, in one line."""
+
+
+class WorkerLost(RuntimeError):
+    """A process that the run needs is gone; the message says which one."""
 
 
 WEIGHT_SYNC_HINT = (

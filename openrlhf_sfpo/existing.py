@@ -134,7 +134,7 @@ def _engine_class(device: str, args: Any) -> Any:
     from openrlhf_sfpo.rollout.weight_sync import backend_for
 
     return EngineClass(
-        engine_env(device, eager=args.vllm.enforce_eager, verbose=True),
+        engine_env(device, eager=args.vllm.enforce_eager),
         device=device,
         weight_backend=backend_for(device, engines_share_gpus(args)),
         sleep_level=1,  # OpenRLHF's own trainer does not send weights again before it asks for responses

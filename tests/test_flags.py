@@ -466,6 +466,8 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("negative restarts", {"--train.max_restarts": -1}, ["--train.max_restarts", "0 or more"]),
     ("no timeout", {"--train.timeout": 0}, ["--train.timeout", "above 0"]),
     ("no engine timeout", {"--rollout.engine_timeout": 0}, ["--rollout.engine_timeout", "above 0"]),
+    ("no time to start", {"--rollout.engine_start_timeout": 0}, ["--rollout.engine_start_timeout", "above 0"]),
+    ("no exit status", {"--run.interrupted_exit_status": 300}, ["--run.interrupted_exit_status: is 300", "0 to 255"]),
     ("negative grace", {"--train.grace_seconds": -1}, ["--train.grace_seconds", "0 or more"]),
     ("batch size", {"--train.batch_size": 0}, ["--train.batch_size", "1 or more"]),
 ]

@@ -4,16 +4,22 @@ import io
 import json
 import math
 import random
+import subprocess
+import time
 from pathlib import Path
 from statistics import fmean, stdev
 
+import psutil
 import pytest
 import yaml
 
-from openrlhf_sfpo.report.console import Console, accuracy, before_and_after, warnings
-from openrlhf_sfpo.report.reading import read_metrics, read_status
+from openrlhf_sfpo.report.alarms import Alarms
+from openrlhf_sfpo.report.console import Console, accuracy, before_and_after
+from openrlhf_sfpo.report.reading import read_metrics, read_status, state_of
 from openrlhf_sfpo.report.run_writer import RunWriter
+from openrlhf_sfpo.report.runs import load_run
 from openrlhf_sfpo.report.statistics import standard_errors
+from openrlhf_sfpo.report.status import StatusFile
 
 STATUS = {
     "rollout/num_samples": 64.0,
@@ -80,20 +86,41 @@ def test_the_console_shows_steps_and_accuracies() -> None:
     assert "held-out accuracy sums 50.0 ± 2.1 %" in shown
 
 
-def test_too_large_k_or_alpha_is_said_once_with_the_flags() -> None:
-    quiet = {"sfpo/fast_clip_ratio": 0.05, "sfpo/displacement_rel": 3e-4}
-    assert warnings(quiet) == {}
-    assert warnings({"sfpo/fast_clip_ratio": None}) == {}, "metrics of a batch without fast passes"
+# A step that no alarm is about; for each kind what makes it bad, for how many steps in a row, and what is said then.
+HEALTHY = {
+    "reward_mean": 0.5,
+    "train/rollout_log_prob_abs_diff": 0.02,
+    "sfpo/fast_clip_ratio": 0.05,
+    "sfpo/displacement_rel": 3e-4,
+    "sfpo/entropy": 0.8,
+    "rollout/truncated_rate": 0.95,  # as in the quickstart, whose answers are there before the limit
+}
+BAD = [
+    ({"train/rollout_log_prob_abs_diff": 0.71}, 1, ["differ by 0.71", "above 0.1", "docs/operators.md"]),
+    ({"sfpo/fast_clip_ratio": 0.41}, 3, ["41 % of the tokens were clipped", "--sfpo.k"]),
+    ({"sfpo/displacement_rel": 0.025}, 1, ["2.5 % of their norm", "--sfpo.alpha, --sfpo.k"]),
+    ({"sfpo/entropy": 0.004}, 3, ["entropy has collapsed to 0.004", "--actor.adam.lr"]),
+    ({"rollout/truncated_rate": 0.97, "reward_mean": 0.01}, 3, ["97 % of the responses", "--rollout.max_new_tokens"]),
+    ({"reward_mean": 0.0, "rollout/truncated_rate": 0.1}, 3, ["no response was rewarded", "samples.jsonl"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "steps", "words"), BAD, ids=[next(iter(changes)) for changes, _, _ in BAD])
+def test_an_alarm_is_raised_once(changes: dict[str, float], steps: int, words: list[str]) -> None:
     stream = io.StringIO()
     console = Console(stream)
-    for step in (1, 2):
-        console.metrics({"step": step, "sfpo/fast_clip_ratio": 0.41, "sfpo/displacement_rel": 0.025}, None)
-    shown = [line for line in stream.getvalue().splitlines() if "warning" in line]
-    assert len(shown) == 2
-    assert "41 % of the tokens were clipped" in shown[0]
-    assert "--sfpo.k" in shown[0]
-    assert "2.5 % of their norm" in shown[1]
-    assert "--sfpo.alpha, --sfpo.k" in shown[1]
+    for step in range(1, 10):
+        console.metrics({**HEALTHY, "step": step, **(changes if step != 1 + steps - 1 or steps == 1 else {})}, None)
+        shown = [line for line in stream.getvalue().splitlines() if "warning" in line]
+        first = 1 if steps == 1 else 2 * steps  # the healthy step begins the count anew
+        assert len(shown) == (step >= first), step
+    assert all(word in shown[0] for word in words), shown
+
+
+def test_metrics_that_are_missing_or_unknown_raise_no_alarm() -> None:
+    alarms = Alarms()
+    for line in ({"step": 1}, dict.fromkeys(HEALTHY), HEALTHY) * 3:
+        assert alarms.look(line) == []
 
 
 def test_accuracy_without_an_error() -> None:
@@ -145,6 +172,11 @@ def test_a_run_that_goes_on_forgets_what_comes_again(tmp_path: Path) -> None:
         file.write('{"step": 5, "cut sho')
     again = RunWriter(tmp_path, {}, step=3)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    assert [path.name for path in again.set_aside] == ["metrics.jsonl.1", "samples.jsonl.1"]
+    first, cut = (tmp_path / "metrics.jsonl.1").read_text().splitlines()
+    assert (json.loads(first)["step"], cut) == (4, '{"step": 5, "cut sho')
+    (sample,) = (tmp_path / "samples.jsonl.1").read_text().split("\n")[:-1]
+    assert json.loads(sample) == {"step": 4, "response": "line\u20284"}
     for kind, fields in (("samples", {"samples": [{"response": "x"}]}), ("step", {"metrics": {}})):
         assert again.handle({"kind": kind, "step": 3, **fields, "again": True}) is None, "it is there"
     again.handle({"kind": "eval", "step": 3, "metrics": {"eval_set_pass1": 0.9}})
@@ -176,3 +208,60 @@ def test_lines_wait_for_a_disk_with_room(tmp_path: Path) -> None:
         (2, 0.5),
         (3, None),
     ]
+
+
+def test_a_run_that_begins_again_keeps_what_the_first_try_wrote(tmp_path: Path) -> None:
+    for number in range(3):
+        writer = RunWriter(tmp_path, {})
+        names = [f"metrics.jsonl.{number}", f"samples.jsonl.{number}"] if number else []
+        assert [path.name for path in writer.set_aside] == names
+        writer.handle({"kind": "samples", "step": 1, "samples": [{"response": f"try {number}"}]})
+        writer.handle({"kind": "step", "step": 1, "metrics": {"loss": float(number)}})
+    assert [line["train/loss"] for line in read_metrics(tmp_path)] == [2.0]
+    for number in (1, 2):
+        assert json.loads((tmp_path / f"metrics.jsonl.{number}").read_text())["train/loss"] == number - 1
+        assert f"try {number - 1}" in (tmp_path / f"samples.jsonl.{number}").read_text()
+    assert load_run(tmp_path).points() == []
+    assert len(load_run(tmp_path).lines) == 1, "earlier tries are no part of the run"
+
+
+def test_the_state_says_what_is_true(tmp_path: Path) -> None:
+    assert load_run(tmp_path).state == "unknown"
+    writer = RunWriter(tmp_path, {})
+    status = read_status(tmp_path)
+    assert state_of(status) == "running"
+    with subprocess.Popen(["sleep", "60"]) as other:
+        other_run = {**status, "pid": other.pid, "process_started": psutil.Process(other.pid).create_time()}
+        assert state_of(other_run) == "running"
+        assert state_of({**other_run, "process_started": 1e9}) == "died", "the number is another process's by now"
+        other.kill()
+        while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert state_of(other_run) == "died", "nobody has asked for its exit status yet"
+    assert state_of(other_run) == "died"
+    assert state_of({**other_run, "host": "another"}) == "running", "it cannot be known from here"
+    assert state_of({"state": "running", "host": status["host"]}) == "died", "of a version that wrote no more"
+    writer.close("failed", "ValueError: no")
+    status = read_status(tmp_path)
+    assert (state_of(status), status["reason"], status["error"]) == ("failed", "ValueError: no", "ValueError: no")
+    again = RunWriter(tmp_path, {}, step=2)
+    status = read_status(tmp_path)
+    assert "reason" not in status
+    assert [one["step"] for one in status["continued"]] == [2]
+    again.close("finished")
+    assert load_run(tmp_path).state == "finished"
+
+
+def test_a_process_that_is_refused_leaves_the_status_of_the_run_as_it_was(tmp_path: Path) -> None:
+    refused = StatusFile(tmp_path)
+    refused.begin()
+    assert refused.state == "running"
+    refused.refuse("--a: is 1. Use 2.")
+    assert read_status(tmp_path)["reason"] == "--a: is 1. Use 2."
+    RunWriter(tmp_path, {}).close("interrupted", "SIGTERM")
+    before = read_status(tmp_path)
+    assert "continued" not in before, "nothing had begun"
+    refused = StatusFile(tmp_path)
+    refused.begin()
+    refused.refuse("--a: is 1. Use 2.")
+    assert read_status(tmp_path) == before

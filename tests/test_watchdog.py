@@ -80,3 +80,10 @@ def test_each_rank_is_named_with_its_place(watchdog: Watchdog, clock: Clock, tmp
     assert stacks.count("process 5 on node1:\n") == 4
     assert "as py-spy sees rank 2" in stacks
     assert "forward_step" in stacks
+
+
+def test_a_hang_is_noticed_where_nothing_can_be_written(clock: Clock, tmp_path: Path) -> None:
+    watchdog = Watchdog(60.0, tmp_path / "missing" / "stacks.txt", lambda rank, beat: "", clock)
+    watchdog.hear({0: beat(1)})
+    clock.now += 60
+    assert "no rank made progress for 60 s" in (watchdog.verdict() or "")

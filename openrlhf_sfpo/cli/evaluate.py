@@ -186,10 +186,11 @@ def _check_directory(directory: Path) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from openrlhf_sfpo.cli.grading import load_graders
-    from openrlhf_sfpo.orchestration.launcher import quiet
+    from openrlhf_sfpo.orchestration.worker_logs import tail, why_engine_failed
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import Graded
     from openrlhf_sfpo.rollout.sampling import Engine, Sampling, sample
+    from openrlhf_sfpo.streams import quiet
 
     sets = load_problems(args.data, args.input_key, args.label_key, args.limit, args.grader)
     names = [(name, number) for name, problems in sets.items() for number in range(len(problems))]
@@ -218,7 +219,7 @@ def _evaluate(args: argparse.Namespace) -> int:
                 stream,
             )
         except Exception as error:
-            console.say(f"sampling failed: {type(error).__name__}: {error}")
+            console.say(f"sampling failed: {why_engine_failed(error, [tail(args.out / 'driver.log')])}")
             console.plain(f"What the libraries printed is in {args.out / 'driver.log'}.")
             return 1
         sampled = [
@@ -234,9 +235,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _regrade(args: argparse.Namespace) -> int:
     """Grade what an earlier evaluation has sampled."""
     from openrlhf_sfpo.cli.grading import check_grader, load_graders
-    from openrlhf_sfpo.orchestration.launcher import quiet
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import read_samples
+    from openrlhf_sfpo.streams import quiet
 
     if args.model is not None or args.data or args.protocol:
         raise UsageError("--regrade", "takes no MODEL, --data or --protocol: it samples nothing.", "Drop them.")

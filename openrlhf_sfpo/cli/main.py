@@ -7,6 +7,8 @@ import locale
 import os
 import sys
 
+from openrlhf_sfpo.cli.process import guarded
+
 COMMANDS = {
     "train": "train a model with SFPO (or GRPO) through OpenRLHF",
     "eval": "sample answers from a model with vLLM and grade them",
@@ -34,7 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
     if argv is None:
         use_utf8()
-        argv = sys.argv[1:]
+    words = sys.argv[1:] if argv is None else argv
+    name = " ".join(["openrlhf-sfpo", *(word for word in words[:1] if word in COMMANDS)])
+    return guarded(name, lambda: _main(words))
+
+
+def _main(argv: list[str]) -> int:
     if argv[:1] == ["--version"]:
         from openrlhf_sfpo import __version__
 

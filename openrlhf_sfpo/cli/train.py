@@ -9,9 +9,11 @@ from openrlhf_sfpo import keys
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.cli.help import help_asked, help_text
+from openrlhf_sfpo.cli.process import guarded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
 from openrlhf_sfpo.home import have_home
+from openrlhf_sfpo.stopping import Stopping, StopRequested
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,18 +32,23 @@ def main(argv: list[str] | None = None) -> int:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
         if any(word in dry_run.SPELLINGS for word in words):
             return dry_run.dry_run(flat, given)
-        from openrlhf_sfpo.orchestration import preflight
+        stopping = Stopping()
+        with stopping.installed():
+            from openrlhf_sfpo.orchestration import preflight
 
-        for line in preflight.check(flat, given).warnings():
-            print(f"warning: {line}")
-        with locked("--run.dir", Path(getattr(flat, "run.dir"))):
-            return _run(flat, given)
+            for line in preflight.check(flat, given).warnings():
+                print(f"warning: {line}")
+            with locked("--run.dir", Path(getattr(flat, "run.dir"))):
+                return _run(flat, given, stopping)
+    except StopRequested:
+        print("openrlhf-sfpo train: stopped before the run began", file=sys.stderr)
+        return getattr(flat, "run.interrupted_exit_status")
     except UsageError as error:
         print(f"openrlhf-sfpo train: error: {error}", file=sys.stderr)
         return 2
 
 
-def _run(flat: argparse.Namespace, given: set[str]) -> int:
+def _run(flat: argparse.Namespace, given: set[str], stopping: Stopping) -> int:
     from openrlhf_sfpo.orchestration import launcher, preflight, resume
 
     directory = preflight.prepare(flat, given)
@@ -50,11 +57,11 @@ def _run(flat: argparse.Namespace, given: set[str]) -> int:
         print(f"{directory} holds a finished run: nothing to do. For another one choose another --run.dir.")
         return 0
     with locked("--ckpt.path", Path(getattr(flat, "ckpt.path"))):
-        return launcher.run(flat, directory)
+        return launcher.run(flat, directory, stopping)
 
 
 if __name__ == "__main__":
     from openrlhf_sfpo.cli.main import use_utf8
 
     use_utf8()
-    sys.exit(main())
+    sys.exit(guarded("openrlhf-sfpo train", main))

@@ -16,7 +16,9 @@ from openrlhf_sfpo.deepspeed import cpu
 from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
 from openrlhf_sfpo.deepspeed.trainer import SlowFastActorTrainer
 from openrlhf_sfpo.loopback import keep_stores_narrow
+from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.staleness import replace_stamps
 
@@ -52,9 +54,11 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
         self.trainer.on_notice = self._notice
         if _STATE in self.checkpoint_states:
             self.trainer.sfpo.load_state_dict(self.checkpoint_states[_STATE])
+        self._gate_notices = GateNotices(self.trainer.sfpo)
         if on_cpu and vllm_engines:
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
+            wait_until_started(vllm_engines, strategy.args.rollout.engine_start_timeout)
             workers = len(vllm_engines) * strategy.args.vllm.tensor_parallel_size
             weights = _EngineWeights(self.actor.model)
             timeout = strategy.args.rollout.engine_timeout
@@ -62,6 +66,11 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
                 WeightSync, weights, vllm_engines, workers, self._master_addr, timeout=timeout
             )
             self._sync = self._new_sync()
+
+    def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
+        """As OpenRLHF's, and says that the gate has closed."""
+        status = super().fit(kl_ctl)
+        return {**status, **self._gate_notices.as_status(status, self.events)}
 
     def append(self, experience: Any) -> None:
         """As OpenRLHF's."""

@@ -24,7 +24,9 @@ from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.orchestration.algorithm import build_update, needs_old_log_probs
 from openrlhf_sfpo.orchestration.engine_gap import GapWatch
+from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 from openrlhf_sfpo.orchestration.nodes import divided_groups
 from openrlhf_sfpo.orchestration.preflight import dotted
@@ -132,6 +134,7 @@ class PolicyActor(MegatronModelActor):
             self._gap_watch = GapWatch(self.args)
             self._writer = CheckpointWriter(self._on_saved)
             self._states = self._resume()
+            self._gate_notices = GateNotices(self.sfpo)
             self._connect(vllm_engines or [])
             if self.args.ds.enable_sleep:
                 self.actor.offload_states()
@@ -163,6 +166,9 @@ class PolicyActor(MegatronModelActor):
         elif engines:
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
+            # Every rank waits for itself: a collective would have a time limit of its own.
+            self.pulse.tick("waiting for the vLLM engines to start")
+            wait_until_started(engines, self.args.rollout.engine_start_timeout, self.pulse.tick)
             workers = len(engines) * self.args.vllm.tensor_parallel_size
             self._new_sync = functools.partial(
                 WeightSync,
@@ -220,7 +226,7 @@ class PolicyActor(MegatronModelActor):
             if ours in status:
                 status[theirs] = status.pop(ours)
         self._give_back()
-        return {**_mean_infos(infos), **status}
+        return {**_mean_infos(infos), **status, **self._gate_notices.as_status(status, self.events)}
 
     @_busy
     def broadcast_to_vllm(self) -> None:

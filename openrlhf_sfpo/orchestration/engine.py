@@ -5,6 +5,7 @@ import copy
 import functools
 import hashlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -14,6 +15,8 @@ import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from openrlhf_sfpo.orchestration.engine_starts import start_reported
+from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response, reward_response
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
@@ -39,6 +42,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         engine_dtype: "bfloat16" or "float32".
         response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
         finite_rewards: raise where a reward is not a finite number, instead of leaving that to the trainer.
+        index: which of the run's engines this is.
         remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
         agent_func_path: as OpenRLHF's.
     """
@@ -53,8 +57,38 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         engine_dtype: str,
         response_seed: int | None,
         finite_rewards: bool,
+        index: int = 0,
         remote_rm_url: Any = None,
         agent_func_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        with start_reported(index, Events()):
+            await self._start(
+                *args,
+                device=device,
+                weight_backend=weight_backend,
+                sleep_level=sleep_level,
+                kv_cache_bytes=kv_cache_bytes,
+                engine_dtype=engine_dtype,
+                response_seed=response_seed,
+                finite_rewards=finite_rewards,
+                remote_rm_url=remote_rm_url,
+                agent_func_path=agent_func_path,
+                **kwargs,
+            )
+
+    async def _start(
+        self,
+        *args: Any,
+        device: str,
+        weight_backend: str,
+        sleep_level: int,
+        kv_cache_bytes: int,
+        engine_dtype: str,
+        response_seed: int | None,
+        finite_rewards: bool,
+        remote_rm_url: Any,
+        agent_func_path: str | None,
         **kwargs: Any,
     ) -> None:
         register()
@@ -130,7 +164,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         return result
 
     async def restart(self, seed: int, index: int) -> None:
-        """Be as after the start, but for the weights: no cached prefixes, random numbers from the run's seed.
+        """Reset everything except the weights: no cached prefixes, random numbers from the run's seed.
 
         Args:
             seed: --train.seed.
@@ -185,9 +219,11 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         if self._response_seeds is not None:
             self._response_seeds.weights_are(number)
 
-    async def heartbeat(self) -> None:
-        """Return once vLLM's own process, which may be another one, has answered between two of its steps."""
+    async def heartbeat(self) -> int:
+        """Return this process's number once vLLM's own process, which may be another one, has answered between two of
+        its steps."""
         await self.llm.is_sleeping()
+        return os.getpid()
 
     def processes(self) -> tuple[str, dict[int, float]]:
         """The node, and the process numbers with their start times of this actor and everything that it started."""
@@ -247,6 +283,7 @@ class EngineClass:
         self._extra = extra
         self._env = env
         self._options: dict[str, Any] = {}
+        self._started = 0
 
     def options(self, **options: Any) -> "EngineClass":
         # One that dies is started again by Ray under the same handle, but with the model's first weights: its prompts
@@ -256,10 +293,11 @@ class EngineClass:
         return self
 
     def remote(self, **kwargs: Any) -> Any:
-        return self._actor_class.options(**self._options).remote(**kwargs, **self._extra)
+        index, self._started = self._started, self._started + 1
+        return self._actor_class.options(**self._options).remote(**kwargs, **self._extra, index=index)
 
 
-def engine_env(device: str, eager: bool, verbose: bool) -> dict[str, str]:
+def engine_env(device: str, eager: bool) -> dict[str, str]:
     """Environment of the engine processes."""
-    level = {"VLLM_LOGGING_LEVEL": "INFO" if verbose else "WARNING"}
+    level = {"VLLM_LOGGING_LEVEL": "INFO"}  # into Ray's files, where it tells how far a start is
     return {**level, **cpu_environment(eager)} if device == "cpu" else level

@@ -1,4 +1,4 @@
-"""Looking after the vLLM engines while they work: who is dead, who hangs, and making them whole again."""
+"""Looking after the vLLM engines while they work: noticing those that die or hang, and restarting them."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import Any
 
 import ray
 
-from openrlhf_sfpo.errors import WeightSyncFailed
+from openrlhf_sfpo.errors import WeightSyncFailed, WorkerLost
+from openrlhf_sfpo.orchestration.engine_starts import start_error
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.failures import failed_to_start
 from openrlhf_sfpo.orchestration.nodes import on_node
 
-_STARTS_WITHIN = 900.0  # seconds in which an engine is up, with the largest models
 _RESTARTS_PER_BATCH = 3
 _DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the Ray actor around it is not
 
@@ -19,19 +20,23 @@ _DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the
 class EngineCare:
     """Watches a run's engines and restarts them.
 
-    Ray starts a dead actor again under its handle, so that nobody needs another one; what is to be done beside is to
-    kill what hangs with everything that it started, to wait, and to have the policy connect and send its weights.
+    Ray restarts a dead actor under its handle, which stays valid. What is left to do here: kill a hanging engine with
+    its child processes, wait for the restart, and have the policy reconnect and send its weights.
 
     Args:
         engines: the handles.
-        timeout: seconds in which one must answer.
+        timeout: seconds in which an engine that has started must answer.
         events: who is told; it also knows the policy.
         sleeps: whether the engines sleep while they are not asked (--vllm.enable_sleep).
+        start_timeout: seconds in which an engine must start.
     """
 
-    def __init__(self, engines: list[Any], timeout: float, events: Events, sleeps: bool = False) -> None:
+    def __init__(
+        self, engines: list[Any], timeout: float, events: Events, sleeps: bool = False, start_timeout: float = 1800.0
+    ) -> None:
         self._engines = engines
         self._timeout = timeout
+        self._start_timeout = start_timeout
         self._events = events
         self._sleeps = sleeps
         self._down: set[int] = set()
@@ -46,11 +51,15 @@ class EngineCare:
         return not self._down
 
     def look_at_all(self) -> None:
-        """Before the engines are needed: ask each for a sign of life and wait for it."""
+        """Before the engines are needed: send each a heartbeat request and wait for the answer.
+
+        Raises:
+            EngineStartFailed: an engine could not start, and has not been up before.
+        """
         self._restarts = 0
         up = [index for index in range(len(self._engines)) if index not in self._down]
         # Which processes an engine consists of is asked once, when it has started, which may take long.
-        waits = [self._timeout if index in self._processes else _STARTS_WITHIN for index in up]
+        waits = [self._timeout if index in self._processes else self._start_timeout for index in up]
         questions = {
             index: (self._engines[index].heartbeat if index in self._processes else self._engines[index].processes)
             for index in up
@@ -59,13 +68,17 @@ class EngineCare:
         for index, wait in zip(up, waits, strict=True):
             try:
                 answer = ray.get(asked[index], timeout=wait)
-                if answer is not None:
+                if index in self._processes:
+                    self._heard(index, answer)
+                else:
                     self._processes[index] = answer
             except ray.exceptions.GetTimeoutError:
                 self._hangs(index, wait)
             except Exception as error:
                 if not is_engine_failure(error):
                     raise
+                if failed_to_start(error) and index not in self._processes:
+                    raise start_error(index, error) from None
                 self.failed(index, error)
 
     def failed(self, index: int, error: Exception) -> None:
@@ -75,13 +88,13 @@ class EngineCare:
             self._end(index)
 
     def check(self) -> None:
-        """Ask the engines for a sign of life now and then; end those that owe one for too long."""
+        """Send heartbeat requests now and then; kill engines that have not answered one for too long."""
         now = time.monotonic()
         for index, (ref, since) in list(self._asked.items()):
             if ray.wait([ref], timeout=0)[0]:
                 del self._asked[index]
                 try:
-                    ray.get(ref)
+                    self._heard(index, ray.get(ref))
                 except Exception as error:
                     if not is_engine_failure(error):
                         raise
@@ -94,8 +107,16 @@ class EngineCare:
                 if index not in self._down and index not in self._asked:
                     self._asked[index] = (engine.heartbeat.remote(), now)
 
+    def _heard(self, index: int, process: int) -> None:
+        """Note an answer to a heartbeat. Another process may have given it than the one that is known: the engine has
+        died, and Ray has restarted it before anybody noticed. Its weights are those of the model directory then."""
+        known = self._processes.get(index)
+        if known is not None and process not in known[1]:
+            self._say(index, "died (its process is gone)")
+            self._end(index, is_restarted=True)
+
     def wake_up(self) -> None:
-        """Have all engines up, awake and with the current weights. Engines that do not sleep are left alone."""
+        """Bring all engines up and awake, with the current weights. Engines that do not sleep are left alone."""
         if not self._sleeps:
             return
         self.look_at_all()
@@ -115,7 +136,7 @@ class EngineCare:
             self._ask_all("sleep")
 
     def deliver(self, send: Callable[[], Any], resting: bool = False) -> None:
-        """Have the weights sent to all engines; those that die or hang meanwhile are restarted, and get them as well.
+        """Send the weights to all engines; restart those that die or hang meanwhile, and send them to these as well.
 
         Args:
             send: does it.
@@ -144,12 +165,13 @@ class EngineCare:
             resting: whether the engines are between two rollouts.
 
         Raises:
-            RuntimeError: engines keep failing, or there is nobody who could send weights.
+            WorkerLost: engines keep failing, or one does not start again; the run has to.
+            RuntimeError: there is no policy that could send weights.
         """
         policy = self._policy()
         self._restarts += 1
         if self._restarts > _RESTARTS_PER_BATCH:
-            raise RuntimeError(f"vLLM engines failed {self._restarts} times in one rollout batch")
+            raise WorkerLost(f"vLLM engines failed {self._restarts} times in one rollout batch")
         started = time.monotonic()
         for index in sorted(self._down):
             self._processes[index] = self._wait_for(index)
@@ -166,7 +188,7 @@ class EngineCare:
     def _policy(self) -> list[Any]:
         policy = self._events.policy()
         if not policy:
-            raise RuntimeError("a vLLM engine needs the weights again, and with this actor it cannot be given them")
+            raise RuntimeError("a vLLM engine needs the weights again, and this actor cannot send them")
         return policy
 
     def _ask_all(self, method: str, **arguments: Any) -> list[Any]:
@@ -185,24 +207,33 @@ class EngineCare:
         return answers if len(answers) == len(asked) else []
 
     def _wait_for(self, index: int) -> tuple[str, dict[int, float]]:
-        deadline = time.monotonic() + _STARTS_WITHIN
-        while True:
+        deadline = time.monotonic() + self._start_timeout
+        while time.monotonic() < deadline:
             try:
-                return ray.get(self._engines[index].processes.remote(), timeout=deadline - time.monotonic())
+                return ray.get(self._engines[index].processes.remote(), timeout=max(1.0, deadline - time.monotonic()))
+            except ray.exceptions.GetTimeoutError:
+                break
             except ray.exceptions.ActorUnavailableError:  # Ray has not started it yet
-                if time.monotonic() > deadline:
-                    raise
                 time.sleep(1.0)
+            except ray.exceptions.RayActorError as error:
+                raise WorkerLost(
+                    str(start_error(index, error)).replace("could not start:", "could not restart:")
+                ) from None
+        raise WorkerLost(
+            f"engine {index} has not restarted within {self._start_timeout:.0f} s (--rollout.engine_start_timeout)"
+        )
 
     def _hangs(self, index: int, seconds: float) -> None:
-        self._say(index, f"has not answered for {seconds:.0f} s (--rollout.engine_timeout)")
+        flag = "engine_timeout" if index in self._processes else "engine_start_timeout"
+        self._say(index, f"has not answered for {seconds:.0f} s (--rollout.{flag})")
         self._end(index)
 
-    def _end(self, index: int) -> None:
-        """Kill an engine with all its processes; Ray starts it again."""
+    def _end(self, index: int, is_restarted: bool = False) -> None:
+        """Kill an engine with all its processes; Ray starts it again, if it has not done so already."""
         self._down.add(index)
         self._asked.pop(index, None)
-        ray.kill(self._engines[index], no_restart=False)
+        if not is_restarted:
+            ray.kill(self._engines[index], no_restart=False)
         node, processes = self._processes.pop(index, ("", {}))
         if node:
             with suppress(ray.exceptions.RayError):  # the node is gone, and they with it
@@ -211,7 +242,7 @@ class EngineCare:
     def _say(self, index: int, what: str) -> None:
         self._events.send(
             "notice",
-            text=f"engine {index} {what}; it is restarted, gets the current weights, and its prompts are sent again",
+            text=f"engine {index} {what}; restarting it with the current weights and sending its prompts again",
         )
 
 
@@ -231,7 +262,7 @@ def _reason(error: Exception) -> str:
 
 
 def _kill(processes: dict[int, float]) -> None:
-    """Kill those of the processes that are still the ones that they were. Runs on their node."""
+    """Kill the processes, unless their numbers belong to others by now. Runs on their node."""
     import psutil
 
     for number, started in processes.items():

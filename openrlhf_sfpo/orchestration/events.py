@@ -1,7 +1,7 @@
-"""How the processes of a run know of each other: a Ray actor that workers find by name, and the driver empties.
+"""How the processes of a run communicate: through a Ray actor, which workers find by name and the driver empties.
 
-Workers tell it what they do; the driver writes that into the run directory, and sees there who makes no progress. It
-holds the workers' handles, too, for those who have to restart or to end them.
+Workers report to it what they do; the driver writes that to the run directory, and watches their progress. It also
+holds the workers' handles, for restarting and ending them.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ NAME = "openrlhf_sfpo_events"
 
 
 class Events:
-    """The workers' end, found by name from any worker of the run. Sending never waits and never fails a run."""
+    """The workers' end, found by name from any worker of the run. Sending neither waits nor raises."""
 
     def __init__(self) -> None:
         import ray
@@ -22,18 +22,32 @@ class Events:
             with suppress(ValueError):
                 self._mailbox = ray.get_actor(NAME)
 
+    @property
+    def are_heard(self) -> bool:
+        """Whether a driver listens."""
+        return self._mailbox is not None
+
     def send(self, kind: str, **fields: Any) -> None:
         """Send an event; those of one worker arrive in order.
 
         Args:
             kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
                 `samples` (step, samples; as with `step`, again if they may be known already), `sync` (metrics),
-                `checkpoint` (of a save that ended: tag, step, error, blocked_seconds, seconds, bytes) or `notice`
-                (text).
+                `checkpoint` (of a save that ended: tag, step, error, blocked_seconds, seconds, bytes), `training` (the
+                workers are up; step, after which the run continues), `engine` (index, state "starting", "up" or
+                "failed", text and, if it failed, log) or `notice` (text).
             fields: its content, plain Python values.
         """
         if self._mailbox is not None:
             self._mailbox.put.remote({"kind": kind, **fields})
+
+    def send_now(self, kind: str, **fields: Any) -> None:
+        """As `send`, from a process that is about to end: wait until the event has arrived, for 10 s at most."""
+        import ray
+
+        if self._mailbox is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._mailbox.put.remote({"kind": kind, **fields}), timeout=10)
 
     def register(self, role: str, rank: int = 0) -> None:
         """Leave the handle of the Ray actor that this is called in.
@@ -59,7 +73,7 @@ class Events:
             self._mailbox.beat.remote(rank, state)
 
     def stop_requested(self) -> bool:
-        """Whether the run shall end as soon as nothing is lost by it."""
+        """Whether the run is to stop as soon as nothing is lost by that."""
         import ray
 
         return self._mailbox is not None and ray.get(self._mailbox.stop_requested.remote())
@@ -105,11 +119,11 @@ class Mailbox:
         return [self._workers[key] for key in sorted(self._workers) if key[0] == role]
 
     def request_stop(self) -> None:
-        """Ask the run to end."""
+        """Ask the run to stop."""
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Whether it was asked to end."""
+        """Whether it was asked to stop."""
         return self._stop
 
 

@@ -1,7 +1,7 @@
-"""Engines, actors and the trainer of a run, handed to the next run instead of being started again.
+"""Worker reuse: engines, actors and the trainer of a run serve the next run instead of being started again.
 
-Starting them takes longer than many a short run. What is handed on is reset: the actors build model and optimizer anew
-in their processes, the engines get those weights, forget cached prefixes and are seeded, the trainer begins anew.
+Starting them takes longer than many short runs. They are reset: the actors rebuild model and optimizer in their
+processes, the engines get those weights, drop cached prefixes and are seeded, the trainer is reinitialized.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ _FREE = {
 
 
 def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether a run with the flags `after` can have the workers of one with `before`."""
+    """Whether a run with the flags `after` can reuse the workers of one with `before`."""
     colocated = after["train.colocate_actor_ref"] or after["train.colocate_all"]
     if after["train.async_enable"] or colocated or after["actor.backend"] == "deepspeed":
         # The asynchronous trainer has more actors than are kept here; for colocation OpenRLHF asks for free GPUs first;

@@ -16,11 +16,14 @@ from typing import Any
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.orchestration import ray_cluster
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
+from openrlhf_sfpo.stopping import Stopping
 
 SETTINGS = "settings.json"
 _MAX_FAILURES_IN_A_ROW = 3
 # Ends a lane like Ctrl-C. Not SIGINT itself, which a process that a script starts with & ignores.
 _INTERRUPT = signal.SIGUSR1
+# What ends the whole comparison.
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,27 @@ class Lanes:
         self._context = multiprocessing.get_context("spawn")
         self._lanes: dict[Connection, tuple[Any, int]] = {}
         self._busy: dict[Connection, tuple[PlannedRun, float]] = {}
+        self._installed: list[signal.Signals] = []
 
     def __enter__(self) -> "Lanes":
+        if threading.current_thread() is threading.main_thread():
+            for number in _ENDS:  # as Ctrl-C does: the lanes are told, and nothing stays "running"
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
+                    self._installed.append(number)
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        for number in self._installed:
+            signal.signal(number, signal.SIG_IGN)  # until the lanes have ended
+        self._end_lanes(interrupt=exc[0] is not None)
+        for number in self._installed:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _end_lanes(self, interrupt: bool) -> None:
         for pipe, (process, _) in self._lanes.items():
             pipe.close()
-            if exc[0] is not None and process.is_alive():
+            if interrupt and process.is_alive():
                 os.kill(process.pid, _INTERRUPT)
         for process, _ in self._lanes.values():
             process.join(60)
@@ -163,7 +179,8 @@ def _lane(pipe: Connection, keep: bool, processors: set[int]) -> None:
     threading.Thread(target=_interrupt_without_parent, args=(os.getppid(),), daemon=True).start()
     from openrlhf_sfpo.orchestration.session import Session
 
-    with Session(keep) as session:
+    stopping = Stopping()
+    with stopping.installed(), Session(keep, stopping) as session:
         while True:
             try:
                 run = pipe.recv()
@@ -174,18 +191,19 @@ def _lane(pipe: Connection, keep: bool, processors: set[int]) -> None:
 
 def _run(session: Any, run: PlannedRun) -> int:
     from openrlhf_sfpo.orchestration import launcher, preflight
+    from openrlhf_sfpo.streams import quiet
 
     run.directory.mkdir(parents=True, exist_ok=True)
     (run.directory / SETTINGS).write_text(json.dumps(run.settings, indent=1) + "\n")
     directory = preflight.prepare(run.flat, set(run.given))
     logs = directory / "logs"
-    with launcher.quiet(logs / "driver.log", verbose=False), (logs / "console.log").open("w") as console:
+    with quiet(logs / "driver.log", verbose=False), (logs / "console.log").open("w") as console:
         try:
             status = launcher.run_in(session, run.flat, directory, console)
         except Exception as error:  # a UsageError that only shows once Ray is there
             console.write(f"{error}\n")
             status = 2
-    if status == 130:
+    if status == 130 or session.stopping.requested is not None:
         raise KeyboardInterrupt
     return status
 

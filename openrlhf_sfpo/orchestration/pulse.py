@@ -1,4 +1,4 @@
-"""A sign of life from every rank, so that somebody else can say where a run hangs."""
+"""A heartbeat from every rank, so that the driver can say where a run hangs."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ class Pulse:
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
     def tick(self, phase: str | None = None) -> None:
-        """Say that there is progress, and what is done from now on."""
+        """Note progress, and the phase that begins."""
         if phase is not None:
             self._phase = phase
         self._progress += 1
@@ -44,7 +44,7 @@ class Pulse:
 
     @contextmanager
     def busy(self, phase: str) -> Iterator[None]:
-        """Around what the trainer waits for."""
+        """Around a call that the trainer waits for."""
         self.tick(phase)
         outer, self._busy = self._busy, True
         try:
@@ -54,7 +54,7 @@ class Pulse:
             self.tick()
 
     def close(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         self._stopped.set()
 
     def _run(self) -> None:

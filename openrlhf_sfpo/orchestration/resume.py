@@ -51,6 +51,7 @@ _FREE = {
     "train.on_nonfinite",
     "train.timeout",
     "rollout.engine_timeout",
+    "rollout.engine_start_timeout",
     "rollout.record_dir",
 }
 _RUN_DIR = "RUN_DIR"
@@ -193,5 +194,5 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_asked(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they are written down. Keys are not among them: `keys.take_keys` has moved them to the environment."""
+    """Settings as they are written down. Keys are not among them: `keys.take_keys` moved them to the environment."""
     return {name: value for name, value in values.items() if name != "config"}

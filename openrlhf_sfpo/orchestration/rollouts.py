@@ -55,7 +55,10 @@ class Rollouts(SamplesGenerator):
         self._events = events
         self._ends_on_request = ends_on_request
         sleeps = self.args.vllm.enable_sleep
-        self._care = EngineCare(self.vllm_engines, self.args.rollout.engine_timeout, events, sleeps)
+        limits = self.args.rollout
+        self._care = EngineCare(
+            self.vllm_engines, limits.engine_timeout, events, sleeps, start_timeout=limits.engine_start_timeout
+        )
         self._awake = False
         # OpenRLHF would wake engines and put them to sleep without a look at which of them are alive.
         self.args = copy.copy(self.args)

@@ -1,22 +1,20 @@
 """Ray with the hooks in place, for one run or for several after each other that share engines and actors."""
 
-import _thread
 import argparse
-import signal
+import importlib
 import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.checkpoints.directory import Checkpoint
-from openrlhf_sfpo.errors import StepHung
+from openrlhf_sfpo.errors import EngineStartFailed, StepHung
 from openrlhf_sfpo.orchestration import events, flash_attn_stub, hooks
 from openrlhf_sfpo.orchestration.devices import settle
+from openrlhf_sfpo.orchestration.failures import may_pass, reason
 from openrlhf_sfpo.orchestration.kept import Kept, can_follow
-from openrlhf_sfpo.orchestration.nodes import on_node
+from openrlhf_sfpo.orchestration.listener import Listener, stack_of
 from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
 from openrlhf_sfpo.orchestration.ray_start import start_ray, stop_ray
 from openrlhf_sfpo.orchestration.resume import as_asked
@@ -24,6 +22,8 @@ from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.placement import engines_share_gpus
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
+from openrlhf_sfpo.report.status import StatusFile
+from openrlhf_sfpo.stopping import Stopping, hangups_blocked
 
 
 class Session:
@@ -32,18 +32,20 @@ class Session:
     Args:
         keep: let a run have the engines and actors of the run before it where its flags allow that, with their
             weights, optimizers and random numbers reset.
-        ends_on_sigterm: have SIGTERM, from Slurm or Kubernetes before the machine is taken away, end the run with a
-            checkpoint; for the main thread of a process with one run.
+        stopping: requests to stop the run; by default there are none.
+
+    Attributes:
+        was_training: whether the last run got as far as training before it ended with an exception.
     """
 
-    def __init__(self, keep: bool = False, ends_on_sigterm: bool = False) -> None:
+    def __init__(self, keep: bool = False, stopping: Stopping | None = None) -> None:
         self._keep = keep
-        self._ends_on_sigterm = ends_on_sigterm
+        self.stopping = stopping or Stopping()
         self._stack = ExitStack()
         self._previous: dict[str, Any] | None = None
         self._device = ""
-        self._asked_to_end: float | None = None
-        self._mailbox: Any = None  # there from the first run's start on, with the hooks
+        self.was_training = False  # when the last run ended
+        self._mailbox: Any = None  # exists from the first run's start on, with the hooks
 
     def __enter__(self) -> "Session":
         return self
@@ -52,43 +54,46 @@ class Session:
         self.close()
 
     def prepare(self, flat: argparse.Namespace) -> bool:
-        """Have Ray up for a run, and fill in the flags that depend on the device.
+        """Start Ray for a run, and fill in the flags that depend on the device.
 
         Returns:
             Whether the run has the engines and actors of the one before.
 
         Raises:
             UsageError: Ray has fewer GPUs than the flags ask for, or the device does not fit.
+            StopRequested: the process was asked to stop.
         """
         asked = dict(vars(flat))
         follows = self._keep and self._previous is not None and can_follow(self._previous, asked)
         if not follows:
             self.close()
+            # Not by two threads at the same time: the second would find it half imported.
+            importlib.import_module("ray._private.utils")
             self._stack.callback(stop_ray)
             flash_attn_stub.install_if_missing()
-            with ThreadPoolExecutor(1) as thread:  # both take seconds, and Ray's are other processes'
-                checked = thread.submit(hooks.check_signatures)
-                self._device = start_ray(nested(flat))
+            checked = _InBackground(hooks.check_signatures)  # both take seconds, and Ray's are other processes'
+            self._device = self._start_ray(nested(flat))
             checked.result()
         self._previous = asked
         settle(vars(flat), self._device)
         return follows
 
+    def _start_ray(self, args: Any) -> str:
+        import ray._private.utils
+
+        # Ray would install a handler for SIGTERM that exits at once, several times while it starts.
+        theirs = getattr(ray._private.utils, "set_sigterm_handler", None)
+        with hangups_blocked(), ExitStack() as stack:
+            if theirs is not None and self.stopping.is_installed:
+                stack.enter_context(hooks.replaced(ray._private.utils, "set_sigterm_handler", lambda handler: None))
+            device = start_ray(args)
+        self.stopping.take_back()
+        return device
+
     @property
     def device(self) -> str:
         """Where the actor runs, "cpu" or "cuda", after `prepare`."""
         return self._device
-
-    def ask_to_end(self) -> None:
-        """Have the run end as soon as nothing is lost by it, and in --train.grace_seconds in any case. Does nothing
-        itself, so that a signal's handler may call it."""
-        if self._asked_to_end is None:
-            self._asked_to_end = time.monotonic()
-
-    @property
-    def asked_to_end(self) -> float | None:
-        """When `ask_to_end` was called, on the monotonic clock; None if it was not."""
-        return self._asked_to_end
 
     def train(
         self,
@@ -97,6 +102,7 @@ class Session:
         console: Console,
         total_steps: int | None,
         checkpoint: Checkpoint | None = None,
+        status: StatusFile | None = None,
     ) -> None:
         """Run what `prepare` prepared. Whatever OpenRLHF and its workers raise comes through; then nothing is kept.
 
@@ -106,40 +112,59 @@ class Session:
             console: for progress.
             total_steps: of the whole run, if known.
             checkpoint: what the run continues from.
+            status: the run's status file; by default one is made.
 
         Raises:
             StepHung: no rank made progress for --train.timeout.
+            EngineStartFailed: with vLLM's own reason.
+            WorkerLost: the workers' messages do not arrive any more.
         """
         values = vars(flat)
-        writer = RunWriter(directory, as_asked(values), checkpoint.step if checkpoint else 0)
+        step = checkpoint.step if checkpoint else 0
+        self.was_training = False
+        writer = RunWriter(directory, as_asked(values), step, status)
+        for path in writer.set_aside:
+            console.say(f"steps after {step} are made again; the lines of the earlier try are in {path.name}")
         listener = None
         try:
-            self._install_hooks(values)
-            watchdog = Watchdog(values["train.timeout"], directory / "logs" / "stacks.txt", stack_of)
-            listener = _Listener(self, watchdog, writer, console, total_steps, values["train.grace_seconds"])
-            with self._handling_sigterm(), listener.listening(self._mailbox):
-                hooks.run_openrlhf(for_openrlhf(flat, checkpoint))
+            with self.stopping.deferred():
+                self._install_hooks(values)
+                watchdog = Watchdog(values["train.timeout"], directory / "logs" / "stacks.txt", stack_of)
+                listener = Listener(
+                    watchdog,
+                    writer,
+                    console,
+                    self.stopping,
+                    total_steps,
+                    values["train.grace_seconds"],
+                    continues_after=step,
+                    asynchronous=values["train.async_enable"],
+                )
+                with listener.listening(self._mailbox):
+                    hooks.run_openrlhf(for_openrlhf(flat, checkpoint))
+                writer.close("finished")
         except BaseException as error:
             self._previous = None  # its workers may be in any state
-            hung = listener.hung if listener else None
-            ended = self.asked_to_end is not None or isinstance(error, KeyboardInterrupt)
-            writer.close("interrupted" if ended else "failed", hung or root_cause(error))
-            if hung:
-                raise StepHung(hung) from None
+            self.was_training = listener is not None and listener.training
+            better = self._what_it_was(listener, error)
+            ended = self.stopping.requested is not None or isinstance(better, KeyboardInterrupt)
+            writer.close("interrupted" if ended else "failed", None if ended else reason(better))
+            if better is not error:
+                raise better from None
             raise
-        writer.close("finished")
 
-    @contextmanager
-    def _handling_sigterm(self) -> Iterator[None]:
-        if not self._ends_on_sigterm:
-            yield
-            return
-        # Ray has put a handler there that exits at once.
-        before = signal.signal(signal.SIGTERM, lambda number, frame: self.ask_to_end())
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def _what_it_was(self, listener: Listener | None, error: BaseException) -> BaseException:
+        """The failure, or what the listener knows better: a hang and a lost mailbox it has ended itself, and engines
+        tell it why they did not start."""
+        if listener is None or self.stopping.requested is not None:
+            return error
+        if listener.hung is not None:
+            return StepHung(listener.hung)
+        if listener.lost is not None:
+            return listener.lost
+        if listener.starts.failure is not None and not may_pass(error):
+            return EngineStartFailed(listener.starts.failure)
+        return error
 
     def close(self) -> None:
         """Stop the workers and Ray, if it was started here."""
@@ -154,7 +179,7 @@ class Session:
         from openrlhf_sfpo.rollout.weight_sync import backend_for
 
         engine = EngineClass(
-            engine_env(self._device, eager=values["vllm.enforce_eager"], verbose=values["run.verbose"]),
+            engine_env(self._device, eager=values["vllm.enforce_eager"]),
             device=self._device,
             weight_backend=backend_for(self._device, engines_share_gpus(nested(argparse.Namespace(**values)))),
             sleep_level=values["vllm.sleep_level"],
@@ -168,138 +193,27 @@ class Session:
         self._mailbox = self._stack.enter_context(events.mailbox())
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it was made from: Ray wraps what an actor raised, once for every actor on its way."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = getattr(found, "cause", None) or found.__cause__
-
-
-def root_cause(error: BaseException) -> str:
-    """The innermost message."""
-    *_, innermost = causes(error)
-    return f"{type(innermost).__name__}: {innermost}"
-
-
-class _Listener:
-    """Empties the mailbox into the run directory and onto the console, and ends the run when it hangs or was asked to
-    end and does not.
-
-    Attributes:
-        hung: what the watchdog said, once it said something.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        watchdog: Watchdog,
-        writer: RunWriter,
-        console: Console,
-        total_steps: int | None,
-        grace_seconds: float,
-    ) -> None:
-        self.hung: str | None = None
-        self._session, self._watchdog, self._writer, self._console = session, watchdog, writer, console
-        self._total_steps, self._grace_seconds = total_steps, grace_seconds
-        self._problem: str | None = None
-        self._told = False
-
-    @contextmanager
-    def listening(self, mailbox: Any) -> Iterator[None]:
-        """Listen, in a thread, until the block ends."""
-        import ray
-
-        finished = threading.Event()
-        ray.get(mailbox.begin.remote())  # what the run before said after its end
-
-        def listen() -> None:
-            while not finished.wait(0.5):
-                self._listen(mailbox)
-
-        thread = threading.Thread(target=listen, name="events", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            thread.join()
-            with suppress(ray.exceptions.RayError):  # what the run failed of matters more than its last words
-                self._take(mailbox)
-
-    def _listen(self, mailbox: Any) -> None:
-        self._take(mailbox)
-        asked = self._session.asked_to_end
-        if asked is not None:
-            self._end(mailbox, asked)
-        if self.hung is None:
-            self.hung = self._watchdog.verdict()
-            if self.hung is not None:
-                end_workers(mailbox)
-
-    def _take(self, mailbox: Any) -> None:
-        import ray
-
-        events, beats = ray.get(mailbox.take.remote())
-        self._watchdog.hear(beats)
-        for event in events:
-            self._show(event)
-            line = self._writer.handle(event)
-            if line is not None:
-                self._console.metrics(line, self._total_steps)
-        problem = self._writer.problem
-        if problem is not None and problem != self._problem:
-            self._console.say(
-                f"warning: {self._writer.directory} cannot be written ({problem}); the run goes on, and what is to be "
-                "written there is kept until it can be"
-            )
-        self._problem = problem
-
-    def _show(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "phase":
-            self._console.phase(event["text"], event.get("long", False))
-        elif event["kind"] == "notice":
-            self._console.say(event["text"])
-        elif event["kind"] == "checkpoint":
-            self._console.checkpoint(event)
-
-    def _end(self, mailbox: Any, asked: float) -> None:
-        if not self._told:
-            self._told = True
-            self._console.say(f"asked to end: a checkpoint follows, within {self._grace_seconds:.0f} s")
-            mailbox.request_stop.remote()
-        elif time.monotonic() - asked > self._grace_seconds:
-            end_workers(mailbox)
-            _thread.interrupt_main()
-
-
-def end_workers(mailbox: Any) -> None:
-    """Kill the trainer and the policy's ranks, whatever they are at, so that who waits for them need not."""
-    import ray
-
-    for role in ("trainer", "policy"):
-        for worker in events.workers(mailbox, role):
-            ray.kill(worker)
-
-
-def stack_of(rank: int, beat: dict[str, Any]) -> str:
-    """The stack of a process that does not answer, by py-spy on its machine.
+class _InBackground:
+    """A call in a thread that does not keep the process from ending, unlike those of an executor.
 
     Args:
-        rank: whose it is.
-        beat: the last one.
+        function: what is called.
     """
-    try:
-        return on_node(beat["node"], _py_spy, beat["pid"])
-    except Exception as error:  # it is only for the reader; the run ends in any case
-        return f"not to be had ({type(error).__name__}: {error})"
 
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._error: BaseException | None = None
+        self._function = function
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-def _py_spy(process: int) -> str:
-    import subprocess
-    import sys
+    def result(self) -> None:
+        """Wait for the end; raise what the call raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
-    # --nonblocking: a process that was stopped stays as it is.
-    command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--pid", str(process)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
-    return done.stdout or f"py-spy could not read it: {done.stderr.strip()}"
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:
+            self._error = error

@@ -17,6 +17,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.gate_notices import NOTICE
 from openrlhf_sfpo.orchestration.rollouts import Place, Replay, Rollouts, to_record
 from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.random_numbers import random_numbers_kept
@@ -60,6 +61,9 @@ class _Reports:
                 raise
             self._put_aside(step, rollout_samples, reason)
             raise
+        notice = status.pop(NOTICE, None)
+        if notice is not None:
+            events.send("notice", text=f"step {step}: {notice}")
         reason = status.pop("skipped_because", None)
         if reason is not None:
             self._put_aside(step, rollout_samples, reason)
@@ -89,7 +93,15 @@ class _Reports:
         return states
 
     def _stop(self, step: int, client_states: dict[str, Any] | None) -> None:
-        """End the run with a checkpoint of the last step that was finished."""
+        """End the run with a checkpoint of the last step that was finished, if there is one.
+
+        Raises:
+            Stopped: always.
+        """
+        if step == 0:
+            raise Stopped("stopped before the first step was finished")
+        if self.args.ckpt.disable_ds:
+            raise Stopped(f"stopped after step {step}, without a checkpoint (--ckpt.disable_ds)")
         if client_states is not None and step != self._saved_step:
             states = {
                 **client_states,
@@ -101,8 +113,8 @@ class _Reports:
             ray.get(self.actor_model_group.async_run_method(method_name="save_checkpoint", **save))
         (error, *_) = ray.get(self.actor_model_group.async_run_method(method_name="finish_checkpoint"))
         if error is not None:
-            raise Stopped(f"asked to end after step {step}, whose checkpoint could not be written ({error})")
-        raise Stopped(f"asked to end after step {step}")
+            raise Stopped(f"stopped after step {step}; its checkpoint could not be written ({error})")
+        raise Stopped(f"stopped after step {step}; its checkpoint is saved")
 
     def _put_aside(self, step: int, samples: list[Experience], reason: str) -> None:
         """Record a batch that cannot be trained on; then go on or raise, as the flags say."""
@@ -149,13 +161,14 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         self._known: dict[str, Any] | None = None
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
-        """Be a new trainer for the next run."""
+        """Reinitialize in place, for the next run."""
         vars(self).clear()
         self.__init__(*args, **kwargs)
 
     def fit(self, global_step: int = 0) -> None:
         states = self.init_checkpoint_states()
         self._last_step, self._last_states = states["global_step"], dict(states)
+        self._events().send("training", step=self._last_step)
         with self._loggers_kept_open():
             try:
                 if self._last_step:
@@ -178,7 +191,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
         if isinstance(self.samples_generator, Rollouts):  # a recording needs no weights
             self.samples_generator.send_weights(super().broadcast_to_vllm)
         if self._known is not None:
-            # The step that a run goes on from: its lines are missing if the end came sooner than their writing.
+            # The step that a run continues from: its lines are missing if the run ended before they were written.
             step = self._known["global_step"]
             self._events().send("samples", step=step, samples=self._known["samples"], again=True)
             self._events().send("step", step=step, metrics=self._known["metrics"], again=True)
@@ -246,6 +259,10 @@ class TrainingActor(_Reports, undecorated(ppo_trainer_async.TrainingActor)):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._events().register("trainer")
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        self._events().send("training", step=0)
+        return super().fit(*args, **kwargs)
 
     def broadcast_to_vllm(self) -> None:
         super().broadcast_to_vllm()

@@ -1,7 +1,8 @@
-"""Noticing that a run hangs, and saying where each rank is."""
+"""Detects that a run hangs, and says where each rank is."""
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Watchdog:
         self._ranks: dict[int, _Rank] = {}
 
     def hear(self, beats: dict[int, dict[str, Any]]) -> None:
-        """Take what the ranks said since the last time."""
+        """Take the ranks' newest heartbeats."""
         now = self._clock()
         for number, beat in beats.items():
             before = self._ranks.get(number)
@@ -50,7 +51,7 @@ class Watchdog:
             self._ranks[number] = _Rank(beat, now, before.moved if stands else now)
 
     def verdict(self) -> str | None:
-        """What is wrong, once no rank that has something to do has made progress for the timeout. Writes the stacks."""
+        """What is wrong, once no busy rank has made progress for the timeout; None before. Writes the stacks."""
         now = self._clock()
         busy = {number: rank for number, rank in sorted(self._ranks.items()) if rank.beat["busy"]}
         if not busy or min(now - rank.moved for rank in busy.values()) < self._timeout:
@@ -65,7 +66,7 @@ class Watchdog:
         for number, rank in silent.items():
             sentences.append(
                 f"Rank {number} (process {rank.beat['pid']} on {rank.beat['host']}) did not arrive: it has given no "
-                f"sign of life for {now - rank.heard:.0f} s, so it is stopped or its machine is out of reach."
+                f"sign of life for {now - rank.heard:.0f} s, so it is stopped or its machine cannot be reached."
             )
         for number, rank in elsewhere.items():
             place = f"is at {_where(rank.beat.get('stack', ''))}" if rank.beat["busy"] else "was not called"
@@ -88,10 +89,11 @@ class Watchdog:
             beat = rank.beat
             stack = self._dump(number, beat) if number in silent else beat.get("stack", "it carries out no call")
             parts.append(f"rank {number}, {beat['phase']}, process {beat['pid']} on {beat['host']}:\n{stack}\n")
-        self._stacks.write_text("\n".join(parts))
+        with suppress(OSError):  # the verdict is what matters
+            self._stacks.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _where(stack: str) -> str:
-    """The innermost place of a stack, in words."""
+    """The innermost place of a stack, as text."""
     places = [line.strip() for line in stack.splitlines() if line.strip().startswith("File ")]
     return places[-1].replace("File ", "", 1) if places else "an unknown place"

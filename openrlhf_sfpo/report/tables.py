@@ -1,6 +1,7 @@
 """The tables of a report, as rows of text, for the console, Markdown and HTML alike."""
 
 import math
+import textwrap
 from dataclasses import dataclass
 
 from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
@@ -178,6 +179,10 @@ def run_list(runs: list[Run]) -> Table:
         remarks = list(run.problems)
         if run.lines and not points:
             remarks.append("no evaluation (--eval.dataset)")
+        if run.state == "died":
+            remarks.append(f"process {run.status.get('pid')} on {run.status.get('host')} is gone")
+        elif "reason" in run.status:
+            remarks.append(textwrap.shorten(str(run.status["reason"]), 100, placeholder=" ..."))
         rows.append([run.directory.name, run.state, steps, first, best, last, "; ".join(remarks) or "-"])
     return Table("Runs", ["run", "state", "steps", "first, %", "best, %", "last, %", "remarks"], rows)
 

@@ -89,11 +89,11 @@ class WeightSync:
             self._client.weights_are(number)
 
     def follow(self, actor: Any) -> None:
-        """From now on send the weights of another actor, of the same model in the same layout."""
+        """Send the weights of another actor from now on, of the same model in the same layout."""
         self._source.actor = actor
 
     def restart_engines(self, seed: int) -> None:
-        """Have the engines be as after their start, but for the weights. Call it on one rank."""
+        """Reset everything in the engines except the weights. Call it on one rank."""
         import ray
 
         ray.get([engine.restart.remote(seed, index) for index, engine in enumerate(self._engines)])
@@ -198,7 +198,7 @@ def _weight_source(actor: Any, everyone: bool) -> Any:
             return self.stream
 
         def exhaust(self) -> None:
-            """Gather what nobody wants any more: the other ranks wait for that."""
+            """Drain the stream so that the other ranks do not deadlock."""
             for _ in self.stream or self:
                 pass
 

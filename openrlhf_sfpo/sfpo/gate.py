@@ -73,6 +73,11 @@ class EntropyGate:
         self._entropies: deque[float] = deque(maxlen=window)
 
     @property
+    def window(self) -> int:
+        """How many entropies the z-score is taken over."""
+        return self._entropies.maxlen or 0
+
+    @property
     def opening(self) -> float:
         """What part of alpha the next batch uses: 1 while the gate is open, 0 for plain GRPO."""
         if self.stop_step is not None and self.batches >= self.stop_step:

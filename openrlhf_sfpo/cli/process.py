@@ -1,0 +1,57 @@
+"""What every command does as a process: output that nobody may read, and Ctrl-C at any moment."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from openrlhf_sfpo.stopping import StopRequested
+from openrlhf_sfpo.streams import best_effort_output
+
+INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Run a command; return its exit status, or 130 after Ctrl-C. Neither a closed pipe nor Ctrl-C gives a traceback.
+
+    Args:
+        name: what the command is called.
+        command: does the work.
+    """
+    with best_effort_output(), _ctrl_c_noted() as pressed:
+        try:
+            return command()
+        except StopRequested:
+            print(f"{name}: stopped", file=sys.stderr)
+            return 128 + signal.SIGTERM
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except Exception:
+            # In the middle of an import the interrupt may come out as another exception.
+            if not pressed:
+                raise
+            print(f"{name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+
+@contextmanager
+def _ctrl_c_noted() -> Iterator[list[int]]:
+    """Give a list that is empty until Ctrl-C is pressed, which still raises KeyboardInterrupt."""
+    pressed: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,75 @@
+"""Saying, once and with the reason, that the gate has closed: from then on the step lines show GRPO instead of SFPO."""
+
+from typing import Any
+
+from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.sfpo import SlowFastUpdate
+
+NOTICE = "gate_notice"  # among what an actor's `fit` returns: text for the console, not a metric
+
+
+class GateNotices:
+    """Follows the gate of one update.
+
+    Args:
+        update: as it is before the next batch, after a checkpoint was loaded.
+    """
+
+    def __init__(self, update: SlowFastUpdate) -> None:
+        self._update = update
+        self._closed = update.gate.closed_at is not None
+        self._stopped = self._is_stopped()
+
+    def as_status(self, status: dict[str, Any], events: Events) -> dict[str, str]:
+        """What to add to what `fit` returns: the notice, for our trainers, which know the step. OpenRLHF's own trainer
+        would take it for a metric.
+
+        Args:
+            status: the batch's metrics.
+            events: whether a driver of ours listens.
+        """
+        text = self.look(status.get("sfpo/entropy_z"))
+        if text is None:
+            return {}
+        if events.are_heard:
+            return {NOTICE: text}
+        print(text)
+        return {}
+
+    def look(self, z: float | None) -> str | None:
+        """What there is to say after a batch.
+
+        Args:
+            z: the entropy's z-score, `sfpo/entropy_z`.
+        """
+        gate, update = self._update.gate, self._update
+        was_closed, self._closed = self._closed, gate.closed_at is not None and gate.side != "off"
+        was_stopped, self._stopped = self._stopped, self._is_stopped()
+        if update.preset == "grpo" or (update.k == 0 and update.preset != "grpo_scaled_lr") or was_stopped:
+            return None
+        name = "SFPO" if update.preset == "sfpo" else update.preset
+        if self._stopped:
+            return f"{name} ends here (--sfpo.stop_step {gate.stop_step}); the remaining updates are GRPO"
+        if self._closed == was_closed:
+            return None
+        if not self._closed:
+            return f"the gate is open again (z-score of the entropy {_number(z)}): updates are {name}"
+        sign = "|z|" if gate.side == "two_sided" else "z"
+        again = f" in {gate.patience} batches in a row" if gate.patience > 1 else ""
+        what_follows = {
+            "latch": "the remaining updates are GRPO",
+            "decay": f"alpha falls to zero over the next {gate.decay_steps} batches, then updates are GRPO",
+            "reopen": "updates are GRPO until it is below that again",
+        }[gate.after]
+        return (
+            f"the gate closes: the policy's entropy has z-score {_number(z)}, at or beyond the threshold {sign} >= "
+            f"{gate.threshold:g}{again} (--sfpo.gate_threshold, window {gate.window}); {what_follows}"
+        )
+
+    def _is_stopped(self) -> bool:
+        gate = self._update.gate
+        return gate.stop_step is not None and gate.batches >= gate.stop_step
+
+
+def _number(z: float | None) -> str:
+    return "unknown" if z is None else f"{z:.2f}"
