@@ -182,6 +182,9 @@ def test_accepted_by_every_command(
         ("--seed 3", "Write --train.seed."),
         ("--megatron.bogus_things 3", "train --help megatron"),
         ("--help nothing", "knows no topic 'nothing'"),
+        ("--dryrun", "Did you mean --dry-run?"),
+        ("--dry-run=false", "--dry-run: takes no value."),
+        ("--run.allow_changed actor.lr", "--run.allow_changed: names 'actor.lr', which is no flag. Did you mean"),
     ],
 )
 def test_words_of_a_command_line(capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
@@ -293,6 +296,39 @@ def test_evaluations_check_their_numbers_alike(
     more = [] if "--data" in words else ["--data", "reasoning_gym:gcd?size=3"]
     assert evaluate.main(["model", *more, *words]) == 2
     assert f"openrlhf-sfpo eval: error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"),
+    [
+        (
+            compare.main,
+            ["c.yaml", "--bogus"],
+            "openrlhf-sfpo compare: error: --bogus: is no flag. openrlhf-sfpo compare",
+        ),
+        (compare.main, [], "openrlhf-sfpo compare: error: the following arguments are required: CONFIG.yaml."),
+        (evaluate.main, ["m", "--max-new-tokens", "3"], "--max-new-tokens: is no flag. Did you mean --max_new_tokens?"),
+        (
+            evaluate.main,
+            ["m", "--top_p", "x"],
+            "openrlhf-sfpo eval: error: argument --top_p: invalid float value: 'x'.",
+        ),
+        (
+            report.main,
+            ["r", "--smoth", "3"],
+            "openrlhf-sfpo report: error: --smoth: is no flag. Did you mean --smooth?",
+        ),
+        (export.main, ["a"], "openrlhf-sfpo export: error: the following arguments are required: OUT."),
+    ],
+)
+def test_other_commands_answer_in_one_line_as_well(
+    capsys: pytest.CaptureFixture[str], main: Any, words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize("main", [evaluate.main, compare.main, report.main, export.main])

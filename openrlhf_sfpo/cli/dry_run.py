@@ -1,7 +1,7 @@
 """`openrlhf-sfpo train --dry-run`: everything about a run that can be known before it starts."""
 
 import argparse
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
@@ -13,6 +13,17 @@ HELP = (
     "openrlhf-sfpo plan) and which GPUs hold what. Nothing is started or written, and the model directory need hold no "
     "more than config.json. The exit status is 0 if the run fits 80 GiB GPUs, 1 if not, 2 if a flag is wrong"
 )
+
+
+def check_spelling(words: Sequence[str]) -> None:
+    """Refuse --dry-run with a value.
+
+    Raises:
+        UsageError: naming it.
+    """
+    for word in words:
+        if word.partition("=")[0] in SPELLINGS and "=" in word:
+            raise UsageError(word.partition("=")[0], "takes no value.", "Write it alone, or leave it out.")
 
 
 def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
