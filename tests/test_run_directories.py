@@ -87,6 +87,7 @@ def test_a_comparison_refuses_one_place_for_several_runs(
         ("model in the run directory", "", "holds no run, but"),
         ("model elsewhere", "--ckpt.output_dir=PLACE/other", "--ckpt.output_dir: PLACE/other is not empty"),
         ("checkpoints elsewhere", "--ckpt.path=PLACE/other", "--ckpt.path: PLACE/other already holds checkpoints"),
+        ("run, checkpoints elsewhere", "--ckpt.path=PLACE/other", "--ckpt.path: PLACE/other already holds checkpoints"),
         ("settings of something else", "", "holds a config.yaml that is no run's"),
         ("metrics of something else", "", "holds metrics.jsonl of something that is no run of ours"),
     ],
@@ -112,9 +113,10 @@ def test_what_others_wrote_is_left_alone(
         "settings of something else": directory / "config.yaml",
         "metrics of something else": directory / "metrics.jsonl",
     }
-    if before in files:
-        files[before].parent.mkdir(parents=True, exist_ok=True)
-        files[before].write_text("{}", encoding="utf-8")
+    file = files.get(before.removeprefix("run, "))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}", encoding="utf-8")
     words = [
         f"--run.dir={directory}",
         "--train.batch_size=32",

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="openrlhf-sfpo compare",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Run a grid of variants, settings and seeds, and report on it. CONFIG.yaml has\n\n{keys}\n\n"
-        "A comparison that was stopped goes on where it was when the same command is given again: runs that have\n"
+        "A comparison that was stopped continues when the same command is given again: runs that have\n"
         "finished are not repeated, one that was cut short starts anew.",
     )
     parser.add_argument("config", type=as_path, metavar="CONFIG.yaml")

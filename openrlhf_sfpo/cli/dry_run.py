@@ -47,7 +47,7 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     print(_to_do(preflight.still_to_do(flat, given)))
     directory = Path(vars(flat)["run.dir"])
     if resume.has_finished(directory):
-        print(f"{directory} holds this run, finished: there is nothing to do.")
+        print(f"{directory} holds this run, and it has finished: nothing to do.")
     if vars(flat)["actor.backend"] == "deepspeed":
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
         return 0
