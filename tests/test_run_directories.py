@@ -156,3 +156,27 @@ def test_a_checkpoint_that_is_loaded_is_compared_before_the_start(
         assert commands[name](loads) == 0, capsys.readouterr().err
         assert commands[name]([*loads, "--actor.adam.lr=1e-3"]) == 2
         assert "--actor.adam.lr: changed since the run of" in capsys.readouterr().err
+
+
+def test_generated_problems_are_the_same_when_a_run_is_continued(tmp_path: Path, base: dict[str, Any]) -> None:
+    generated = {"data.prompt_dataset": "reasoning_gym:chain_sum?size=16", "eval.dataset": "reasoning_gym:gcd"}
+    written = []
+    for _ in range(2):
+        flat, given = parse([f"--{name}={value}" for name, value in {**base, **generated, "run.dir": tmp_path}.items()])
+        preflight.prepare(flat, given)
+        written.append([Path(vars(flat)[name]).read_text(encoding="utf-8") for name in generated])
+        assert {name: as_asked(vars(flat))[name] for name in generated} == generated
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "seeded"),
+    [
+        ("reasoning_gym:gcd", "reasoning_gym:gcd?seed=7"),
+        ("reasoning_gym:gcd?size=3, a.jsonl", "reasoning_gym:gcd?size=3&seed=7,a.jsonl"),
+        ("reasoning_gym:gcd?seed=2&size=3", "reasoning_gym:gcd?seed=2&size=3"),
+        ("reasoning_gym:nothing", "reasoning_gym:nothing"),
+    ],
+)
+def test_seeds_of_generated_problems(spec: str, seeded: str) -> None:
+    assert preflight.with_seed(spec, 7) == seeded

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs
 
 from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.checks import check_flags
@@ -215,10 +216,31 @@ def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
     values |= places.places(directory, given)
     Path(values["ckpt.path"]).mkdir(parents=True, exist_ok=True)
     before = dict(values)
+    for name, seed in (("data.prompt_dataset", 1), ("eval.dataset", 1_000_003)):
+        if values[name]:
+            values[name] = with_seed(values[name], seed)
     _resolve_datasets(values, directory / "data")
     # The settings that are written down are those that were asked for: another run has its own copies of the data.
     values[resume.ASKED] = {name: before[name] for name in before if values[name] != before[name]}
     return directory
+
+
+def with_seed(spec: str, seed: int) -> str:
+    """Data sets, separated by commas, with a seed for those that are generated and have none: a run that is continued,
+    and all runs of a comparison, must get the same problems. Problem i depends on seed + i."""
+    parts = [part.strip() for part in spec.split(",")]
+    for index, part in enumerate(parts):
+        name, _, query = part.removeprefix(REASONING_GYM).partition("?")
+        if part.startswith(REASONING_GYM) and "seed" not in parse_qs(query) and _takes_seed(name):
+            parts[index] = f"{REASONING_GYM}{name}?{query}&seed={seed}" if query else f"{part.rstrip('?')}?seed={seed}"
+    return ",".join(parts)
+
+
+def _takes_seed(name: str) -> bool:
+    import reasoning_gym
+
+    found = reasoning_gym.factory.DATASETS.get(name)
+    return found is not None and getattr(found[1](), "seed", 0) is None
 
 
 def _resolve_datasets(values: dict[str, Any], directory: Path) -> None:
