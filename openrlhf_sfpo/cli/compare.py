@@ -12,6 +12,7 @@ from typing import Any
 
 from openrlhf_sfpo.cli import derived, dry_run
 from openrlhf_sfpo.cli.flags import Flags, parse_settings
+from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
 from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.config import effective_update
@@ -58,12 +59,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     keys = "\n".join(f"  {name:10s} {what}" for name, what in _KEYS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="openrlhf-sfpo compare",
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Run a grid of variants, settings and seeds, and report on it. CONFIG.yaml has\n\n{keys}\n\n"
-        "A comparison that was stopped goes on where it was when the same command is given again: runs that have\n"
+        "A comparison that was stopped continues when the same command is given again: runs that have\n"
         "finished are not repeated, one that was cut short starts anew.",
     )
     parser.add_argument("config", type=as_path, metavar="CONFIG.yaml")

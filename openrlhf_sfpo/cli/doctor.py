@@ -12,7 +12,7 @@ _HELP = """usage: openrlhf-sfpo doctor [--json] [--quick | FLAGS OF openrlhf-sfp
 
 Checks versions, GPUs, collectives, shared memory and stack dumps; with flags of `openrlhf-sfpo train` also those flags,
 memory, Ray's resources and disk space for them. Changes nothing. --quick leaves out what computes or takes GPU memory,
-so that it may be asked beside a run. --json prints a list of objects with the keys check, state (ok, warning, error),
+so that it may be run during training. --json prints a list of objects with the keys check, state (ok, warning, error),
 found and fix. The exit status is 0, 1 if there are errors, 2 for bad input."""
 
 

@@ -1,7 +1,7 @@
 """`openrlhf-sfpo train --dry-run`: everything about a run that can be known before it starts."""
 
 import argparse
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,17 @@ HELP = (
     "openrlhf-sfpo plan) and which GPUs hold what. Nothing is started or written, and the model directory need hold no "
     "more than config.json. The exit status is 0 if the run fits 80 GiB GPUs, 1 if not, 2 if a flag is wrong"
 )
+
+
+def check_spelling(words: Sequence[str]) -> None:
+    """Refuse --dry-run with a value.
+
+    Raises:
+        UsageError: naming it.
+    """
+    for word in words:
+        if word.partition("=")[0] in SPELLINGS and "=" in word:
+            raise UsageError(word.partition("=")[0], "takes no value.", "Write it alone, or leave it out.")
 
 
 def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
@@ -38,7 +49,7 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     print(_to_do(preflight.still_to_do(flat, given, data)))
     directory = Path(vars(flat)["run.dir"])
     if resume.has_finished(directory):
-        print(f"{directory} holds this run, finished: there is nothing to do.")
+        print(f"{directory} holds this run, and it has finished: nothing to do.")
     _print_data(data)
     if vars(flat)["actor.backend"] == "deepspeed":
         print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")

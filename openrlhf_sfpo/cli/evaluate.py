@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.cli.values import as_path, expanded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="openrlhf-sfpo eval",
         description="Measure a model's accuracy: avg@k and pass@k of each data set with intervals, response length and "
         "truncation. Writes eval.json, eval.md, eval.png and samples.jsonl, with every graded response.",

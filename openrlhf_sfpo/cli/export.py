@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from openrlhf_sfpo.checkpoints.directory import CheckpointRefused, find_checkpoint
+from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
@@ -11,7 +12,7 @@ from openrlhf_sfpo.files import check_writable
 
 def main(argv: list[str] | None = None) -> int:
     """Export; return the exit status: 0, 2 for bad input."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="openrlhf-sfpo export",
         description="Write the model in a checkpoint as a Hugging Face directory, which transformers and vLLM load. "
         "Needs no GPU, and memory for the largest tensors only.",

@@ -144,7 +144,7 @@ class Flags:
                 raise suggestions.stray_word(word, last, switch, self.names)
             action = self._actions.get(flag.removeprefix("--")) if flag.startswith("--") else None
             if action is None:
-                raise suggestions.unknown_flag(flag, self.names)
+                raise suggestions.unknown_flag(flag, [*self.names, "dry-run", "help"])
             last, switch = flag, action.nargs == 0
             if switch and equals:
                 raise suggestions.takes_no_value(flag, text)
@@ -187,4 +187,8 @@ def parse_settings(settings: dict[str, Any], source: str) -> tuple[argparse.Name
 
 
 def _together(flags: Flags, given: dict[str, Any]) -> tuple[argparse.Namespace, set[str]]:
+    for name in given.get("run.allow_changed", []):
+        if name.removeprefix("--") not in flags.names:
+            advice = suggestions.unknown_setting(name, "", flags.names).fix
+            raise UsageError("--run.allow_changed", f"names {name!r}, which is no flag.", advice)
     return argparse.Namespace(**{**flags.defaults(), **given}), set(given)

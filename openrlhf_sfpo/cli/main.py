@@ -1,6 +1,7 @@
-"""`openrlhf-sfpo`: picks the command. Each command is one file beside this one."""
+"""`openrlhf-sfpo`: picks the command. Each command is a file in this directory."""
 
 import codecs
+import difflib
 import importlib
 import io
 import locale
@@ -54,7 +55,9 @@ def _main(argv: list[str]) -> int:
         print("\nopenrlhf-sfpo COMMAND --help tells more.")
         return 0 if argv else 2
     if argv[0] not in COMMANDS:
-        print(f"openrlhf-sfpo: there is no command {argv[0]!r}; there is {', '.join(COMMANDS)}.", file=sys.stderr)
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"Commands: {', '.join(COMMANDS)}."
+        print(f"openrlhf-sfpo: error: {argv[0]!r} is no command. {hint}", file=sys.stderr)
         return 2
     # "eval" is a Python builtin, so its file has the long name.
     module = {"eval": "evaluate"}.get(argv[0], argv[0])

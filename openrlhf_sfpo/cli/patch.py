@@ -1,8 +1,8 @@
 """`openrlhf-sfpo patch`: give an OpenRLHF that is already there the --sfpo.* flags, and take them away again."""
 
-import argparse
 import sys
 
+from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.patching import Edit, Target, find_target, known_versions, knows_this_package, plan, state_of, write
@@ -10,7 +10,7 @@ from openrlhf_sfpo.patching import Edit, Target, find_target, known_versions, kn
 
 def main(argv: list[str] | None = None) -> int:
     """Patch, revert or check; return the exit status: 0, 1 if --check finds it unpatched, 2 for bad input."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="openrlhf-sfpo patch",
         description="Patch OpenRLHF, so that `python -m openrlhf.cli.train_ppo_ray ... --sfpo.enable` trains with "
         f"SFPO. Commands without --sfpo.* flags do what they did. Versions: {', '.join(known_versions())}.",

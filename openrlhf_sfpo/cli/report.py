@@ -1,8 +1,8 @@
 """`openrlhf-sfpo report`: what one or more runs came to, as tables, plots and a page."""
 
-import argparse
 import sys
 
+from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
@@ -13,7 +13,7 @@ from openrlhf_sfpo.report.runs import find_runs, load_run
 
 def main(argv: list[str] | None = None) -> int:
     """Report; return the exit status: 0, 2 for bad input."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="openrlhf-sfpo report",
         description="Compare runs, also while they are running: accuracy against rollouts, backward passes and time, "
         "what it takes to reach the baseline's best accuracy, and training dynamics. Runs that differ in --sfpo.* are "

@@ -142,7 +142,7 @@ def _advice(name: str, known: list[str], dashes: str) -> tuple[str, str]:
     if not close:
         topic = name.partition(".")[0]
         if any(one.startswith(f"{topic}.") for one in known):
-            return "is no flag", f"`openrlhf-sfpo train --help {topic}` lists those that there are."
+            return "is no flag", f"`openrlhf-sfpo train --help {topic}` lists its flags."
         return "is no flag", "`openrlhf-sfpo train --help` lists the topics."
     return "is no flag", f"Did you mean {' or '.join(f'{dashes}{one}' for one in close)}?"
 

@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         if (topic := help_asked(words)) is not None:
             print(help_text(topic))
             return 0
+        dry_run.check_spelling(words)
         flat, given = parse([word for word in words if word not in dry_run.SPELLINGS])
         keys.take_keys(vars(flat))
         if getattr(flat, "run.dir") is None:

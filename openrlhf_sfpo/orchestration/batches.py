@@ -36,15 +36,21 @@ def check_batches(args: Any, data: DataCheck, given: Container[str] = ()) -> Non
         )
     last = prompts % args.rollout.batch_size
     samples, copies = last * args.rollout.n_samples_per_prompt, model_copies(args)
-    if last and not args.algo.dynamic_filtering_enable and samples // args.rollout.micro_batch_size < copies:
+    if not last or args.algo.dynamic_filtering_enable or samples // args.rollout.micro_batch_size >= copies:
+        return
+    if last == prompts:
         raise UsageError(
-            "--rollout.batch_size",
-            f"is {args.rollout.batch_size}, which leaves {last} of the {prompts} prompt(s){limited} for the last one: "
-            f"{samples} samples, fewer than the {copies} copies of the model that the actor's ranks hold.",
-            f"Use a size that divides {prompts}, or --data.max_samples {prompts - last}."
-            if last < prompts
-            else "Use more prompts or samples, or fewer ranks.",
+            "--data.prompt_dataset",
+            f"has {prompts} prompt(s){limited}, which make {samples} samples, fewer than the {copies} copies of the "
+            "model that the actor's ranks hold.",
+            "Give it more prompts, raise --rollout.n_samples_per_prompt, or use fewer ranks.",
         )
+    raise UsageError(
+        "--rollout.batch_size",
+        f"is {args.rollout.batch_size}, which leaves {last} of the {prompts} prompts{limited} for the last batch: "
+        f"{samples} samples, fewer than the {copies} copies of the model that the actor's ranks hold.",
+        f"Use a size that divides {prompts}, or --data.max_samples {prompts - last}.",
+    )
 
 
 def _check_metric(args: Any, sources: list[str] | None) -> None:

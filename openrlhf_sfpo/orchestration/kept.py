@@ -12,6 +12,7 @@ from typing import Any
 _FREE_SECTIONS = ("sfpo.", "ckpt.", "eval.", "logger.", "data.prompt", "algo.advantage.", "actor.adam.", "actor.lr_")
 _FREE = {
     "config",
+    "run.asked",
     "run.dir",
     "run.eval_at_ends",
     "run.samples_per_step",

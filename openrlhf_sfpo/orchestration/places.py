@@ -36,7 +36,7 @@ def check_free(values: dict[str, Any]) -> None:
     directory = Path(values["run.dir"])
     before = resume.settings_in(directory) if resume.holds_a_run(directory) else {}
     _check_model(values, before)
-    if not before and not values["ckpt.load_enable"]:
+    if not _is_own("ckpt.path", values, before) and not values["ckpt.load_enable"]:
         _check_checkpoints(Path(values["ckpt.path"]), values["ckpt.save_hf"])
     record = values["rollout.record_dir"]
     continues = _is_own("rollout.record_dir", values, before) or values["ckpt.load_enable"]
@@ -56,7 +56,7 @@ def _check_model(values: dict[str, Any], before: dict[str, Any]) -> None:
         )
     raise UsageError(
         "--ckpt.output_dir",
-        f"{place} is not empty, and what is there is not of this run.",
+        f"{place} is not empty, and its content is not from this run.",
         "Choose another one, or leave it out: the final model then goes into the run directory.",
     )
 
@@ -64,9 +64,7 @@ def _check_model(values: dict[str, Any], before: dict[str, Any]) -> None:
 def _check_checkpoints(place: Path, with_models: bool) -> None:
     """A new run must not rotate another run's checkpoints away, nor be continued from them."""
     root = place / PLACE
-    models = (
-        [path for pattern in ("global_step*_hf", "best_*_hf") for path in place.glob(pattern)] if with_models else []
-    )
+    models = with_models and any(place.glob("*global_step*_hf"))
     if models or (root.is_dir() and any(path.is_dir() for path in root.iterdir())):
         raise UsageError(
             "--ckpt.path",

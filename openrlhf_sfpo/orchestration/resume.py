@@ -2,12 +2,20 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from openrlhf_sfpo.checkpoints.directory import PLACE, Checkpoint, newest_whole, remove_leftovers
+from openrlhf_sfpo.checkpoints.directory import (
+    PLACE,
+    Checkpoint,
+    CheckpointRefused,
+    newest_whole,
+    open_checkpoint,
+    remove_leftovers,
+)
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 
@@ -130,6 +138,7 @@ def check_continues(values: dict[str, Any]) -> None:
     """
     directory = Path(values["run.dir"])
     if not holds_a_run(directory):
+        _check_loads(values)
         return
     if values["actor.backend"] == "deepspeed" and not has_finished(directory):
         raise UsageError(
@@ -138,6 +147,20 @@ def check_continues(values: dict[str, Any]) -> None:
             f"Choose another one, with --ckpt.path {values['ckpt.path']} --ckpt.load_enable.",
         )
     check_same_as_in(directory, values)
+
+
+def _check_loads(values: dict[str, Any]) -> None:
+    """With --ckpt.load_enable, compare with the newest checkpoint; whether it is whole is found out when it is read."""
+    if not values["ckpt.load_enable"] or values["actor.backend"] == "deepspeed":
+        return
+    root = Path(values["ckpt.path"]) / PLACE
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        with suppress(CheckpointRefused):
+            found.append(open_checkpoint(path))
+    if found:
+        newest = max(found, key=lambda one: (one.step, one.is_best))
+        check_same(newest.manifest.get("settings", {}), values, f"the run of {newest.path}")
 
 
 def check_same_as_in(directory: Path, values: dict[str, Any]) -> None:

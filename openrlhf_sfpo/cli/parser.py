@@ -1,0 +1,26 @@
+"""argparse for the commands that have few flags of their own: errors in one line, with what was probably meant."""
+
+import argparse
+from typing import Any, NoReturn
+
+from openrlhf_sfpo.cli.suggestions import similar
+
+_UNKNOWN = "unrecognized arguments: "
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes whole names of flags only, and prints no usage with an error."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        word = message.removeprefix(_UNKNOWN).split(" ")[0].partition("=")[0]
+        hint = f"{self.prog} --help lists the flags."
+        if message.startswith(_UNKNOWN) and word.startswith("-"):
+            message = f"{word}: is no flag."
+            close = similar(word.lstrip("-"), names)
+            hint = f"Did you mean {' or '.join(f'--{one}' for one in close)}?" if close else hint
+        self.exit(2, f"{self.prog}: error: {message.rstrip('.')}. {hint}\n")
