@@ -22,7 +22,7 @@ from openrlhf_sfpo.tasks.data import Fields, Scan, samples_of, scan
 from openrlhf_sfpo.tasks.evaluation import Problem, load_problems
 from openrlhf_sfpo.tasks.labels import MISSING, field, guessed, label_problem, label_text, uniform
 from openrlhf_sfpo.tasks.rewards import load_reward
-from openrlhf_sfpo.tasks.sources import sources_of
+from openrlhf_sfpo.tasks.sources import read_hub, sources_of
 
 CHAT = [{"role": "user", "content": "2+2="}]
 MATH = Fields("prompt", "label", "math")
@@ -57,8 +57,8 @@ def test_labels_of_any_type_are_text_for_built_in_rewards(value: Any, text: str)
     ("reward", "value", "problem"),
     [
         ("math", None, "the label is null"),
-        ("math", "", "the label is empty"),
-        ("math", " ", "the label is empty"),
+        ("math", "", None),  # MATH has such a row
+        ("last_integer", "", "has no integer"),
         ("math", [], "the label is an empty list"),
         ("math", [None], "the label is null"),
         ("math", [["4"]], "the label is a list of lists"),
@@ -254,6 +254,28 @@ def test_data_sets_that_are_not_there(tmp_path: Path, spec: str, kind: type, mes
 def test_names_on_the_hub(name: str) -> None:
     (source,) = sources_of("--d", name)
     assert (source.kind, source.place) == ("hub", name.partition("@")[0])
+
+
+def test_data_sets_that_are_downloaded(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory is loaded in the way of a name on the hub."""
+    import datasets
+
+    directory = tmp_path_factory.mktemp("hub")  # whose path names no split
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for split in ("train", "test"):
+        lines(directory / f"{split}.jsonl", [{**ROW, "split": split}])
+    for split in ("train", "test"):
+        for split_only in (False, True):
+            (row,) = read_hub("--d", str(directory), None, split, split_only)
+            assert row == ("row 1", {**ROW, "split": split})
+    with pytest.raises(UsageError, match=r"has no split 'dev'\. It has train, test"):
+        list(read_hub("--d", str(directory), None, "dev"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="cannot be loaded from the Hugging Face hub") as caught:
+        list(read_hub("--d", "someone/unknown", None, "train"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -486,6 +508,7 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
         {"prompt": "2+2=", "label": "5"},
         {"prompt": "1" * 100, "label": ["1", "one"]},
         {"prompt": "3+3=", "label": "??"},
+        {"prompt": "4+4=", "label": ""},
         {"prompt": "два 1", "label": "2"},
     ]
     data = lines(tmp_path / "a.jsonl", rows)
@@ -498,11 +521,12 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
     warnings = "\n".join(check.warnings())
     for expected in (
         "backslash and an n where a line break may be meant",
-        "1 of 5 rows have the prompt of an earlier row",
+        "1 of 6 rows have the prompt of an earlier row",
         "1 prompt with different labels",
+        "1 label without text",
         "1 label with several answers in a list",
-        "1 of 5 prompts looked at with more than the 32 tokens",
-        "1 of 5 prompts looked at with characters that the tokenizer has no tokens for",
+        "1 of 6 prompts looked at with more than the 32 tokens",
+        "1 of 6 prompts looked at with characters that the tokenizer has no tokens for",
         "1 of 1 label looked at that the reward math cannot read as mathematics (first line 4: ",
         "loses its beginning",
     ):

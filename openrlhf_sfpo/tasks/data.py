@@ -144,6 +144,7 @@ class Scan:
         shapes: a chat for each sequence of roles that occurs.
         repeated: rows whose prompt came before.
         contradicted: prompts that come with different labels.
+        empty: labels without text.
         lists: labels that are lists of several answers, of which the first counts.
         labels: all of them, for a reward of the user's own.
     """
@@ -153,6 +154,7 @@ class Scan:
     shapes: dict[Any, Sample] = field(default_factory=dict)
     repeated: int = 0
     contradicted: int = 0
+    empty: int = 0
     lists: int = 0
     labels: list[Any] = field(default_factory=list)
     _every: int = 1
@@ -176,6 +178,7 @@ class Scan:
                 self._contradicted.add(prompt)
         self._seen.setdefault(prompt, label)
         self.contradicted = len(self._contradicted)
+        self.empty += isinstance(sample.label, str) and not sample.label.strip()
         self.lists += sample.several
         if keep_label:
             self.labels.append(sample.label)

@@ -60,8 +60,6 @@ def label_text(value: Any) -> str:
         return value.isoformat()
     if not isinstance(value, str):
         raise ValueError(f"the label is {type_name(value)}")
-    if not value.strip():
-        raise ValueError("the label is empty")
     if not value.isascii():
         try:
             value.encode()
