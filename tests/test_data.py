@@ -84,7 +84,8 @@ def test_labels_that_cannot_be_graded_by(reward: str | None, value: Any, problem
     [
         (["4", "5"], ["4", "5"]),
         ([4, 5], [4, 5]),
-        ([4, 5.5], [4, 5.5]),
+        ([4, 5.5], [4.0, 5.5]),
+        ([{"a": 1}, {"b": "x"}], [{"a": 1, "b": None}, {"a": None, "b": "x"}]),
         ([["4"], ["5", "6"]], [["4"], ["5", "6"]]),
         (["4", 5], ["4", "5"]),
         ([True, 5], ["true", "5"]),
@@ -194,6 +195,7 @@ def test_rows_as_verl_writes_them(tmp_path: Path) -> None:
     [
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", '{"prompt": "a", "label": "b"}\n{"prompt": \n', "line 2 is not JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
         ("a.jsonl", '["prompt"]\n', "line 1 is not a JSON object"),
         ("a.jsonl", '{"prompt": "a", "label": "b"}\n\n{"prompt": "a"}\n', "line 3 has no 'label' (it has 'prompt')"),
         ("a.jsonl", '{"prompt": "a", "label": "b"}\n{"prompt": "a", "label": null}\n', "line 2: the label is null"),

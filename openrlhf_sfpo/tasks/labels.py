@@ -104,14 +104,13 @@ def label_problem(reward: str | None, value: Any) -> str | None:
 
 
 def uniform(values: Sequence[Any]) -> list[Any]:
-    """Labels for the user's own reward: as they are if one column of a table holds them all, else all as text (what is
-    no text as JSON)."""
+    """Labels for the user's own reward: as a column of a table holds them if one does (where there are integers and
+    decimals all are decimals, objects all have the same keys), else all as text (what is no text as JSON)."""
     import pyarrow as pa
 
     if len({_kind(value) for value in values}) <= 1:
         with suppress(pa.ArrowException, OverflowError):  # parts that differ in type, or numbers over 64 bits
-            pa.array(values)
-            return list(values)
+            return pa.array(values).to_pylist()
     return [value if isinstance(value, str) else json.dumps(value, default=str) for value in values]
 
 
