@@ -3,6 +3,8 @@
 import gzip
 import json
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
 from openrlhf_sfpo.tasks import generated
 from openrlhf_sfpo.tasks.data import Fields, Scan, samples_of, scan
 from openrlhf_sfpo.tasks.evaluation import Problem, load_problems
-from openrlhf_sfpo.tasks.labels import MISSING, field, guessed, label_problem, label_text, uniform
+from openrlhf_sfpo.tasks.labels import MISSING, field, guessed, json_value, label_problem, label_text, uniform
 from openrlhf_sfpo.tasks.rewards import load_reward
 from openrlhf_sfpo.tasks.sources import read_hub, sources_of
 
@@ -95,6 +97,11 @@ def test_labels_that_cannot_be_graded_by(reward: str | None, value: Any, problem
 def test_own_rewards_get_labels_as_they_are_if_one_type_holds_them(values: list[Any], kept: list[Any]) -> None:
     assert uniform(values) == kept
     assert [type(value) for value in uniform(values)] == [type(value) for value in kept]
+
+
+def test_labels_of_tables_are_labels_that_json_can_hold() -> None:
+    value = {"a": [Decimal("4.0"), Decimal("0.5"), date(2024, 1, 2), b"x", None, True]}
+    assert json_value(value) == {"a": [4, 0.5, "2024-01-02", "b'x'", None, True]}
 
 
 def test_cells_of_a_csv_file_are_numbers_for_own_rewards_if_all_are() -> None:
@@ -405,7 +412,9 @@ def test_own_rewards_and_graders_get_the_same_labels(
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     spec = ",".join(str(tmp_path / name) for name in files)
-    found = openrlhfs_view(flags(spec, reward__remote_url="http://localhost:1/score"))[1]
+    flat = flags(spec, reward__remote_url="http://localhost:1/score")
+    found = openrlhfs_view(flat)[1]
+    assert checked(flat).first()[1] == labels[0], "what the reward is tried on"
     assert found == labels
     assert [type(one) for one in found] == [type(one) for one in labels]
     if len(files) == 1:

@@ -173,7 +173,10 @@ class DataCheck:
             return None
         source, sample = found[0].source, found[0].scan.samples[0]
         where = f"{Path(source.place.partition('?')[0]).name}, {sample.where}"
-        return render(self.format(), source, sample), sample.label, where
+        fields, label = fields_of(self._args, PROMPTS), sample.label
+        if fields.reward is None and fields.label:
+            label = data.own_labels([one.scan for one in found])[0][0]
+        return render(self.format(), source, sample), label, where
 
     def example(self) -> str | None:
         """The first training prompt as the model gets it, for the dry run; None if there is no data or tokenizer."""

@@ -117,6 +117,8 @@ def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iter
         if fields.label and fields.reward is not None:
             several = isinstance(label, list | tuple) and len(label) > 1
             label = labels.label_text(label)
+        elif fields.label:
+            label = labels.json_value(label)
         yield Sample(where, prompt, label, str(row.get("datasource") or "default"), several)
     if count == 0:
         raise UsageError(source.flag, f"{source.place} is empty.", "Give a data set with at least one row.")

@@ -103,6 +103,19 @@ def label_problem(reward: str | None, value: Any) -> str | None:
     return None
 
 
+def json_value(value: Any) -> Any:
+    """A label of a table as JSON can hold it, for recordings and samples.jsonl: decimals as numbers, times as text."""
+    if isinstance(value, dict):
+        return {str(key): json_value(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(part) for part in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
 def uniform(values: Sequence[Any]) -> list[Any]:
     """Labels for the user's own reward: as a column of a table holds them if one does (where there are integers and
     decimals all are decimals, objects all have the same keys), else all as text (what is no text as JSON)."""
