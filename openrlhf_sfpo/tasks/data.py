@@ -15,7 +15,7 @@ from typing import Any
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.tasks import labels
 from openrlhf_sfpo.tasks.generated import generate as generate
-from openrlhf_sfpo.tasks.prompts import Prompt, prompt_problem
+from openrlhf_sfpo.tasks.prompts import NEEDS_CHAT_TEMPLATE, TAKES_NO_TEMPLATE, Prompt, prompt_problem
 from openrlhf_sfpo.tasks.sources import FILES as FILES
 from openrlhf_sfpo.tasks.sources import REASONING_GYM as REASONING_GYM
 from openrlhf_sfpo.tasks.sources import Row, Source, read_directory, read_hub
@@ -125,15 +125,12 @@ def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iter
 
 
 def _bad_prompt(source: Source, where: str, problem: str, fix: str) -> UsageError:
-    if fix:
-        return UsageError(source.flag, f"{source.place}, {where}: {problem}.", fix)
-    if "template goes around" in problem:
-        return UsageError(
-            "--data.input_template", f"{source.place}, {where}: {problem}.", "Drop it, or give the prompts as text."
-        )
-    return UsageError(
-        "--data.apply_chat_template", f"{source.place}, {where}: {problem}.", "Give --data.apply_chat_template."
-    )
+    flag = source.flag
+    if problem == TAKES_NO_TEMPLATE:
+        flag, fix = "--data.input_template", "Drop it, or give the prompts as text."
+    elif problem == NEEDS_CHAT_TEMPLATE:
+        flag, fix = "--data.apply_chat_template", "Give --data.apply_chat_template."
+    return UsageError(flag, f"{source.place}, {where}: {problem}.", fix)
 
 
 @dataclass
