@@ -3,6 +3,8 @@
 import gzip
 import json
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +22,9 @@ from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
 from openrlhf_sfpo.tasks import generated
 from openrlhf_sfpo.tasks.data import Fields, Scan, samples_of, scan
 from openrlhf_sfpo.tasks.evaluation import Problem, load_problems
-from openrlhf_sfpo.tasks.labels import MISSING, field, guessed, label_problem, label_text, uniform
+from openrlhf_sfpo.tasks.labels import MISSING, field, guessed, json_value, label_problem, label_text, uniform
 from openrlhf_sfpo.tasks.rewards import load_reward
-from openrlhf_sfpo.tasks.sources import sources_of
+from openrlhf_sfpo.tasks.sources import read_hub, sources_of
 
 CHAT = [{"role": "user", "content": "2+2="}]
 MATH = Fields("prompt", "label", "math")
@@ -57,8 +59,8 @@ def test_labels_of_any_type_are_text_for_built_in_rewards(value: Any, text: str)
     ("reward", "value", "problem"),
     [
         ("math", None, "the label is null"),
-        ("math", "", "the label is empty"),
-        ("math", " ", "the label is empty"),
+        ("math", "", None),  # MATH has such a row
+        ("last_integer", "", "has no integer"),
         ("math", [], "the label is an empty list"),
         ("math", [None], "the label is null"),
         ("math", [["4"]], "the label is a list of lists"),
@@ -84,7 +86,8 @@ def test_labels_that_cannot_be_graded_by(reward: str | None, value: Any, problem
     [
         (["4", "5"], ["4", "5"]),
         ([4, 5], [4, 5]),
-        ([4, 5.5], [4, 5.5]),
+        ([4, 5.5], [4.0, 5.5]),
+        ([{"a": 1}, {"b": "x"}], [{"a": 1, "b": None}, {"a": None, "b": "x"}]),
         ([["4"], ["5", "6"]], [["4"], ["5", "6"]]),
         (["4", 5], ["4", "5"]),
         ([True, 5], ["true", "5"]),
@@ -94,6 +97,11 @@ def test_labels_that_cannot_be_graded_by(reward: str | None, value: Any, problem
 def test_own_rewards_get_labels_as_they_are_if_one_type_holds_them(values: list[Any], kept: list[Any]) -> None:
     assert uniform(values) == kept
     assert [type(value) for value in uniform(values)] == [type(value) for value in kept]
+
+
+def test_labels_of_tables_are_labels_that_json_can_hold() -> None:
+    value = {"a": [Decimal("4.0"), Decimal("0.5"), date(2024, 1, 2), b"x", None, True]}
+    assert json_value(value) == {"a": [4, 0.5, "2024-01-02", "b'x'", None, True]}
 
 
 def test_cells_of_a_csv_file_are_numbers_for_own_rewards_if_all_are() -> None:
@@ -194,6 +202,7 @@ def test_rows_as_verl_writes_them(tmp_path: Path) -> None:
     [
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", '{"prompt": "a", "label": "b"}\n{"prompt": \n', "line 2 is not JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
         ("a.jsonl", '["prompt"]\n', "line 1 is not a JSON object"),
         ("a.jsonl", '{"prompt": "a", "label": "b"}\n\n{"prompt": "a"}\n', "line 3 has no 'label' (it has 'prompt')"),
         ("a.jsonl", '{"prompt": "a", "label": "b"}\n{"prompt": "a", "label": null}\n', "line 2: the label is null"),
@@ -254,6 +263,28 @@ def test_data_sets_that_are_not_there(tmp_path: Path, spec: str, kind: type, mes
 def test_names_on_the_hub(name: str) -> None:
     (source,) = sources_of("--d", name)
     assert (source.kind, source.place) == ("hub", name.partition("@")[0])
+
+
+def test_data_sets_that_are_downloaded(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory is loaded in the way of a name on the hub."""
+    import datasets
+
+    directory = tmp_path_factory.mktemp("hub")  # whose path names no split
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for split in ("train", "test"):
+        lines(directory / f"{split}.jsonl", [{**ROW, "split": split}])
+    for split in ("train", "test"):
+        for split_only in (False, True):
+            (row,) = read_hub("--d", str(directory), None, split, split_only)
+            assert row == ("row 1", {**ROW, "split": split})
+    with pytest.raises(UsageError, match=r"has no split 'dev'\. It has train, test"):
+        list(read_hub("--d", str(directory), None, "dev"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="cannot be loaded from the Hugging Face hub") as caught:
+        list(read_hub("--d", "someone/unknown", None, "train"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +412,9 @@ def test_own_rewards_and_graders_get_the_same_labels(
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     spec = ",".join(str(tmp_path / name) for name in files)
-    found = openrlhfs_view(flags(spec, reward__remote_url="http://localhost:1/score"))[1]
+    flat = flags(spec, reward__remote_url="http://localhost:1/score")
+    found = openrlhfs_view(flat)[1]
+    assert checked(flat).first()[1] == labels[0], "what the reward is tried on"
     assert found == labels
     assert [type(one) for one in found] == [type(one) for one in labels]
     if len(files) == 1:
@@ -486,6 +519,7 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
         {"prompt": "2+2=", "label": "5"},
         {"prompt": "1" * 100, "label": ["1", "one"]},
         {"prompt": "3+3=", "label": "??"},
+        {"prompt": "4+4=", "label": ""},
         {"prompt": "два 1", "label": "2"},
     ]
     data = lines(tmp_path / "a.jsonl", rows)
@@ -498,11 +532,12 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
     warnings = "\n".join(check.warnings())
     for expected in (
         "backslash and an n where a line break may be meant",
-        "1 of 5 rows have the prompt of an earlier row",
+        "1 of 6 rows have the prompt of an earlier row",
         "1 prompt with different labels",
+        "1 label without text",
         "1 label with several answers in a list",
-        "1 of 5 prompts looked at with more than the 32 tokens",
-        "1 of 5 prompts looked at with characters that the tokenizer has no tokens for",
+        "1 of 6 prompts looked at with more than the 32 tokens",
+        "1 of 6 prompts looked at with characters that the tokenizer has no tokens for",
         "1 of 1 label looked at that the reward math cannot read as mathematics (first line 4: ",
         "loses its beginning",
     ):

@@ -25,7 +25,7 @@ CODE_FLAG = "--actor.trust_remote_code"
 _BUILT_IN = "openrlhf_sfpo.tasks.rewards:"
 # Of a data set that would have to be generated, so many problems are looked at before the run.
 _GENERATED = 16
-_PARSED_LABELS = 300
+_PARSED_LABELS = 200
 _SHOWN = 300
 _DECODED = 200
 _PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?")
@@ -187,7 +187,10 @@ class DataCheck:
             return None
         source, sample = found[0].source, found[0].scan.samples[0]
         where = f"{Path(source.place.partition('?')[0]).name}, {sample.where}"
-        return render(self.format(), source, sample), sample.label, where
+        fields, label = fields_of(self._args, PROMPTS), sample.label
+        if fields.reward is None and fields.label:
+            label = data.own_labels([one.scan for one in found])[0][0]
+        return render(self.format(), source, sample), label, where
 
     def example(self) -> str | None:
         """The first training prompt as the model gets it, for the dry run; None if there is no data or tokenizer."""
@@ -222,6 +225,8 @@ class DataCheck:
             yield f"{scan.repeated:,} of {_count(scan.rows, 'row')} have the prompt of an earlier row."
         if scan.contradicted:
             yield f"{_count(scan.contradicted, 'prompt')} with different labels in different rows."
+        if scan.empty:
+            yield f"{_count(scan.empty, 'label')} without text."
         if scan.lists:
             yield f"{_count(scan.lists, 'label')} with several answers in a list, of which the first is graded by."
         yield from self._tokens_of(scan)
@@ -255,6 +260,7 @@ class DataCheck:
         if reward not in ("math", "math_boxed"):
             return
         distinct = {sample.label: sample for sample in scan.samples if not _PLAIN_NUMBER.fullmatch(sample.label)}
+        distinct.pop("", None)
         looked_at = list(distinct.values())[:: max(1, -(-len(distinct) // _PARSED_LABELS))]
         unreadable = [sample for sample in looked_at if not readable(sample.label)]
         if unreadable:

@@ -15,7 +15,7 @@ from typing import Any
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.tasks import labels
 from openrlhf_sfpo.tasks.generated import generate as generate
-from openrlhf_sfpo.tasks.prompts import Prompt, prompt_problem
+from openrlhf_sfpo.tasks.prompts import NEEDS_CHAT_TEMPLATE, TAKES_NO_TEMPLATE, Prompt, prompt_problem
 from openrlhf_sfpo.tasks.sources import FILES as FILES
 from openrlhf_sfpo.tasks.sources import REASONING_GYM as REASONING_GYM
 from openrlhf_sfpo.tasks.sources import Row, Source, read_directory, read_hub
@@ -117,21 +117,20 @@ def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iter
         if fields.label and fields.reward is not None:
             several = isinstance(label, list | tuple) and len(label) > 1
             label = labels.label_text(label)
+        elif fields.label:
+            label = labels.json_value(label)
         yield Sample(where, prompt, label, str(row.get("datasource") or "default"), several)
     if count == 0:
         raise UsageError(source.flag, f"{source.place} is empty.", "Give a data set with at least one row.")
 
 
 def _bad_prompt(source: Source, where: str, problem: str, fix: str) -> UsageError:
-    if fix:
-        return UsageError(source.flag, f"{source.place}, {where}: {problem}.", fix)
-    if "template goes around" in problem:
-        return UsageError(
-            "--data.input_template", f"{source.place}, {where}: {problem}.", "Drop it, or give the prompts as text."
-        )
-    return UsageError(
-        "--data.apply_chat_template", f"{source.place}, {where}: {problem}.", "Give --data.apply_chat_template."
-    )
+    flag = source.flag
+    if problem == TAKES_NO_TEMPLATE:
+        flag, fix = "--data.input_template", "Drop it, or give the prompts as text."
+    elif problem == NEEDS_CHAT_TEMPLATE:
+        flag, fix = "--data.apply_chat_template", "Give --data.apply_chat_template."
+    return UsageError(flag, f"{source.place}, {where}: {problem}.", fix)
 
 
 @dataclass
@@ -145,6 +144,7 @@ class Scan:
         datasources: the sets that rows say they are from.
         repeated: rows whose prompt came before.
         contradicted: prompts that come with different labels.
+        empty: labels without text.
         lists: labels that are lists of several answers, of which the first counts.
         labels: all of them, for a reward of the user's own.
     """
@@ -155,6 +155,7 @@ class Scan:
     datasources: set[str] = field(default_factory=set)
     repeated: int = 0
     contradicted: int = 0
+    empty: int = 0
     lists: int = 0
     labels: list[Any] = field(default_factory=list)
     _every: int = 1
@@ -179,6 +180,7 @@ class Scan:
                 self._contradicted.add(prompt)
         self._seen.setdefault(prompt, label)
         self.contradicted = len(self._contradicted)
+        self.empty += isinstance(sample.label, str) and not sample.label.strip()
         self.lists += sample.several
         if keep_label:
             self.labels.append(sample.label)

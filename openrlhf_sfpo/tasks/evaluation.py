@@ -161,7 +161,7 @@ def _problem(
     reason = labels.label_problem(reward, label)
     if reason is not None:
         raise UsageError(FLAG, f"{source.place}, {where}: {reason}.", "Correct or remove the row.")
-    return Problem(text, labels.label_text(label) if reward else label)
+    return Problem(text, labels.label_text(label) if reward else labels.json_value(label))
 
 
 def _has(row: dict[str, Any], key: str) -> bool:

@@ -60,8 +60,6 @@ def label_text(value: Any) -> str:
         return value.isoformat()
     if not isinstance(value, str):
         raise ValueError(f"the label is {type_name(value)}")
-    if not value.strip():
-        raise ValueError("the label is empty")
     if not value.isascii():
         try:
             value.encode()
@@ -105,15 +103,27 @@ def label_problem(reward: str | None, value: Any) -> str | None:
     return None
 
 
+def json_value(value: Any) -> Any:
+    """A label of a table as JSON can hold it, for recordings and samples.jsonl: decimals as numbers, times as text."""
+    if isinstance(value, dict):
+        return {str(key): json_value(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(part) for part in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
 def uniform(values: Sequence[Any]) -> list[Any]:
-    """Labels for the user's own reward: as they are if one column of a table holds them all, else all as text (what is
-    no text as JSON)."""
+    """Labels for the user's own reward: as a column of a table holds them if one does (where there are integers and
+    decimals all are decimals, objects all have the same keys), else all as text (what is no text as JSON)."""
     import pyarrow as pa
 
     if len({_kind(value) for value in values}) <= 1:
         with suppress(pa.ArrowException, OverflowError):  # parts that differ in type, or numbers over 64 bits
-            pa.array(values)
-            return list(values)
+            return pa.array(values).to_pylist()
     return [value if isinstance(value, str) else json.dumps(value, default=str) for value in values]
 
 

@@ -21,6 +21,8 @@ _LATEX = re.compile(
     r"\\(?:boxed|fbox|framebox|mbox|text|textbf|textit|textrm|emph|mathrm|mathbf|mathbb|mathcal|operatorname|underline|"
     r"overline|sqrt|frac|dfrac|tfrac|binom|begin|end)\s*(?:\[[^\]]*\]\s*)?(?:\{[^{}]*\}\s*)*$"
 )
+NEEDS_CHAT_TEMPLATE = "the prompt is a chat (a list of messages), which needs the model's chat template"
+TAKES_NO_TEMPLATE = "the prompt is a chat (a list of messages), and the template goes around text"
 # A chat that went through a CSV file or str() is text that looks like this.
 _CHAT_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content)['\"]\s*:")
 
@@ -138,7 +140,7 @@ def with_start(tokenizer: Any, text: str) -> str:
 
 
 def prompt_problem(prompt: Any, chat: bool, template: bool) -> tuple[str, str] | None:
-    """What is wrong with a row's prompt, and the fix; None if it can be rendered.
+    """What is wrong with a row's prompt, and the fix (none where it is a flag's); None if it can be rendered.
 
     Args:
         prompt: the row's value.
@@ -158,9 +160,9 @@ def prompt_problem(prompt: Any, chat: bool, template: bool) -> tuple[str, str] |
     if not all(isinstance(m["content"], str | list) or m.get("tool_calls") for m in prompt):
         return "a chat message has no text", "Give every message its 'content' as text."
     if not chat:
-        return "the prompt is a chat (a list of messages), which needs the model's chat template", ""
+        return NEEDS_CHAT_TEMPLATE, ""
     if template:
-        return "the prompt is a chat (a list of messages), and the template goes around text", ""
+        return TAKES_NO_TEMPLATE, ""
     return None
 
 

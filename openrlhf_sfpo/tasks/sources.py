@@ -121,14 +121,16 @@ def _text_rows(flag: str, path: Path, kind: str) -> Iterator[Row]:
         ".csv": lambda *args: _table(*args, delimiter=","),
         ".tsv": lambda *args: _table(*args, delimiter="\t"),
     }[kind]
-    # utf-8-sig leaves out the byte-order mark that Excel and Windows write.
-    with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-        try:
+    try:
+        # utf-8-sig leaves out the byte-order mark that Excel and Windows write.
+        with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
             yield from read(flag, path, file)
-        except UnicodeDecodeError as error:
-            raise UsageError(flag, f"{path} is not UTF-8 text ({error}).", "Save it as UTF-8.") from None
-        except (gzip.BadGzipFile, EOFError) as error:
-            raise UsageError(flag, f"{path} is not a whole gzip file ({error}).", "Copy it again.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(flag, f"{path} is not UTF-8 text ({error}).", "Save it as UTF-8.") from None
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UsageError(flag, f"{path} is not a whole gzip file ({error}).", "Copy it again.") from None
+    except OSError as error:
+        raise UsageError(flag, f"{path} cannot be read ({error.strerror}).", "Look at its permissions.") from None
 
 
 def _json(flag: str, path: Path, file: TextIO) -> Iterator[Row]:
@@ -142,7 +144,7 @@ def _json(flag: str, path: Path, file: TextIO) -> Iterator[Row]:
         return
     try:
         rows = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(flag, f"{path} is not JSON ({error}).", "Fix the syntax.") from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
@@ -156,7 +158,7 @@ def _json_lines(flag: str, path: Path, file: TextIO) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(flag, f"{path}, line {number} is not JSON ({error}).", "Fix or remove the line.") from None
         if not isinstance(row, dict):
             raise UsageError(flag, f"{path}, line {number} is not a JSON object.", "Write one object per line.")
