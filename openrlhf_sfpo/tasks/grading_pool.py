@@ -85,7 +85,7 @@ class GradingPool:
     def close(self) -> None:
         """End the workers."""
         for worker in self._workers:
-            worker.kill()
+            worker.close()
 
     def _submit(self, task: "_Task") -> None:
         with self._lock:
@@ -132,6 +132,7 @@ class _Worker:
         self._seconds = seconds
         self._log: Any = None
         self._buffer = b""
+        self._closed = False
 
     def run(self, task: _Task) -> Outcome:
         request = json.dumps({"function": task.function, "arguments": task.arguments}).encode() + b"\n"
@@ -141,11 +142,12 @@ class _Worker:
             if self.process is None or self.process.poll() is not None:
                 self._start()
             try:
-                self._send(request)
-                message = self._receive(_START_SECONDS, _START_SECONDS)
+                process = self.process
+                self._send(process, request)
+                message = self._receive(process, _START_SECONDS, _START_SECONDS)
                 if "started" in message:
                     started = True
-                    message = self._receive(self._seconds, _WALL * self._seconds)
+                    message = self._receive(process, self._seconds, _WALL * self._seconds)
             except _Died as died:
                 reason = str(died)
                 self.kill()
@@ -163,17 +165,24 @@ class _Worker:
         raise GradingError(f"the grading process cannot start: {reason}")
 
     def kill(self) -> None:
-        if self.process is not None:
+        process, self.process = self.process, None
+        if process is not None:
             with suppress(OSError):
-                self.process.kill()
-            self.process.wait()
-            for stream in (self.process.stdin, self.process.stdout):
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
                 with suppress(OSError):
                     stream.close()
-            self.process = None
+
+    def close(self) -> None:
+        """End the process for good."""
+        self._closed = True
+        self.kill()
 
     def _start(self) -> None:
         self.kill()
+        if self._closed:
+            raise GradingError("the pool of grading processes is closed")
         self._buffer = b""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its last reference
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -186,55 +195,61 @@ class _Worker:
             bufsize=0,
         )
 
-    def _send(self, request: bytes) -> None:
+    def _send(self, process: subprocess.Popen[bytes], request: bytes) -> None:
         view = memoryview(request)
         while view:
             try:
-                view = view[self.process.stdin.write(view) :]
-            except OSError:
-                raise _Died(self._last_words()) from None
+                view = view[process.stdin.write(view) :]
+            except (OSError, ValueError):
+                raise _Died(self._last_words(process)) from None
 
-    def _receive(self, processor_seconds: float, wall_seconds: float) -> dict[str, Any]:
+    def _receive(
+        self, process: subprocess.Popen[bytes], processor_seconds: float, wall_seconds: float
+    ) -> dict[str, Any]:
         """The next message.
 
         Raises:
             _Died: there is none.
             _TookTooLong: there was none in that time.
         """
-        output = self.process.stdout
         readable = select.poll()  # select.select cannot look at file numbers above 1023
-        readable.register(output, select.POLLIN)
-        begin, used = time.monotonic(), self._processor_seconds()
+        try:
+            readable.register(process.stdout, select.POLLIN)
+        except ValueError:  # closed by another thread
+            raise _Died(self._last_words(process)) from None
+        begin, limit = time.monotonic(), None
         while b"\n" not in self._buffer:
             if not readable.poll(500):
-                waited = time.monotonic() - begin > wall_seconds
-                if waited or self._processor_seconds() - used > processor_seconds:
+                used = _processor_seconds(process)  # hardly any grading gets here
+                limit = used + processor_seconds if limit is None else limit
+                if used > limit or time.monotonic() - begin > wall_seconds:
                     raise _TookTooLong
                 continue
-            read = os.read(output.fileno(), 65536)
+            read = os.read(process.stdout.fileno(), 65536)
             if not read or len(self._buffer) > _MAX_BYTES:
-                raise _Died(self._last_words())
+                raise _Died(self._last_words(process))
             self._buffer += read
         line, _, self._buffer = self._buffer.partition(b"\n")
         return json.loads(line)
 
-    def _processor_seconds(self) -> float:
-        import psutil
-
-        try:
-            times = psutil.Process(self.process.pid).cpu_times()
-        except psutil.Error:
-            return 0.0
-        return times.user + times.system
-
-    def _last_words(self) -> str:
+    def _last_words(self, process: subprocess.Popen[bytes]) -> str:
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=5.0)
+            process.wait(timeout=5.0)
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        status = self.process.returncode or 0
+        status = process.returncode or 0
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return f"{lines[-1]} ({how})" if lines else how
+
+
+def _processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    import psutil
+
+    try:
+        times = psutil.Process(process.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
 
 
 _pool: GradingPool | None = None

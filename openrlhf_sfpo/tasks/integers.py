@@ -10,15 +10,18 @@ _GROUPED = r"\d{1,3}(?:(?:,|\{,\}|\\,|['_\u00a0\u2009\u202f])\d{3})+(?!\d)"
 _SPACED = r"(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?! ?\d)"
 _WHOLE = rf"(?:{_GROUPED}|{_SPACED}|{_DIGITS})"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.\d+)?|(?<![\w.)\]}}])\.\d+)"
-_EXPONENT = r"(?:\{\s*([-+]?\d+)\s*\}|([-+]?\d+))"
-_POWER_OF_TEN = rf"(?:\s*(?:\\times|\\cdot|[\u00d7\u00b7*xX])\s*10\s*(?:\^|\*\*)\s*{_EXPONENT}|[eE]([-+]?\d+)(?!\w))"
+_TIMES_TEN = r"\s*(?:\\times|\\cdot|[\u00d7\u00b7*xX])\s*10"
+_POWER_OF_TEN = (
+    rf"(?:{_TIMES_TEN}\s*(?:\^|\*\*)\s*(?:\{{\s*(?P<ten>[-+]?\d+)\s*\}}|(?P<ten1>[-+]?\d+))"
+    r"|[eE](?P<ten2>[-+]?\d+)(?!\w))"
+)
 _MINUS = r"\-\u2212\u2010\u2011\u2013\ufe63\uff0d"
 # A dash that follows something is a minus between two numbers, or a hyphen; "= - 4" has a sign.
 _SIGN = rf"(?:(?<![\w)\]}}.{_MINUS}])[{_MINUS}]|(?<==)\s*[{_MINUS}]\s*|(?<=\s)[{_MINUS}](?=[\d.\\]))"
 _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN})?[$€£¥]?"
     rf"(?:\\[dt]?frac\s*(?:\{{\s*(?P<top>[-+]?\d+)\s*\}}|(?P<top1>\d))\s*(?:\{{\s*(?P<bottom>\d+)\s*\}}|(?P<bottom1>\d))"
-    rf"|(?P<number>{_DECIMAL})(?P<rest>(?:\.\d+)+)?(?P<ten>{_POWER_OF_TEN})?"
+    rf"|(?P<number>{_DECIMAL})(?P<rest>(?:\.\d+)+)?{_POWER_OF_TEN}?"
     rf"(?:(?P<slash>\s?/\s?)(?P<divisor>{_DECIMAL}))?"
     rf"(?:\s*(?:\^|\*\*)\s*(?:\{{\s*(?P<power>[-+]?\d+)\s*\}}|(?P<power1>[-+]?\d+)))?"
     rf"(?P<mixed>\s+\d+/\d+)?)"
@@ -51,7 +54,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         value = Fraction(int(match["top"] or match["top1"]), bottom) if bottom else None
     else:
         value = _decimal(match["number"])
-        ten = next((group for group in match.groups()[_FIRST_TEN : _FIRST_TEN + 3] if group), None)
+        ten = match["ten"] or match["ten1"] or match["ten2"]
         value = _raised(Fraction(10), ten, value) if ten else value
         if match["divisor"] and value is not None:
             divisor = _decimal(match["divisor"])
@@ -59,9 +62,6 @@ def _value(match: re.Match[str]) -> Fraction | None:
         power = match["power"] or match["power1"]
         value = _raised(value, power) if power and value is not None else value
     return -value if value is not None and match["sign"] else value
-
-
-_FIRST_TEN = _NUMBER.groupindex["ten"]
 
 
 def _decimal(text: str) -> Fraction:
