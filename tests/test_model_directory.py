@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -662,6 +663,16 @@ def test_an_export_holds_what_belongs_to_the_model(llama: Path, tmp_path: Path) 
     modes = {str(path): oct(path.stat().st_mode & 0o777) for path in [target, *target.rglob("*")]}
     assert modes == {str(path): oct(0o755 if path.is_dir() else 0o644) for path in [target, *target.rglob("*")]}
     assert not list(tmp_path.glob(".hf*"))
+
+
+def test_an_export_to_a_link_to_another_file_system(llama: Path, tmp_path: Path) -> None:
+    tensors = load_file(llama / "model.safetensors")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        (tmp_path / "hf").symlink_to(elsewhere)
+        for _ in range(2):
+            save_model_directory(tmp_path / "hf", llama, iter(tensors.items()), torch.float32)
+            assert check(Path(elsewhere)) == []
+        assert names_in(Path(elsewhere)) == names_in(llama)
 
 
 def test_code_that_nothing_names_stays_behind(llama: Path, tmp_path: Path) -> None:

@@ -180,7 +180,8 @@ def save_model_directory(
         dtype: of the tensors, noted in config.json.
     """
     target, source = Path(target), Path(source)
-    part = target.with_name(f".{target.name}.part{os.getpid()}")
+    # Inside a directory that exists, which may be a mount or a link to another file system.
+    part = target / f".part{os.getpid()}" if target.exists() else target.with_name(f".{target.name}.part{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -190,7 +191,7 @@ def save_model_directory(
         config["dtype"] = str(dtype).removeprefix("torch.")
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _write_shards(part, weights)
-        if target.exists():
+        if part.parent == target:
             _move_into(part, target)
         else:
             part.rename(target)
