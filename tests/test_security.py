@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -45,15 +46,9 @@ def make_traps(directory: Path) -> Path:
     return directory
 
 
-# -- a real run -------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: Path) -> None:
-    """Every socket of every process of a real run, from its start to its end. The run is started in a directory with
-    traps, with hidden GPUs and a W&B key, and leaves nothing behind."""
-    directory, run_dir = make_traps(tmp_path / "here"), tmp_path / "run"
-    temporary = Path(tempfile.mkdtemp(prefix="t"))
-    flags = {
+def small_run(testbed: Path, run_dir: Path) -> dict[str, Any]:
+    """Flags of two steps on two ranks."""
+    return {
         "run.dir": run_dir,
         "actor.model_name_or_path": testbed / "model",
         "actor.num_gpus_per_node": 2,
@@ -72,9 +67,22 @@ def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: P
         "train.batch_size": 16,
         "train.max_tokens_per_gpu": 128,
         "ckpt.best_metric_key": "none",
-        keys.WANDB_FLAG: KEY,
     }
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def as_words(flags: dict[str, Any]) -> list[str]:
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+# -- a real run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: Path) -> None:
+    """Every socket of every process of a real run, from its start to its end. The run is started in a directory with
+    traps, with hidden GPUs and a W&B key, and leaves nothing behind."""
+    directory, run_dir = make_traps(tmp_path / "here"), tmp_path / "run"
+    temporary = Path(tempfile.mkdtemp(prefix="t"))
+    words = as_words({**small_run(testbed, run_dir), keys.WANDB_FLAG: KEY})
     environment = {**os.environ, "TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
     environment |= {"GLOO_SOCKET_IFNAME": "", "MASTER_ADDR": "", "WANDB_DIR": str(tmp_path)}
     run = subprocess.Popen(
@@ -289,6 +297,52 @@ def test_a_dead_address_ends_every_command_with_one_line(command: list[str], tes
     (line,) = done.stderr.splitlines()
     assert line.startswith("openrlhf-sfpo train: error: RAY_ADDRESS: is 127.0.0.1:") and "nobody answers" in line
     assert not (tmp_path / "run" / "status.json").exists()
+
+
+@pytest.fixture
+def real_cluster(network_address: str, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A Ray with a token, as `ray start` makes it, and the variables with which it is joined."""
+    directory, port, token = Path(tempfile.mkdtemp(prefix="r")), free_port(), tmp_path / "token"
+    token.write_text(secrets.token_hex(32))
+    joining = {"RAY_ADDRESS": f"{network_address}:{port}", "RAY_AUTH_TOKEN_PATH": str(token)}
+    ports = {"port": port, "dashboard-port": free_port(), "dashboard-agent-listen-port": free_port()}
+    words = [f"--{name}={value}" for name, value in ports.items()]
+    words += ["--num-gpus=2", "--num-cpus=6", "--object-store-memory=500000000", f"--temp-dir={directory}"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    subprocess.run([COMMAND.with_name("ray"), "start", "--head", *words], env=environment, check=True, timeout=120)
+    try:
+        yield {**joining, "directory": str(directory)}
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(directory) in word for word in process.info["cmdline"] or ()):
+                process.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_real_cluster_with_a_token(real_cluster: dict[str, str], testbed: Path, tmp_path: Path) -> None:
+    """It is joined with the token only, and its workers get the driver's keys, which are written nowhere."""
+    directory = Path(real_cluster.pop("directory"))
+    flags = {**small_run(testbed, tmp_path / "run"), "actor.num_gpus_per_node": 1, keys.WANDB_FLAG: KEY}
+    flags["megatron.pipeline_model_parallel_size"] = 1
+    for change, problem in (
+        ({"RAY_AUTH_TOKEN": "wrong"}, "does not take"),
+        ({"RAY_AUTH_TOKEN_PATH": ""}, "asks for a token, and there is none"),
+        ({}, None),
+    ):
+        done = subprocess.run(
+            [COMMAND, "train", *as_words(flags), "--vllm.enforce_eager"],
+            env={**os.environ, **real_cluster, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), **change},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == (2 if problem else 0), done.stdout + done.stderr
+        assert problem is None or problem in done.stderr
+    assert list(tmp_path.glob("wandb/offline-run-*")), "the trainer had the key"
+    everything = [path for root in (tmp_path, directory) for path in root.rglob("*") if path.is_file()]
+    assert [path for path in everything if KEY.encode() in path.read_bytes()] == []
 
 
 # -- imports ----------------------------------------------------------------------------------------------------------
