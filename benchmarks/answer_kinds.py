@@ -45,7 +45,7 @@ def kind_of(answer: str) -> str:
 
 
 def choose(answers: list[str], count: int, seed: int) -> list[str]:
-    """Some answers, the kinds taking turns, so that rare kinds are there."""
+    """Some answers, the kinds taking turns, so that rare kinds are represented."""
     generator = random.Random(seed)
     kinds: dict[str, list[str]] = {}
     for answer in sorted(set(answers)):

@@ -280,6 +280,13 @@ g(x)\in[-80,82] ;; -80\leq g(x)\leq 82
 x \in \mathbb{R} ;; (-\infty,\infty)
 0 ;; 0
 -0 ;; 0
+(-\infty,1), (2,\infty) ;; (-\infty,1)\cup(2,\infty)
+(-\infty,1) \text{ and } (2,\infty) ;; (-\infty,1)\cup(2,\infty)
+[1, 2, 3] ;; 1,2,3
+18.. ;; 18
+\mathbf{**C**} ;; C
+-\$5 ;; -5
+\$-5 ;; -5
 3 m + 2 ;; 3m+2
 2 m^2 ;; 2m^2
 2 g(x) ;; 2g(x)
@@ -673,6 +680,12 @@ x=18 \text{ or } 19 ;; 18
 2\frac13 ;; \frac23
 3\pi ;; 3
 5x ;; 5
+1, 2 ;; [1,2]
+[1,2] ;; 1, 2
+5 \text{ six} ;; 5
+5 \text{ or maybe } 6 ;; 5
+5 \text{ at least} ;; 5
+5 \text{ is incorrect} ;; 5
 5 ;; 5m
 5 ;; 14k
 5m ;; 5n

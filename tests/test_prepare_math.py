@@ -117,6 +117,7 @@ def test_a_row_without_an_answer_is_named(downloads: Path, tmp_path: Path, capsy
         (r"\boxed{1} then \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"$\fbox{5}$", "5"),
         (r"$\boxed 7$", "7"),
+        (r"so \boxed {7}", "7"),
         ("nothing", None),
     ],
 )

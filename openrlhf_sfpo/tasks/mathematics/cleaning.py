@@ -101,7 +101,7 @@ def clean(text: str) -> str:
     )
     text = _dollars(text)
     text = re.sub(r"\\[()]|(?<!\\)\\[\[\]](?!\d)", " ", text)
-    text = re.sub(r"^\s*\*\*(.*?)\*\*\s*$", r"\1", text)
+    text = re.sub(r"(?<![\w)}])\*\*([^*]+)\*\*(?![\w({\\])", r"\1", text)
     text = _environments(text)
     text = re.sub(r"\\(left|right)\s*\.", "", text)
     text = re.sub(r"(?<!\d)0\{,\}(?=\d)", "0.", text)
@@ -365,7 +365,7 @@ def _trim(text: str) -> str:
     while True:
         before = text
         text = re.sub(r"\\+$", "", text.strip()).strip().strip('`"')
-        text = re.sub(r"(?:(?<!\.)[.。]|[,;:?])\s*$", "", text) if not text.endswith("...") else text
+        text = re.sub(r"(?:(?<!\.)\.{1,2}|。|[,;:?])\s*$", "", text) if not text.endswith("...") else text
         text = re.sub(r"^\s*(?:[:;,=]|\\approx(?![a-z]))\s*", "", text)
         if text[:1] == "{" and closing_brace(text, 0) == len(text) - 1:
             text = text[1:-1]

@@ -109,7 +109,8 @@ def _groups(gold: Group, answer: Group) -> bool:
     kinds = {gold.kind, answer.kind}
     if kinds == {"set", "tuple"} or kinds == {"set", "brackets"}:
         return False
-    if kinds == {"tuple", "brackets"} and len(gold.items) < 3:
+    # Two numbers in brackets are an interval; more, a list as programs print it.
+    if "brackets" in kinds and len(kinds) == 2 and len(gold.items) < 3:
         return False
     if kinds == {"set"}:
         return all(any(agree(one, other) for other in answer.items) for one in gold.items) and all(

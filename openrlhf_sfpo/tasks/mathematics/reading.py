@@ -272,9 +272,9 @@ def _listed(text: str, reference: bool) -> list[Reading]:
     readings = tuple(read(part, reference) for part in parts)
     regions = [next((one for one in part if isinstance(one, Region)), None) for part in readings]
     if all(regions):
-        found += combine([region for region in regions if region], _joint(text, len(parts)))
+        found += combine([region for region in regions if region], _joint(text, parts))
     constants = [numeric_part(part) for part in parts]
-    if all(constants) and _joint(text, len(parts)) == "or":
+    if all(constants) and _joint(text, parts) == "or":
         first, *others = [constant for constant in constants if constant]
         if all(judging.equal_expressions(first, other) for other in others):
             found += readings[0]  # one value in two forms
@@ -286,9 +286,9 @@ def _listed(text: str, reference: bool) -> list[Reading]:
     return found
 
 
-def _joint(text: str, count: int) -> str:
-    """What joins the parts of a list: "or", "and", or a comma."""
-    if len(split_top(text, _ONLY_OR)) == count:
+def _joint(text: str, parts: list[str]) -> str:
+    """What joins the parts of a list: "or", "and", or a comma. Intervals in a list make a union, with "and" too."""
+    if len(split_top(text, _ONLY_OR)) == len(parts) or all(_is_bracketed(part) for part in parts):
         return "or"
     return "and" if r"\text{and}" in text else ","
 

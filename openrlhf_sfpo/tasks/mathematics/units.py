@@ -51,7 +51,12 @@ _SUFFIXES = {"squared": 2, "cubed": 3}
 # Symbols that may as well be variables right after a number, whatever the space between them.
 _LIKE_VARIABLES = {"m", "s", "h", "g", "L", "l", "K", "N", "J", "W", "V", "A", "rs"}
 # With one of these, the words after a number say more than what is counted.
-_SAYS_MORE = {"not", "no", "or", "and", "except", "if", "when", "where", "for", "than", "without", "but", "is", "are"}
+_SAYS_MORE = {
+    "not", "no", "or", "and", "except", "if", "when", "where", "for", "than", "without", "but", "is", "are", "wrong",
+    "incorrect", "false", "unknown", "maybe", "perhaps", "possibly", "more", "less", "fewer", "at", "least", "most",
+    "between", "either", "neither", "nor", "plus", "minus", "times", "one", "two", "three", "four", "five", "six",
+    "seven", "eight", "nine", "ten",
+}  # fmt: skip
 _FILLERS = {"a", "an", "the", "of", "in", "total", "about", "each", "different", "distinct", "possible", "old", "long"}
 
 
