@@ -1,7 +1,6 @@
 """A run's data sets, written out for OpenRLHF: prompts rendered, labels of one type."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,22 +39,12 @@ def prepare(args: Any, directory: Path) -> None:
         files = {flag.removeprefix("--"): _generated_only(args, flag, spec, directory) for flag, spec in specs}
         _write_manifest(directory, {"rendered": False, "files": files})
         return
-    made_from = {"model": args.actor.model_name_or_path, "reward": args.reward.remote_url, **vars(args.data)}
-    made_from = {"eval": args.eval.dataset, "eval_split": args.eval.split, **made_from}
-    if _has_unrepeatable(specs) and _manifest(directory).get("made_from") == made_from:
-        return  # a run that is continued must not get other problems
     check = DataCheck(args)
     prompt_format = PromptFormat(check.template(), args.data.apply_chat_template, tokenizer_of(args))
     seen: set[str] | None = set() if REASONING_GYM in (args.eval.dataset or "") else None
     files = {flag.removeprefix("--"): _write(args, flag, spec, directory, prompt_format, seen) for flag, spec in specs}
     label = fields_of(args, PROMPTS).label is not None
-    _write_manifest(directory, {"rendered": True, "label": label, "files": files, "made_from": made_from})
-
-
-def _has_unrepeatable(specs: list[tuple[str, str]]) -> bool:
-    """Whether problems are generated without a seed."""
-    sources = [source for flag, spec in specs for source in sources_of(flag, spec)]
-    return any(source.kind == "generated" and not re.search(r"[?&]seed=", source.place) for source in sources)
+    _write_manifest(directory, {"rendered": True, "label": label, "files": files})
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
@@ -75,7 +64,7 @@ def _write(
     fields, sources = fields_of(args, flag), sources_of(flag, spec)
     own: list[list[Any] | None] = [None] * len(sources)
     if fields.reward is None and fields.label:
-        # Generated labels are text whatever the seed, and another pass would generate other problems without one.
+        # Generated labels are text: there is no need to generate all of them twice.
         own = data.own_labels([data.scan(s, fields, 1 if s.kind == "generated" else None) for s in sources])
         own = [None if s.kind == "generated" else found for s, found in zip(sources, own, strict=True)]
     written = {}

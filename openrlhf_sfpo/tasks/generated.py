@@ -10,6 +10,11 @@ from urllib.parse import parse_qsl
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.tasks.sources import REASONING_GYM
 
+# Seeds of data sets that are given without one: a run that is continued, and all runs of a comparison, must have the
+# same problems. Far apart, because problem i depends on seed + i.
+_SEEDS = {"--data.prompt_dataset": 1, "--eval.dataset": 1_000_003}
+_OTHER_SEED = 2_000_003
+
 
 def generate(flag: str, spec: str, input_key: str, label_key: str, first: int | None = None) -> list[dict[str, Any]]:
     """The rows of a reasoning-gym data set. The label is what its own scorer needs, as JSON.
@@ -57,7 +62,7 @@ def create(flag: str, name: str, options: dict[str, Any]) -> Any:
 
 
 def parse_spec(flag: str, spec: str) -> tuple[str, dict[str, Any]]:
-    """The data set's name and options, both of which reasoning-gym knows."""
+    """The data set's name and options, both of which reasoning-gym knows. Without a seed it gets the flag's own."""
     import reasoning_gym
 
     name, _, query = spec.removeprefix(REASONING_GYM).partition("?")
@@ -73,6 +78,8 @@ def parse_spec(flag: str, spec: str) -> tuple[str, dict[str, Any]]:
             close = difflib.get_close_matches(option, takes, 1)
             hint = f"Did you mean {close[0]}?" if close else f"It takes {', '.join(takes)}."
             raise UsageError(flag, f"{name} has no option {option!r}.", hint)
+    if "seed" in takes:
+        options.setdefault("seed", _SEEDS.get(flag, _OTHER_SEED))
     return name, options
 
 
