@@ -44,6 +44,9 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return _choices(gold, answer)
     if isinstance(gold, Group) and isinstance(answer, Group):
         return _groups(gold, answer)
+    for group, other in ((gold, answer), (answer, gold)):
+        if isinstance(group, Group) and group.kind == "set" and len(group.items) == 1:  # the only solution
+            return any(_equal(*((one, other) if group is gold else (other, one))) for one in group.items[0])
     if isinstance(gold, Region) and isinstance(answer, Region):
         return _regions(gold, answer)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
