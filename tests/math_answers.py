@@ -728,6 +728,7 @@ i ;; -i
 1+\sqrt3 ;; 1 \pm\sqrt3
 \text{even} ;; \text{odd}
 \text{no solution} ;; 5
+\text{undefined} ;; \emptyset
 0 ;; \text{no solution}
 \text{none} ;; 0
 (1,2),(3,5) ;; (1,2),(3,4)
