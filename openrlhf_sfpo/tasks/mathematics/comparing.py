@@ -92,13 +92,14 @@ def _percent(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _same_name(gold: str | None, answer: str | None) -> bool:
-    """Whether two named values can be the same one: x is not y, AB not CD; y may be f(x), and x may be x_1."""
+    """Whether two named values can be the same one: x is not y or xy, AB not CD; y may be f(x), x may be x_1, and A may
+    be Area."""
     if gold is None or answer is None or gold == answer:
         return True
-    single, capitals = r"\\?[a-zA-Z]|\\[a-z]+", r"[A-Z]{2,}"
+    variables = r"[a-zA-Z]{1,3}|\\[a-z]+"
     if not all(re.fullmatch(r"\\?[a-zA-Z]+'*(?:_\w+)?(?:\([a-z0-9,]+\))?", name) for name in (gold, answer)):
         return False
-    return not any(re.fullmatch(kind, gold) and re.fullmatch(kind, answer) for kind in (single, capitals))
+    return not (re.fullmatch(variables, gold) and re.fullmatch(variables, answer))
 
 
 def _choices(gold: Choice, answer: Choice) -> bool:
