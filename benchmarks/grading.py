@@ -138,7 +138,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/grading.py {' '.join(sys.argv[1:] if argv is None else argv)}",
+        "data": [path.name for path in args.data],
+        "seed": args.seed,
+        "held_out_from": args.held_out_from,
         "machine": cpu_name(),
         "references": len({case.label for case in cases}),
         "acceptable": sum(case.acceptable for case in cases),

@@ -280,6 +280,13 @@ g(x)\in[-80,82] ;; -80\leq g(x)\leq 82
 x \in \mathbb{R} ;; (-\infty,\infty)
 0 ;; 0
 -0 ;; 0
+x_1 = 5 ;; x = 5
+\text{Area} = 5 ;; A = 5
+\{5\} ;; 5
+5 ;; \{5\}
+x\in\{5\} ;; 5
+(x, y) \in \{(1,2)\} ;; (1,2)
+|x| < 3 ;; (-3,3)
 (-\infty,1), (2,\infty) ;; (-\infty,1)\cup(2,\infty)
 (-\infty,1) \text{ and } (2,\infty) ;; (-\infty,1)\cup(2,\infty)
 [1, 2, 3] ;; 1,2,3
@@ -647,6 +654,8 @@ x^2-1=0 ;; x^2+1=0
 x+1=18 ;; 18
 x^2 = 18 ;; x=18
 y = 5 ;; x = 5
+xy = 5 ;; x = 5
+A = 9, CD = 4 ;; AB=9, CD=4
 19=18 ;; 18
 18=19 ;; 18
 1=2=3=7 ;; 7
@@ -680,6 +689,9 @@ x=18 \text{ or } 19 ;; 18
 2\frac13 ;; \frac23
 3\pi ;; 3
 5x ;; 5
+\{6\} ;; 5
+0 ;; 2x+3y=0
+2x + 3y ;; 2x+3y=5
 1, 2 ;; [1,2]
 [1,2] ;; 1, 2
 5 \text{ six} ;; 5
@@ -720,6 +732,7 @@ i ;; -i
 1+\sqrt3 ;; 1 \pm\sqrt3
 \text{even} ;; \text{odd}
 \text{no solution} ;; 5
+\text{undefined} ;; \emptyset
 0 ;; \text{no solution}
 \text{none} ;; 0
 (1,2),(3,5) ;; (1,2),(3,4)

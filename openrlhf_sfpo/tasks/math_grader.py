@@ -100,7 +100,7 @@ def _understood(text: str, reference: bool) -> tuple[str, Readings]:
             depth += (character in "([{") - (character in ")]}")
             deepest = max(deepest, depth)
         return squash(cleaned), read(cleaned, reference) if deepest <= DEEPEST else ()
-    except (RecursionError, ValueError, OverflowError, MemoryError, IndexError, TypeError, AttributeError):
+    except Exception:  # whatever a model writes, a run must not stop
         return text.strip(), ()
 
 
@@ -111,7 +111,7 @@ def _equal(reference: str, answer: str) -> bool:
         return True
     try:
         return agree(gold, readings)
-    except (RecursionError, ValueError, OverflowError, MemoryError, ZeroDivisionError, TypeError, AttributeError):
+    except Exception:  # whatever a model writes, a run must not stop
         return False
 
 

@@ -38,7 +38,7 @@ _ROOT = re.compile(r"(√|∛|∜)\s*(\d+(?:\.\d+)?|[a-zA-Zπ]|(?=[({\\]))")
 _DOLLAR = "¤"  # stands for a dollar sign that is not a delimiter of mathematics
 _CURRENCIES = "¢£€¥₹¤"
 _PREFIX = re.compile(
-    r"\s*(\\text\{)?\s*(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*"
+    r"\s?(\\text\{)?\s?(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*"
     r"(\}?)[:=]?\s*(?=\S)",
     re.IGNORECASE,
 )
@@ -90,7 +90,7 @@ _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
 
 def clean(text: str) -> str:
     """The answer in one spelling of LaTeX; see the head of this file."""
-    text = _unicode(text).replace("\n", " ").replace("\t", " ")
+    text = _one_space(_unicode(text))
     if r"\begin" not in text:
         text = re.sub(r"\\?&", ",", text)
     text = re.sub(r"(?<=\d)\s*\\deg(?![a-zA-Z])", r"^\\circ ", text)
@@ -108,19 +108,25 @@ def clean(text: str) -> str:
     text = _SPACED_THOUSANDS.sub("", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\text\{,\})(?=\d)", ".", text)
     text = _DROPPED.sub(" ", text)
-    text = re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text)
+    text = _one_space(re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text))
     text = _unwrap(text)
     text = re.sub(r"\\([a-zA-Z]+)(?![a-zA-Z])", _one_name, text)
     text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}\s*(?=[+-]?\d)", r"\1", text)
     text = re.sub(r"(?<=\d)\s*(?:\^\s*)?\{?\\?(?:text)?\{?(?<!e)(?:st|nd|rd|th)\}*(?![a-zA-Z}])", "", text)
     text = re.sub(r"(\d\s*(?:\\text\{\s*)?)([aApP])\.\s?[mM](?:\.|(?![a-zA-Z]))", r"\1 \2m", text)
     text = _plain_mathematics(text)
-    text = _PREFIX.sub(lambda found: "" if found.group(2) or not found.group(1) else found.group(1), text, count=1)
+    if prefix := _PREFIX.match(text):
+        text = ("" if prefix.group(2) else prefix.group(1) or "") + text[prefix.end() :]
     text = _hoist_words(text)
     text = _PLAIN_SPACES.sub(lambda found: found.group().replace(" ", ""), text)
     text = _arguments(text)
     text = re.sub(r"\^\s*\{\s*\\circ\s*\}|\{\}\^\s*\\circ|\^\s*\\circ|\\circ(?![a-zA-Z])", r"^\\circ ", text)
     return _trim(text)
+
+
+def _one_space(text: str) -> str:
+    """One space for each run of them: many patterns below allow spaces in several places."""
+    return re.sub(r"\s+", " ", text)
 
 
 def squash(text: str) -> str:

@@ -44,6 +44,9 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return _choices(gold, answer)
     if isinstance(gold, Group) and isinstance(answer, Group):
         return _groups(gold, answer)
+    for group, other in ((gold, answer), (answer, gold)):
+        if isinstance(group, Group) and group.kind == "set" and len(group.items) == 1:  # the only solution
+            return any(_equal(*((one, other) if group is gold else (other, one))) for one in group.items[0])
     if isinstance(gold, Region) and isinstance(answer, Region):
         return _regions(gold, answer)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
@@ -89,13 +92,14 @@ def _percent(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _same_name(gold: str | None, answer: str | None) -> bool:
-    """Whether two named values can be the same one: x is not y, AB not CD; y may be f(x), and x may be x_1."""
+    """Whether two named values can be the same one: x is not y or xy, AB not CD; y may be f(x), x may be x_1, and A may
+    be Area."""
     if gold is None or answer is None or gold == answer:
         return True
-    single, capitals = r"\\?[a-zA-Z]|\\[a-z]+", r"[A-Z]{2,}"
+    variables = r"[a-zA-Z]{1,3}|\\[a-z]+"
     if not all(re.fullmatch(r"\\?[a-zA-Z]+'*(?:_\w+)?(?:\([a-z0-9,]+\))?", name) for name in (gold, answer)):
         return False
-    return not any(re.fullmatch(kind, gold) and re.fullmatch(kind, answer) for kind in (single, capitals))
+    return not (re.fullmatch(variables, gold) and re.fullmatch(variables, answer))
 
 
 def _choices(gold: Choice, answer: Choice) -> bool:

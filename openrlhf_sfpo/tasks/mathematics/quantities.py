@@ -84,7 +84,7 @@ def _scaled(expression: str, scale: int) -> str:
 def _unit_splits(text: str, reference: bool) -> list[tuple[str, str]]:
     """Where an expression may end and its unit begin: pairs of both, the unit as plain words."""
     number_end = r"(.*?(?:[\d)}\]!]|\\pi|\\infty|\b[a-z])\.?)\s*"
-    suffix = r"((?:\^\\circ|\\?%|\\text\{[^{}]*\}|\^\{-?\d\}|[/.*]|\\cdot|[A-Za-z]+|\(|\)|-|\s)+)"
+    suffix = r"((?:\^\\circ|\\?%|\\text\{[^{}]*\}|\^\{-?\d\}|[/.*]|\\cdot|[A-Za-z]|\(|\)|-|\s)+)"
     found = re.fullmatch(number_end + rf"(?=\^\\circ|\\?%|\\text|[(]\s*\\text){suffix}", text)
     if found and all(found.group(1).count(one) == found.group(1).count(other) for one, other in ("()", "{}")):
         phrase = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", found.group(2)).replace(r"^\circ", "°").replace(r"\%", "%")

@@ -43,16 +43,16 @@ _AND = r"(?:[,;]\s*)?\\text\{(?:and|&)\}"
 _OR = r"(?:[,;]\s*)?\\text\{or\}"
 _COMMA = re.compile(rf"{_AND}|{_OR}|[,;]|\\cup(?=\s*\\\{{)|\\q?quad")
 _ONLY_OR = re.compile(_OR)
-_ONLY_AND = re.compile(rf"{_AND}|[,;]")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|\bU\b(?=\s*[(\[])")
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|[=<>]")
 _EQUALS = {"=", r"\approx", r"\equiv"}
 _THOUSANDS = re.compile(r"(-?\d{1,3}(?:,\d{3})+|-?\d{1,2}(?:,\d{2})+,\d{3})(\.\d+)?")
 _DOTTED = re.compile(r"(-?\d{1,3}(?:\.\d{3}){2,}|-?\d{1,3}(?:\.\d{3})+(?=,)|-?\d{1,3}(?: \d{3})+(?=,))(?:,(\d+))?")
 _NOTHING = {
-    "no solution", "no solutions", "no real solution", "no real solutions", "none", "empty set", "empty", "dne",
-    "does not exist", r"\emptyset", r"\{\}", "undefined", "no such",
+    "no solution", "no solutions", "no real solution", "no real solutions", "none", "empty set", "empty", r"\emptyset",
+    r"\{\}",
 }  # fmt: skip
+_UNDEFINED = {"undefined", "dne", "does not exist"}
 _MATRIX = re.compile(
     r"(.*?)([(\[|]?)\s*\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\3\}\s*([)\]|]?)",
     re.DOTALL,
@@ -102,6 +102,8 @@ def _special(text: str, reference: bool) -> tuple[Reading, ...]:
     plain = words_of(text)
     if plain in _NOTHING or text in _NOTHING:
         return (Words("no solution"),)
+    if plain in _UNDEFINED:
+        return (Words("undefined"),)
     if plain in _REALS or text in _REALS:
         return (Region(((r"-\infty", False, r"\infty", False),)),)
     if found := (read_based(text) or _matrix(text, reference)):
