@@ -135,7 +135,7 @@ def with_start(tokenizer: Any, text: str) -> str:
     start = tokenizer.bos_token
     if start is None or text.startswith(start):
         return text
-    by_itself = tokenizer(text=text)["input_ids"][:1]
+    by_itself = tokenizer(text="")["input_ids"][:1]  # whatever the text
     return start + text if by_itself == [tokenizer.bos_token_id] else text
 
 
