@@ -11,11 +11,12 @@ def arguments(world: int, **flags: Any) -> Any:
     """OpenRLHF's arguments, nested, with small defaults; `flags` by dotted name with __ for the dot."""
     from openrlhf_sfpo import existing
     from openrlhf_sfpo.cli.flags import openrlhf_parser
+    from openrlhf_sfpo.config import defaults
     from openrlhf_sfpo.orchestration.preflight import nested
 
     parser = openrlhf_parser()
     existing.add_flags(parser)
-    values = vars(parser.parse_args([]))
+    values = {**defaults("run"), **defaults("rollout"), **defaults("train"), **vars(parser.parse_args([]))}
     values.update(
         {
             "actor.num_gpus_per_node": world,
@@ -79,6 +80,7 @@ def experiences(samples: list[Any]) -> list[Any]:
             response_length=sample.action_mask.sum()[None].float(),
             total_length=torch.tensor([float(len(sample.tokens))]),
             truncated=torch.zeros(1),
+            rollout_log_probs=None if sample.rollout_log_probs is None else sample.rollout_log_probs[None],
             info={"reward": torch.zeros(1)},
         )
         for sample in samples

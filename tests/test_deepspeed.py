@@ -299,3 +299,29 @@ def test_what_is_replaced_on_cpu_is_there() -> None:
     for module, name, _, reason in cpu.REPLACED:
         assert hasattr(importlib.import_module(module), name), (module, name)
         assert reason
+
+
+def update_with_another_engine(model: str, samples: list[Any], flags: dict[str, Any], off: float) -> dict[str, Any]:
+    """An update with samples whose engine is `off` by so much: its error and whether weights moved."""
+    from openrlhf_sfpo.errors import EngineMismatch
+
+    for sample in samples:
+        sample.rollout_log_probs = sample.old_log_probs + off
+    actor = ds.policy(model, ds.arguments(2, **flags))
+    before = ds.whole_weights(actor)
+    message = ""
+    try:
+        ds.update(actor, samples)
+    except EngineMismatch as error:
+        message = str(error)
+    after = ds.whole_weights(actor)
+    return {"message": message, "moved": any(not torch.equal(before[name], after[name]) for name in before)}
+
+
+def test_samples_of_another_model_are_not_trained_on(zero_ranks: RankPool, model: str, samples: list[Any]) -> None:
+    for result in zero_ranks.run(2, update_with_another_engine, model, samples, one_step(), 0.5):
+        assert "0.5 nats per token" in result["message"]
+        assert not result["moved"]
+    near = zero_ranks.run(2, update_with_another_engine, model, samples, one_step(), 0.1)
+    assert [result["message"] for result in near] == ["", ""]
+    assert near[0]["moved"]

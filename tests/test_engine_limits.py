@@ -173,6 +173,7 @@ def test_engines_of_any_architecture(tmp_path: Path) -> None:
         check_engine(gpt2, 512, 8, on_cpu=True)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "somebody_s_own", "n_positions": 512}))
     check_engine(EngineModel.of_any_architecture(str(tmp_path)), 1024, 8, on_cpu=True)
+    check_engine(EngineModel.of_any_architecture("organization/name"), 1024, 8, on_cpu=True)
 
 
 def test_train_and_its_dry_run_refuse_alike(tmp_path: Path, capsys: Any) -> None:

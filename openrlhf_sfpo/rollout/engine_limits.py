@@ -5,6 +5,7 @@ The rules are those of vLLM 0.29: `ModelConfig.verify_with_parallel_config`, the
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG, build_config, longest_sequence, read_config
@@ -33,7 +34,10 @@ class EngineModel:
 
     @classmethod
     def of_any_architecture(cls, path: str) -> "EngineModel":
-        """From a model directory that transformers loads; knows nothing of one that brings its own code."""
+        """From a model directory that transformers loads. Nothing is known of a model that brings its own code, or of
+        one that is given by its name on the Hugging Face Hub."""
+        if not (Path(path) / "config.json").is_file():
+            return cls()
         raw = read_config(path)
         try:
             config = build_config(raw, f"{path}/config.json").get_text_config()
