@@ -364,7 +364,7 @@ def test_commands_import_nothing_from_the_current_directory(command: list[Any], 
     assert "--sfpo.k" in done.stdout
 
 
-@pytest.mark.parametrize("value", [":/nowhere", "/nowhere:", "/nowhere::/usr"])
+@pytest.mark.parametrize("value", [":", ":/nowhere", "/nowhere:", "/nowhere::/usr"])
 def test_an_empty_entry_of_pythonpath_is_not_the_current_directory(value: str, tmp_path: Path) -> None:
     directory = make_traps(tmp_path / "here")
     done = subprocess.run(
