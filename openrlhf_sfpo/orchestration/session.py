@@ -63,6 +63,8 @@ class Session:
         follows = self._keep and self._previous is not None and can_follow(self._previous, asked)
         if not follows:
             self.close()
+            import ray  # noqa: F401  not in two threads at once: its modules import each other
+
             self._stack.callback(stop_ray)
             flash_attn_stub.install_if_missing()
             with ThreadPoolExecutor(1) as thread:  # both take seconds, and Ray's are other processes'
