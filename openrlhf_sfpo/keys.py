@@ -16,8 +16,6 @@ WANDB_VARIABLE = "WANDB_API_KEY"
 FROM_ENVIRONMENT = "env"
 # What earlier versions wrote into config.yaml.
 _NOT_WRITTEN_DOWN = "(not written down)"
-# What the processes of a cluster, which do not inherit the driver's environment, are given.
-PASSED_ON = (WANDB_VARIABLE, "WANDB_BASE_URL", "WANDB_MODE", "HF_TOKEN")
 
 
 def take_keys(settings: dict[str, Any]) -> None:
@@ -78,8 +76,10 @@ def hide(words: list[str]) -> None:
 
 
 def environment_to_pass_on() -> dict[str, str]:
-    """The variables with keys that a cluster's processes need."""
-    return {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    """What the processes of a cluster, which do not inherit the driver's environment, are given: keys, and W&B's own
+    settings, but for the address of this process's W&B service."""
+    names = [name for name in os.environ if name == "HF_TOKEN" or name.startswith("WANDB_")]
+    return {name: os.environ[name] for name in names if name != "WANDB_SERVICE"}
 
 
 def _is_offline() -> bool:

@@ -37,8 +37,9 @@ def leave_out_current_directory() -> None:
 def leave_out_empty_entries() -> None:
     """Drop the current directory that an empty entry of PYTHONPATH stands for, here and in what is started from here:
     `export PYTHONPATH=$PYTHONPATH:/code` makes one where PYTHONPATH was empty."""
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if all(entries) or not any(entries) or sys.flags.ignore_environment:
+    value = os.environ.get("PYTHONPATH")
+    entries = value.split(os.pathsep) if value else []
+    if all(entries) or sys.flags.ignore_environment:
         return
     named = [entry for entry in entries if entry]
     os.environ["PYTHONPATH"] = os.pathsep.join(named)

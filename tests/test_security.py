@@ -309,7 +309,9 @@ def real_cluster(network_address: str, tmp_path: Path) -> Iterator[dict[str, str
     words = [f"--{name}={value}" for name, value in ports.items()]
     words += ["--num-gpus=2", "--num-cpus=6", "--object-store-memory=500000000", f"--temp-dir={directory}"]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    subprocess.run([COMMAND.with_name("ray"), "start", "--head", *words], env=environment, check=True, timeout=120)
+    subprocess.run(
+        [COMMAND.with_name("ray"), "start", "--head", *words], env=environment, cwd=tmp_path, check=True, timeout=120
+    )
     try:
         yield {**joining, "directory": str(directory)}
     finally:
@@ -364,7 +366,7 @@ def test_commands_import_nothing_from_the_current_directory(command: list[Any], 
     assert "--sfpo.k" in done.stdout
 
 
-@pytest.mark.parametrize("value", [":/nowhere", "/nowhere:", "/nowhere::/usr"])
+@pytest.mark.parametrize("value", [":", ":/nowhere", "/nowhere:", "/nowhere::/usr"])
 def test_an_empty_entry_of_pythonpath_is_not_the_current_directory(value: str, tmp_path: Path) -> None:
     directory = make_traps(tmp_path / "here")
     done = subprocess.run(
