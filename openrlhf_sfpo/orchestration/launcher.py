@@ -191,7 +191,7 @@ def _warn_of_no_checkpoints(values: dict[str, Any], total_steps: int | None, con
 def _prepare(session: Session, flat: argparse.Namespace, console: Console) -> None:
     args = nested(flat)
     follows = session.prepare(flat)
-    ready = "reusing the engines and actors of the run before" if follows else "Ray is up"
+    ready = "engines and actors are those of the run before" if follows else "Ray is up"
     dtype = vars(flat)["megatron.param_dtype"]
     console.say(f"{ready}; actor on {session.device} in {dtype}, {_what_runs(args)}")
     warning = crowded(args) if session.device == "cuda" else None
