@@ -35,7 +35,7 @@ def load(paths: list[Path]) -> list[str]:
     """The reference answers in JSONL files."""
     answers: list[str] = []
     for path in paths:
-        for line in path.read_text().split("\n"):
+        for line in path.read_text(encoding="utf-8").split("\n"):
             if not line.strip():
                 continue
             row = json.loads(line)

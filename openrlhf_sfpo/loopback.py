@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 def _interface() -> str:
     """The loopback interface's name."""
     for kind in sorted(Path("/sys/class/net").glob("*/type")):
-        if kind.read_text().strip() == _LOOPBACK_KIND:
+        if kind.read_text(encoding="utf-8").strip() == _LOOPBACK_KIND:
             return kind.parent.name
     return "lo"
 

@@ -41,7 +41,7 @@ class Scratch:
         parent = parent_directory()
         remove_leftovers(parent)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = (self.path / _LOCK).open("w")
+        self._lock = (self.path / _LOCK).open("w", encoding="utf-8")
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.temporary.mkdir()
         self._owner = os.getpid()
@@ -100,7 +100,7 @@ def remove_leftovers(parent: Path) -> None:
         with suppress(OSError):
             if path.is_symlink() or path.stat().st_uid != os.getuid():
                 continue
-            with lock.open("r+") as file:
+            with lock.open("r+", encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
 

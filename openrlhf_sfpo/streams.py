@@ -145,7 +145,7 @@ def quiet(log: Path, verbose: bool) -> Iterator[Any]:
                 ours.flush()
     saved = [os.dup(1), os.dup(2)]
     stream = BestEffort(os.fdopen(os.dup(saved[0]), "w", encoding="utf-8", errors="backslashreplace"))
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:

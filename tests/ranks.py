@@ -95,8 +95,8 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
 
     os.setpgid(0, 0)
     sys.path[:] = path
-    worker = importlib.import_module("openrlhf_sfpo.orchestration.worker")
-    worker.setup()  # as in Ray's workers: OpenRLHF imports flash_attn
+    stub = importlib.import_module("openrlhf_sfpo.orchestration.flash_attn_stub")
+    stub.install_if_missing()  # as in Ray's workers: OpenRLHF imports flash_attn
     warnings.filterwarnings("ignore")
     prepare()
     while True:

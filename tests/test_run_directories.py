@@ -159,14 +159,12 @@ def test_a_checkpoint_that_is_loaded_is_compared_before_the_start(
         assert "--actor.adam.lr: changed since the run of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("spec", "seed"),
-    [
-        ("reasoning_gym:gcd", 1),
-        ("reasoning_gym:gcd?size=3", 1),
-        ("reasoning_gym:gcd?seed=2&size=3", 2),
-    ],
-)
-def test_seeds_of_generated_problems(spec: str, seed: int) -> None:
-    assert generated_problems.parse_spec("--data.prompt_dataset", spec)[1]["seed"] == seed
-    assert generated_problems.parse_spec("--eval.dataset", "reasoning_gym:gcd")[1]["seed"] > 1_000_000
+def test_generated_problems_are_the_same_each_time_and_for_each_flag_others() -> None:
+    def questions(flag: str, options: str = "") -> list[str]:
+        rows = generated_problems.generate(flag, f"reasoning_gym:gcd?size=5{options}", "input", "label")
+        return [row["input"] for row in rows]
+
+    train, evaluation = "--data.prompt_dataset", "--eval.dataset"
+    assert questions(train) == questions(train)
+    assert not set(questions(train)) & set(questions(evaluation))
+    assert questions(train, "&seed=7") == questions(evaluation, "&seed=7") != questions(train)

@@ -243,7 +243,7 @@ def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) 
         (directory / f"part-{index:05d}.safetensors").rename(directory / file)
         weight_map.update(dict.fromkeys(names, file))
     index_json = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index_json, indent=2) + "\n")
+    (directory / INDEX).write_text(json.dumps(index_json, indent=2) + "\n", encoding="utf-8")
 
 
 def _open(file: Path) -> Any:

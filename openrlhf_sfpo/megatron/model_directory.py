@@ -152,7 +152,7 @@ def _hub_cache(path: Path, names: set[str]) -> _Found:
     if not snapshots:
         return f"{kind}, and none was downloaded", "Download the model again: hf download NAME --local-dir DIRECTORY."
     main = path / "refs" / "main"
-    newest = path / "snapshots" / main.read_text().strip() if main.is_file() else snapshots[-1]
+    newest = path / "snapshots" / main.read_text(encoding="utf-8").strip() if main.is_file() else snapshots[-1]
     return kind, f"Give {newest if newest.is_dir() else snapshots[-1]}."
 
 

@@ -83,7 +83,7 @@ def token() -> str | None:
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     try:
         path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-        return path.read_text().strip() or None
+        return path.read_text(encoding="utf-8").strip() or None
     except (OSError, RuntimeError):
         return None
 

@@ -25,7 +25,7 @@ class LocalSurroundings:
         self.scratch = Scratch()
         token = self.scratch.path / "token"
         token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
+        token.write_text(secrets.token_hex(32), encoding="utf-8")
         changes: dict[str, str | None] = {
             **loopback.environment(),
             # Other users of this machine reach its loopback interface, too.

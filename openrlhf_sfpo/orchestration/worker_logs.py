@@ -125,7 +125,7 @@ def _printed_by(job: str) -> dict[str, str]:
     found = {}
     logs = Path(worker._global_node.get_logs_dir_path())
     for path in sorted(logs.glob(f"worker-*-{job}-*")):
-        with path.open(errors="replace") as file:
+        with path.open(errors="replace", encoding="utf-8") as file:
             head = file.read(4096)
         actor = re.search(r"^:actor_name:(.*)$", head, flags=re.MULTILINE)
         text = "\n".join(line for line in tail(path).split("\n") if not line.startswith((":job_id:", ":actor_name:")))

@@ -167,7 +167,7 @@ class RunWriter:
         if waiting:
             del self._unwritten[waiting[-1]]
         else:
-            with self._noting_problems(), (self.directory / METRICS).open("r+") as file:
+            with self._noting_problems(), (self.directory / METRICS).open("r+", encoding="utf-8") as file:
                 file.truncate(self._last_offset)
 
     def _draw_now_and_then(self) -> None:

@@ -52,17 +52,18 @@ def size_of(flag: str, spec: str) -> int:
 
 
 def create(flag: str, name: str, options: dict[str, Any]) -> Any:
-    """A reasoning-gym data set, whose problems are generated when they are asked for."""
+    """A reasoning-gym data set, whose problems are generated when they are asked for. Without a seed it gets the flag's
+    own."""
     import reasoning_gym
 
     try:
-        return reasoning_gym.create_dataset(name, **options)
+        return reasoning_gym.create_dataset(name, **{"seed": _SEEDS.get(flag, _OTHER_SEED), **options})
     except Exception as error:  # asserts and whatever a constructor trips over
         raise _refused(flag, name, options, error) from None
 
 
 def parse_spec(flag: str, spec: str) -> tuple[str, dict[str, Any]]:
-    """The data set's name and options, both of which reasoning-gym knows. Without a seed it gets the flag's own."""
+    """The data set's name and options, both of which reasoning-gym knows."""
     import reasoning_gym
 
     name, _, query = spec.removeprefix(REASONING_GYM).partition("?")
@@ -78,8 +79,6 @@ def parse_spec(flag: str, spec: str) -> tuple[str, dict[str, Any]]:
             close = difflib.get_close_matches(option, takes, 1)
             hint = f"Did you mean {close[0]}?" if close else f"It takes {', '.join(takes)}."
             raise UsageError(flag, f"{name} has no option {option!r}.", hint)
-    if "seed" in takes:
-        options.setdefault("seed", _SEEDS.get(flag, _OTHER_SEED))
     return name, options
 
 
