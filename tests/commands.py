@@ -1,5 +1,6 @@
 """Fixtures of tests that run every command up to the point where a run would start."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from tiny_models import make_model
 from openrlhf_sfpo.cli import compare, doctor, plan, train
 from openrlhf_sfpo.cli import flags as flags_module
 from openrlhf_sfpo.doctor import Finding
+from openrlhf_sfpo.orchestration import data_check
+from openrlhf_sfpo.tasks.tokenizers import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     rows = [{"input": f"{n} + 1", "label": str(n + 1), "datasource": "sums"} for n in range(16)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
-        "actor.model_name_or_path": str(make_model(root / "model", "llama")),
+        # Heads of a size that vLLM's CPU kernels take.
+        "actor.model_name_or_path": str(make_model(root / "model", "llama", hidden_size=128)),
         "actor.num_gpus_per_node": 2,
         "vllm.num_engines": 1,
         "data.prompt_dataset": str(data),
@@ -45,6 +49,9 @@ def parsers_are_built_once() -> Any:
     patch.undo()
 
 
+loaded_once = functools.cache(load_tokenizer)
+
+
 class Reached(Exception):
     """The run would start now."""
 
@@ -59,6 +66,7 @@ def commands(
         raise Reached
 
     monkeypatch.setattr(train, "_run", reached)
+    monkeypatch.setattr(data_check, "load_tokenizer", loaded_once)
     monkeypatch.setattr(compare, "_compare", reached)
     monkeypatch.setattr(doctor, "examine", lambda args: [] if args is None else [Finding("machine", "ok", "")])
     words = [f"--{name}={value}" for name, value in base.items()]

@@ -389,6 +389,7 @@ def test_flags_against_each_other_and_the_data(
 
 def test_a_train_batch_larger_than_the_rollout_batch_is_one_step_for_openrlhf_too() -> None:
     """It counts the steps of the learning rate's schedule in whole train batches."""
-    flat, _ = parse(["--rollout.batch_size=4", "--rollout.n_samples_per_prompt=4", "--train.batch_size=128"])
+    words = ["--rollout.batch_size=4", "--rollout.n_samples_per_prompt=4", "--train.batch_size=128", "--run.dir=x"]
+    flat, _ = parse(words)
     assert vars(preflight.for_openrlhf(flat))["train.batch_size"] == 16
     assert vars(flat)["train.batch_size"] == 128

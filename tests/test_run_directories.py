@@ -44,7 +44,7 @@ def test_a_runs_own_config_continues_it_and_starts_another(tmp_path: Path, base:
         preflight.check(other, given)
         preflight.prepare(other, given)
         values = vars(other)
-        places = ("ckpt.path", "logger.tensorboard_dir", "rollout.record_dir", "data.prompt_dataset")
+        places = ("ckpt.path", "logger.tensorboard_dir", "rollout.record_dir")
         assert all(values[name].startswith(f"{second}/") for name in places)
         assert (second / "data").is_dir()
         assert values["ckpt.output_dir"] == (f"{second}/hf" if len(more) == 1 else f"{tmp_path}/models")
