@@ -280,6 +280,14 @@ g(x)\in[-80,82] ;; -80\leq g(x)\leq 82
 x \in \mathbb{R} ;; (-\infty,\infty)
 0 ;; 0
 -0 ;; 0
+\text{C}\ 12 ;; C
+\text{approximately } 5 ;; 5
+¢250 ;; \$2.50
+-2 − √3 ;; -2-\sqrt3
+½√3 ;; \frac{\sqrt3}{2}
+(-oo, -3) U (3, oo) ;; (-\infty,-3)\cup(3,\infty)
+1.e3 ;; 1000
+5 \mathrm{~km} / \mathrm{h} ;; 5
 x_1 = 5 ;; x = 5
 \text{Area} = 5 ;; A = 5
 \{5\} ;; 5
@@ -654,6 +662,8 @@ x^2-1=0 ;; x^2+1=0
 x+1=18 ;; 18
 x^2 = 18 ;; x=18
 y = 5 ;; x = 5
+x_1 = 5 ;; x_2 = 5
+\text{D}\ 12 ;; C
 xy = 5 ;; x = 5
 A = 9, CD = 4 ;; AB=9, CD=4
 19=18 ;; 18

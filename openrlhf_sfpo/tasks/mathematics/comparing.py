@@ -99,6 +99,8 @@ def _same_name(gold: str | None, answer: str | None) -> bool:
     variables = r"[a-zA-Z]{1,3}|\\[a-z]+"
     if not all(re.fullmatch(r"\\?[a-zA-Z]+'*(?:_\w+)?(?:\([a-z0-9,]+\))?", name) for name in (gold, answer)):
         return False
+    if "_" in gold and "_" in answer:
+        return False
     return not (re.fullmatch(variables, gold) and re.fullmatch(variables, answer))
 
 

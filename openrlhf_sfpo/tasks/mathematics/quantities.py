@@ -50,7 +50,7 @@ _CLOCK = re.compile(
 def read_quantities(text: str, reference: bool) -> list[Reading]:
     """Readings as an expression, with a unit after it or a currency before it."""
     currency = None
-    money = re.match(r"(-?\s*)\\text\{([¤£€¥₹]|Rs|USD|EUR|GBP|INR|CNY|RMB)\}\s*", text)
+    money = re.match(r"(-?\s*)\\text\{([¤£€¥₹¢]|Rs|USD|EUR|GBP|INR|CNY|RMB)\}\s*", text)
     if money:
         currency = parse_unit(money.group(2))
         text = money.group(1).strip() + text[money.end() :]

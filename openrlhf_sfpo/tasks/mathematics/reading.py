@@ -135,6 +135,8 @@ def _choices(text: str, reference: bool) -> list[Reading]:
     plain = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()
     if bare := re.fullmatch(r"([(\[]?)\s*([A-Za-z])\s*[)\].:]*", plain):
         return [Choice(bare.group(2), (), bool(bare.group(1)))]
+    if (spaced := re.fullmatch(r"\\text\{([A-Z])\}\s+([\d\\(-].*)", text)) and not re.match(r"\\text", spaced.group(2)):
+        return [Choice(spaced.group(1), read(spaced.group(2), reference))]
     if named := _NAMED_CHOICE.fullmatch(text):
         return [Choice(named.group(1))]
     labelled = _LABELLED.fullmatch(text)
@@ -328,7 +330,9 @@ def _single(text: str, reference: bool) -> list[Reading]:
             return _relation(parts, signs, reference)
     if (named := re.fullmatch(r"\\text\{([^{}]{2,})\}\s*:\s*(.+)", text)) and not _NEGATION.search(text):
         return list(read(named.group(2), reference))
-    sentence = re.fullmatch(r"\\text\{(?:[A-Za-z' ]+ )?(?:is|are|equals|be)\}\s*(.+)", text)
+    sentence = re.fullmatch(
+        r"\\text\{(?:(?:[A-Za-z' ]+ )?(?:is|are|equals|be)|approximately|about|roughly)\}\s*(.+)", text
+    )
     if sentence and not _NEGATION.search(text):
         return list(read(sentence.group(1), reference))
     if ratio := read_ratio(text):
