@@ -464,6 +464,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("LoRA", {"--ds.lora.rank": 8}, ["--ds.lora.rank", "does not support"]),
     ("DeepSpeed TP", {"--ds.tensor_parallel_size": 2}, ["--megatron.tensor_model_parallel_size"]),
     ("negative restarts", {"--train.max_restarts": -1}, ["--train.max_restarts", "0 or more"]),
+    ("negative difference", {"--train.max_log_prob_diff": -1}, ["--train.max_log_prob_diff", "0 or more"]),
     ("no timeout", {"--train.timeout": 0}, ["--train.timeout", "above 0"]),
     ("no engine timeout", {"--rollout.engine_timeout": 0}, ["--rollout.engine_timeout", "above 0"]),
     ("no time to start", {"--rollout.engine_start_timeout": 0}, ["--rollout.engine_start_timeout", "above 0"]),
