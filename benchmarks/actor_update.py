@@ -92,7 +92,7 @@ def rollouts(args: argparse.Namespace) -> list[Sample]:
         records = load_rollouts(args.rollouts)[: args.samples]
         pairs = [(record.tokens.long(), record.action_mask.bool()) for record in records]
     else:
-        vocabulary = json.loads((args.model / "config.json").read_text())["vocab_size"]
+        vocabulary = json.loads((args.model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
         pairs = [random_sample(args.longest, vocabulary, generator) for _ in range(args.samples)]
     return [
         Sample(tokens, mask, advantages=float(torch.randn((), generator=generator)) * mask.float())
@@ -176,13 +176,15 @@ class Child:
         }
         words = [f"--{flag}={value}" for flag, value in values.items()]
         self._log = batch.parent / f"{name}-{micro_batch}.log"
-        with self._log.open("w") as log:
+        with self._log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                encoding="utf-8",
+                errors="replace",
             )
         self._answer()  # it is ready
         print(f"{NAMES[name]}: loaded", flush=True)
@@ -214,7 +216,7 @@ class Child:
     def _ended(self) -> NoReturn:
         status = self.process.wait()
         why = "was killed, perhaps because memory ran out" if status == -9 else f"ended with status {status}"
-        raise SystemExit(f"{self.name} {why}:\n{self._log.read_text()[-3000:]}")
+        raise SystemExit(f"{self.name} {why}:\n{self._log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def child(args: argparse.Namespace) -> None:
@@ -244,7 +246,7 @@ def answer(value: Any) -> None:
 
 def resident() -> int:
     """Bytes that this process has in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize()
 
 

@@ -126,6 +126,8 @@ def in_a_process(
         capture_output=True,
         text=True,
         env=os.environ | hidden | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **rendezvous()},
+        encoding="utf-8",
+        errors="replace",
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
@@ -178,7 +180,7 @@ def write_model(directory: Path, config: dict[str, Any]) -> None:
     from openrlhf_sfpo.megatron.weights import weight_plan
 
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps({**config, "rope_theta": 10_000.0}))
+    (directory / "config.json").write_text(json.dumps({**config, "rope_theta": 10_000.0}), encoding="utf-8")
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for entry in weight_plan(ModelConfig.from_dict(config), Layout()):

@@ -67,7 +67,11 @@ def read_pins(root: Path = ROOT) -> dict[str, str]:
 
 def lines_of(path: Path) -> list[str]:
     """A requirements file's lines without comments and blanks."""
-    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return [
+        line.strip()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
 
 
 def setup_requirements(root: Path = ROOT) -> list[str]:
@@ -94,8 +98,8 @@ def check_files(pins: dict[str, str], root: Path = ROOT) -> Iterator[str]:
     engines = {pins.get(f"transformer-engine{part}") for part in ("", "-cu13", "-torch")}
     if len(engines) > 1:
         yield f"Transformer Engine's packages are of several versions: {engines}"
-    yield from check_dockerfile((root / "Dockerfile").read_text(), pins)
-    scripts = {name: (root / name / "install.sh").read_text() for name in ("docker", "requirements")}
+    yield from check_dockerfile((root / "Dockerfile").read_text(encoding="utf-8"), pins)
+    scripts = {name: (root / name / "install.sh").read_text(encoding="utf-8") for name in ("docker", "requirements")}
     versions = {re.search(r"^pip(?:_version)?=(\S+)", text, re.MULTILINE)[1] for text in scripts.values()}
     if len(versions) > 1:
         yield f"docker/install.sh and requirements/install.sh take different versions of pip: {versions}"
@@ -125,18 +129,18 @@ def ask_index(pins: dict[str, str]) -> list[dict[str, Any]]:
     """pip's report on every pin (its metadata and where it comes from), for TARGET and without dependencies."""
     with tempfile.TemporaryDirectory() as directory:
         wanted, report = Path(directory) / "pins.txt", Path(directory) / "report.json"
-        wanted.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
+        wanted.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--no-deps", "--ignore-installed"]
         command += ["--python-version", "3.12", "--implementation", "cp", "--target", directory]
         command += [word for platform in PLATFORMS for word in ("--platform", platform)]
         subprocess.run([*command, "-r", str(wanted), "--report", str(report)], check=True)
-        return json.loads(report.read_text())["install"]
+        return json.loads(report.read_text(encoding="utf-8"))["install"]
 
 
 def is_on_index(name: str, version: str) -> bool:
     """Whether the index has a version, of a package whose metadata cannot be had without torch and nvcc."""
     command = [sys.executable, "-m", "pip", "index", "versions", name]
-    listed = subprocess.run(command, capture_output=True, text=True)
+    listed = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     found = re.search(r"Available versions: (.*)", listed.stdout)
     return found is not None and version in found[1].split(", ")
 

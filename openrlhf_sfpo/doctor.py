@@ -190,7 +190,7 @@ def _shared_memory(cuda: bool) -> Finding:
 def _stack_dumps() -> Finding:
     """py-spy reads the stack of a rank that hangs."""
     scope = Path("/proc/sys/kernel/yama/ptrace_scope")
-    restricted = scope.exists() and scope.read_text().strip() not in ("0", "") and os.geteuid() != 0
+    restricted = scope.exists() and scope.read_text(encoding="utf-8").strip() not in ("0", "") and os.geteuid() != 0
     if not Path(sys.executable).with_name("py-spy").exists():
         return Finding("stack dumps", "warning", "py-spy is not installed", "pip install py-spy")
     if restricted:

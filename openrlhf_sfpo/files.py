@@ -63,7 +63,7 @@ def locked(flag: str, directory: Path, who: str = "run") -> Iterator[None]:
         UsageError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("a+") as file:
+    with (directory / ".lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -102,7 +102,7 @@ def plan(target: Target) -> list[Edit]:
             f"{target.version} in {target.root} is a version that there is no patch for.",
             f"There are patches for {', '.join(known_versions())}.",
         )
-    patch = PatchSet((PATCHES / f"openrlhf-{target.version}.patch").read_text())
+    patch = PatchSet((PATCHES / f"openrlhf-{target.version}.patch").read_text(encoding="utf-8"))
     edits = []
     for file in patch:
         path = target.root / file.path
@@ -199,7 +199,7 @@ def _misfit(content: bytes, hunks: list[Hunk]) -> str:
 def _version_of(root: Path) -> str | None:
     """The version that an installed package's metadata or a source tree's files say."""
     for metadata in root.glob("openrlhf-*.dist-info/METADATA"):
-        return HeaderParser().parsestr(metadata.read_text())["Version"]
+        return HeaderParser().parsestr(metadata.read_text(encoding="utf-8"))["Version"]
     try:
         distribution = importlib.metadata.distribution("openrlhf")
         if Path(str(distribution.locate_file("openrlhf"))).parent.resolve() == root.resolve():
@@ -207,10 +207,12 @@ def _version_of(root: Path) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         pass
     if (root / "version.txt").is_file():
-        return (root / "version.txt").read_text().strip()
+        return (root / "version.txt").read_text(encoding="utf-8").strip()
     for name in ("setup.py", "pyproject.toml"):
         if (root / name).is_file() and (
-            found := re.search(r"""^\s*version\s*=\s*["']([^"']+)["']""", (root / name).read_text(), re.MULTILINE)
+            found := re.search(
+                r"""^\s*version\s*=\s*["']([^"']+)["']""", (root / name).read_text(encoding="utf-8"), re.MULTILINE
+            )
         ):
             return found.group(1)
     return None

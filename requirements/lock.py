@@ -61,18 +61,22 @@ def resolve(requirements: list[str], constraints: Path | None) -> dict[str, str]
     """Name -> version of everything that pip would install; `constraints` is a list of versions that stay."""
     with tempfile.TemporaryDirectory() as directory:
         wanted, report = Path(directory) / "wanted.txt", Path(directory) / "report.json"
-        wanted.write_text("\n".join(requirements) + "\n")
+        wanted.write_text("\n".join(requirements) + "\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed"]
         command += ["-c", str(constraints)] if constraints else []
         subprocess.run([*command, "-r", str(wanted), "--report", str(report)], check=True)
-        installs = json.loads(report.read_text())["install"]
+        installs = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in installs}
 
 
 def main(kind: str, keep: bool) -> None:
     tag = f"py{sys.version_info.major}{sys.version_info.minor}"
     target = HERE / f"{kind}-{tag}.txt"
-    wanted = [line for line in (HERE / f"{kind}.in").read_text().splitlines() if line and not line.startswith("#")]
+    wanted = [
+        line
+        for line in (HERE / f"{kind}.in").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     pinned = {}
     for package, leave_out in WITHOUT_DEPENDENCIES[kind].items():
         wanted += declared(package, leave_out)
@@ -85,7 +89,7 @@ def main(kind: str, keep: bool) -> None:
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     made_by = f"# Made by `python requirements/lock.py {kind}` under {python}, Linux x86_64."
     head = f"{made_by} To be installed after torch, with --no-deps."
-    target.write_text("\n".join([head, *lines]) + "\n")
+    target.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
     print(f"{target.name}: {len(lines)} packages")
 
 

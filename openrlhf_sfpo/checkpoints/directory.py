@@ -72,7 +72,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not file.is_file():
         raise CheckpointRefused(f"{path} has no {MANIFEST}, so it was never finished")
     try:
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(file.read_text(encoding="utf-8"))
         version = int(manifest["format"])
         if version > FORMAT:
             raise CheckpointRefused(

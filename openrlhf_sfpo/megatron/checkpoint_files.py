@@ -30,7 +30,7 @@ def tensor_files(path: str | Path) -> dict[str, Path]:
     path = Path(path)
     if (path / _INDEX).is_file():
         try:
-            weight_map = json.loads((path / _INDEX).read_text())["weight_map"]
+            weight_map = json.loads((path / _INDEX).read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 MODEL_FLAG, f"{path / _INDEX} is damaged or cut short ({error!r}).", "Download that file again."
@@ -114,10 +114,10 @@ def save_model_directory(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     copy_model_files(source, part)
-    config = json.loads((source / "config.json").read_text())
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
-    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     _write_shards(part, weights)
     if not target.exists():
         part.rename(target)
@@ -171,7 +171,7 @@ def _write_shards(directory: Path, weights: Iterable[tuple[str, torch.Tensor]]) 
         (directory / f"part-{index:05d}.safetensors").rename(directory / file)
         weight_map.update(dict.fromkeys(names, file))
     index_json = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / _INDEX).write_text(json.dumps(index_json, indent=2) + "\n")
+    (directory / _INDEX).write_text(json.dumps(index_json, indent=2) + "\n", encoding="utf-8")
 
 
 def _open(file: Path) -> Any:

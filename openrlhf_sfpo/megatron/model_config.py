@@ -59,7 +59,7 @@ class ModelConfig:
         if not config_file.is_file():
             raise UsageError(MODEL_FLAG, f"{path} has no config.json.", "Download or save the whole model directory.")
         try:
-            raw = json.loads(config_file.read_text())
+            raw = json.loads(config_file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UsageError(MODEL_FLAG, f"{config_file} is not JSON ({error}).", "Download the file again.") from None
         return cls.from_dict(raw, str(config_file))

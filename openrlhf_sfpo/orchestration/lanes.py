@@ -50,7 +50,7 @@ def still_to_do(runs: list[PlannedRun]) -> list[PlannedRun]:
     for run in runs:
         path = run.directory / SETTINGS
         if path.exists():
-            before = json.loads(path.read_text())
+            before = json.loads(path.read_text(encoding="utf-8"))
             names = sorted(n for n in before.keys() | run.settings.keys() if before.get(n) != run.settings.get(n))
             if names:
                 changes = ", ".join(
@@ -175,10 +175,13 @@ def _run(session: Any, run: PlannedRun) -> int:
     from openrlhf_sfpo.orchestration import launcher, preflight
 
     run.directory.mkdir(parents=True, exist_ok=True)
-    (run.directory / SETTINGS).write_text(json.dumps(run.settings, indent=1) + "\n")
+    (run.directory / SETTINGS).write_text(json.dumps(run.settings, indent=1) + "\n", encoding="utf-8")
     directory = preflight.prepare(run.flat, set(run.given))
     logs = directory / "logs"
-    with launcher.quiet(logs / "driver.log", verbose=False), (logs / "console.log").open("w") as console:
+    with (
+        launcher.quiet(logs / "driver.log", verbose=False),
+        (logs / "console.log").open("w", encoding="utf-8") as console,
+    ):
         try:
             status = launcher.run_in(session, run.flat, directory, console)
         except Exception as error:  # a UsageError that only shows once Ray is there

@@ -151,7 +151,7 @@ def _total_steps(values: dict[str, Any]) -> int | None:
     paths = [Path(part) for part in values["data.prompt_dataset"].split(",")]
     if not all(path.suffix == ".jsonl" and path.is_file() for path in paths):
         return None
-    rows = sum(sum(1 for line in path.open() if line.strip()) for path in paths)
+    rows = sum(sum(1 for line in path.open(encoding="utf-8") if line.strip()) for path in paths)
     return -(-min(rows, values["data.max_samples"]) // values["rollout.batch_size"]) * values["train.num_episodes"]
 
 
@@ -168,7 +168,7 @@ def quiet(log: Path, verbose: bool) -> Iterator[Any]:
     sys.stderr.flush()
     saved = [os.dup(1), os.dup(2)]
     stream = os.fdopen(os.dup(saved[0]), "w", encoding="utf-8")
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:

@@ -300,7 +300,7 @@ def _py_spy(process: int) -> str:
 
     # --nonblocking: a process that was stopped stays as it is.
     command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--pid", str(process)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, encoding="utf-8", errors="replace")
     return done.stdout or f"py-spy could not read it: {done.stderr.strip()}"
 
 

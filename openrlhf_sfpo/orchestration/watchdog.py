@@ -88,7 +88,7 @@ class Watchdog:
             beat = rank.beat
             stack = self._dump(number, beat) if number in silent else beat.get("stack", "it carries out no call")
             parts.append(f"rank {number}, {beat['phase']}, process {beat['pid']} on {beat['host']}:\n{stack}\n")
-        self._stacks.write_text("\n".join(parts))
+        self._stacks.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _where(stack: str) -> str:

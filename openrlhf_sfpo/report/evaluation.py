@@ -121,11 +121,11 @@ def _percent(value: float, interval: tuple[float, float]) -> str:
 def write_evaluation(directory: Path, settings: dict[str, Any], graded: list[Graded], numbers: dict[str, Any]) -> None:
     """Write eval.json (settings and numbers), samples.jsonl (every graded response), eval.md and eval.png."""
     content = {"settings": settings, **numbers}
-    (directory / "eval.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    with (directory / "samples.jsonl").open("w") as file:
+    (directory / "eval.json").write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    with (directory / "samples.jsonl").open("w", encoding="utf-8") as file:
         for item in graded:
             file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
-    (directory / "eval.md").write_text(table(numbers).markdown() + "\n")
+    (directory / "eval.md").write_text(table(numbers).markdown() + "\n", encoding="utf-8")
     _draw(directory / "eval.png", numbers)
 
 

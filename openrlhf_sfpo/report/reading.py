@@ -15,7 +15,7 @@ def read_metrics(directory: Path, problems: list[str] | None = None) -> list[dic
     """
     problems = [] if problems is None else problems
     try:
-        texts = (directory / METRICS).read_text(errors="replace").split("\n")
+        texts = (directory / METRICS).read_text(errors="replace", encoding="utf-8").split("\n")
     except OSError:
         problems.append(f"{METRICS} is missing: the run has not made a step yet")
         return []
@@ -59,6 +59,6 @@ def accuracy_of(line: dict[str, Any], dataset: str) -> tuple[float, float | None
 def read_status(directory: Path) -> dict[str, Any]:
     """status.json; empty if the run has none (yet)."""
     try:
-        return json.loads((directory / STATUS).read_text())
+        return json.loads((directory / STATUS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

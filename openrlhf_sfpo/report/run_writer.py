@@ -112,7 +112,7 @@ class RunWriter:
             path = self.directory / name
             if path.exists():
                 # Not splitlines, which would break a line at U+2028 in a response.
-                kept = [line for line in path.read_text().split("\n") if _is_up_to(line, step)]
+                kept = [line for line in path.read_text(encoding="utf-8").split("\n") if _is_up_to(line, step)]
                 write_whole(path, "".join(f"{line}\n" for line in kept).encode())
                 if name == SAMPLES and kept:
                     self._last_samples = json.loads(kept[-1])["step"]
@@ -162,7 +162,7 @@ class RunWriter:
         if waiting:
             del self._unwritten[waiting[-1]]
         else:
-            with self._noting_problems(), (self.directory / METRICS).open("r+") as file:
+            with self._noting_problems(), (self.directory / METRICS).open("r+", encoding="utf-8") as file:
                 file.truncate(self._last_offset)
 
     def _draw_now_and_then(self) -> None:

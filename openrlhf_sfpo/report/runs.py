@@ -113,7 +113,7 @@ def find_runs(paths: list[Path]) -> list[Path]:
 
 def _read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         problems.append(f"{path.name} is missing")
     except (yaml.YAMLError, UnicodeDecodeError):

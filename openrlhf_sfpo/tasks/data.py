@@ -95,7 +95,7 @@ def check_file(flag: str, path: Path, keys: list[str]) -> None:
 def prompts_of(paths: str, input_key: str) -> set[str]:
     """The prompts of those data sets, of a resolved comma-separated list, that are JSONL files."""
     files = [Path(part) for part in paths.split(",") if part.endswith(".jsonl")]
-    prompts = (json.loads(line)[input_key] for file in files for line in file.open() if line.strip())
+    prompts = (json.loads(line)[input_key] for file in files for line in file.open(encoding="utf-8") if line.strip())
     return {prompt for prompt in prompts if isinstance(prompt, str)}  # a chat is never a generated prompt
 
 
@@ -184,7 +184,7 @@ def generate(flag: str, spec: str, input_key: str, label_key: str) -> list[dict[
 def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
     """Write a JSONL data file, with its directory; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 

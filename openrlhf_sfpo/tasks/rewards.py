@@ -154,7 +154,7 @@ def check_reward(spec: str) -> None:
     if not path.is_file():
         raise UsageError(FLAG, f"{path} does not exist.", "Give the path of a Python file.")
     try:
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise UsageError(FLAG, f"{path} is not valid Python ({error}).", "Mend it.") from None
     if name not in _defined_names(tree):
