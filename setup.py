@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "openrlhf_sfpo" / "__init__.py").read_text()).group(1)
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "openrlhf_sfpo" / "__init__.py").read_text(encoding="utf-8")
+).group(1)
 
 COMMON = [
     "openrlhf==0.11.2",
@@ -30,7 +32,7 @@ setup(
     name="openrlhf_sfpo",
     version=VERSION,
     description="OpenRLHF with a Megatron-Core actor that trains with Slow-Fast Policy Optimization (SFPO)",
-    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
