@@ -122,6 +122,17 @@ def test_control_tokens_go_and_words_stay(response: str, ended: bool, text: str)
     assert Decoded(one)("Q:", response, ended).text == text
 
 
+@pytest.mark.parametrize(("reason", "text", "ending"), [("stop", " 4", "<|im_end|>"), ("length", " 4", "")])
+def test_responses_of_an_evaluation(reason: str, text: str, ending: str) -> None:
+    from openrlhf_sfpo.rollout.sampling import Response, _response
+
+    one = tokenizer(**QWEN)
+    tokens = ids(one, text + ending)
+    output = SimpleNamespace(finish_reason=reason, stop_reason=None, token_ids=tokens)
+    found = _response(ResponseDecoder(one), ids(one, "2+2="), output)
+    assert found == Response(text, len(tokens), reason == "length", ending)
+
+
 def test_the_first_space_of_a_response_stays() -> None:
     """Tokenizers such as Llama 2's leave out the first space of what they decode."""
     words = ["<unk>", "<s>", "</s>", "\u2581Q:", "\u2581four", "\u2581is", "\u25814"]
