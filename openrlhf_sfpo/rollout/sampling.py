@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from openrlhf_sfpo import loopback
+from openrlhf_sfpo import loopback, search_path
 from openrlhf_sfpo.rollout.environment import cpu_environment, executor
 from openrlhf_sfpo.scratch import Scratch
 
@@ -79,7 +79,7 @@ def sample(
     import torch
 
     scratch = Scratch()  # until the process ends: so does vLLM
-    os.environ.update({**loopback.environment(), **scratch.environment()})
+    os.environ.update({**loopback.environment(), **scratch.environment(), **search_path.ENVIRONMENT})
     tempfile.tempdir = None  # Python has looked at TMPDIR already
     cuda = torch.cuda.is_available()
     options: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
