@@ -14,6 +14,10 @@ from typing import Any
 
 from openrlhf_sfpo.errors import UsageError
 
+# What keeps Python from searching the current directory in processes that are started with -m or -c, as vLLM and
+# multiprocessing start theirs.
+ENVIRONMENT = {"PYTHONSAFEPATH": "1"}
+
 _PACKAGES = ("openrlhf", "ray", "torch", "transformers", "datasets", "deepspeed")
 
 

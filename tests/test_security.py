@@ -85,6 +85,7 @@ def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: P
     words = as_words({**small_run(testbed, run_dir), keys.WANDB_FLAG: KEY})
     environment = {**os.environ, "TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
     environment |= {"GLOO_SOCKET_IFNAME": "", "MASTER_ADDR": "", "WANDB_DIR": str(tmp_path)}
+    environment["VLLM_CACHE_ROOT"] = str(tmp_path / "vllm")  # so that vLLM looks at the model in a process of its own
     run = subprocess.Popen(
         [COMMAND, "train", *words, "--vllm.enforce_eager"],
         cwd=directory,

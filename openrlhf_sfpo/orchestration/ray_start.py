@@ -16,7 +16,7 @@ from openrlhf_sfpo.orchestration.devices import has_cuda
 from openrlhf_sfpo.orchestration.preflight import gpus_needed
 from openrlhf_sfpo.orchestration.ray_local import LocalSurroundings, keep_ray_logs
 from openrlhf_sfpo.orchestration.worker import KEYS_VARIABLE
-from openrlhf_sfpo.search_path import job_config
+from openrlhf_sfpo.search_path import ENVIRONMENT, job_config
 
 _WORKER_SETUP = "openrlhf_sfpo.orchestration.worker.setup"
 
@@ -150,6 +150,7 @@ def _join(args: Any) -> str:
 def _options(args: Any) -> dict[str, Any]:
     """Arguments of `ray.init`."""
     environment = {
+        **ENVIRONMENT,
         "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
         "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
         "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),

@@ -6,8 +6,13 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+<<<<<<< HEAD
 from openrlhf_sfpo import loopback
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
+=======
+from openrlhf_sfpo import loopback, search_path
+from openrlhf_sfpo.rollout.environment import cpu_environment, executor
+>>>>>>> cluster
 from openrlhf_sfpo.scratch import Scratch
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 
@@ -77,7 +82,7 @@ def sample(
     import torch
 
     scratch = Scratch()  # until the process ends: so does vLLM
-    os.environ.update({**loopback.environment(), **scratch.environment()})
+    os.environ.update({**loopback.environment(), **scratch.environment(), **search_path.ENVIRONMENT})
     tempfile.tempdir = None  # Python has looked at TMPDIR already
     cuda = torch.cuda.is_available()
     options: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
