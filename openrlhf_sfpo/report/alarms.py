@@ -8,7 +8,6 @@ from typing import Any
 # learning rate, which is no reason to worry.
 LARGE_CLIP_RATIO = 0.3
 LARGE_DISPLACEMENT = 0.01
-LARGE_LOG_PROB_DIFFERENCE = 0.1
 SMALL_ENTROPY = 0.02  # nats per token
 MOSTLY_TRUNCATED = 0.5
 HARDLY_REWARDED = 0.1
@@ -32,17 +31,6 @@ class _Alarm:
 
 
 _ALARMS = (
-    _Alarm(
-        "train/rollout_log_prob_abs_diff",
-        1,
-        lambda line: line["train/rollout_log_prob_abs_diff"] > LARGE_LOG_PROB_DIFFERENCE,
-        lambda line: (
-            f"engine and actor disagree: the log-probabilities of the sampled tokens differ by "
-            f"{line['train/rollout_log_prob_abs_diff']:.2f} on average (vllm|actor), and above "
-            f"{LARGE_LOG_PROB_DIFFERENCE} something is wrong. Stop the run, and compare temperature, top_p and dtype "
-            "of both; see docs/operators.md"
-        ),
-    ),
     _Alarm(
         "sfpo/fast_clip_ratio",
         3,

@@ -6,13 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-<<<<<<< HEAD
-from openrlhf_sfpo import loopback
-from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
-=======
 from openrlhf_sfpo import loopback, search_path
-from openrlhf_sfpo.rollout.environment import cpu_environment, executor
->>>>>>> cluster
+from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.scratch import Scratch
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 
