@@ -202,6 +202,14 @@ x \approx 3.14 ;; 3.14
 \infty ;; \infty
 -∞ ;; -\infty
 five ;; 5
+two ;; 2
+Ten ;; 10
+\text{six} ;; 6
+twenty-five ;; 25
+one hundred ;; 100
+-7 ;; minus seven
+\frac12 ;; \text{one half}
+three-fourths ;; 0.75
 \text{four} ;; 4
 4 ;; \mbox{four}
 9^{9^{9}} ;; 9^{9^9}
@@ -381,6 +389,11 @@ $12.50 ;; 12.5
 12.50\$ ;; 12.5
 \$ 12.50 ;; \$12.5
 12.5 USD ;; \$12.50
+USD 5 ;; 5
+USD 12.50 ;; \$12.50
+EUR 5 ;; €5
+Rs. 500 ;; 500
+Rs 500 ;; ₹500
 US\$12.50 ;; \$12.50
 \text{Rs. } 12 ;; 12
 12 euros ;; €12
@@ -575,6 +588,10 @@ option (C) ;; C
 """
 
 REFUSED = r"""
+two ;; 10
+ten ;; e
+USD 5 ;; £5
+two thirds ;; 3/2
 4i - 3 ;; 3 + 4i
 5 ;; 6
 -5 ;; 5

@@ -74,10 +74,6 @@ def check(flat: argparse.Namespace, given: Container[str] = ()) -> data_check.Da
     Returns:
         What was found out about the data.
 
-    Args:
-        flat: the flags.
-        given: names of those that were set.
-
     Raises:
         UsageError: for the first thing that is wrong.
     """

@@ -11,6 +11,7 @@ import re
 import unicodedata
 
 from openrlhf_sfpo.tasks.boxes import closing_brace
+from openrlhf_sfpo.tasks.mathematics.numerals import NUMBER_WORDS
 from openrlhf_sfpo.tasks.mathematics.units import is_unit_symbol
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -197,6 +198,7 @@ def _dollars(text: str) -> str:
         lambda found: {"dollar": r"\$", "pounds": "£", "euro": "€"}[found.group().lstrip("\\").removeprefix("text")],
         text,
     )
+    text = re.sub(r"(?<![A-Za-z\\{])(USD|EUR|GBP|INR|CNY|RMB|Rs)(?:\.\s*|\s*)(?=\d)", r"\\text{\1}", text)
     text = re.sub(r"(?:\bUS\s*)?\\\$", _DOLLAR, text)
     if text.count("$") % 2 == 1:
         text = re.sub(r"\$(?=\s*[\d.])", _DOLLAR, text, count=1)
@@ -322,7 +324,7 @@ def _wrap_word(found: re.Match[str]) -> str:
     word = found.group()
     before = found.string[: found.start()].rstrip()
     after_number = bool(re.search(r"[\d}%)](?:\s*\()?$", before))
-    known = word.lower() in {"or", "and", "per", "to", "am", "pm"} or (
+    known = word.lower() in {"or", "and", "per", "to", "am", "pm", *NUMBER_WORDS} or (
         after_number and is_unit_symbol(word, before != found.string[: found.start()])
     )
     if known or (len(word) >= 4 and word not in _FUNCTIONS and not word.isupper()):
