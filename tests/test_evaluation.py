@@ -196,6 +196,13 @@ def test_intervals_say_what_is_known(problems: list[str], shown: str, method: st
     ).read_text()
 
 
+def test_sets_with_different_numbers_of_samples_say_so() -> None:
+    """Copies of a prompt give it more samples than the prompts of another set have."""
+    shown = table(measure([*graded("a", "1", "0"), *graded("b", *"1100", different=2)]))
+    assert shown.head[2:4] == ["avg@k, %", "pass@k, %"]
+    assert [row[0] for row in shown.rows] == ["a (k = 1)", "b (k = 2)", "unweighted mean"]
+
+
 def test_copies_of_a_prompt_are_one_prompt() -> None:
     """30 problems, each 32 times, as some published files have them."""
     marks = ["1"] * 6 + ["0"] * 24
