@@ -106,7 +106,8 @@ def still_to_do(
         except UsageError as error:
             if not isinstance(error, NotThere) and step.func is not _check_writable:
                 raise
-            found.append(error)
+            if str(error) not in map(str, found):  # several steps need the same file
+                found.append(error)
     return found
 
 

@@ -16,7 +16,7 @@ from openrlhf_sfpo.errors import UsageError
 Prompt = str | list[dict[str, Any]]
 # Names that may stand for the prompt, besides {} and {0}.
 _NAMES = ("prompt", "input", "problem", "question", "query")
-# LaTeX commands whose braces are theirs: \boxed{} is no place for a prompt. What follows all of their braces may be one.
+# LaTeX commands whose braces are theirs: \boxed{} is no place for a prompt. What follows all of their braces may be.
 _LATEX = re.compile(
     r"\\(?:boxed|fbox|framebox|mbox|text|textbf|textit|textrm|emph|mathrm|mathbf|mathbb|mathcal|operatorname|underline|"
     r"overline|sqrt|begin|end|(?:[dt]?frac|binom)(?:\s*\{[^{}]*\})?)\s*(?:\[[^\]]*\]\s*)?$"

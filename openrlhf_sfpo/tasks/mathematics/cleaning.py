@@ -88,6 +88,12 @@ _SPACED_THOUSANDS = re.compile(
 )
 _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
 
+# An angle in degrees has no unit that could be left out where its sine is taken.
+_DEGREES_OF = re.compile(
+    r"\\(sin|cos|tan|cot|sec|csc)(?:\s*(\^\{-?\d+\}))?\s*"
+    r"(?:(\d+(?:\.\d+)?)\s*\^\\circ|\(\s*(\d+(?:\.\d+)?)\s*\^\\circ\s*\))"
+)
+
 
 def clean(text: str) -> str:
     """The answer in one spelling of LaTeX; see the head of this file."""
@@ -122,6 +128,9 @@ def clean(text: str) -> str:
     text = _PLAIN_SPACES.sub(lambda found: found.group().replace(" ", ""), text)
     text = _arguments(text)
     text = re.sub(r"\^\s*\{\s*\\circ\s*\}|\{\}\^\s*\\circ|\^\s*\\circ|\\circ(?![a-zA-Z])", r"^\\circ ", text)
+    text = _DEGREES_OF.sub(
+        lambda found: rf"\{found[1]}{found[2] or ''}(\frac{{{found[3] or found[4]} \pi}}{{180}})", text
+    )
     return _trim(text)
 
 
