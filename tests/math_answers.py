@@ -202,6 +202,22 @@ x \approx 3.14 ;; 3.14
 \infty ;; \infty
 -∞ ;; -\infty
 five ;; 5
+\sin 30^\circ ;; 1/2
+\sin^2 45° ;; \frac12
+2\cos(50^\circ) ;; 2\sin 40^\circ
+\frac{10}{\tan 36^\circ} ;; 10\tan 54^\circ
+1, 2 ;; a = 1, b = 2
+1, 2 ;; y = 2, x = 1
+2, 1 ;; x_1 = 1, x_2 = 2
+b = 2, a = 1 ;; a = 1, b = 2
+two ;; 2
+Ten ;; 10
+\text{six} ;; 6
+twenty-five ;; 25
+one hundred ;; 100
+-7 ;; minus seven
+\frac12 ;; \text{one half}
+three-fourths ;; 0.75
 \text{four} ;; 4
 4 ;; \mbox{four}
 9^{9^{9}} ;; 9^{9^9}
@@ -381,6 +397,11 @@ $12.50 ;; 12.5
 12.50\$ ;; 12.5
 \$ 12.50 ;; \$12.5
 12.5 USD ;; \$12.50
+USD 5 ;; 5
+USD 12.50 ;; \$12.50
+EUR 5 ;; €5
+Rs. 500 ;; 500
+Rs 500 ;; ₹500
 US\$12.50 ;; \$12.50
 \text{Rs. } 12 ;; 12
 12 euros ;; €12
@@ -575,6 +596,14 @@ option (C) ;; C
 """
 
 REFUSED = r"""
+\sin 30 ;; 1/2
+\tan 20^\circ ;; \tan 70^\circ
+2, 1 ;; a = 1, b = 2
+1 and 2 ;; A = 2, B = 1
+two ;; 10
+ten ;; e
+USD 5 ;; £5
+two thirds ;; 3/2
 4i - 3 ;; 3 + 4i
 5 ;; 6
 -5 ;; 5

@@ -170,6 +170,11 @@ def test_settings_that_nobody_reads_are_listed() -> None:
         ("{}", "says model_type None"),
         ('{"model_type": ["llama"]}', "says model_type ['llama']"),
         ('{"model_type": "llama"}', "lacks num_hidden_layers"),
+        (json.dumps({"model_type": "llama", **config_variants.SHAPES, "hidden_size": "128"}), 'hidden_size to "128", '),
+        (
+            json.dumps({"model_type": "llama", **config_variants.SHAPES, "num_attention_heads": 5}),
+            "attention heads (5). Correct",
+        ),
     ],
 )
 def test_a_file_that_is_no_config(tmp_path: Path, content: str, message: str) -> None:

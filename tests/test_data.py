@@ -521,6 +521,7 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
         {"prompt": "3+3=", "label": "??"},
         {"prompt": "4+4=", "label": ""},
         {"prompt": "два 1", "label": "2"},
+        {"prompt": "5+5=", "label": "see figure"},
     ]
     data = lines(tmp_path / "a.jsonl", rows)
     flat = flags(data, data__input_template=r"Q:\n{}", data__max_len=64, rollout__max_new_tokens=32)
@@ -532,13 +533,14 @@ def test_the_dry_run_shows_a_prompt_and_says_what_to_know(tmp_path: Path, flags:
     warnings = "\n".join(check.warnings())
     for expected in (
         "backslash and an n where a line break may be meant",
-        "1 of 6 rows have the prompt of an earlier row",
+        "1 of 7 rows have the prompt of an earlier row",
         "1 prompt with different labels",
         "1 label without text",
         "1 label with several answers in a list",
-        "1 of 6 prompts looked at with more than the 32 tokens",
-        "1 of 6 prompts looked at with characters that the tokenizer has no tokens for",
-        "1 of 1 label looked at that the reward math cannot read as mathematics (first line 4: ",
+        "1 of 7 prompts looked at with more than the 32 tokens",
+        "1 of 7 prompts looked at with characters that the tokenizer has no tokens for",
+        "1 of 2 labels looked at that the reward math cannot read as mathematics (first line 4: ",
+        "1 of 2 labels looked at that are words (first line 7: 'see figure')",
         "loses its beginning",
     ):
         assert expected in warnings

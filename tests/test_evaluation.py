@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tiny_models import make_model
 
 from openrlhf_sfpo.cli.evaluate import main
 from openrlhf_sfpo.errors import UsageError
@@ -196,6 +197,13 @@ def test_intervals_say_what_is_known(problems: list[str], shown: str, method: st
     ).read_text()
 
 
+def test_sets_with_different_numbers_of_samples_say_so() -> None:
+    """Copies of a prompt give it more samples than the prompts of another set have."""
+    shown = table(measure([*graded("a", "1", "0"), *graded("b", *"1100", different=2)]))
+    assert shown.head[2:4] == ["avg@k, %", "pass@k, %"]
+    assert [row[0] for row in shown.rows] == ["a (k = 1)", "b (k = 2)", "unweighted mean"]
+
+
 def test_copies_of_a_prompt_are_one_prompt() -> None:
     """30 problems, each 32 times, as some published files have them."""
     marks = ["1"] * 6 + ["0"] * 24
@@ -310,6 +318,24 @@ def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
     done = evaluate(tmp_path, "--data", "x.jsonl")
     assert done.returncode == 2
     assert "holds no model (no config.json)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max_new_tokens", "125"], "--max_new_tokens: is 125, which is 129 tokens with the longest prompt (4), but"),
+        (["--max_new_tokens", "125"], "is made for 128 (max_position_embeddings in config.json). Use 124 or less."),
+        (["--max_new_tokens", "8", "--tensor_parallel_size", "3"], "--tensor_parallel_size: is 3, and vLLM cannot"),
+    ],
+)
+def test_what_vllm_would_refuse_is_refused_before_it_starts(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(tmp_path / "model", "llama")
+    write_rows(tmp_path / "a.jsonl", [{"prompt": "1+1=", "label": "2"}, {"prompt": "2=", "label": "2"}])
+    assert main([str(model), "--data", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_real_model_is_evaluated(testbed: Path, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The `math` grader: finding the box, reading answers, comparing them."""
 
 import time
+from fractions import Fraction
 
 import pytest
 from grading import generate, judge, load, ours, table
 from math_answers import ACCEPTED, REFUSED
 
 from openrlhf_sfpo.tasks.boxes import answer_of_solution, find_boxes, last_boxed
-from openrlhf_sfpo.tasks.math_grader import MathGrade, grade, readable, references
+from openrlhf_sfpo.tasks.math_grader import MathGrade, grade, only_words, readable, references
+from openrlhf_sfpo.tasks.mathematics.numerals import spoken_number
 from openrlhf_sfpo.tasks.mathematics.units import compatible, parse_unit
 
 
@@ -123,6 +125,51 @@ def test_readable_labels(label: str) -> None:
 @pytest.mark.parametrize("label", ["", "  ", "null", "nan", r"\frac{1}{", "$", r"\text{" + "a long proof " * 40 + "}"])
 def test_labels_that_cannot_be_read(label: str) -> None:
     assert not readable(label)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("see figure", True),
+        (r"\text{Friday}", True),
+        ("two", False),
+        (r"\text{one half}", False),
+        ("no solution", False),
+        ("undefined", False),
+        ("C", False),
+        ("5 apples", False),
+        ("??", False),
+    ],
+)
+def test_labels_that_are_only_words(label: str, expected: bool) -> None:
+    assert only_words(label) is expected
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("zero", 0),
+        ("twenty five", 25),
+        ("minus two", -2),
+        ("one hundred and two", 102),
+        ("hundred", 100),
+        ("two thousand twenty", 2020),
+        ("three hundred thousand four hundred ten", 300410),
+        ("two thirds", Fraction(2, 3)),
+        ("one half", Fraction(1, 2)),
+        ("a quarter", Fraction(1, 4)),
+        ("five halves", Fraction(5, 2)),
+        ("twenty twenty", None),
+        ("five twenty", None),
+        ("third", None),
+        ("one two", None),
+        ("two thousand thousand", None),
+        ("two apples", None),
+        ("", None),
+    ],
+)
+def test_numbers_in_words(words: str, value: Fraction | int | None) -> None:
+    assert spoken_number(words) == value
 
 
 ODD = [

@@ -227,7 +227,7 @@ WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
     (
         "float64",
         lambda path: edit(path, lambda tensors: tensors.update({GATE: tensors[GATE].double()})),
-        ["weights in F64", GATE],
+        ["weights in F64", GATE, "save it in torch.float32"],
     ),
     ("GPTQ", lambda path: edit(path, gptq), ["lacks", "quantised (GPTQ, AWQ or alike)"]),
     (

@@ -414,6 +414,14 @@ def test_a_dry_run_writes_nothing_and_says_what_is_left_to_do(directory: Path, c
     assert [path.name for path in directory.iterdir()] == ["config.json"]
 
 
+def test_what_is_left_to_do_is_said_once(directory: Path, tmp_path: Path, capsys: Any) -> None:
+    model = make_model(tmp_path / "model", "llama", hidden_size=128)
+    (model / "tokenizer.json").unlink()
+    changes = {"actor.model_name_or_path": model, "data.max_len": 64, "vllm.tensor_parallel_size": 1}
+    assert train.main(dry_run_flags(directory, **changes)) == 0
+    assert capsys.readouterr().out.count("has no tokenizer") == 1, "as weights and prompts are checked"
+
+
 def test_a_dry_run_of_what_does_not_fit_or_is_wrong(directory: Path, capsys: Any) -> None:
     small = dry_run_flags(directory, **{"actor.num_nodes": 1, "megatron.pipeline_model_parallel_size": 1})
     assert train.main([*small, "--data.max_len", "32768"]) == 1

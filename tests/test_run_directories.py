@@ -1,6 +1,7 @@
 """Whose a run directory is: a run's own config.yaml, another run's places, and what is never overwritten."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import yaml
 
 from openrlhf_sfpo.cli import compare
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.orchestration import preflight, resume
+from openrlhf_sfpo.orchestration import launcher, preflight, resume
 from openrlhf_sfpo.orchestration.resume import as_asked
+from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.tasks import generated as generated_problems
 
@@ -168,3 +170,15 @@ def test_generated_problems_are_the_same_each_time_and_for_each_flag_others() ->
     assert questions(train) == questions(train)
     assert not set(questions(train)) & set(questions(evaluation))
     assert questions(train, "&seed=7") == questions(evaluation, "&seed=7") != questions(train)
+
+
+@pytest.mark.parametrize(
+    ("total", "advice"),
+    [(None, "10 saves one every 10 steps"), (40, "10 saves one every 10 steps"), (10, "5 saves one every 5 steps")]
+    + [(steps, "1 saves one after every step") for steps in (2, 3)],
+)
+def test_the_advice_on_checkpoints_suits_the_run(total: int | None, advice: str, capsys: Any) -> None:
+    values = dict.fromkeys(("eval.dataset", "ckpt.disable_ds"))
+    values |= {"ckpt.save_steps": -1, "eval.steps": -1, "ckpt.best_metric_key": "", "actor.backend": "megatron"}
+    launcher._warn_of_no_checkpoints(values, total, Console(sys.stdout))
+    assert f"--ckpt.save_steps {advice}" in capsys.readouterr().out

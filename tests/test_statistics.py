@@ -117,6 +117,13 @@ def test_the_mean_over_sets_knows_that_a_set_without_right_answers_is_not_hopele
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
+def test_the_interval_of_a_mean_over_sets_reaches_the_mean(score: float) -> None:
+    interval = mean_of_means_interval([[score] * 16] * 8)
+    assert score in (interval.low, interval.high)
+    assert 0.05 < interval.high - interval.low < 0.15
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
 def test_standard_errors_where_all_answers_are_alike(score: float) -> None:
     errors = standard_errors([[score] * 4] * 80)
     assert errors["stderr"] == pytest.approx(1 / 82, rel=0.02)

@@ -81,7 +81,7 @@ def build_config(raw: dict[str, Any], where: str = "config.json") -> Any:
             problem = " ".join(str(error).split())
             raise UsageError(
                 MODEL_FLAG,
-                f"transformers refuses {where}: {problem}",
+                f"transformers refuses {where}: {problem.rstrip('.')}.",
                 "Correct the setting, or download the file again.",
             ) from None
     return config

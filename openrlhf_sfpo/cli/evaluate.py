@@ -200,6 +200,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     prompt_format = _prompt_format(args, tokenizer)
     prompts = [_prompt(prompt_format, name, sets[name][number]) for name, number in names]
     tokens = [encode(tokenizer, prompt) for prompt in prompts]
+    _check_engine(args, max(map(len, tokens)))
     graders = load_graders(args.grader, sets)
     args.out.mkdir(parents=True, exist_ok=True)
     with quiet(args.out / "driver.log", args.verbose) as stream:
@@ -231,6 +232,26 @@ def _evaluate(args: argparse.Namespace) -> int:
             for one in drawn
         ]
         return _finish(args, graders, sampled, dict(vars(args)), console)
+
+
+def _check_engine(args: argparse.Namespace, longest_prompt: int) -> None:
+    """What vLLM would refuse of the model once it has started."""
+    from openrlhf_sfpo.rollout.engine_limits import EngineModel, check_engine
+
+    model = EngineModel.of_any_architecture(args.model)
+    needed = longest_prompt + args.max_new_tokens
+    if model.longest is not None and needed > model.longest:
+        left = model.longest - longest_prompt
+        raise UsageError(
+            "--max_new_tokens",
+            f"is {args.max_new_tokens}, which is {needed} tokens with the longest prompt ({longest_prompt}), but the "
+            f"model is made for {model.longest} ({model.longest_setting} in config.json).",
+            f"Use {left} or less." if left > 0 else "Leave out the longest problems, or use another model.",
+        )
+    try:
+        check_engine(model, needed, args.tensor_parallel_size, on_cpu=False)
+    except UsageError as error:
+        raise UsageError("--tensor_parallel_size", error.problem, error.fix) from None
 
 
 def _regrade(args: argparse.Namespace) -> int:

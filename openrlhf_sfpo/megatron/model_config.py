@@ -7,6 +7,7 @@ from typing import Any
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG, build_config, longest_sequence, read_config
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.config_checks import refuse_foreign, refuse_unsupported, unread_settings, window_of
+from openrlhf_sfpo.megatron.refusals import refused
 
 # Hugging Face model_type -> (query/key/value projections have a bias, queries and keys are normalised)
 FAMILIES: dict[str, tuple[bool, bool]] = {
@@ -87,9 +88,12 @@ class ModelConfig:
                 f"{where} says model_type {family!r}, which the Megatron actor does not know.",
                 f"Supported are {', '.join(sorted(FAMILIES))}.",
             )
-        missing = [key for key in _REQUIRED if not isinstance(raw.get(key), int)]
+        missing = [key for key in _REQUIRED if raw.get(key) is None]
         if missing:
             raise UsageError(MODEL_FLAG, f"{where} lacks {', '.join(missing)}.", "Download the file again.")
+        for key in _REQUIRED:
+            if not isinstance(raw[key], int) or isinstance(raw[key], bool):
+                raise refused(where, key, raw[key], "where a whole number above 0 is expected", "Correct it.")
         refuse_foreign(raw, where)
         config = build_config(raw, where)
         refuse_unsupported(raw, config, where)

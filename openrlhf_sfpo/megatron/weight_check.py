@@ -75,11 +75,11 @@ def check_headers(path: str | Path, headers: dict[str, Header], needed: dict[str
     unfit = [name for name in needed if headers[name].dtype not in DTYPES]
     if unfit:
         kinds = sorted({headers[name].dtype for name in unfit})
+        fix = "save it in torch.float32" if kinds == ["F64"] else "use the model before quantisation, or dequantise it"
         raise UsageError(
             MODEL_FLAG,
             f"{path} has weights in {', '.join(kinds)}: {some(unfit)}.",
-            f"The actor needs floats of 16 or 32 bits ({', '.join(DTYPES)}): use the model before quantisation, or "
-            "dequantise it.",
+            f"The actor needs floats of 16 or 32 bits ({', '.join(DTYPES)}): {fix}.",
         )
     wrong = [name for name, shape in needed.items() if headers[name].shape != shape]
     if wrong:

@@ -14,7 +14,7 @@ from openrlhf_sfpo.tasks import data, generated
 from openrlhf_sfpo.tasks.answers import expected_text
 from openrlhf_sfpo.tasks.data import Fields, Sample, Scan
 from openrlhf_sfpo.tasks.labels import TEXT_REWARDS
-from openrlhf_sfpo.tasks.math_grader import readable
+from openrlhf_sfpo.tasks.math_grader import only_words, readable
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
 from openrlhf_sfpo.tasks.sources import REASONING_GYM, Source, sources_of
 from openrlhf_sfpo.tasks.tokenizers import check_chat_template, load_tokenizer
@@ -259,7 +259,10 @@ class DataCheck:
         reward = fields_of(self._args, PROMPTS).reward
         if reward not in ("math", "math_boxed"):
             return
-        distinct = {sample.label: sample for sample in scan.samples if not _PLAIN_NUMBER.fullmatch(sample.label)}
+        distinct: dict[str, Sample] = {}
+        for sample in scan.samples:
+            if not _PLAIN_NUMBER.fullmatch(sample.label):
+                distinct.setdefault(sample.label, sample)
         distinct.pop("", None)
         looked_at = list(distinct.values())[:: max(1, -(-len(distinct) // _PARSED_LABELS))]
         unreadable = [sample for sample in looked_at if not readable(sample.label)]
@@ -268,6 +271,12 @@ class DataCheck:
             yield (
                 f"{len(unreadable):,} of {_count(len(looked_at), 'label')} looked at that the reward {reward} cannot "
                 f"read as mathematics (first {first.where}: {first.label[:60]!r}); there only the same text is right."
+            )
+        words = [sample for sample in looked_at if sample not in unreadable and only_words(sample.label)]
+        if words:
+            yield (
+                f"{len(words):,} of {_count(len(looked_at), 'label')} looked at that are words (first "
+                f"{words[0].where}: {words[0].label[:60]!r}); there only the same words are right."
             )
 
 

@@ -182,9 +182,11 @@ def _warn_of_no_checkpoints(values: dict[str, Any], total_steps: int | None, con
         console.say("warning: no checkpoints are written (--ckpt.disable_ds): if this run is killed, it begins again")
     elif every < 0 or (total_steps is not None and every >= total_steps):
         chosen = "default" if every < 0 else f"and the run has {total_steps} steps"
+        fewer = 10 if total_steps is None or total_steps > 10 else total_steps // 2
+        saves = f"saves one every {fewer} steps" if fewer > 1 else "saves one after every step"
         console.say(
             f"warning: no checkpoint is written on the way (--ckpt.save_steps {every}, {chosen}): if this run is "
-            "killed, it begins again. --ckpt.save_steps 10 saves one every 10 steps"
+            f"killed, it begins again. --ckpt.save_steps {fewer} {saves}"
         )
 
 

@@ -74,10 +74,6 @@ def check(flat: argparse.Namespace, given: Container[str] = ()) -> data_check.Da
     Returns:
         What was found out about the data.
 
-    Args:
-        flat: the flags.
-        given: names of those that were set.
-
     Raises:
         UsageError: for the first thing that is wrong.
     """
@@ -110,7 +106,8 @@ def still_to_do(
         except UsageError as error:
             if not isinstance(error, NotThere) and step.func is not _check_writable:
                 raise
-            found.append(error)
+            if str(error) not in map(str, found):  # several steps need the same file
+                found.append(error)
     return found
 
 

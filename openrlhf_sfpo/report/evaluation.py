@@ -111,11 +111,12 @@ def _measure_set(problems: list[list[Graded]]) -> dict[str, Any]:
 def table(numbers: dict[str, Any]) -> Table:
     """The numbers as a table, one row for each set and one for the mean."""
     sets = numbers["sets"]
-    samples = max(one["samples"] for one in sets.values())
-    head = ["data set", "prompts", f"avg@{samples}, %", f"pass@{samples}, %", "tokens/response", "truncated, %"]
+    counts = {one["samples"] for one in sets.values()}
+    k = counts.pop() if len(counts) == 1 else "k"  # sets whose prompts come several times have more samples of each
+    head = ["data set", "prompts", f"avg@{k}, %", f"pass@{k}, %", "tokens/response", "truncated, %"]
     rows = [
         [
-            name,
+            name if k != "k" else f"{name} (k = {one['samples']})",
             str(one["prompts"]),
             _percent(one["avg"], one["avg_interval"]),
             _percent(one["pass_at"][one["samples"]], one["pass_at_interval"][one["samples"]]),

@@ -138,7 +138,8 @@ def mean_of_means_interval(groups: Sequence[Sequence[float]], level: float = 0.9
     """Interval of the unweighted mean of the groups' means; None if a group has a single value.
 
     Each group's mean is drawn many times: by bootstrap, or where `mean_interval` does not trust that, from the beta
-    distribution of a count with Jeffreys' prior.
+    distribution of a count with Jeffreys' prior. The interval is made to reach the mean itself: where all is wrong, or
+    all right, every draw lies on one side of it.
     """
     if len(groups) == 1:
         return mean_interval(groups[0], level)
@@ -155,7 +156,8 @@ def mean_of_means_interval(groups: Sequence[Sequence[float]], level: float = 0.9
             means.append(generator.beta(right + 0.5, count - right + 0.5, size=_DRAWS))
             methods.add("beta")
     low, high = np.quantile(sum(means) / len(means), [(1.0 - level) / 2, (1.0 + level) / 2])
-    return Interval(float(low), float(high), " and ".join(sorted(methods, reverse=True)))
+    mean = sum(float(np.mean(values)) for values in groups) / len(groups)
+    return Interval(min(float(low), mean), max(float(high), mean), " and ".join(sorted(methods, reverse=True)))
 
 
 _DRAWS = 10_000

@@ -14,11 +14,12 @@ from openrlhf_sfpo.tasks.boxes import all_boxed, last_group
 from openrlhf_sfpo.tasks.mathematics import judging
 from openrlhf_sfpo.tasks.mathematics.cleaning import clean, squash
 from openrlhf_sfpo.tasks.mathematics.comparing import Readings, agree
-from openrlhf_sfpo.tasks.mathematics.reading import read
+from openrlhf_sfpo.tasks.mathematics.reading import NO_SOLUTION, UNDEFINED, read
 from openrlhf_sfpo.tasks.mathematics.readings import Group, Quantity, Relation, Words
 
 LONGEST_ANSWER = 1500  # characters; longer ones are compared as text only
 DEEPEST = 25  # nested brackets
+SAID_IN_WORDS = (NO_SOLUTION, UNDEFINED)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ def grade(response: str, label: str) -> MathGrade:
 def readable(label: str) -> bool:
     """Whether the grader can make anything of a reference answer, other than comparing it character by character."""
     return any(_is_readable(reference) for reference in references(label))
+
+
+def only_words(label: str) -> bool:
+    """Whether a reference answer is words that no mathematics can equal, such as "see figure"."""
+    readings = [one for reference in references(label) for one in _understood(reference, True)[1]]
+    return bool(readings) and all(isinstance(one, Words) and one.text not in SAID_IN_WORDS for one in readings)
 
 
 @lru_cache(maxsize=4096)

@@ -16,10 +16,10 @@ from openrlhf_sfpo.errors import UsageError
 Prompt = str | list[dict[str, Any]]
 # Names that may stand for the prompt, besides {} and {0}.
 _NAMES = ("prompt", "input", "problem", "question", "query")
-# LaTeX commands whose braces are theirs: \boxed{} is no place for a prompt.
+# LaTeX commands whose braces are theirs: \boxed{} is no place for a prompt. What follows all of their braces may be.
 _LATEX = re.compile(
     r"\\(?:boxed|fbox|framebox|mbox|text|textbf|textit|textrm|emph|mathrm|mathbf|mathbb|mathcal|operatorname|underline|"
-    r"overline|sqrt|frac|dfrac|tfrac|binom|begin|end)\s*(?:\[[^\]]*\]\s*)?(?:\{[^{}]*\}\s*)*$"
+    r"overline|sqrt|begin|end|(?:[dt]?frac|binom)(?:\s*\{[^{}]*\})?)\s*(?:\[[^\]]*\]\s*)?$"
 )
 NEEDS_CHAT_TEMPLATE = "the prompt is a chat (a list of messages), which needs the model's chat template"
 TAKES_NO_TEMPLATE = "the prompt is a chat (a list of messages), and the template goes around text"
@@ -88,7 +88,8 @@ def _as_format_string(text: str) -> Template | None:
 
 def _places(text: str) -> list[tuple[int, int]]:
     """Start and end of what may be the prompt's place, where braces otherwise stand for themselves."""
-    found = re.finditer(rf"(?<!\{{)\{{(?:0|{'|'.join(_NAMES)})?\}}(?!\}})", text)
+    place = rf"\{{(?:0|{'|'.join(_NAMES)})?\}}"
+    found = re.finditer(rf"(?<!\{{){place}|{place}(?!\}})", text)  # {{}} is none
     return [match.span() for match in found if not _LATEX.search(text[: match.start()])]
 
 

@@ -11,6 +11,7 @@ import re
 import unicodedata
 
 from openrlhf_sfpo.tasks.boxes import closing_brace
+from openrlhf_sfpo.tasks.mathematics.numerals import NUMBER_WORDS
 from openrlhf_sfpo.tasks.mathematics.units import is_unit_symbol
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -87,6 +88,12 @@ _SPACED_THOUSANDS = re.compile(
 )
 _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
 
+# An angle in degrees has no unit that could be left out where its sine is taken.
+_DEGREES_OF = re.compile(
+    r"\\(sin|cos|tan|cot|sec|csc)(?:\s*(\^\{-?\d+\}))?\s*"
+    r"(?:(\d+(?:\.\d+)?)\s*\^\\circ|\(\s*(\d+(?:\.\d+)?)\s*\^\\circ\s*\))"
+)
+
 
 def clean(text: str) -> str:
     """The answer in one spelling of LaTeX; see the head of this file."""
@@ -121,6 +128,9 @@ def clean(text: str) -> str:
     text = _PLAIN_SPACES.sub(lambda found: found.group().replace(" ", ""), text)
     text = _arguments(text)
     text = re.sub(r"\^\s*\{\s*\\circ\s*\}|\{\}\^\s*\\circ|\^\s*\\circ|\\circ(?![a-zA-Z])", r"^\\circ ", text)
+    text = _DEGREES_OF.sub(
+        lambda found: rf"\{found[1]}{found[2] or ''}(\frac{{{found[3] or found[4]} \pi}}{{180}})", text
+    )
     return _trim(text)
 
 
@@ -197,6 +207,7 @@ def _dollars(text: str) -> str:
         lambda found: {"dollar": r"\$", "pounds": "£", "euro": "€"}[found.group().lstrip("\\").removeprefix("text")],
         text,
     )
+    text = re.sub(r"(?<![A-Za-z\\{])(USD|EUR|GBP|INR|CNY|RMB|Rs)(?:\.\s*|\s*)(?=\d)", r"\\text{\1}", text)
     text = re.sub(r"(?:\bUS\s*)?\\\$", _DOLLAR, text)
     if text.count("$") % 2 == 1:
         text = re.sub(r"\$(?=\s*[\d.])", _DOLLAR, text, count=1)
@@ -322,7 +333,7 @@ def _wrap_word(found: re.Match[str]) -> str:
     word = found.group()
     before = found.string[: found.start()].rstrip()
     after_number = bool(re.search(r"[\d}%)](?:\s*\()?$", before))
-    known = word.lower() in {"or", "and", "per", "to", "am", "pm"} or (
+    known = word.lower() in {"or", "and", "per", "to", "am", "pm", *NUMBER_WORDS} or (
         after_number and is_unit_symbol(word, before != found.string[: found.start()])
     )
     if known or (len(word) >= 4 and word not in _FUNCTIONS and not word.isupper()):

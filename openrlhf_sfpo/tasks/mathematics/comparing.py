@@ -127,6 +127,11 @@ def _groups(gold: Group, answer: Group) -> bool:
     if kinds & {"tuple"} or kinds == {"brackets"} or len(gold.items) > _LONGEST:
         pairs = zip(_by_name(gold, answer), _by_name(answer, gold), strict=True)
         return all(agree(one, other) for one, other in pairs)
+    if _are_different_things(gold) and not any(_names(answer)):
+        return any(  # in the order in which they stand, or that of their names
+            all(agree(one, other) for one, other in zip(items, answer.items, strict=True))
+            for items in (gold.items, _by_name(gold, Group("tuple", answer.items)))
+        )
     left = list(answer.items)
     for one in gold.items:
         found = next((index for index, other in enumerate(left) if agree(one, other)), None)
@@ -140,10 +145,21 @@ def _by_name(group: Group, other: Group) -> tuple[Readings, ...]:
     """A list's items in the order of their names (y = 2, x = 1) for comparing with a tuple; else in their own order."""
     if group.kind != "list" or other.kind != "tuple":
         return group.items
-    names = [next((one.name for one in item if isinstance(one, Quantity) and one.name), None) for item in group.items]
+    names = _names(group)
     if not all(names) or len(set(names)) < len(names):
         return group.items
     return tuple(item for _, item in sorted(zip(names, group.items, strict=True), key=lambda pair: pair[0]))
+
+
+def _names(group: Group) -> list[str | None]:
+    """What each item is called; None for those without a name."""
+    return [next((one.name for one in item if isinstance(one, Quantity) and one.name), None) for item in group.items]
+
+
+def _are_different_things(group: Group) -> bool:
+    """Whether all items have names, as in a = 1, b = 2, that are not numbered, as the solutions x_1 and x_2 are."""
+    names = [name and name.partition("_")[0] for name in _names(group)]
+    return all(names) and len(set(names)) == len(names)
 
 
 def _regions(gold: Region, answer: Region) -> bool:

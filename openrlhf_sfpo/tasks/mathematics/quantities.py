@@ -4,37 +4,10 @@ import re
 
 from openrlhf_sfpo.tasks.mathematics import judging
 from openrlhf_sfpo.tasks.mathematics.cleaning import words_of
+from openrlhf_sfpo.tasks.mathematics.numerals import NUMBER_WORDS
 from openrlhf_sfpo.tasks.mathematics.readings import Based, Clock, Quantity, Ratio, Reading
 from openrlhf_sfpo.tasks.mathematics.units import Unit, parse_unit
 
-NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        (
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        )
-    )
-} | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100}
 _BASED = re.compile(r"\(?\s*(\d[\dA-F]*|[A-F][\dA-F]*\d[\dA-F]*)\s*\)?\s*_\s*(?:\{(.*)\}|\((\d+)\)|(\\text\{[^{}]*\}))")
 _BASE_WORDS = re.compile(r"\(?\s*(\d[\dA-F]*)\s*\)?\s*\(?\s*\\text\{(?:in )?base\s?(\w*)\}\s*(\d*)\s*\)?")
 # One letter after a number, which may be a unit or a variable.

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from openrlhf_sfpo.tasks.mathematics import judging
 from openrlhf_sfpo.tasks.mathematics.cleaning import split_top, words_of
+from openrlhf_sfpo.tasks.mathematics.numerals import spoken_number
 from openrlhf_sfpo.tasks.mathematics.quantities import (
-    NUMBER_WORDS,
     read_based,
     read_clock,
     read_compound,
@@ -48,6 +48,8 @@ _RELATION = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|[=<>]")
 _EQUALS = {"=", r"\approx", r"\equiv"}
 _THOUSANDS = re.compile(r"(-?\d{1,3}(?:,\d{3})+|-?\d{1,2}(?:,\d{2})+,\d{3})(\.\d+)?")
 _DOTTED = re.compile(r"(-?\d{1,3}(?:\.\d{3}){2,}|-?\d{1,3}(?:\.\d{3})+(?=,)|-?\d{1,3}(?: \d{3})+(?=,))(?:,(\d+))?")
+# The readings of what the next two sets hold.
+NO_SOLUTION, UNDEFINED = "no solution", "undefined"
 _NOTHING = {
     "no solution", "no solutions", "no real solution", "no real solutions", "none", "empty set", "empty", r"\emptyset",
     r"\{\}",
@@ -101,9 +103,9 @@ def _special(text: str, reference: bool) -> tuple[Reading, ...]:
     """Readings of forms that cannot be anything else."""
     plain = words_of(text)
     if plain in _NOTHING or text in _NOTHING:
-        return (Words("no solution"),)
+        return (Words(NO_SOLUTION),)
     if plain in _UNDEFINED:
-        return (Words("undefined"),)
+        return (Words(UNDEFINED),)
     if plain in _REALS or text in _REALS:
         return (Region(((r"-\infty", False, r"\infty", False),)),)
     if found := (read_based(text) or _matrix(text, reference)):
@@ -404,7 +406,8 @@ def _words(text: str, reference: bool) -> list[Reading]:
     if len(re.sub(r"[^a-z]", "", plain)) < 2:
         return []
     found: list[Reading] = [Words(plain)]
-    value = NUMBER_WORDS.get(plain)
+    value = spoken_number(plain)
     if value is not None:
-        found.append(Quantity(str(value)))
+        above, below = value.as_integer_ratio()
+        found.append(Quantity(str(above) if below == 1 else f"\\frac{{{above}}}{{{below}}}"))
     return found
