@@ -80,7 +80,7 @@ def turned(sign: str) -> str:
 
 
 def styled(sign: str, style: str) -> str:
-    """A sign that allows equality in another style; other signs as they are."""
+    """A sign that allows equality in another style; other signs unchanged."""
     return style if sign in (LE, GE) else sign
 
 

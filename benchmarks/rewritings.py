@@ -1,7 +1,7 @@
 """Rewritings of reference answers to mathematical problems: acceptable ones, and wrong ones that look alike.
 
-They are made from the reference's LaTeX by rules of their own, which know nothing of the grader. Whatever is called
-acceptable here has the reference's value, in the form that such a reference has; whatever is called wrong has not.
+They are made from the reference's LaTeX by rules that share no code with the grader. An acceptable rewriting has the
+reference's value, in a form that such a reference can have; a wrong one has not.
 """
 
 import random
@@ -32,7 +32,7 @@ def rewritings(label: str, neighbours: list[str], generator: random.Random) -> l
         generator: for the choices that are made by chance.
     """
     kind = kind_of(label)
-    good: list[Pair] = [("as it is", label), *typeset(label), *of_kind(kind, label)]
+    good: list[Pair] = [("unchanged", label), *typeset(label), *of_kind(kind, label)]
     bad: list[Pair] = [*wrong_of_kind(kind, label), *perturbed(label)]
     bad += [("a neighbour's answer", other) for other in neighbours if kind != "choice" and surely_differ(label, other)]
     made = [Rewriting(name, _respond(answer, generator), label, True) for name, answer in _distinct(good)]

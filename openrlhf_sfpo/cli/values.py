@@ -47,14 +47,18 @@ def value_of(action: argparse.Action, given: Any, place: str = "") -> Any:
             many = action.dest in SOURCES
             fix = f"Separate them with commas: {joined}" if many else "Write one without brackets."
             raise _error(flag, "is given a list, and takes one value", place, fix)
-        return convert(_text(given))
+        value = convert(_text(given))
+        # The default of a few numbers with a fraction is a whole one: 1 and 1.0 must not look like two settings.
+        return action.default if action.type is float and value == action.default else value
     if isinstance(given, str):
         if action.default == given and isinstance(action.default, str):
             return given  # a default that is no list, as it is written to config.yaml
         given = flow_list(given) or ([given] if action.nargs in ("*", "+") else given.replace(",", " ").split())
     items = list(given) if isinstance(given, list | tuple) else [given]
     _check_count(action, items, place)
-    return [convert(_text(item)) for item in items]
+    values = [convert(_text(item)) for item in items]
+    same = isinstance(action.default, list | tuple) and list(action.default) == values
+    return type(action.default)(action.default) if same else values
 
 
 def _check_count(action: argparse.Action, items: list[Any], place: str) -> None:

@@ -47,35 +47,9 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         agent_func_path: as OpenRLHF's.
     """
 
-    async def __init__(
-        self,
-        *args: Any,
-        device: str,
-        weight_backend: str,
-        sleep_level: int,
-        kv_cache_bytes: int,
-        engine_dtype: str,
-        response_seed: int | None,
-        finite_rewards: bool,
-        index: int = 0,
-        remote_rm_url: Any = None,
-        agent_func_path: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    async def __init__(self, *args: Any, index: int = 0, **kwargs: Any) -> None:
         with start_reported(index, Events()):
-            await self._start(
-                *args,
-                device=device,
-                weight_backend=weight_backend,
-                sleep_level=sleep_level,
-                kv_cache_bytes=kv_cache_bytes,
-                engine_dtype=engine_dtype,
-                response_seed=response_seed,
-                finite_rewards=finite_rewards,
-                remote_rm_url=remote_rm_url,
-                agent_func_path=agent_func_path,
-                **kwargs,
-            )
+            await self._start(*args, **kwargs)
 
     async def _start(
         self,
@@ -87,8 +61,8 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         engine_dtype: str,
         response_seed: int | None,
         finite_rewards: bool,
-        remote_rm_url: Any,
-        agent_func_path: str | None,
+        remote_rm_url: Any = None,
+        agent_func_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         register()

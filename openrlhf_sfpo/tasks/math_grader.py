@@ -72,7 +72,7 @@ def references(label: str) -> tuple[str, ...]:
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             listed = None
         if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):
-            # Strings in JSON have \\ for \, in Python's repr as well; what was written with one \ is mended.
+            # A label written with a single backslash has turned \f, \t and \b into control characters; restore them.
             return tuple(
                 _unboxed(item.replace("\f", r"\f").replace("\t", r"\t").replace("\b", r"\b")) for item in listed
             )
@@ -100,7 +100,7 @@ def _understood(text: str, reference: bool) -> tuple[str, Readings]:
             depth += (character in "([{") - (character in ")]}")
             deepest = max(deepest, depth)
         return squash(cleaned), read(cleaned, reference) if deepest <= DEEPEST else ()
-    except Exception:  # whatever a model writes, a run must not stop
+    except Exception:  # odd input is a wrong answer, never an error
         return text.strip(), ()
 
 
@@ -111,7 +111,7 @@ def _equal(reference: str, answer: str) -> bool:
         return True
     try:
         return agree(gold, readings)
-    except Exception:  # whatever a model writes, a run must not stop
+    except Exception:  # odd input is a wrong answer, never an error
         return False
 
 

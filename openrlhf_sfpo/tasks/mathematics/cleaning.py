@@ -249,7 +249,7 @@ def _one_name(found: re.Match[str]) -> str:
 
 
 def _plain_mathematics(text: str) -> str:
-    """Mathematics as it is typed without LaTeX: sqrt(2), pi, infinity, <=, **, 4.5e33, 4.5 x 10^33."""
+    """LaTeX for formulas typed without it: sqrt(2), pi, infinity, <=, **, 4.5e33, 4.5 x 10^33."""
     text = re.sub(r"\*\*", "^", text)
     text = re.sub(r"<=|=<", r"\\le ", text)
     text = re.sub(r">=|=>", r"\\ge ", text)
@@ -308,7 +308,7 @@ def _words_alone(found: re.Match[str]) -> str:
 
 
 def _wrap_words(found: re.Match[str]) -> str:
-    """Words that are typed without \\text, with it; letters that are variables as they are."""
+    """Put \\text around words that are typed without it; leave variables alone."""
     if found.group() in _CURRENCIES:
         return f"\\text{{{found.group()}}}"
     if found.group("phrase"):

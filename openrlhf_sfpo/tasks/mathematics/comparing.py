@@ -137,7 +137,7 @@ def _groups(gold: Group, answer: Group) -> bool:
 
 
 def _by_name(group: Group, other: Group) -> tuple[Readings, ...]:
-    """A list's items in the order of their names (y = 2, x = 1), if it is compared with a tuple; else as they are."""
+    """A list's items in the order of their names (y = 2, x = 1) for comparing with a tuple; else in their own order."""
     if group.kind != "list" or other.kind != "tuple":
         return group.items
     names = [next((one.name for one in item if isinstance(one, Quantity) and one.name), None) for item in group.items]

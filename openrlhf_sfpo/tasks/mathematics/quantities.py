@@ -97,7 +97,7 @@ def _unit_splits(text: str, reference: bool) -> list[tuple[str, str]]:
 
 
 def _mixed(expression: str) -> str:
-    """A mixed number such as 2 2/3 or 2\\frac{2}{3} as a sum; other expressions as they are."""
+    """A mixed number such as 2 2/3 or 2\\frac{2}{3} as a fraction; other expressions unchanged."""
     found = re.fullmatch(
         r"(-?)\s*(\d+)(?:\s+(\d+)\s*/\s*(\d+)|\s*\\frac\{\s*(\d+)\s*\}\{\s*(\d+)\s*\})", expression.strip()
     )

@@ -48,7 +48,7 @@ _PERCENT = {"%", "percent", "percentage", "pct"}
 _RATES = {"mph": ("mile", "hour"), "kmph": ("km", "hour"), "kph": ("km", "hour"), "kmh": ("km", "hour")}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
-# Symbols that may as well be variables right after a number, whatever the space between them.
+# Symbols that may as well be variables after a number, with or without a space.
 _LIKE_VARIABLES = {"m", "s", "h", "g", "L", "l", "K", "N", "J", "W", "V", "A", "rs"}
 # With one of these, the words after a number say more than what is counted.
 _SAYS_MORE = {
