@@ -131,7 +131,7 @@ def _check_data(args: Any) -> None:
 
 
 def check_ranks(args: Any) -> None:
-    """Check that a rollout batch has a sample for every copy of the model.
+    """Check that a rollout batch, and an optimizer step, has a sample for every copy of the model.
 
     Raises:
         UsageError: naming the flag and the fix.
@@ -145,6 +145,13 @@ def check_ranks(args: Any) -> None:
             f"is {batch}; with --rollout.n_samples_per_prompt {each} that makes {batch * each} samples{taken}, and the "
             f"actor's {ranks} rank(s) hold {copies} copies of the model, each of which needs some.",
             "Raise it, or use fewer ranks.",
+        )
+    if args.train.batch_size < copies and args.actor.backend == "megatron":  # a step would have no sample at all
+        raise UsageError(
+            "--train.batch_size",
+            f"is {args.train.batch_size}, and the actor's {ranks} rank(s) hold {copies} copies of the model, each of "
+            "which needs a sample in every optimizer step.",
+            f"Use {copies} or more, or fewer ranks.",
         )
     generated = args.rollout.vllm_generate_batch_size
     if generated is not None and generated > args.rollout.batch_size and not args.train.async_enable:

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from openrlhf_sfpo import loopback
 from openrlhf_sfpo.cpus import usable_cpus
 from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.home import have_home, home_directory, is_writable, unwritable_caches
+from openrlhf_sfpo.home import home_directory, is_writable, prepare_command, unwritable_caches
 from openrlhf_sfpo.orchestration import ray_cluster
 from openrlhf_sfpo.ports import free_port
 from openrlhf_sfpo.scratch import parent_directory
@@ -118,7 +118,7 @@ def _places() -> Iterator[Finding]:
         yield Finding("home", "warning", found, "Set HOME to a directory that can be written and that stays.")
     for name, place in unwritable_caches().items():
         yield Finding(name, "error", f"is {place}, which cannot be written", "Unset it, or name another directory.")
-    have_home()  # for the libraries that are imported below
+    prepare_command()  # for the libraries that are imported below
 
 
 def _packages(extra: str) -> Iterator[Finding]:

@@ -32,6 +32,12 @@ CACHE_VARIABLES = (
 _scratch: Scratch | None = None
 
 
+def prepare_command() -> None:
+    """For a command, before it imports a library: a home directory, and caches in there."""
+    have_home()
+    os.environ.update(compiler_cache())
+
+
 def have_home(fallback: Path | None = None) -> None:
     """Have HOME name a writable directory and USER a name, in this process and those that it starts.
 
@@ -55,6 +61,15 @@ def have_home(fallback: Path | None = None) -> None:
         if file is not None and variable not in os.environ and os.access(file, os.R_OK):
             os.environ[variable] = str(file)
     os.environ["HOME"] = str(fallback)
+
+
+def compiler_cache() -> dict[str, str]:
+    """The variable that has torch's compiler keep its cache below HOME, unless it is set. By default the cache is in
+    TMPDIR, where every process that imports the compiler, as transformers does, would leave a directory."""
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return {}
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return {"TORCHINDUCTOR_CACHE_DIR": str(caches / "openrlhf_sfpo" / "torchinductor")}
 
 
 def home_directory() -> Path | None:

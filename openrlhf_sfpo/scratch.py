@@ -59,11 +59,7 @@ class Scratch:
 
     def environment(self) -> dict[str, str]:
         """What has the processes of the run put their temporary files there."""
-        variables = {"TMPDIR": str(self.temporary), VARIABLE: str(self.path)}
-        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # by default in TMPDIR, and lost with it
-            caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            variables["TORCHINDUCTOR_CACHE_DIR"] = str(caches / "openrlhf_sfpo" / "torchinductor")
-        return variables
+        return {"TMPDIR": str(self.temporary), VARIABLE: str(self.path)}
 
     def close(self) -> None:
         """Remove the directory, and what the run's processes left in shared memory. May be called more than once."""

@@ -349,6 +349,12 @@ def test_no_command_writes_to_a_place_without_a_name(capsys: pytest.CaptureFixtu
             "which leaves 1 of the 16 prompts for the last batch",
         ),
         (["--rollout.batch_size=5", "--actor.num_gpus_per_node=4"], None),
+        (["--actor.num_gpus_per_node=8", "--train.batch_size=4"], "8 copies of the model, each of which needs"),
+        (["--actor.num_gpus_per_node=8", "--train.batch_size=8"], None),
+        (
+            ["--actor.num_gpus_per_node=8", "--megatron.tensor_model_parallel_size=2", "--train.batch_size=4"],
+            None,
+        ),
         (["--rollout.batch_size=5", "--actor.num_gpus_per_node=8", "--megatron.tensor_model_parallel_size=2"], None),
         (["--rollout.batch_size=5", "--actor.num_gpus_per_node=8", "--data.max_samples=15"], None),
         (["--eval.dataset=DATA", "--ckpt.best_metric_key=eval_sums_pass1"], None),

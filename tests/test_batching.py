@@ -45,6 +45,15 @@ def test_a_plan_balances_tokens_over_ranks() -> None:
     assert len(step[0]) <= -(-max(tokens) // 8192) + 1
 
 
+@settings(deadline=None, max_examples=200)
+@given(ranks=st.integers(1, 8), each=st.integers(1, 12), more=st.integers(0, 7), beyond=st.integers(0, 30))
+def test_every_optimizer_step_has_samples(ranks: int, each: int, more: int, beyond: int) -> None:
+    """With at least as many samples in a train batch as there are ranks, which the flags are checked for."""
+    lengths = [[10] * (each + (rank < more)) for rank in range(ranks)]
+    for step in plan_micro_batches(lengths, ranks + beyond, 1000):
+        assert any(members for rank in step for members in rank)
+
+
 def test_train_batches_follow_each_ranks_order() -> None:
     plan = plan_micro_batches([[10] * 4, [10] * 4], 4, 1000)
     steps = [sorted(n for rank in step for members in rank for n in members) for step in plan]

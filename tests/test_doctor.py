@@ -131,7 +131,7 @@ def test_a_package_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_places_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "have_home", lambda: None)
+    monkeypatch.setattr(doctor, "prepare_command", lambda: None)
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.setenv("VLLM_CACHE_ROOT", "/proc/nowhere/vllm")
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("t" * 99)))

@@ -196,7 +196,7 @@ def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path,
         assert load_run(tmp_path / "run").state == "died"
     done = train(arguments, [], tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "died without a word" in done.stdout
+    assert "died without writing a final status" in done.stdout
     assert "continuing after step" in done.stdout
     assert_the_same(tmp_path / "run", undisturbed)
     assert len(read_status(tmp_path / "run")["continued"]) == count

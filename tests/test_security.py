@@ -613,6 +613,17 @@ def test_a_home_that_can_be_written_stays(tmp_path: Path) -> None:
     assert Path.home() == tmp_path and not (tmp_path / "unused").exists()
 
 
+def test_commands_leave_nothing_in_the_temporary_directory(testbed: Path, tmp_path: Path) -> None:
+    """A dry run imports transformers, and so torch's compiler, which makes itself a directory when it is imported."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    words = as_words(small_run(testbed, tmp_path / "run"))
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    command = [COMMAND, "train", *words, "--vllm.enforce_eager", "--dry-run"]
+    subprocess.run(command, env={**environment, "TMPDIR": str(temporary)}, check=True, capture_output=True)
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", home.CACHE_VARIABLES)
 def test_a_cache_that_cannot_be_written_is_named_before_the_start(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for other in home.CACHE_VARIABLES:

@@ -18,7 +18,7 @@ from openrlhf_sfpo.cli.values import as_path
 from openrlhf_sfpo.config import effective_update
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
-from openrlhf_sfpo.home import have_home
+from openrlhf_sfpo.home import prepare_command
 from openrlhf_sfpo.keys import hide, take_keys
 from openrlhf_sfpo.orchestration.lanes import Lanes, PlannedRun, still_to_do
 from openrlhf_sfpo.report.console import Console, before_and_after
@@ -35,7 +35,7 @@ _KEYS = {
 def main(argv: list[str] | None = None) -> int:
     """Compare; return the exit status: 0, 1 if a run failed, 2 for bad input."""
     words = sys.argv[1:] if argv is None else argv
-    have_home()
+    prepare_command()
     hide(words)
     parser = _parser()
     args = parser.parse_args(words)

@@ -12,7 +12,7 @@ from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.cli.values import as_path, expanded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import check_writable
-from openrlhf_sfpo.home import have_home
+from openrlhf_sfpo.home import prepare_command
 from openrlhf_sfpo.ranges import at_least, between, check_ranges, share
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, load_problems, paper_specs
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
@@ -38,7 +38,7 @@ _RANGES = {
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; return the exit status: 0, 1 if sampling or grading failed, 2 for bad input."""
-    have_home()
+    prepare_command()
     args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
         if args.regrade is not None:

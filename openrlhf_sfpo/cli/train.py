@@ -12,7 +12,7 @@ from openrlhf_sfpo.cli.help import help_asked, help_text
 from openrlhf_sfpo.cli.process import guarded
 from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.files import locked
-from openrlhf_sfpo.home import have_home
+from openrlhf_sfpo.home import prepare_command
 from openrlhf_sfpo.stopping import Stopping, StopRequested
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, or with --dry-run say how; return the exit status: 0, 1 if the run failed or does not fit, 2 for bad
     input."""
     words = sys.argv[1:] if argv is None else argv
-    have_home()
+    prepare_command()
     keys.hide(words)
     try:
         if (topic := help_asked(words)) is not None:

@@ -58,7 +58,8 @@ def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: 
         if state_of(status.before) == "died":
             before = status.before
             console.say(
-                f"the last process of this run ({before.get('pid')} on {before.get('host')}) died without a word"
+                f"the last process of this run ({before.get('pid')} on {before.get('host')}) died without writing a "
+                "final status"
             )
         status.begin()
         _train(session, flat, directory, console, status)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from openrlhf_sfpo import loopback, search_path
-from openrlhf_sfpo.home import have_home
+from openrlhf_sfpo.home import compiler_cache, have_home
 from openrlhf_sfpo.orchestration import ray_cluster
 from openrlhf_sfpo.scratch import Scratch, name_shared_memory
 
@@ -34,6 +34,7 @@ class LocalSurroundings:
             "RAY_AUTH_TOKEN": None,
             "RAY_ADDRESS": None,  # "local": workers would take it for an address
             **self.scratch.environment(),
+            **compiler_cache(),
             **search_path.ENVIRONMENT,
         }
         self._before = {name: os.environ.get(name) for name in changes}
