@@ -2,6 +2,7 @@
 where."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -21,6 +22,14 @@ REWARD = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Signals as in a terminal: under nohup and in the background of a script the first two are ignored, and the
+    commands under test would ignore them as well."""
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

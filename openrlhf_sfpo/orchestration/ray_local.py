@@ -34,7 +34,7 @@ class LocalSurroundings:
             "RAY_AUTH_TOKEN": None,
             "RAY_ADDRESS": None,  # "local": workers would take it for an address
             # Ray's default is 5 s, which a busy machine may need for a connection.
-            "RAY_gcs_rpc_server_connect_timeout_s": os.environ.get("RAY_gcs_rpc_server_connect_timeout_s", "60"),
+            "RAY_gcs_rpc_server_connect_timeout_s": "60",
             **self.scratch.environment(),
             **compiler_cache(),
             **search_path.ENVIRONMENT,
