@@ -353,13 +353,12 @@ def test_two_runs_on_one_directory(problems: Path, undisturbed: Path, tmp_path: 
         done = train(arguments, [], tmp_path / "faults")
     assert done.returncode == 2
     assert re.search(r"--run.dir: .*/run is in use by another run \(process \d+ on ", done.stderr)
-    elsewhere = [*arguments, f"--ckpt.path={undisturbed / 'checkpoints'}"]
-    with locked("--ckpt.path", undisturbed / "checkpoints"):
-        done = train(elsewhere, [], tmp_path / "faults")
+    with locked("--ckpt.path", tmp_path / "checkpoints"):
+        done = train([*arguments, f"--ckpt.path={tmp_path / 'checkpoints'}"], [], tmp_path / "faults")
     assert done.returncode == 2
     assert "--ckpt.path" in done.stderr
     assert "in use" in done.stderr
-    done = train(elsewhere, [], tmp_path / "faults")
+    done = train([*arguments, f"--ckpt.path={undisturbed / 'checkpoints'}"], [], tmp_path / "faults")
     assert done.returncode == 2
     assert "already holds checkpoints of another run" in done.stderr
 

@@ -354,9 +354,9 @@ def test_a_real_cluster_with_a_token(real_cluster: dict[str, str], testbed: Path
 @pytest.mark.parametrize(
     "command",
     [
-        [COMMAND, "train", "--help"],
-        [sys.executable, "-m", "openrlhf_sfpo.cli.main", "train", "--help"],
-        [sys.executable, "-m", "openrlhf_sfpo.cli.train", "--help"],
+        [COMMAND, "train", "--help", "sfpo"],
+        [sys.executable, "-m", "openrlhf_sfpo.cli.main", "train", "--help", "sfpo"],
+        [sys.executable, "-m", "openrlhf_sfpo.cli.train", "--help", "sfpo"],
     ],
 )
 def test_commands_import_nothing_from_the_current_directory(command: list[Any], tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_commands_import_nothing_from_the_current_directory(command: list[Any], 
 def test_an_empty_entry_of_pythonpath_is_not_the_current_directory(value: str, tmp_path: Path) -> None:
     directory = make_traps(tmp_path / "here")
     done = subprocess.run(
-        [COMMAND, "train", "--help"],
+        [COMMAND, "train", "--help", "sfpo"],
         cwd=directory,
         env={**os.environ, "PYTHONPATH": value},
         capture_output=True,
