@@ -77,7 +77,7 @@ def test_a_task_of_ones_own(small_model: Path, tmp_path: Path) -> None:
     before, after = read_metrics(run_dir)
     assert after["rollouts_total"] == 80
     assert 0 <= after["train/one_word"] <= 1, "what the reward function logs is a metric"
-    assert {"eval/eval_pass1"} <= set(before) & set(after)
+    assert {"eval/default_pass1"} <= set(before) & set(after)
     samples = [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()]
     assert samples[0]["prompt"].startswith("Singular: ")
     assert samples[0]["prompt"].endswith("\nPlural:")
