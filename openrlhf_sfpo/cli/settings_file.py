@@ -14,7 +14,6 @@ import yaml
 from openrlhf_sfpo.errors import UsageError
 
 _NULL = ("", "~", "null", "Null", "NULL")
-_STANDARD_TAG = "tag:yaml.org,2002:"
 
 
 class Section(dict[str, Any]):
