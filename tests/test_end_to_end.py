@@ -148,6 +148,7 @@ def test_the_trained_model_loads_in_transformers(finished_run: tuple[Path, str],
     assert len(AutoTokenizer.from_pretrained(finished_run[0] / "hf")) == 49152
 
 
+@pytest.mark.slow
 def test_recorded_rollouts_train_again_to_the_same_numbers(
     finished_run: tuple[Path, str], smollm2: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_recorded_rollouts_train_again_to_the_same_numbers(
             assert new[name] == pytest.approx(old[name], rel=1e-4, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
     finished_run: tuple[Path, str], small_model: Path, tmp_path: Path
 ) -> None:

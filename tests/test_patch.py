@@ -180,6 +180,7 @@ def test_an_archive_is_no_place_to_patch(
     assert f"{archive} is a file" in said
     assert "import openrlhf_sfpo.auto" in said
     monkeypatch.syspath_prepend(archive)
+    monkeypatch.delitem(sys.modules, "openrlhf", raising=False)  # as in a new process: another test has imported it
     assert main([]) == 2
     assert f"{archive} is a file" in capsys.readouterr().err
 
