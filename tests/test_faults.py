@@ -254,11 +254,6 @@ def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, sta
     assert "PP=2 DP=1" in done.stdout
     assert [line["step"] for line in read_metrics(run_dir)] == list(range(1, STEPS + 1))
     assert [line["rollouts_total"] for line in read_metrics(run_dir)] == [16 * n for n in range(1, STEPS + 1)]
-    # From recorded rollouts, on other layouts, and with all that has happened: the numbers of the first run.
-    for line, first in zip(read_metrics(run_dir), read_metrics(undisturbed)[1:], strict=True):
-        assert line["reward_mean"] == first["reward_mean"]
-        for metric in ("train/policy_loss", "train/actor_grad_norm", "sfpo/entropy", "sfpo/entropy_start"):
-            assert line[metric] == pytest.approx(first[metric], rel=1e-3, abs=1e-6), (line["step"], metric)
 
 
 @pytest.fixture
@@ -295,6 +290,9 @@ def test_a_full_disk_and_a_reward_that_is_not_a_number(
     lines = read_metrics(run_dir)
     assert [line.get("train/skipped_update") for line in lines] == [0.0, 1.0, 0.0]
     assert lines[2]["sfpo/backward_passes_total"] == 6.0, "the second batch has none"
+    first = read_metrics(undisturbed)[1]
+    for name in ("reward_mean", "train/policy_loss", "train/actor_grad_norm", "sfpo/entropy", "sfpo/entropy_start"):
+        assert lines[0][name] == pytest.approx(first[name], rel=1e-4, abs=1e-6), f"{name} as with an engine"
     assert re.search(r"checkpoint global_step2 could not be written \(no space left in .*small", done.stdout), (
         done.stdout
     )
