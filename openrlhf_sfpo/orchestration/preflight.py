@@ -138,6 +138,7 @@ def _steps(
     yield partial(_check_layout, args)
     yield partial(_check_weights, args)
     yield partial(_check_engine, args)
+    yield partial(_check_compiled_operators, args)
     yield partial(data.tokenizer)  # loading it takes seconds
     yield partial(try_rewards, args, data)
 
@@ -240,6 +241,13 @@ def _check_weights(args: Any) -> None:
         print(notice, file=sys.stderr)
     if not is_deepspeed:
         check_tokenizer_files(path)
+
+
+def _check_compiled_operators(args: Any) -> None:
+    from openrlhf_sfpo.deepspeed.compiled_ops import check_locks
+
+    if args.actor.backend == "deepspeed":
+        check_locks()
 
 
 def _check_code(args: Any, download: bool) -> None:

@@ -1,0 +1,50 @@
+"""DeepSpeed's compiled operators, and what an interrupted compilation leaves behind."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from openrlhf_sfpo.errors import UsageError
+
+
+def check_locks() -> None:
+    """Check that no compilation of an operator was killed.
+
+    torch compiles DeepSpeed's operators when they are first used, in a directory for each, and takes a file `lock` in
+    it for the duration. A process that is killed meanwhile leaves the file, and every later one waits for it, silently
+    and without end.
+
+    Raises:
+        UsageError: there is a lock that no process of this machine holds, naming it.
+    """
+    if left := [path for path in _locks() if not _is_held(path)]:
+        raise UsageError(
+            "--actor.backend",
+            f"is deepspeed, which would wait without end for {', '.join(map(str, left))}: a compilation that was "
+            "killed has left it there.",
+            f"Unless another machine that shares the directory is compiling now: rm {' '.join(map(str, left))}",
+        )
+
+
+def _locks() -> Iterator[Path]:
+    # torch's rule for where extensions are.
+    root = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if root:
+        yield from Path(root).glob("*/lock")
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        yield from (caches / "torch_extensions").glob("*/*/lock")  # by version of Python and accelerator
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process of this user has the file open, as torch has while it compiles."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            for link in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(OSError):
+                    if link.samefile(lock):
+                        return True
+    return not lock.exists()  # it ended while we looked
