@@ -188,6 +188,12 @@ class RunConfig:
         "of its own, with the first row of the data and a made-up response; 0 skips it",
         at_least(0),
     )
+    reward_timeout: float = _flag(
+        600.0,
+        "seconds in which your own reward function must grade a response; one that takes longer ends the run. 0 waits "
+        "without end",
+        at_least(0),
+    )
     eval_at_ends: bool = _flag(
         True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
     )

@@ -142,6 +142,7 @@ def _engine_class(device: str, args: Any) -> Any:
         engine_dtype=args.run.engine_dtype,
         response_seed=None,
         finite_rewards=True,
+        reward_timeout=args.run.reward_timeout,
     )
 
 

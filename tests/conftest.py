@@ -19,6 +19,16 @@ REWARD = (
     'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
 )
 
+BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
+
+
+def make_traps(directory: Path) -> Path:
+    """A directory as people have it, with modules that must not be taken for the installed packages."""
+    (directory / "openrlhf").mkdir(parents=True)
+    for name in ("openrlhf/__init__", "datasets", "yaml", "transformers", "utils", "ray", "vllm"):
+        (directory / f"{name}.py").write_text(BOOBY_TRAP)
+    return directory
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")

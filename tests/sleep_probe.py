@@ -125,6 +125,7 @@ async def start(model: str) -> Any:
         engine_dtype="float32",
         response_seed=None,
         finite_rewards=True,
+        reward_timeout=0,
         tensor_parallel_size=1,
         enable_sleep_mode=True,
         enforce_eager=True,

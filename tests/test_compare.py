@@ -228,10 +228,10 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def small_grid(testbed: Path, path: Path) -> Path:
-    """GRPO and SFPO for ten steps on the testbed, evaluated after every other; the same whenever it is repeated."""
+    """GRPO and SFPO for six steps on the testbed, evaluated after every other; the same whenever it is repeated."""
     base = yaml.safe_load((ROOT / "examples" / "testbed" / "base.yaml").read_text())
     base["actor"]["model_name_or_path"] = str(testbed / "model")
-    base["data"] |= {"prompt_dataset": str(testbed / "train.jsonl"), "max_samples": 80}
+    base["data"] |= {"prompt_dataset": str(testbed / "train.jsonl"), "max_samples": 48}
     few = path.with_name("few.jsonl")
     few.write_text("".join((testbed / "eval.jsonl").read_text().splitlines(keepends=True)[::10]))
     base["eval"] |= {"dataset": str(few), "steps": 2}
@@ -289,7 +289,7 @@ def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         # As a script's `command &` does.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
-    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 2)  # there are eight steps more
+    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 2)  # there are four steps more
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -310,7 +310,7 @@ def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> 
     cut_short, again = numbers_of(runs / f"{SECOND}.incomplete-1"), numbers_of(runs / SECOND)
     assert "engines and actors are those of the run before" in console_of(runs / f"{SECOND}.incomplete-1")
     assert "Ray is up" in console_of(runs / SECOND)
-    assert len(again) == 11
+    assert len(again) == 7
     *whole, last = cut_short
     assert again[: len(whole)] == whole
     # The evaluation after a step is added to its line, and may have been under way.

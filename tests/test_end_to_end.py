@@ -5,11 +5,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
+from conftest import make_traps
+from listening import Socket, watch
 
 from openrlhf_sfpo.report.reading import read_metrics
 
@@ -28,6 +34,7 @@ SFPO_METRICS = {
     "snapshot_bytes",
     "reposition_seconds",
 }
+KEY = "0123456789abcdef0123456789abcdef01234567"
 PROBLEMS = "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1"
 
 
@@ -73,22 +80,79 @@ def logs_of(run_dir: Path) -> str:
     return log.read_text()[-4000:] if log.exists() else "no log"
 
 
+@dataclass(frozen=True)
+class WatchedRun:
+    """What was seen of a run from outside, from its start to its end."""
+
+    place: Path
+    output: str
+    sockets: set[Socket]
+    modes: dict[str, int]
+    left_in_tmp: list[Path]
+
+
 @pytest.fixture(scope="module")
-def finished_run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of the pretrained model with evaluation and recording: (run directory, what was printed)."""
-    run_dir = tmp_path_factory.mktemp("runs") / "sfpo"
+def watched_run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> WatchedRun:
+    """A run of the pretrained model with evaluation and recording. It is started in a directory with traps, with hidden
+    GPUs, with variables of other frameworks' launchers and with a W&B key."""
+    place = tmp_path_factory.mktemp("runs")
+    temporary = Path(tempfile.mkdtemp(prefix="t"))  # short: Ray's sockets are in there
     arguments = flags(
-        run_dir,
+        place / "sfpo",
         smollm2,
-        rollout__record_dir=run_dir.parent / "rollouts",
+        rollout__record_dir=place / "rollouts",
         eval__dataset=f"{PROBLEMS}&size=12&seed=5000",
         eval__n_samples_per_prompt=2,
         eval__temperature=1.0,
         megatron__param_dtype="fp32",
+        logger__wandb__key="env",
     )
-    done = train(*arguments)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(run_dir)}"
-    return run_dir, done.stdout + done.stderr
+    environment = {**os.environ, "TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"GLOO_SOCKET_IFNAME": "", "MASTER_ADDR": ""}
+    environment |= {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
+    environment["VLLM_CACHE_ROOT"] = str(place / "vllm")  # so that vLLM looks at the model in a process of its own
+    run = subprocess.Popen(
+        [Path(sys.executable).parent / "openrlhf-sfpo", "train", *arguments],
+        cwd=make_traps(place / "here"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    modes: dict[str, int] = {}
+
+    def look_at_directories() -> None:
+        for path in temporary.glob("sfpo-*"):
+            with suppress(FileNotFoundError):
+                modes[path.name] = path.stat().st_mode & 0o777
+
+    sockets = watch(psutil.Process(run.pid), seconds=800, also=look_at_directories)
+    output = run.communicate(timeout=60)[0]
+    assert run.returncode == 0, f"{output}\n{logs_of(place / 'sfpo')}"
+    left = [*temporary.iterdir(), *(path for name in modes for path in Path("/dev/shm").glob(f"*{name}*"))]
+    return WatchedRun(place, output, sockets, modes, left)
+
+
+@pytest.fixture(scope="module")
+def finished_run(watched_run: WatchedRun) -> tuple[Path, str]:
+    """(run directory, what was printed)."""
+    return watched_run.place / "sfpo", watched_run.output
+
+
+def test_a_run_listens_on_the_loopback_interface_only(watched_run: WatchedRun) -> None:
+    """Every socket of every process of a real run."""
+    processes = {one.process for one in watched_run.sockets}
+    assert len(processes) >= 4, f"Ray, its workers and torch were not all seen: {watched_run.sockets}"
+    assert {one for one in watched_run.sockets if not one.on_loopback} == set()
+
+
+def test_a_run_keeps_its_secrets_and_leaves_nothing_behind(watched_run: WatchedRun) -> None:
+    assert set(watched_run.modes.values()) == {0o700}, "nobody else gets at Ray's sockets and its token"
+    assert watched_run.left_in_tmp == []
+    assert list(watched_run.place.glob("wandb/offline-run-*")), "W&B was on"
+    everything = [path for path in watched_run.place.rglob("*") if path.is_file()]
+    assert [path for path in everything if KEY.encode() in path.read_bytes()] == []
+    assert KEY not in watched_run.output
 
 
 def test_the_console_shows_progress_and_no_noise(finished_run: tuple[Path, str]) -> None:

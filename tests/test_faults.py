@@ -148,18 +148,22 @@ def assert_the_same(run_dir: Path, undisturbed: Path) -> None:
     assert common["sfpo"] == same["sfpo"], "gate and counters"
 
 
-def test_engines_that_die_or_hang(problems: Path, undisturbed: Path, slowest_step: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_engines_that_die_or_hang(
+    problems: Path, undisturbed: Path, slowest_step: float, tmp_path: Path, deaths: int
+) -> None:
+    """In the middle of a rollout, with 2 `deaths` also between a rollout and the weight transfer; then one hangs."""
     faults = [
         {"at": "rollout", "nth": 2, "do": "kill ray::RolloutEngine", "delay": 0.05},
         {"at": "slow", "nth": 3, "do": "kill ray::RolloutEngine"},
-        {"at": "rollout", "nth": 5, "do": "stop EngineCore"},
-    ]
+    ][:deaths]
+    faults.append({"at": "rollout", "nth": 5, "do": "stop EngineCore"})
     limit = max(6, round(5 * slowest_step))
     done = train(flags(tmp_path / "run", problems, rollout__engine_timeout=limit), faults, tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("engine 0 died (its process is gone); restarting it") == 2
+    assert done.stdout.count("engine 0 died (its process is gone); restarting it") == deaths
     assert f"engine 0 has not answered for {limit} s (--rollout.engine_timeout)" in done.stdout
-    assert done.stdout.count("engine 0 is up again with the current weights") == 3
+    assert done.stdout.count("engine 0 is up again with the current weights") == deaths + 1
     assert_the_same(tmp_path / "run", undisturbed)
 
 

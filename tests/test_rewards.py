@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -437,3 +438,19 @@ def test_built_in_rewards_see_the_response_and_others_the_query(tmp_path: Path) 
     many = [tuple(given.values()), ("5", "5", "2+2=", "4")]
     assert rewards.CheckedReward("exact").of_all(many).scores == [1.0, 0.0]
     assert rewards.CheckedReward(spec).of_all(many).scores == [1.0, 0.0]
+
+
+def test_a_reward_that_does_not_return(tmp_path: Path) -> None:
+    body = "time.sleep(0 if '4' in queries[0] else 5)\nreturn [float(threading.current_thread().ident)]"
+    spec = write_reward(tmp_path / "slow.py", body)
+    Path(spec).write_text("import threading\nimport time\n" + Path(spec).read_text(encoding="utf-8"), encoding="utf-8")
+    reward = rewards.CheckedReward(spec, seconds=0.5)
+    threads = {reward(["2+2=4"], ["2+2="], ["4"])["rewards"] for _ in range(100)}
+    assert len(threads) < 100, "they are used again, with what the function keeps for each"
+    began = time.monotonic()
+    with pytest.raises(BadResult):
+        reward(["2+3=5"], ["2+3="], ["5"])
+    assert time.monotonic() - began < 5
+    assert reward.failure is not None
+    assert "has not graded a response within 0.5 s (--run.reward_timeout)" in reward.failure
+    assert "begins with '5'" in reward.failure

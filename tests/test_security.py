@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +22,8 @@ import grpc
 import psutil
 import pytest
 import yaml
-from conftest import ROOT
-from listening import sockets_of, watch
+from conftest import ROOT, make_traps
+from listening import sockets_of
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from openrlhf_sfpo import home, keys, loopback, scratch
@@ -35,15 +35,6 @@ from openrlhf_sfpo.ports import free_port
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 COMMAND = Path(sys.executable).parent / "openrlhf-sfpo"
-BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
-
-
-def make_traps(directory: Path) -> Path:
-    """A directory as people have it, with modules that must not be taken for the installed packages."""
-    (directory / "openrlhf").mkdir(parents=True)
-    for name in ("openrlhf/__init__", "datasets", "yaml", "transformers", "utils", "ray", "vllm"):
-        (directory / f"{name}.py").write_text(BOOBY_TRAP)
-    return directory
 
 
 def small_run(testbed: Path, run_dir: Path) -> dict[str, Any]:
@@ -72,49 +63,6 @@ def small_run(testbed: Path, run_dir: Path) -> dict[str, Any]:
 
 def as_words(flags: dict[str, Any]) -> list[str]:
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-
-
-# -- a real run -------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_listens_on_the_loopback_interface_only(testbed: Path, tmp_path: Path) -> None:
-    """Every socket of every process of a real run, from its start to its end. The run is started in a directory with
-    traps, with hidden GPUs and a W&B key, and leaves nothing behind."""
-    directory, run_dir = make_traps(tmp_path / "here"), tmp_path / "run"
-    temporary = Path(tempfile.mkdtemp(prefix="t"))
-    words = as_words({**small_run(testbed, run_dir), keys.WANDB_FLAG: KEY})
-    environment = {**os.environ, "TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
-    environment |= {"GLOO_SOCKET_IFNAME": "", "MASTER_ADDR": "", "WANDB_DIR": str(tmp_path)}
-    environment["VLLM_CACHE_ROOT"] = str(tmp_path / "vllm")  # so that vLLM looks at the model in a process of its own
-    run = subprocess.Popen(
-        [COMMAND, "train", *words, "--vllm.enforce_eager"],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    modes: dict[str, int] = {}
-
-    def look_at_directory() -> None:
-        for path in temporary.glob("sfpo-*"):
-            with suppress(FileNotFoundError):
-                modes[path.name] = path.stat().st_mode & 0o777
-
-    seen = watch(psutil.Process(run.pid), seconds=400, also=look_at_directory)
-    output = run.communicate(timeout=60)[0]
-    assert run.returncode == 0, output
-    assert len({one.process for one in seen}) >= 4, f"Ray, its workers and torch were not all seen: {seen}"
-    assert {one for one in seen if not one.on_loopback} == set()
-    assert set(modes.values()) == {0o700}, "nobody else gets at Ray's sockets and its token"
-    assert "every user of this machine can read it" in output
-    assert [path for name in modes for path in Path("/dev/shm").glob(f"*{name}*")] == []
-    temporary.rmdir()  # it is empty
-    assert list(tmp_path.glob("wandb/offline-run-*")), "W&B was on"
-    everything = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path for path in everything if KEY.encode() in path.read_bytes()] == []
-    assert KEY not in output.replace(f"--{keys.WANDB_FLAG} {KEY}", "")
-    assert yaml.safe_load((run_dir / "config.yaml").read_text())[keys.WANDB_FLAG] == "env"
 
 
 # -- sockets ----------------------------------------------------------------------------------------------------------

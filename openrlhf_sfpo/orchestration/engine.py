@@ -42,6 +42,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         engine_dtype: "bfloat16" or "float32".
         response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
         finite_rewards: raise where a reward is not a finite number, instead of leaving that to the trainer.
+        reward_timeout: seconds that a reward function may take for a response; 0 for no limit.
         index: which of the run's engines this is.
         remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
         agent_func_path: as OpenRLHF's.
@@ -61,6 +62,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         engine_dtype: str,
         response_seed: int | None,
         finite_rewards: bool,
+        reward_timeout: float,
         remote_rm_url: Any = None,
         agent_func_path: str | None = None,
         **kwargs: Any,
@@ -89,7 +91,7 @@ class RolloutEngine(undecorated(RolloutRayActor)):
         if agent_func_path:
             self.executor = attribute(load_file(agent_func_path), agent_func_path, "AgentExecutor")()
         elif is_function:
-            self._reward = CheckedReward(specs[0], finite_rewards)
+            self._reward = CheckedReward(specs[0], finite_rewards, reward_timeout)
             self.executor.reward_func = functools.partial(reward_response, self._reward)
             self.executor.reward_endpoints = specs
         elif specs:

@@ -187,6 +187,7 @@ class Session:
             engine_dtype=values["run.engine_dtype"],
             response_seed=values["train.seed"] if values["rollout.deterministic"] else None,
             finite_rewards=False,  # our trainer looks at them
+            reward_timeout=values["run.reward_timeout"],
         )
         kept = Kept() if self._keep else None
         self._stack.enter_context(hooks.installed(values["actor.backend"], engine, kept))

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ RewardFunction = Callable[[list[str], list[str], list[str]], Any]
 # Metrics: which responses have a \boxed{}, and which could not be graded in time and count as wrong.
 BOXED = "boxed_rate"
 TIMEOUTS = "rollout/grading_timeout_rate"
+
+# More than the threads of asyncio, from which the calls come, so that none waits for another.
+_CALLS_AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
@@ -176,17 +180,20 @@ class CheckedReward:
     Args:
         spec: see `load_reward`.
         finite: refuse NaN and infinity; without it they are the caller's business.
+        seconds: that a function of the user's may take for a response; 0 for no limit. Built-in ones have their own.
     """
 
-    def __init__(self, spec: str, finite: bool = True) -> None:
+    def __init__(self, spec: str, finite: bool = True, seconds: float = 0) -> None:
         self.spec = spec
         self._finite = finite
+        self._seconds = seconds
+        self._threads = ThreadPoolExecutor(_CALLS_AT_A_TIME, thread_name_prefix="reward")
         self.failure: str | None = None
         self._function = load_reward(spec)
 
     def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
         """As OpenRLHF calls it, for one sample: plain numbers."""
-        return self._for_openrlhf(lambda: self._function(queries, prompts, labels), len(queries))
+        return self._for_openrlhf(lambda: self._in_time(queries, prompts, labels), len(queries))
 
     def of_response(self, response: str, raw: str, prompt: str, label: str) -> dict[str, Any]:
         """The same for one response whose text is known.
@@ -215,6 +222,19 @@ class CheckedReward:
             for _, raw, prompt, label in items
         ]
         return RewardResult([one.rewards[0] for one in results], [one.scores[0] for one in results])
+
+    def _in_time(self, queries: list[str], prompts: list[str], labels: list[str]) -> Any:
+        """What the function returns. One that does not return cannot be stopped; its thread is left behind."""
+        if not self._seconds or isinstance(self._function, BuiltinReward):
+            return self._function(queries, prompts, labels)
+        graded = self._threads.submit(self._function, queries, prompts, labels)
+        if wait([graded], self._seconds).not_done:
+            text = queries[0].removeprefix(prompts[0])
+            raise BadResult(
+                f"it has not graded a response within {self._seconds:g} s (--run.reward_timeout). "
+                f"The response begins with {text[:100]!r}"
+            )
+        return graded.result()
 
     def _for_openrlhf(self, call: Callable[[], Any], count: int) -> dict[str, Any]:
         try:
