@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -226,6 +227,9 @@ def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, sta
     assert re.search(r"the process of FaultyPolicy \(process \d+ on .*\) ended unexpectedly|onnection", shown), shown
     assert re.search(r"Rank 1 \(process \d+ on .*\) did not arrive: it has given no sign of life for", shown)
     assert re.search(r"Rank\(s\) 0 wait for the others in \w+", shown)
+    assert [process for process in psutil.process_iter(["name"]) if "FaultyPol" in process.info["name"]] == [], (
+        "the rank that was stopped is gone, too"
+    )
     stacks = (run_dir / "logs" / "stacks.txt").read_text()
     assert stacks.count("\nrank ") == 1, "one of each rank"
     assert stacks.count("run_pass") == 2, "also of the one that was stopped"

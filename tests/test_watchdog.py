@@ -87,3 +87,9 @@ def test_a_hang_is_noticed_where_nothing_can_be_written(clock: Clock, tmp_path: 
     watchdog.hear({0: beat(1)})
     clock.now += 60
     assert "no rank made progress for 60 s" in (watchdog.verdict() or "")
+
+
+def test_which_processes_there_are(watchdog: Watchdog) -> None:
+    watchdog.hear({0: beat(1, node="a", pid=7, started=1.5), 1: beat(1, node="b", pid=7, started=2.5)})
+    watchdog.hear({2: beat(1, node="a", pid=8, started=3.5)})
+    assert watchdog.processes() == {"a": {7: 1.5, 8: 3.5}, "b": {7: 2.5}}

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import ray
@@ -11,7 +10,7 @@ from openrlhf_sfpo.errors import WeightSyncFailed, WorkerLost
 from openrlhf_sfpo.orchestration.engine_starts import start_error
 from openrlhf_sfpo.orchestration.events import Events
 from openrlhf_sfpo.orchestration.failures import failed_to_start
-from openrlhf_sfpo.orchestration.nodes import on_node
+from openrlhf_sfpo.orchestration.nodes import kill_on
 
 _RESTARTS_PER_BATCH = 3
 _DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the Ray actor around it is not
@@ -236,8 +235,7 @@ class EngineCare:
             ray.kill(self._engines[index], no_restart=False)
         node, processes = self._processes.pop(index, ("", {}))
         if node:
-            with suppress(ray.exceptions.RayError):  # the node is gone, and they with it
-                on_node(node, _kill, processes)
+            kill_on(node, processes)
 
     def _say(self, index: int, what: str) -> None:
         self._events.send(
@@ -259,16 +257,3 @@ def _reason(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
-
-
-def _kill(processes: dict[int, float]) -> None:
-    """Kill the processes, unless their numbers belong to others by now. Runs on their node."""
-    import psutil
-
-    for number, started in processes.items():
-        try:
-            process = psutil.Process(number)
-            if process.create_time() == started:
-                process.kill()
-        except psutil.NoSuchProcess:
-            continue

@@ -13,7 +13,7 @@ from typing import Any
 from openrlhf_sfpo.errors import WorkerLost
 from openrlhf_sfpo.orchestration import events
 from openrlhf_sfpo.orchestration.engine_starts import EngineStarts
-from openrlhf_sfpo.orchestration.nodes import on_node
+from openrlhf_sfpo.orchestration.nodes import kill_on, on_node
 from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
@@ -65,7 +65,7 @@ class Listener:
         self._step = self._saved = continues_after
         self._problem: str | None = None
         self._answer: Any = None
-        self._told = False
+        self._told = self._killed = False
         self._interrupt_at = 0.0
         self._heard = time.monotonic()
 
@@ -113,7 +113,7 @@ class Listener:
         if self.hung is None:
             self.hung = self._watchdog.verdict()
             if self.hung is not None:
-                end_workers(mailbox)
+                self._end_workers(mailbox)
 
     def _take(self, mailbox: Any, wait: float) -> bool:
         """Take what the mailbox holds; return whether it answered. An answer that is late is taken the next time: what
@@ -175,8 +175,18 @@ class Listener:
                 with suppress(Exception):
                     mailbox.request_stop.remote()
         if not self.training or time.monotonic() - requested > self._grace_seconds:
-            end_workers(mailbox)
+            self._end_workers(mailbox)
             self._interrupt()
+
+    def _end_workers(self, mailbox: Any) -> None:
+        """Unblock whoever waits for the workers. Ray asks a process to end itself, which one that is stopped, or stuck
+        in a driver, does not; it would keep its GPU's memory."""
+        end_workers(mailbox)
+        if self._killed:
+            return
+        self._killed = True
+        for node, processes in self._watchdog.processes().items():
+            kill_on(node, processes)
 
     def _interrupt(self) -> None:
         """Interrupt the main thread; once, for it has to clean up, and again only if it does not get there."""

@@ -1,6 +1,7 @@
 """Ray's machines: doing something on one, and which ranks are where."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -20,6 +21,30 @@ def on_node(node: str, function: Callable[..., Any], *args: Any) -> Any:
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.get(ray.remote(num_cpus=0, scheduling_strategy=there)(function).remote(*args), timeout=60)
+
+
+def kill_on(node: str, processes: dict[int, float]) -> None:
+    """Kill processes of a machine, unless their numbers belong to others by now. Where the machine does not answer,
+    they are gone with it.
+
+    Args:
+        node: Ray's id of the machine.
+        processes: when each of them was started, in seconds since the epoch, by number.
+    """
+    import ray
+
+    with suppress(ray.exceptions.RayError):
+        on_node(node, _kill, processes)
+
+
+def _kill(processes: dict[int, float]) -> None:
+    import psutil
+
+    for number, started in processes.items():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(number)
+            if process.create_time() == started:
+                process.kill()
 
 
 def node_by_node(placement_group: Any, placement_group_bundle_index: int, **options: Any) -> Any:

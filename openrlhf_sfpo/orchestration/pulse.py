@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import psutil
+
 _COLLECTIVES = "distributed_c10d.py"
 
 
@@ -18,8 +20,9 @@ class Pulse:
     """Sends, from a thread of its own, what the rank's main thread is doing.
 
     A beat has `phase`, `busy` (whether a call of the trainer is being carried out), `progress` (a number that rises
-    with the work), `pid` and `host`; and once half of the timeout has gone by without progress `waits_in` (the
-    collective that the main thread is in, None for none) and `stack` (of the main thread).
+    with the work), `pid`, `started` (the process, in seconds since the epoch) and `host`; and once half of the timeout
+    has gone by without progress `waits_in` (the collective that the main thread is in, None for none) and `stack` (of
+    the main thread).
 
     Args:
         send: takes each beat.
@@ -32,6 +35,7 @@ class Pulse:
         self._main = threading.main_thread().ident
         self._phase, self._busy, self._progress = "", False, 0
         self._moved = time.monotonic()
+        self._started = psutil.Process().create_time()
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
@@ -68,6 +72,7 @@ class Pulse:
             "busy": self._busy,
             "progress": self._progress,
             "pid": os.getpid(),
+            "started": self._started,
             "host": platform.node(),
         }
         if self._busy and time.monotonic() - self._moved > self._timeout / 2:

@@ -83,6 +83,13 @@ class Watchdog:
         self._write_stacks(silent)
         return " ".join(sentences)
 
+    def processes(self) -> dict[str, dict[int, float]]:
+        """Of all ranks that were heard of: when each was started, by machine (Ray's id) and process number."""
+        found: dict[str, dict[int, float]] = {}
+        for rank in self._ranks.values():
+            found.setdefault(rank.beat["node"], {})[rank.beat["pid"]] = rank.beat["started"]
+        return found
+
     def _write_stacks(self, silent: dict[int, _Rank]) -> None:
         parts = []
         for number, rank in sorted(self._ranks.items()):
