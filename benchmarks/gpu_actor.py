@@ -38,6 +38,7 @@ from machine import cpu_name, write_result
 from openrlhf_sfpo.report.tables import Table
 
 SMALL: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "num_hidden_layers": 4,
     "hidden_size": 256,
