@@ -406,7 +406,6 @@ def planned(args: argparse.Namespace, actor: Any, layers: str, attention: str) -
         layers=layers,
         attention=attention,
         recompute=args.recompute,
-        tokens=max(args.max_tokens, args.sequence),
         overlap=False,
         snapshot=0,
         max_len=args.sequence,
