@@ -1,6 +1,7 @@
 """Processes that play the ranks of a job, forked for it from one that has done the imports, which take seconds."""
 
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -99,6 +100,7 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
     stub.install_if_missing()  # as in Ray's workers: OpenRLHF imports flash_attn
     warnings.filterwarnings("ignore")
     prepare()
+    gc.freeze()  # or each collection in a rank goes through all that was imported
     while True:
         try:
             world_size, port, function, args = pipe.recv()
