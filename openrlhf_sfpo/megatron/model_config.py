@@ -47,7 +47,7 @@ class ModelConfig:
     longest: int
     longest_setting: str
     sliding_window: int | None
-    rope: dict[str, Any] = field(default_factory=dict)
+    rope: dict[str, Any] = field(default_factory=dict, hash=False)
     unread: tuple[str, ...] = ()
 
     @classmethod

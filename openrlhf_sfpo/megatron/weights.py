@@ -4,6 +4,7 @@ The families share their tensor names; they differ in whether q/k/v have biases 
 normalised. Each entry of the plan can read a rank's slice from a checkpoint and put gathered slices together again.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ class Entry:
     converter: Converter
     is_copy: bool = False
 
-    @property
+    @functools.cached_property
     def numel(self) -> int:
         return sum(torch.Size(shape).numel() for shape in self.converter.shapes)
 

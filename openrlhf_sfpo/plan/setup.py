@@ -145,19 +145,15 @@ class Setup:
     def layers_per_chunk(self) -> int:
         return self.model.num_layers // (self.layout.pp * self.layout.vpp)
 
-    @functools.cached_property
-    def entries(self) -> list[Entry]:
+    @property
+    def entries(self) -> tuple[Entry, ...]:
         """The model's parameters and where they are, as the actor's weight plan has them."""
-        return weight_plan(self.model, self.layout)
+        return _entries(self.model, self.layout)
 
-    @functools.cached_property
-    def buckets(self) -> list[tuple[int, int]]:
+    @property
+    def buckets(self) -> tuple[tuple[int, int], ...]:
         """The parts in which `export.WeightExchange` gathers and sends the weights: their pipeline stage and bytes."""
-        limit = self.bucket_bytes // self.element
-        return [
-            (stage, self.element * sum(entry.numel for entry in bucket))
-            for stage, bucket in buckets(self.entries, limit)
-        ]
+        return _buckets(self.model, self.layout, self.bucket_bytes, self.element)
 
     @functools.cached_property
     def count(self) -> int:
@@ -171,6 +167,19 @@ class Setup:
             UsageError: naming the flag.
         """
         self.layout.check(self.gpus, self.model)
+
+
+@functools.lru_cache(maxsize=128)
+def _entries(model: ModelConfig, layout: Layout) -> tuple[Entry, ...]:
+    return tuple(weight_plan(model, layout))
+
+
+@functools.lru_cache(maxsize=128)
+def _buckets(model: ModelConfig, layout: Layout, bucket_bytes: int, element: int) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (stage, element * sum(entry.numel for entry in bucket))
+        for stage, bucket in buckets(_entries(model, layout), bucket_bytes // element)
+    )
 
 
 def setup_of(args: Any, model: ModelConfig) -> Setup:

@@ -1,10 +1,13 @@
 """What stays on each GPU from step to step: parameters, gradients, main parameters and Adam's moments."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openrlhf_sfpo.megatron.weights import Entry, tied_copy
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.weights import Entry, tied_copy, weight_plan
 from openrlhf_sfpo.plan.setup import Setup
 
 _PARAMETER_ALIGNMENT = 64
@@ -40,14 +43,10 @@ class State:
 
 def states(setup: Setup) -> list[State]:
     """The state on each pipeline stage. The distributed optimizer divides main parameters and moments by DP x CP."""
-    plan = _entries(setup)
     found = []
-    for stage in range(setup.layout.pp):
+    for stage, sizes_of in enumerate(_sizes(setup.model, setup.layout)):
         count = padded = 0
-        for chunk in range(setup.layout.vpp):
-            mine = [entry for entry in plan if (entry.stage, entry.chunk) == (stage, chunk)]
-            sizes = [local_numel(entry, setup.layout.tp) for entry in mine]
-            apart = [_is_shared(entry, setup) for entry in mine]
+        for chunk, (sizes, apart) in enumerate(sizes_of):
             count += sum(sizes)
             padded += buffer_numel(sizes, apart, setup.owners, _bucket_size(setup, chunk))
         shard = 4 * padded // setup.owners
@@ -91,14 +90,17 @@ def reference_parameters(setup: Setup, policy: Sequence[State]) -> int:
     return setup.element * max(state.count for state in policy)
 
 
-def _entries(setup: Setup) -> list[Entry]:
-    copy = tied_copy(setup.model, setup.layout)
-    return [*setup.entries, copy] if copy else setup.entries
-
-
-def _is_shared(entry: Entry, setup: Setup) -> bool:
-    tied = setup.model.tied_embeddings and setup.layout.pp > 1
-    return tied and (entry.is_copy or entry.parameter == "embedding.word_embeddings.weight")
+@functools.lru_cache(maxsize=128)  # suggestions try hundreds of settings on the same few layouts
+def _sizes(model: ModelConfig, layout: Layout) -> list[list[tuple[list[int], list[bool]]]]:
+    """For each pipeline stage and each of its chunks: the elements of each of its parameters on a tensor-parallel rank,
+    and whether that has a bucket to itself, as tied embeddings have that are on two stages."""
+    found: list[list[tuple[list[int], list[bool]]]] = [[([], []) for _ in range(layout.vpp)] for _ in range(layout.pp)]
+    copy = tied_copy(model, layout)
+    for entry in [*weight_plan(model, layout), *([copy] if copy else [])]:
+        sizes, apart = found[entry.stage][entry.chunk]
+        sizes.append(local_numel(entry, layout.tp))
+        apart.append(bool(copy) and (entry.is_copy or entry.parameter == "embedding.word_embeddings.weight"))
+    return found
 
 
 def _bucket_size(setup: Setup, chunk: int) -> int | None:

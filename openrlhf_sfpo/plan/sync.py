@@ -1,5 +1,6 @@
 """Sending the weights to the engines, and saving them."""
 
+import functools
 from dataclasses import dataclass
 
 from openrlhf_sfpo.doctor import CHECKPOINT_BYTES
@@ -37,9 +38,15 @@ def gathering(setup: Setup) -> int:
     the next one, which is under way, the first two; of the one before the last, as long as its receiver has a tensor of
     it. A bucket of another stage comes as one.
     """
-    tp, nothing = setup.layout.tp, (1, 0)
+    return _gathering(setup.layout.tp, setup.buckets)
+
+
+@functools.lru_cache(maxsize=128)
+def _gathering(tp: int, buckets: tuple[tuple[int, int], ...]) -> int:
+    """See `gathering`. For each bucket: its pipeline stage and bytes."""
+    nothing = (1, 0)
     most = 0
-    around = zip([nothing, *setup.buckets[:-1]], setup.buckets, [*setup.buckets[1:], nothing], strict=True)
+    around = zip([nothing, *buckets[:-1]], buckets, [*buckets[1:], nothing], strict=True)
     for before, one, following in around:
         parts = [size + (size // tp if tp > 1 else 0) if stage == 0 else size for stage, size in (one, following)]
         most = max(most, before[1] + sum(parts) + (2 * one[1] if one[0] == 0 else 0))
