@@ -20,9 +20,9 @@ from openrlhf_sfpo.orchestration.preflight import nested
 from openrlhf_sfpo.ports import free_port
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "doctor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+def run(*arguments: str, command: str = "doctor", **environment: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "openrlhf_sfpo.cli.main", command, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, env=os.environ | environment)
 
 
 def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
@@ -78,6 +78,9 @@ def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:
     try:
         done = run("--json", *flags(tmp_path / "run", problems, run__allow_open_ray=True), RAY_ADDRESS=cluster.address)
         refused = run("--json", *flags(tmp_path / "run", problems), RAY_ADDRESS=cluster.address)
+        trained = run(
+            *flags(tmp_path / "run", problems, run__allow_open_ray=True), command="train", RAY_ADDRESS=cluster.address
+        )
     finally:
         cluster.shutdown()
     assert "without authentication" in findings(refused)["RAY_ADDRESS"]["found"]
@@ -87,6 +90,10 @@ def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:
     assert "2 GPUs are asked for; the cluster at" in ray["found"]
     assert "has 1, 1 of them free" in ray["found"]
     assert "--actor.num_gpus_per_node" in ray["fix"]
+    assert trained.returncode == 2
+    (line,) = [text for text in trained.stderr.splitlines() if text.startswith("openrlhf-sfpo train: error")]
+    assert "ask for 2 GPUs together, but Ray has 1" in line
+    assert "--actor.num_gpus_per_node" in line
 
 
 def args_of(problems: Path, tmp_path: Path, model: Path, **changes: Any) -> Any:

@@ -332,17 +332,3 @@ def test_a_reward_function_that_fails_stops_the_run(
     assert "my_reward.py" in done.stdout
     assert evidence in done.stdout, "the reward function's own traceback, or the batch with the reward"
     assert str(tmp_path / "run" / "logs") in done.stdout
-
-
-def test_more_gpus_than_ray_has(small_model: Path, tmp_path: Path) -> None:
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 1, "num_cpus": 2, "include_dashboard": False})
-    try:
-        done = train(*flags(tmp_path / "run", small_model, run__allow_open_ray=True), RAY_ADDRESS=cluster.address)
-    finally:
-        cluster.shutdown()
-    assert done.returncode == 2
-    (line,) = [text for text in done.stderr.splitlines() if text.startswith("openrlhf-sfpo train: error")]
-    assert "ask for 3 GPUs together, but Ray has 1" in line
-    assert "--actor.num_gpus_per_node" in line

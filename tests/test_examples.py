@@ -51,7 +51,8 @@ def test_sfpo_in_trl(tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPa
         assert not torch.equal(after.seen[start + K + 1], moved), "the slow pass"
 
 
-def test_a_task_of_ones_own(small_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dry", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["dry", "trained"])
+def test_a_task_of_ones_own(small_model: Path, tmp_path: Path, dry: bool) -> None:
     """The example's files as they are, for one step: its problems, its reward and its settings."""
     run_dir = tmp_path / "run"
     flags = {
@@ -71,9 +72,13 @@ def test_a_task_of_ones_own(small_model: Path, tmp_path: Path) -> None:
         "--config",
         "examples/own_task/run.yaml",
         *words,
+        *(["--dry-run"] if dry else []),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
+    if dry:
+        assert "Singular: " in done.stdout, "a prompt as it is rendered"
+        return
     before, after = read_metrics(run_dir)
     assert after["rollouts_total"] == 80
     assert 0 <= after["train/one_word"] <= 1, "what the reward function logs is a metric"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -103,16 +104,30 @@ def test_there_is_a_script_for_each_model() -> None:
     assert {script.stem for script in TRAINING} == set(MODELS)
 
 
-@pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.stem)
-def test_dry_run(script: Path, tmp_path: Path) -> None:
-    """With a model directory that holds config.json alone, the plan is made; downloads are what is left to do."""
-    model = make_config(tmp_path, MODELS[script.stem])
-    places = {"MODEL": str(model), "DATA": str(tmp_path / "data"), "RUN_DIR": str(tmp_path / "run")}
+def dry_run(script: Path, place: Path) -> subprocess.CompletedProcess[str]:
+    place.mkdir()
+    model = make_config(place, MODELS[script.stem])
+    places = {"MODEL": str(model), "DATA": str(place / "data"), "RUN_DIR": str(place / "run")}
     command = ["bash", str(script), "--dry-run"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(**places), cwd=tmp_path, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(**places), cwd=place, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def dry_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, subprocess.CompletedProcess[str]]]:
+    """Of all scripts, on all cores: most of their time is imports."""
+    places = [tmp_path_factory.mktemp("dry") / script.stem for script in TRAINING]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        done = pool.map(dry_run, TRAINING, places)
+        return {place.name: (place, one) for place, one in zip(places, done, strict=True)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dry_run(name: str, dry_runs: dict[str, tuple[Path, subprocess.CompletedProcess[str]]]) -> None:
+    """With a model directory that holds config.json alone, the plan is made; downloads are what is left to do."""
+    place, done = dry_runs[name]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert MODELS[script.stem] in done.stdout
-    assert not (tmp_path / "run").exists()
+    assert MODELS[name] in done.stdout
+    assert not (place / "run").exists()
 
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.stem)
