@@ -87,6 +87,8 @@ _SPACED_THOUSANDS = re.compile(
     rf"{_DIGITS3}"
 )
 _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
+# Decimals that go on as they began: a digit three times, or a longer block twice, and then dots.
+_GOES_ON = re.compile(r"(?<![\d.])(\d*\.\d*?)(?:(\d)\2{2,}|(\d{2,12}?)\3+)\s*(?:\\ldots(?![a-zA-Z])|\.{3})")
 
 # An angle in degrees has no unit that could be left out where its sine is taken.
 _DEGREES_OF = re.compile(
@@ -118,6 +120,7 @@ def clean(text: str) -> str:
     text = _one_space(re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text))
     text = _unwrap(text)
     text = re.sub(r"\\([a-zA-Z]+)(?![a-zA-Z])", _one_name, text)
+    text = _GOES_ON.sub(lambda found: rf"{found[1]}\overline{{{found[2] or found[3]}}}", text)
     text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}\s*(?=[+-]?\d)", r"\1", text)
     text = re.sub(r"(?<=\d)\s*(?:\^\s*)?\{?\\?(?:text)?\{?(?<!e)(?:st|nd|rd|th)\}*(?![a-zA-Z}])", "", text)
     text = re.sub(r"(\d\s*(?:\\text\{\s*)?)([aApP])\.\s?[mM](?:\.|(?![a-zA-Z]))", r"\1 \2m", text)
