@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import REWARD, ROOT
 from test_comparison import make_run
 
 from openrlhf_sfpo.cli import compare as compare_command
@@ -237,6 +237,10 @@ def small_grid(testbed: Path, path: Path) -> Path:
     base["eval"] |= {"dataset": str(few), "steps": 2}
     base["rollout"] |= {"batch_size": 8, "deterministic": True}
     base["train"] |= {"batch_size": 64}
+    # The testbed's own reward may be 0 for all samples of the first steps, which move nothing then.
+    reward = path.with_name("reward.py")
+    reward.write_text(REWARD)
+    base["reward.remote_url"] = str(reward)
     variants = {"grpo": {"sfpo.preset": "grpo"}, "sfpo": {"sfpo.preset": "sfpo", "sfpo.k": 2}}
     return write(path, base=base, variants=variants, sweep={"actor.adam.lr": [1e-4]}, seeds=[1])
 
@@ -315,7 +319,7 @@ def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> 
     assert again[: len(whole)] == whole
     # The evaluation after a step is added to its line, and may have been under way.
     assert {name: again[len(whole)][name] for name in last} == last
-    assert any(line["reward_mean"] for line in cut_short)  # so that updates moved something
+    assert all(line["train/actor_grad_norm"] > 0 for line in cut_short[1:])
     assert list(accuracies(continued).values()) == [[curve_of(runs / FIRST)], [curve_of(runs / SECOND)]]
 
 
