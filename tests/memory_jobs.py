@@ -1,6 +1,7 @@
 """What rank processes run to find out how many bytes a real actor holds."""
 
 import gc
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +13,22 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveTensors(TorchDispatchMode):
-    """Bytes of the tensors that are made while it is entered and are still there, and the most that there were."""
+    """Bytes of the tensors that were made since `begin` and are still there, and the most that there were.
+
+    What was made before `begin` counts neither while it is there nor when it goes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self._span = 0
         self._known: dict[int, Any] = {}
 
-    def begin(self) -> int:
-        """Forget the peak so far; return what there is now, without what only cycles of references keep."""
+    def begin(self) -> None:
+        """Count from nothing."""
         gc.collect()
-        self.peak = self.now
-        return self.now
+        self._span += 1
+        self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -36,14 +41,15 @@ class LiveTensors(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return
-        size = storage.nbytes()
-        self._known[key] = weakref.ref(storage, lambda _: self._remove(key, size))
+        size, span = storage.nbytes(), self._span
+        self._known[key] = weakref.ref(storage, lambda _: self._remove(key, size, span))
         self.now += size
         self.peak = max(self.peak, self.now)
 
-    def _remove(self, key: int, size: int) -> None:
+    def _remove(self, key: int, size: int, span: int) -> None:
         del self._known[key]
-        self.now -= size
+        if span == self._span:
+            self.now -= size
 
 
 class SavedTensors:
@@ -122,17 +128,26 @@ def measure(
 
 
 def _least_peak(live: LiveTensors, run: Callable[[], Any]) -> int:
-    """Bytes that `run` has at a time beside what there was before, at most: with several ranks the least of three runs.
+    """The most bytes at a time of what `run` makes and does not leave: with several ranks the least of three runs.
 
-    gloo's thread lets go of the tensors of a collective a moment after it has reported its end. On a busy machine they
-    may still be there when the next ones come, which can only add to a peak.
+    gloo keeps the last tensors that were sent and received until the next ones come, in the middle of `run` as after
+    it; and its thread lets go of the others a moment after it has reported the end of a transfer. On a busy machine
+    they may still be there when the next ones come, which can only add to a peak.
     """
-    peaks = []
-    for _ in range(3 if torch.distributed.get_world_size() > 1 else 1):
-        before = live.begin()
-        run()
-        peaks.append(live.peak - before)
-    return min(peaks)
+    if torch.distributed.get_world_size() == 1:
+        return _peak(live, run)
+    return min(_peak(live, run) for _ in range(3))
+
+
+def _peak(live: LiveTensors, run: Callable[[], Any]) -> int:
+    live.begin()
+    run()
+    left = live.now
+    for _ in range(10):  # in which a thread gets its turn on any machine
+        time.sleep(0.02)
+        gc.collect()
+        left = min(left, live.now)
+    return live.peak - left
 
 
 def _gradients(actor: Any, batch: Any, loss: Any) -> Callable[[], None]:
