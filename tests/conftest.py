@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ranks import RankPool
+from tiny_runs import command, flags
 
 ROOT = Path(__file__).parent.parent
 # A reward that a model without any training gets for half of its answers.
@@ -19,6 +20,7 @@ REWARD = (
     'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
 )
 
+COMPILING = pytest.StashKey["subprocess.Popen[bytes]"]()
 BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
 
 
@@ -50,6 +52,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let DeepSpeed's Adam compile while the first tests, which start no engines, leave a core idle. On a new machine
+    that takes a minute, for which the first rank to use it would keep everybody waiting; torch's lock makes it wait."""
+    if session.config.option.collectonly or not any("zero_ranks" in _fixtures(item) for item in session.items):
+        return
+    code = "from deepspeed.ops.op_builder import FusedAdamBuilder; FusedAdamBuilder().load()"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    session.config.stash[COMPILING] = subprocess.Popen(["nice", sys.executable, "-c", code], **quiet)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A compilation that is killed leaves its lock to the next one."""
+    compiling = session.config.stash.get(COMPILING, None)
+    if compiling is not None:
+        compiling.wait()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -116,3 +139,23 @@ def problems(testbed: Path) -> Path:
     lines = (testbed / "eval.jsonl").read_text().splitlines(True)
     (testbed / "few.jsonl").write_text("".join(lines[:24]))
     return testbed
+
+
+@pytest.fixture(scope="session")
+def undisturbed(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to which nothing happens, but that the reader of its output goes away after the first line, as with
+    `| head -1`. Its rollouts are recorded beside it."""
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    arguments = flags(run_dir, problems, rollout__record_dir=run_dir.parent / "rollouts")
+    started = command(arguments, [], run_dir.parent / "faults")
+    with subprocess.Popen(**started, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.stdout.close()
+        process.stdout = None
+        _, errors = process.communicate(timeout=800)
+    assert first.strip(), "warnings of the data, or the run directory"
+    log = (run_dir / "logs" / "driver.log").read_text()
+    assert (process.returncode, errors) == (0, ""), log
+    assert "Traceback" not in log
+    return run_dir

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_faults import comparable, flags, train
 from tiny_models import make_model
+from tiny_runs import assert_the_same, flags, train
 
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.orchestration.kept import can_follow
@@ -96,6 +96,15 @@ def with_reference(run_dir: Path, problems: Path, **changes: Any) -> list[str]:
     return flags(run_dir, problems, **chosen)
 
 
+def assert_rewards_scores_and_divergence(lines: list[dict[str, Any]]) -> None:
+    """Of a run `with_reference`."""
+    assert lines[-1]["train/kl"] > 0
+    assert all(line["reward_mean"] <= 1 for line in lines if line["step"])
+    accuracies = [value for line in lines for name, value in line.items() if name.endswith("_pass1")]
+    assert accuracies
+    assert all(2 <= value <= 3 for value in accuracies), "what the scores are"
+
+
 @pytest.fixture(scope="module")
 def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with engine, actor and reference model on devices of their own."""
@@ -103,27 +112,27 @@ def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     done = train(with_reference(run_dir, problems), [], run_dir.parent / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = read_metrics(run_dir)
-    assert lines[-1]["train/kl"] > 0
     assert [line["train/staleness"] for line in lines if line["step"]] == [0.0] * STEPS
-    assert all(line["reward_mean"] <= 1 for line in lines if line["step"])
-    accuracies = [value for line in lines for name, value in line.items() if name.endswith("_pass1")]
-    assert len(accuracies) >= 3, "at both ends and once between"
-    assert all(2 <= value <= 3 for value in accuracies), "what the scores are"
+    assert_rewards_scores_and_divergence(lines)
     return run_dir
 
 
-def assert_the_same(run_dir: Path, other: Path) -> None:
-    assert comparable(run_dir) == comparable(other)
-    for name in ("hf/model.safetensors", "samples.jsonl"):
-        assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
+OFFLOADED: dict[str, Any] = {**COLOCATED, "megatron__offload_parameters": True}
 
 
-@pytest.mark.parametrize("level", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_everything_offloaded_is_the_disaggregated_run_to_the_bit(
-    problems: Path, disaggregated: Path, tmp_path: Path, level: int
+    problems: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    offloads = {"megatron__offload_parameters": True, "ref__offload": True, "vllm__sleep_level": level}
-    done = train(with_reference(tmp_path / "run", problems, **COLOCATED, **offloads), [], tmp_path / "faults")
+    done = train(flags(tmp_path / "run", problems, **OFFLOADED, vllm__sleep_level=2), [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_the_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [2, 1])
+def test_with_a_reference_model_as_well(problems: Path, disaggregated: Path, tmp_path: Path, level: int) -> None:
+    changes = {**OFFLOADED, "ref__offload": True, "vllm__sleep_level": level}
+    done = train(with_reference(tmp_path / "run", problems, **changes), [], tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_the_same(tmp_path / "run", disaggregated)
 
@@ -147,7 +156,7 @@ def test_level_2_is_the_same_with_engines_that_die_asleep_and_hang_in_the_weight
     assert_the_same(tmp_path / "run", disaggregated)
 
 
-def test_asynchronous_training_with_partial_rollouts(problems: Path, tmp_path: Path) -> None:
+def test_asynchronous_training_with_partial_rollouts_and_a_reference_model(problems: Path, tmp_path: Path) -> None:
     changes = {
         "train__async_enable": True,
         "train__partial_rollout_enable": True,
@@ -155,13 +164,13 @@ def test_asynchronous_training_with_partial_rollouts(problems: Path, tmp_path: P
         "algo__advantage__is_correction_level": "token",
         "algo__advantage__is_correction_mode": "clip",
         "vllm__enable_prefix_caching": True,
-        "data__max_samples": 4 * STEPS,
-        "eval__dataset": None,
+        "ref__offload": True,
         "ckpt__save_steps": -1,
     }
-    done = train(flags(tmp_path / "run", problems, **changes), [], tmp_path / "faults")
+    done = train(with_reference(tmp_path / "run", problems, **changes), [], tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = read_metrics(tmp_path / "run")
+    assert_rewards_scores_and_divergence(lines)
     assert [line["step"] for line in lines] == [1, 2, 3]
     for line in lines:
         assert line["sfpo/active"] == 1.0

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_faults import flags
 from tiny_models import make_model
+from tiny_runs import flags
 
 from openrlhf_sfpo import doctor
 from openrlhf_sfpo.cli import doctor as doctor_command

@@ -306,10 +306,11 @@ def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: 
     ("body", "message", "evidence"),
     [
         # Right for the made-up response of the trial, and for no other.
-        (
+        pytest.param(
             "if '42' in queries[0]:\n        return [1.0]\n    raise KeyError('no such problem')",
             "no such problem",
             "Traceback",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "return {'rewards': [float('nan')]}",

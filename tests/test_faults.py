@@ -5,12 +5,10 @@ No limit of time is the machine's: they follow from how long the undisturbed run
 """
 
 import json
-import os
 import random
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,89 +16,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from tiny_runs import STEPS, assert_the_same, flags, replayed, train
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole
 from openrlhf_sfpo.files import locked
 from openrlhf_sfpo.report.reading import read_metrics, read_status
 from openrlhf_sfpo.report.runs import load_run
 from openrlhf_sfpo.rollout.recording import load_rollouts, save_rollouts
-
-TESTS = Path(__file__).parent
-STEPS = 8
-
-
-def flags(run_dir: Path, problems: Path, **changes: Any) -> list[str]:
-    """Eight steps of half a second, each with a checkpoint; names have __ for dots, None drops a flag."""
-    chosen = {
-        "run.dir": run_dir,
-        "actor.model_name_or_path": problems / "model",
-        "actor.num_gpus_per_node": 1,
-        "megatron.param_dtype": "fp32",
-        "vllm.num_engines": 1,
-        "vllm.enforce_eager": True,
-        "run.kv_cache_mb": 128,
-        "rollout.deterministic": True,
-        "sfpo.k": 2,
-        "sfpo.gate_window": 3,
-        "actor.adam.lr": 1e-4,
-        "data.prompt_dataset": problems / "train.jsonl",
-        "data.input_key": "prompt",
-        "data.label_key": "label",
-        "data.max_len": 24,
-        "data.max_samples": 4 * STEPS,
-        "eval.dataset": problems / "few.jsonl",
-        "eval.steps": 3,
-        "eval.n_samples_per_prompt": 1,
-        "reward.remote_url": problems / "reward.py",
-        "rollout.batch_size": 4,
-        "rollout.n_samples_per_prompt": 4,
-        "rollout.max_new_tokens": 6,
-        "train.batch_size": 8,
-        "train.max_tokens_per_gpu": 256,
-        "ckpt.save_steps": 1,
-        **{name.replace("__", "."): value for name, value in changes.items()},
-    }
-    return [
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in chosen.items() if value is not None
-    ]
-
-
-def replayed(run_dir: Path, problems: Path, recording: Path, **changes: Any) -> list[str]:
-    """The same from recorded rollouts, without an engine."""
-    without = dict.fromkeys(("vllm__num_engines", "reward__remote_url", "eval__dataset", "rollout__deterministic"))
-    return flags(run_dir, problems, **{**without, "rollout__replay_dir": recording, **changes})
-
-
-def command(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> dict[str, Any]:
-    """What `subprocess` takes to train with faults."""
-    done.mkdir(exist_ok=True)
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "FAULTS": json.dumps(faults), "FAULTS_DONE": str(done)}
-    return {"args": [sys.executable, str(TESTS / "faulty_train.py"), *arguments], "text": True, "env": environment}
-
-
-def train(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(**command(arguments, faults, done), capture_output=True, timeout=800)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run to which nothing happens, but that the reader of its output goes away after the first line, as with
-    `| head -1`. Its rollouts are recorded beside it."""
-    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    arguments = flags(run_dir, problems, rollout__record_dir=run_dir.parent / "rollouts")
-    started = command(arguments, [], run_dir.parent / "faults")
-    with subprocess.Popen(**started, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        process.stdout.close()
-        process.stdout = None
-        _, errors = process.communicate(timeout=800)
-    assert first.strip(), "warnings of the data, or the run directory"
-    log = (run_dir / "logs" / "driver.log").read_text()
-    assert (process.returncode, errors) == (0, ""), log
-    assert "Traceback" not in log
-    return run_dir
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +46,9 @@ def test_a_run_whose_output_nobody_reads(undisturbed: Path) -> None:
     assert (undisturbed / "hf" / "model.safetensors").is_file()
 
 
-def comparable(run_dir: Path) -> list[dict[str, Any]]:
-    """The metrics without what depends on time: on when checkpoints and weights were sent, too."""
-    left_out = ("time/", "checkpoint/", "weight_sync/")
-    return [
-        {k: v for k, v in line.items() if not k.startswith(left_out) and "seconds" not in k}
-        for line in read_metrics(run_dir)
-    ]
-
-
-def assert_the_same(run_dir: Path, undisturbed: Path) -> None:
+def assert_as_if_nothing_had_happened(run_dir: Path, undisturbed: Path) -> None:
     """Metrics are the same, weights and optimizer state to the bit."""
-    assert comparable(run_dir) == comparable(undisturbed)
-    for name in ("hf/model.safetensors", "samples.jsonl"):
-        assert (run_dir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert_the_same(run_dir, undisturbed)
     newest = newest_whole(run_dir / "checkpoints" / PLACE)
     assert newest.step == STEPS
     common = torch.load(newest.path / "common.pt", weights_only=False)
@@ -149,23 +60,52 @@ def assert_the_same(run_dir: Path, undisturbed: Path) -> None:
     assert common["sfpo"] == same["sfpo"], "gate and counters"
 
 
-@pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_engines_that_die_or_hang(
-    problems: Path, undisturbed: Path, slowest_step: float, tmp_path: Path, deaths: int
+def a_hang_is_noticed_after(slowest_step: float) -> int:
+    """Seconds, for --rollout.engine_timeout."""
+    return max(6, round(5 * slowest_step))
+
+
+def test_an_engine_dies_then_everything_then_an_engine_hangs(
+    problems: Path, undisturbed: Path, slowest_step: float, tmp_path: Path
 ) -> None:
-    """In the middle of a rollout, with 2 `deaths` also between a rollout and the weight transfer; then one hangs."""
+    """Each in the middle of a step; what was killed is started again by the same command."""
+    limit = a_hang_is_noticed_after(slowest_step)
+    arguments = flags(tmp_path / "run", problems, rollout__engine_timeout=limit)
+    faults = [
+        {"at": "rollout", "nth": 2, "do": "kill ray::RolloutEngine", "delay": 0.05},
+        {"at": "saving a checkpoint", "nth": 3, "do": "kill_all", "delay": 0.05},
+    ]
+    done = train(arguments, faults, tmp_path / "faults")
+    assert done.returncode == -9, f"{done.stdout}\n{done.stderr}"
+    assert done.stdout.count("engine 0 died (its process is gone); restarting it") == 1
+    assert done.stdout.count("engine 0 is up again with the current weights") == 1
+    assert load_run(tmp_path / "run").state == "died"
+
+    done = train(arguments, [{"at": "rollout", "nth": 3, "do": "stop EngineCore"}], tmp_path / "later_faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "died without writing a final status" in done.stdout
+    assert "continuing after step" in done.stdout
+    assert f"engine 0 has not answered for {limit} s (--rollout.engine_timeout)" in done.stdout
+    assert done.stdout.count("engine 0 is up again with the current weights") == 1
+    assert_as_if_nothing_had_happened(tmp_path / "run", undisturbed)
+    assert len(read_status(tmp_path / "run")["continued"]) == 1
+
+
+@pytest.mark.slow
+def test_engines_that_die_or_hang(problems: Path, undisturbed: Path, slowest_step: float, tmp_path: Path) -> None:
+    """One in the middle of a rollout, one between a rollout and the weight transfer; then one hangs."""
     faults = [
         {"at": "rollout", "nth": 2, "do": "kill ray::RolloutEngine", "delay": 0.05},
         {"at": "slow", "nth": 3, "do": "kill ray::RolloutEngine"},
-    ][:deaths]
-    faults.append({"at": "rollout", "nth": 5, "do": "stop EngineCore"})
-    limit = max(6, round(5 * slowest_step))
+        {"at": "rollout", "nth": 5, "do": "stop EngineCore"},
+    ]
+    limit = a_hang_is_noticed_after(slowest_step)
     done = train(flags(tmp_path / "run", problems, rollout__engine_timeout=limit), faults, tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("engine 0 died (its process is gone); restarting it") == deaths
+    assert done.stdout.count("engine 0 died (its process is gone); restarting it") == 2
     assert f"engine 0 has not answered for {limit} s (--rollout.engine_timeout)" in done.stdout
-    assert done.stdout.count("engine 0 is up again with the current weights") == deaths + 1
-    assert_the_same(tmp_path / "run", undisturbed)
+    assert done.stdout.count("engine 0 is up again with the current weights") == 3
+    assert_as_if_nothing_had_happened(tmp_path / "run", undisturbed)
 
 
 def kills(count: int) -> list[dict[str, Any]]:
@@ -192,25 +132,34 @@ def kills(count: int) -> list[dict[str, Any]]:
     return faults
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(2400)])])
-def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path, count: int) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
     arguments = flags(tmp_path / "run", problems)
-    for number, fault in enumerate(kills(count)):
+    for number, fault in enumerate(kills(20)):
         done = train(arguments, [fault], tmp_path / f"faults{number}")
         assert done.returncode == -9, f"{fault}\n{done.stdout}\n{done.stderr}"
         assert load_run(tmp_path / "run").state == "died"
     done = train(arguments, [], tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "died without writing a final status" in done.stdout
     assert "continuing after step" in done.stdout
-    assert_the_same(tmp_path / "run", undisturbed)
-    assert len(read_status(tmp_path / "run")["continued"]) == count
+    assert_as_if_nothing_had_happened(tmp_path / "run", undisturbed)
+    assert len(read_status(tmp_path / "run")["continued"]) == 20
 
 
-def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, start_up: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        pytest.param([], id="hang"),
+        pytest.param([{"at": "slow", "rank": 1, "do": "kill_self"}], id="dead rank", marks=pytest.mark.slow),
+    ],
+)
+def test_a_hang_and_a_sigterm(
+    problems: Path, undisturbed: Path, start_up: float, tmp_path: Path, deaths: list[dict[str, Any]]
+) -> None:
     """On two data-parallel ranks; what is left of the run then continues on two pipeline stages."""
     faults = [
-        {"at": "slow", "rank": 1, "do": "kill_self"},
+        *deaths,
         {"at": "fast 1/2", "nth": 2, "rank": 1, "do": "stop_self"},
         {"at": "reposition", "nth": 2, "do": "sigterm"},
     ]
@@ -224,7 +173,8 @@ def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, sta
     shown = done.stdout
     assert f"no rank made progress for {limit} s (--train.timeout) in: fast 1/2" in shown
     # Which of the two is seen first is up to the machine.
-    assert re.search(r"the process of FaultyPolicy \(process \d+ on .*\) ended unexpectedly|onnection", shown), shown
+    died = re.search(r"the process of FaultyPolicy \(process \d+ on .*\) ended unexpectedly|onnection", shown)
+    assert died or not deaths, shown
     assert re.search(r"Rank 1 \(process \d+ on .*\) did not arrive: it has given no sign of life for", shown)
     assert re.search(r"Rank\(s\) 0 wait for the others in \w+", shown)
     assert [process for process in psutil.process_iter(["name"]) if "FaultyPol" in process.info["name"]] == [], (
@@ -233,7 +183,7 @@ def test_a_hang_a_dead_rank_and_a_sigterm(problems: Path, undisturbed: Path, sta
     stacks = (run_dir / "logs" / "stacks.txt").read_text()
     assert stacks.count("\nrank ") == 1, "one of each rank"
     assert stacks.count("run_pass") == 2, "also of the one that was stopped"
-    assert shown.count("starting again from the last checkpoint") == 2
+    assert shown.count("starting again from the last checkpoint") == 1 + len(deaths)
     assert "SIGTERM: finishing the step in progress and saving a checkpoint (up to 500 s" in shown
     ended = re.search(
         r"stopped after step (\d); its checkpoint is saved\. The same command continues after step \1", shown

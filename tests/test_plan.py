@@ -98,7 +98,17 @@ def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, ch
     )
 
 
-@pytest.mark.parametrize("name", MEASURED)
+SLOW = {  # what others have in them, too
+    "TP1 PP1 DP1, bf16, fp32 residual",
+    "TP1 PP1 DP1, full",
+    "TP1 PP1 DP1, Qwen3",
+    "TP2 PP1 DP1",
+    "TP1 PP2 DP1",
+    "TP1 PP1 DP1, two layers",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MEASURED])
 def test_planned_bytes_are_those_of_a_real_actor(ranks: RankPool, tmp_path: Path, name: str) -> None:
     shape, world, family, tied, dtype, changes = MEASURED[name]
     path = str(make_model(tmp_path / "model", family, tied, **SHAPE))

@@ -70,12 +70,18 @@ class Listener:
         self._heard = time.monotonic()
 
     @contextmanager
-    def listening(self, mailbox: Any) -> Iterator[None]:
-        """Listen until the block ends."""
+    def listening(self, mailbox: Any, is_new: bool = False) -> Iterator[None]:
+        """Listen until the block ends.
+
+        Args:
+            mailbox: the workers' end.
+            is_new: no run has used it. Its process, which takes seconds to start, is not waited for then.
+        """
         import ray
 
         finished = threading.Event()
-        ray.get(mailbox.begin.remote())  # forget what the run before said after its end
+        if not is_new:
+            ray.get(mailbox.begin.remote())  # forget what the run before said after its end
 
         def listen() -> None:
             while not finished.wait(0.5):

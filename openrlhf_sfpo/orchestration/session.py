@@ -128,6 +128,7 @@ class Session:
         listener = None
         try:
             with self.stopping.deferred():
+                is_new = self._mailbox is None
                 self._install_hooks(values)
                 watchdog = Watchdog(values["train.timeout"], directory / "logs" / "stacks.txt", stack_of)
                 listener = Listener(
@@ -140,7 +141,7 @@ class Session:
                     continues_after=step,
                     asynchronous=values["train.async_enable"],
                 )
-                with listener.listening(self._mailbox):
+                with listener.listening(self._mailbox, is_new):
                     hooks.run_openrlhf(for_openrlhf(flat, checkpoint))
                 writer.close("finished")
         except BaseException as error:
