@@ -20,7 +20,8 @@ REWARD = (
     'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
 )
 
-COMPILING = pytest.StashKey["subprocess.Popen[bytes]"]()
+# Most that the tests but the slow ones may take, in seconds; they take a third of it.
+SESSION_S = 4500
 BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
 
 
@@ -36,9 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Signals as in a terminal: under nohup and in the background of a script the first two are ignored, and the
-    commands under test would ignore them as well."""
+    """An end, with a summary, before continuous integration makes one without. And signals as in a terminal: under
+    nohup and in the background of a script the first two are ignored, and the commands under test would ignore them as
+    well."""
+    if not config.option.slow and not config.option.session_timeout:
+        config.option.session_timeout = SESSION_S
     for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
@@ -52,27 +57,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Let DeepSpeed's Adam compile while the first tests, which start no engines, leave a core idle. On a new machine
-    that takes a minute, for which the first rank to use it would keep everybody waiting; torch's lock makes it wait."""
-    if session.config.option.collectonly or not any("zero_ranks" in _fixtures(item) for item in session.items):
-        return
-    code = "from deepspeed.ops.op_builder import FusedAdamBuilder; FusedAdamBuilder().load()"
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    session.config.stash[COMPILING] = subprocess.Popen(["nice", sys.executable, "-c", code], **quiet)
-
-
-def _fixtures(item: pytest.Item) -> list[str]:
-    return getattr(item, "fixturenames", [])
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A compilation that is killed leaves its lock to the next one."""
-    compiling = session.config.stash.get(COMPILING, None)
-    if compiling is not None:
-        compiling.wait()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,6 +1,7 @@
 """Processes that play the ranks of a job, forked for it from one that has done the imports, which take seconds."""
 
 import contextlib
+import faulthandler
 import gc
 import importlib
 import multiprocessing
@@ -17,6 +18,9 @@ from typing import Any, NoReturn
 import pytest
 
 from openrlhf_sfpo.ports import free_port
+
+# What importing everything, and compiling DeepSpeed's Adam, may take on a slow machine.
+PREPARATION_S = 420
 
 
 def import_megatron() -> None:
@@ -41,14 +45,15 @@ class RankPool:
     def __init__(self, prepare: Callable[[], None] = import_megatron) -> None:
         self._prepare = prepare
         self._template: tuple[Any, Connection] | None = None
+        self._unprepared = ""  # why there will be no ranks; said again to every later test, which would wait as long
 
-    def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
+    def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 240.0) -> list[Any]:
         """Call function(*args) on every rank; return what each rank returned.
 
         The function must be importable (module level) and what it returns picklable.
         """
         pipe = self._started()
-        pipe.send((world_size, free_port(), function, args))
+        pipe.send((world_size, free_port(), timeout, function, args))
         answers: dict[int, Any] = {}
         failures: list[str] = []
         deadline = time.monotonic() + timeout
@@ -79,6 +84,8 @@ class RankPool:
         self._template = None
 
     def _started(self) -> Connection:
+        if self._unprepared:
+            raise RankFailure(self._unprepared)
         if self._template is None:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
@@ -88,7 +95,20 @@ class RankPool:
                 process.start()
             theirs.close()
             self._template = process, ours
+            self._wait_until_prepared(ours)
         return self._template[1]
+
+    def _wait_until_prepared(self, pipe: Connection) -> None:
+        if not pipe.poll(PREPARATION_S):
+            self._unprepared = f"the imports of the rank processes did not end within {PREPARATION_S} s"
+        else:
+            try:
+                self._unprepared = pipe.recv()
+            except EOFError:
+                self._unprepared = "the process that does the imports of the rank processes died"
+        if self._unprepared:
+            self.close()
+            raise RankFailure(self._unprepared)
 
 
 def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> None:
@@ -99,11 +119,18 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
     stub = importlib.import_module("openrlhf_sfpo.orchestration.flash_attn_stub")
     stub.install_if_missing()  # as in Ray's workers: OpenRLHF imports flash_attn
     warnings.filterwarnings("ignore")
-    prepare()
+    faulthandler.dump_traceback_later(PREPARATION_S - 5)  # where it hangs
+    try:
+        prepare()
+    except BaseException:
+        pipe.send(traceback.format_exc())
+        return
+    faulthandler.cancel_dump_traceback_later()
+    pipe.send("")
     gc.freeze()  # or each collection in a rank goes through all that was imported
     while True:
         try:
-            world_size, port, function, args = pipe.recv()
+            world_size, port, timeout, function, args = pipe.recv()
         except EOFError:
             return
         os.environ.update(WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -112,6 +139,7 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
             answers, theirs = multiprocessing.Pipe(duplex=False)
             pid = os.fork()
             if not pid:
+                faulthandler.dump_traceback_later(timeout - 5)
                 _run(theirs, rank, function, args)
             theirs.close()
             ranks[answers] = rank, pid

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from openrlhf_sfpo.checks import check_backend
 from openrlhf_sfpo.deepspeed import cpu
+from openrlhf_sfpo.deepspeed.compiled_ops import left_locks
 from openrlhf_sfpo.errors import UsageError
 
 # ZeRO stage and ranks.
@@ -35,7 +36,10 @@ def with_tokenizer(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def zero_ranks() -> Iterator[RankPool]:
-    """Rank processes of their own: OpenRLHF's CUDA calls are answered differently there than Megatron's."""
+    """Rank processes of their own: OpenRLHF's CUDA calls are answered differently there than Megatron's. The first one
+    on a machine compiles DeepSpeed's Adam, a minute."""
+    for lock in left_locks():
+        lock.unlink()  # tests were killed meanwhile, and these would wait for it without end
     pool = RankPool(prepare=ds.prepare)
     yield pool
     pool.close()

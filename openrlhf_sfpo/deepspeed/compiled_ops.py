@@ -20,13 +20,18 @@ def check_locks() -> None:
     Raises:
         UsageError: there is a lock that no process of this machine holds, naming it.
     """
-    if left := [path for path in _locks() if not _is_held(path)]:
+    if left := left_locks():
         raise UsageError(
             "--actor.backend",
             f"is deepspeed, which would wait without end for {', '.join(map(str, left))}: a compilation that was "
             "killed has left it there.",
             f"Unless another machine that shares the directory is compiling now: rm {' '.join(map(str, left))}",
         )
+
+
+def left_locks() -> list[Path]:
+    """The locks that no process of this machine holds."""
+    return [path for path in _locks() if not _is_held(path)]
 
 
 def _locks() -> Iterator[Path]:
