@@ -308,6 +308,7 @@ def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> None:
     """The second run had the engines and actors of the first, until it was killed; then it had fresh ones."""
     runs = continued / "runs"

@@ -147,12 +147,10 @@ def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path)
     assert len(read_status(tmp_path / "run")["continued"]) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "deaths",
-    [
-        pytest.param([], id="hang"),
-        pytest.param([{"at": "slow", "rank": 1, "do": "kill_self"}], id="dead rank", marks=pytest.mark.slow),
-    ],
+    [pytest.param([], id="hang"), pytest.param([{"at": "slow", "rank": 1, "do": "kill_self"}], id="dead rank")],
 )
 def test_a_hang_and_a_sigterm(
     problems: Path, undisturbed: Path, start_up: float, tmp_path: Path, deaths: list[dict[str, Any]]
@@ -287,6 +285,7 @@ def test_load_enable_continues_in_a_new_run_directory(problems: Path, undisturbe
     assert newest_whole(place / PLACE).step == STEPS
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_start_says_why_once(problems: Path, tmp_path: Path) -> None:
     """One megabyte of key/value cache is less than vLLM wants for a sequence of the length that is asked for."""
     model = tmp_path / "model"
