@@ -33,8 +33,8 @@ from typing import Any, NoReturn
 import torch
 from machine import cpu_name, write_result
 
-from openrlhf_sfpo.megatron.batching import Sample
-from openrlhf_sfpo.ports import free_port
+from openrlhf_sfpo.megatron.data.batching import Sample
+from openrlhf_sfpo.system.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"megatron": "ours, Megatron-Core", "openrlhf": "OpenRLHF, DeepSpeed ZeRO-2", "trl": "TRL GRPOTrainer"}
@@ -220,7 +220,7 @@ class Child:
 
 def child(args: argparse.Namespace) -> None:
     """Load, and update at each "go" on standard input."""
-    from openrlhf_sfpo.orchestration import flash_attn_stub
+    from openrlhf_sfpo.system import flash_attn_stub
 
     flash_attn_stub.install_if_missing()
     samples = [Sample(**fields) for fields in torch.load(args.batch)]
@@ -260,8 +260,8 @@ def on_one_rank() -> None:
 def megatron(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
     from openrlhf_sfpo.megatron.actor import MegatronActor
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
     from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
     yield resident()
@@ -289,9 +289,9 @@ def openrlhf(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
     from openrlhf.utils import get_strategy
 
     from openrlhf_sfpo.cli.flags import openrlhf_parser
-    from openrlhf_sfpo.deepspeed import cpu
-    from openrlhf_sfpo.orchestration.preflight import nested
-    from openrlhf_sfpo.orchestration.undecorated import undecorated
+    from openrlhf_sfpo.config.namespaces import nested
+    from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
+    from openrlhf_sfpo.orchestration.ray_classes import undecorated
 
     yield resident()
     on_one_rank()

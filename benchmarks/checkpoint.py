@@ -59,10 +59,10 @@ def parse() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     from openrlhf_sfpo.megatron.actor import MegatronActor
-    from openrlhf_sfpo.megatron.checkpoint_writer import CheckpointWriter, Saved
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
     from openrlhf_sfpo.megatron.settings import ActorSettings
+    from openrlhf_sfpo.megatron.state.writer import CheckpointWriter, Saved
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
     settings = ActorSettings(param_dtype=torch.float32, train_batch_size=args.samples, max_tokens_per_gpu=1024)

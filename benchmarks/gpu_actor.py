@@ -136,14 +136,14 @@ def in_a_process(
 
 
 def rendezvous() -> dict[str, str]:
-    from openrlhf_sfpo.ports import free_port
+    from openrlhf_sfpo.system.ports import free_port
 
     return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
 
 def large(millions: int) -> dict[str, Any]:
     """A configuration with about so many million parameters, in the proportions of Qwen2.5."""
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
+    from openrlhf_sfpo.megatron.model.config import ModelConfig
 
     sizes = (_large(hidden) for hidden in range(128, 8192, 128))
     return next(one for one in sizes if parameters(ModelConfig.from_dict(one)) >= millions * 1e6)
@@ -166,7 +166,7 @@ def _large(hidden: int) -> dict[str, Any]:
 def parameters(model: Any) -> int:
     """Of a `ModelConfig`."""
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.weights import weight_plan
+    from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 
     return sum(entry.numel for entry in weight_plan(model, Layout()))
 
@@ -176,8 +176,8 @@ def write_model(directory: Path, config: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.megatron.weights import weight_plan
+    from openrlhf_sfpo.megatron.model.config import ModelConfig
+    from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps({**config, "rope_theta": 10_000.0}), encoding="utf-8")
@@ -192,7 +192,7 @@ def write_model(directory: Path, config: dict[str, Any]) -> None:
 
 def samples_of(count: int, length: int, vocab: int, uneven: bool) -> list[Any]:
     """Random samples, of which the second half is the response."""
-    from openrlhf_sfpo.megatron.batching import Sample
+    from openrlhf_sfpo.megatron.data.batching import Sample
 
     generator = torch.Generator().manual_seed(1)
     samples = []
@@ -226,9 +226,9 @@ def build(args: argparse.Namespace, model: Path, dtype: str, layers: str, attent
 
 def job_kinds(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """The (layers, attention) that this machine has, for each dtype."""
-    from openrlhf_sfpo.errors import UsageError
-    from openrlhf_sfpo.megatron.layers import choose_layers
+    from openrlhf_sfpo.megatron.model.layers import choose_layers
     from openrlhf_sfpo.megatron.settings import ActorSettings
+    from openrlhf_sfpo.system.errors import UsageError
 
     kinds: dict[str, list[list[str]]] = {"fp32": [], "bf16": []}
     for dtype, found in kinds.items():
@@ -246,7 +246,7 @@ def job_update(
     args: argparse.Namespace, directory: Path, dtype: str, layers: str = "local", attention: str = "sdpa"
 ) -> dict[str, Any]:
     """Log-probabilities before, main parameters before and after two updates; the file with them is in the result."""
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
     samples = samples_of(12, 300, SMALL["vocab_size"], uneven=True)
@@ -340,9 +340,9 @@ def copy_seconds(args: argparse.Namespace, size: int) -> float:
 def job_pass(args: argparse.Namespace, directory: Path, layers: str, attention: str) -> dict[str, Any]:
     """A fast pass of one optimizer step over the large model."""
     from openrlhf_sfpo.megatron import cpu
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
-    from openrlhf_sfpo.megatron.passes import PassRunner
-    from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.pass_runner import PassRunner
     from openrlhf_sfpo.sfpo import Pass
 
     count = max(1, args.tokens // args.sequence)

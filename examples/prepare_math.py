@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import check_writable, write_whole
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import check_writable, write_whole
 from openrlhf_sfpo.tasks.evaluation import (
     PAPER_SETS,
     PAPER_TEMPLATE,

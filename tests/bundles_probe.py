@@ -46,7 +46,7 @@ def machines_of_ranks(strategy: Any) -> list[str]:
 
 
 def main() -> None:
-    from openrlhf_sfpo.orchestration import flash_attn_stub
+    from openrlhf_sfpo.system import flash_attn_stub
 
     flash_attn_stub.install_if_missing()
     cluster = Cluster()
@@ -55,7 +55,7 @@ def main() -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    from openrlhf_sfpo.orchestration.nodes import node_by_node
+    from openrlhf_sfpo.orchestration.bundle_order import node_by_node
 
     found = {
         "ray": machines_of_ranks(PlacementGroupSchedulingStrategy),

@@ -12,7 +12,7 @@ def train_and_save(
 ) -> dict[str, Any]:
     """Two SFPO updates, a checkpoint, and `more` updates beside the writing; what the actor held at the checkpoint and
     at the end."""
-    from openrlhf_sfpo.megatron.checkpoint_writer import CheckpointWriter
+    from openrlhf_sfpo.megatron.state.writer import CheckpointWriter
 
     actor, update = start(path, layout, **settings)
     for _ in range(2):
@@ -52,7 +52,7 @@ def whole_state(actor: Any) -> dict[str, torch.Tensor]:
     parameters as they are exported."""
     import torch.distributed as dist
 
-    from openrlhf_sfpo.megatron import training_state
+    from openrlhf_sfpo.megatron.state import training_state
 
     mine = [
         (kind, piece, piece.view(tensor.detach().view(-1)).clone())

@@ -12,8 +12,8 @@ from tiny_models import make_model
 
 from openrlhf_sfpo.cli import compare, doctor, plan, train
 from openrlhf_sfpo.cli import flags as flags_module
-from openrlhf_sfpo.doctor import Finding
-from openrlhf_sfpo.orchestration import data_check
+from openrlhf_sfpo.doctor.finding import Finding
+from openrlhf_sfpo.runs import data_check
 from openrlhf_sfpo.tasks.tokenizers import load_tokenizer
 
 

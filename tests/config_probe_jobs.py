@@ -12,7 +12,7 @@ def of_actor(paths: list[str], sequences: list[list[int]]) -> list[list[torch.Te
     """From the Megatron actor, on one rank. A string says why there are none."""
     import jobs
 
-    from openrlhf_sfpo.megatron.batching import Sample
+    from openrlhf_sfpo.megatron.data.batching import Sample
 
     samples = [Sample(torch.tensor(tokens), torch.ones(len(tokens) - 1, dtype=torch.bool)) for tokens in sequences]
     found: list[list[torch.Tensor] | str] = []

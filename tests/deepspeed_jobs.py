@@ -9,13 +9,13 @@ import torch
 
 def arguments(world: int, **flags: Any) -> Any:
     """OpenRLHF's arguments, nested, with small defaults; `flags` by dotted name with __ for the dot."""
-    from openrlhf_sfpo import existing
     from openrlhf_sfpo.cli.flags import openrlhf_parser
-    from openrlhf_sfpo.config import defaults
-    from openrlhf_sfpo.orchestration.preflight import nested
+    from openrlhf_sfpo.config.flags import defaults
+    from openrlhf_sfpo.config.namespaces import nested
+    from openrlhf_sfpo.orchestration.patched import entry_point
 
     parser = openrlhf_parser()
-    existing.add_flags(parser)
+    entry_point.add_flags(parser)
     values = {**defaults("run"), **defaults("rollout"), **defaults("train"), **vars(parser.parse_args([]))}
     values.update(
         {
@@ -45,7 +45,7 @@ def prepare() -> None:
     from deepspeed.ops.op_builder import FusedAdamBuilder
 
     FusedAdamBuilder().load()
-    importlib.import_module("openrlhf_sfpo.deepspeed.actor")
+    importlib.import_module("openrlhf_sfpo.orchestration.deepspeed_actor")
     importlib.import_module("openrlhf.utils")
 
 
@@ -55,7 +55,7 @@ def policy(path: str, args: Any, steps: int = 1000) -> Any:
 
     from openrlhf.utils import get_strategy
 
-    from openrlhf_sfpo.deepspeed.actor import PolicyActor
+    from openrlhf_sfpo.orchestration.deepspeed_actor import PolicyActor
 
     actor = PolicyActor.__new__(PolicyActor)
     actor._rank, actor._world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

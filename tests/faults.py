@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from openrlhf_sfpo.orchestration.actors import PolicyActor
-from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.orchestration.megatron_actor import PolicyActor
 from openrlhf_sfpo.orchestration.trainers import Trainer
 
 

@@ -84,7 +84,7 @@ def train(
     **settings: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Update `batches` times on the same samples; return the metrics of each and the weights at the end."""
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
 
     actor = make_actor(path, layout, **settings)
@@ -134,7 +134,7 @@ def assert_copies_agree(actor: Any) -> None:
 
 def on_policy_step(actor: Any, samples: list[Any], update: Any) -> dict[str, Any]:
     """Old log-probabilities from the actor as it is now, then an update."""
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
 
     mine = my_share(samples)
     for sample, log_probs in zip(mine, actor.forward(mine), strict=True):
@@ -146,7 +146,7 @@ def on_policy(
     path: str, layout: tuple[int, ...], samples: list[Any], dtype: torch.dtype, ahead: bool, batch_size: int = 100
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Two SFPO updates with old log-probabilities from a forward pass ahead, or from the update's first."""
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
     actor = make_actor(path, layout, param_dtype=dtype, train_batch_size=batch_size)
@@ -176,9 +176,9 @@ def inspect_reposition(
     path: str, layout: tuple[int, ...], samples: list[Any], state: Any = "maintain", **settings: Any
 ) -> dict[str, Any]:
     """Run a slow pass, two fast passes and a reposition by hand; report what every invariant needs."""
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
-    from openrlhf_sfpo.megatron.passes import PassRunner
-    from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.pass_runner import PassRunner
     from openrlhf_sfpo.sfpo import Pass, SlowCopy
 
     actor = make_actor(path, layout, **settings)

@@ -94,8 +94,8 @@ def measure(
     from megatron.core import parallel_state
 
     from openrlhf_sfpo.megatron.cpu import device_scope
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
-    from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import SlowCopy
 
     with LiveTensors() as live:

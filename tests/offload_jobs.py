@@ -59,7 +59,7 @@ def save_from_host_memory(
     path: str, layout: tuple[int, int, int], samples: Samples, target: str, **settings: Any
 ) -> dict[str, torch.Tensor]:
     """A checkpoint of an actor whose state is in host memory; what the state was."""
-    from openrlhf_sfpo.megatron.checkpoint_writer import CheckpointWriter
+    from openrlhf_sfpo.megatron.state.writer import CheckpointWriter
 
     actor, update = checkpoint_jobs.start(path, layout, **settings)
     jobs.on_policy_step(actor, samples, update)
@@ -85,7 +85,7 @@ def resume_into_host_memory(
 
 def in_the_middle(path: str, samples: Samples) -> str:
     """What an offload in the middle of an update says."""
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
 
     actor, update = checkpoint_jobs.start(path, (1, 1, 1))
 

@@ -16,10 +16,10 @@ from typing import Any
 import ray
 import torch
 
-from openrlhf_sfpo.config import SECTIONS
-from openrlhf_sfpo.orchestration import flash_attn_stub
-from openrlhf_sfpo.orchestration.preflight import dotted
-from openrlhf_sfpo.orchestration.undecorated import undecorated
+from openrlhf_sfpo.config.flags import SECTIONS
+from openrlhf_sfpo.config.namespaces import dotted
+from openrlhf_sfpo.orchestration.ray_classes import undecorated
+from openrlhf_sfpo.system import flash_attn_stub
 
 flash_attn_stub.install_if_missing()
 
@@ -50,7 +50,7 @@ def policy(ray_class: Any, args: Any, model: str) -> Any:
     """An actor of the class, in this process."""
     from openrlhf.utils import get_strategy
 
-    from openrlhf_sfpo.deepspeed import cpu
+    from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

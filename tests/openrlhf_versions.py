@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from openrlhf_sfpo.patching import known_versions
+from openrlhf_sfpo.orchestration.patched.apply import known_versions
 
 VERSIONS = known_versions()
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from openrlhf_sfpo.ports import free_port
+from openrlhf_sfpo.system.ports import free_port
 
 # What importing everything, and compiling DeepSpeed's Adam, may take on a slow machine.
 PREPARATION_S = 420
@@ -25,7 +25,7 @@ PREPARATION_S = 420
 
 def import_megatron() -> None:
     importlib.import_module("openrlhf_sfpo.megatron.actor")
-    importlib.import_module("openrlhf_sfpo.megatron.loss")
+    importlib.import_module("openrlhf_sfpo.megatron.train.loss")
 
 
 class RankFailure(AssertionError):
@@ -116,7 +116,7 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
 
     os.setpgid(0, 0)
     sys.path[:] = path
-    stub = importlib.import_module("openrlhf_sfpo.orchestration.flash_attn_stub")
+    stub = importlib.import_module("openrlhf_sfpo.system.flash_attn_stub")
     stub.install_if_missing()  # as in Ray's workers: OpenRLHF imports flash_attn
     warnings.filterwarnings("ignore")
     faulthandler.dump_traceback_later(PREPARATION_S - 5)  # where it hangs

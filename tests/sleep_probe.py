@@ -187,8 +187,8 @@ async def main(model: str, other: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from openrlhf_sfpo.orchestration import flash_attn_stub
     from openrlhf_sfpo.rollout.environment import cpu_environment
+    from openrlhf_sfpo.system import flash_attn_stub
 
     os.environ.update(cpu_environment(eager=True))
     flash_attn_stub.install_if_missing()

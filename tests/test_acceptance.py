@@ -10,9 +10,9 @@ import yaml
 
 from openrlhf_sfpo.cli import compare, doctor, evaluate, export, plan, report, train
 from openrlhf_sfpo.cli.flags import Flags, parse
-from openrlhf_sfpo.config import ranges
-from openrlhf_sfpo.openrlhf_flags import CHOICES, GONE, RENAMED
-from openrlhf_sfpo.orchestration import preflight
+from openrlhf_sfpo.config.flags import ranges
+from openrlhf_sfpo.config.openrlhf_flags import CHOICES, GONE, RENAMED
+from openrlhf_sfpo.runs.openrlhf_arguments import for_openrlhf
 
 ALL = ("train", "dry-run", "doctor", "compare", "plan")
 NOT_PLAN = ("train", "dry-run", "doctor", "compare")
@@ -249,8 +249,8 @@ def test_earlier_names_lead_to_flags_that_there_are() -> None:
 
 
 def test_every_schedule_that_is_accepted_works() -> None:
-    from openrlhf_sfpo.megatron.optimizer import LearningRate
     from openrlhf_sfpo.megatron.settings import OptimizerSettings
+    from openrlhf_sfpo.megatron.train.optimizer import LearningRate
 
     for schedule in CHOICES["actor.lr_scheduler"]:
         optimizer = argparse.Namespace(param_groups=[{}])
@@ -397,5 +397,5 @@ def test_a_train_batch_larger_than_the_rollout_batch_is_one_step_for_openrlhf_to
     """It counts the steps of the learning rate's schedule in whole train batches."""
     words = ["--rollout.batch_size=4", "--rollout.n_samples_per_prompt=4", "--train.batch_size=128", "--run.dir=x"]
     flat, _ = parse(words)
-    assert vars(preflight.for_openrlhf(flat))["train.batch_size"] == 16
+    assert vars(for_openrlhf(flat))["train.batch_size"] == 16
     assert vars(flat)["train.batch_size"] == 128

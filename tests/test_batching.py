@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_samples
 
-from openrlhf_sfpo.megatron.batching import Sample, pack, plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import Sample, pack, plan_micro_batches
 
 LENGTHS = st.lists(st.lists(st.integers(2, 100), max_size=20), min_size=1, max_size=4).filter(
     lambda ranks: sum(map(len, ranks)) > 0
@@ -88,7 +88,7 @@ def test_an_empty_pack_scores_nothing() -> None:
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_flattening_for_the_exchange_loses_nothing(count: int) -> None:
-    from openrlhf_sfpo.megatron.batching import _flatten, _unflatten
+    from openrlhf_sfpo.megatron.data.batching import _flatten, _unflatten
 
     samples = make_samples(count)
     for before, after in zip(samples, _unflatten(_flatten(samples)), strict=True):

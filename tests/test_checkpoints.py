@@ -81,7 +81,7 @@ def test_another_layout_continues(
 
 def test_steps_are_read_where_transformer_engines_adam_counts_them() -> None:
     """In the parameter groups, of which one may be empty on a rank and then counts nothing."""
-    from openrlhf_sfpo.megatron.training_state import _make_moments, adam_step_of
+    from openrlhf_sfpo.megatron.state.training_state import _make_moments, adam_step_of
     from openrlhf_sfpo.sfpo import Shard
 
     weight = torch.nn.Parameter(torch.ones(3))

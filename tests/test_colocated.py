@@ -11,9 +11,9 @@ from tiny_models import make_model
 from tiny_runs import assert_the_same, flags, train
 
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.orchestration.kept import can_follow
-from openrlhf_sfpo.orchestration.preflight import gpus_needed, nested
-from openrlhf_sfpo.placement import crowded, engines_share_gpus
+from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.config.placement import crowded, engines_share_gpus, gpus_needed
+from openrlhf_sfpo.orchestration.worker_reuse import can_follow
 from openrlhf_sfpo.report.reading import read_metrics
 
 STEPS = 3

@@ -19,11 +19,11 @@ from test_comparison import make_run
 from openrlhf_sfpo.cli import compare as compare_command
 from openrlhf_sfpo.cli.compare import plan
 from openrlhf_sfpo.cli.flags import parse_settings
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import locked
-from openrlhf_sfpo.orchestration.kept import can_follow
-from openrlhf_sfpo.orchestration.lanes import SETTINGS, Lanes, PlannedRun, still_to_do
+from openrlhf_sfpo.orchestration.worker_reuse import can_follow
 from openrlhf_sfpo.report.runs import load_run
+from openrlhf_sfpo.runs.parallel_runs import SETTINGS, Lanes, PlannedRun, still_to_do
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import locked
 
 BASE = {"actor.model_name_or_path": "model", "data": {"prompt_dataset": "train.jsonl"}}
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
-from openrlhf_sfpo.config import effective_update
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.config.flags import effective_update
 from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.groups import Curves, aligned, smoothed
 from openrlhf_sfpo.report.page import numbers, summary, write_report
 from openrlhf_sfpo.report.runs import Point, find_runs, load_run
 from openrlhf_sfpo.report.tables import results, to_target
+from openrlhf_sfpo.system.errors import UsageError
 
 SFPO = {
     "sfpo.enable": True,

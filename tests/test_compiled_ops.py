@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from openrlhf_sfpo.deepspeed.compiled_ops import check_locks
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 
 COMPILING = """
 import sys, time

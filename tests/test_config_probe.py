@@ -20,9 +20,9 @@ from ranks import RankPool
 from tiny_models import CLASSES
 
 from openrlhf_sfpo.checkpoints.hf_config import LENGTH_KEYS
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.megatron import config_checks, rope_checks
-from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.model import config_checks, rope_checks
+from openrlhf_sfpo.megatron.model.config import ModelConfig
+from openrlhf_sfpo.system.errors import UsageError
 
 REFUSED = [variant for variant in VARIANTS if variant.refused is not None]
 ACCEPTED = [variant for variant in VARIANTS if variant.refused is None]

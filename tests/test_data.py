@@ -16,9 +16,10 @@ from test_prompts import CHAT_TEMPLATE, edit
 from tiny_models import make_tokenizer
 
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.errors import NotThere, UsageError
-from openrlhf_sfpo.orchestration import data_check, run_data
-from openrlhf_sfpo.orchestration.preflight import for_openrlhf, nested
+from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.runs import data_check, run_data
+from openrlhf_sfpo.runs.openrlhf_arguments import for_openrlhf
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks import generated
 from openrlhf_sfpo.tasks.data import Fields, Scan, samples_of, scan
 from openrlhf_sfpo.tasks.evaluation import Problem, load_problems

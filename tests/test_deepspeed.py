@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from openrlhf_sfpo.checks import check_backend
-from openrlhf_sfpo.deepspeed import cpu
+from openrlhf_sfpo.config.checks import check_backend
 from openrlhf_sfpo.deepspeed.compiled_ops import left_locks
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
+from openrlhf_sfpo.system.errors import UsageError
 
 # ZeRO stage and ranks.
 RANKS = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
@@ -307,7 +307,7 @@ def test_what_is_replaced_on_cpu_is_there() -> None:
 
 def update_with_another_engine(model: str, samples: list[Any], flags: dict[str, Any], off: float) -> dict[str, Any]:
     """An update with samples whose engine is `off` by so much: its error and whether weights moved."""
-    from openrlhf_sfpo.errors import EngineMismatch
+    from openrlhf_sfpo.system.errors import EngineMismatch
 
     for sample in samples:
         sample.rollout_log_probs = sample.old_log_probs + off

@@ -13,11 +13,11 @@ import pytest
 from tiny_models import make_model
 from tiny_runs import flags
 
-from openrlhf_sfpo import doctor
 from openrlhf_sfpo.cli import doctor as doctor_command
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.orchestration.preflight import nested
-from openrlhf_sfpo.ports import free_port
+from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.doctor import examination, machine, packages, resources
+from openrlhf_sfpo.system.ports import free_port
 
 
 def run(*arguments: str, command: str = "doctor", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -57,8 +57,8 @@ def test_beside_a_run_nothing_is_computed(monkeypatch: pytest.MonkeyPatch, capsy
     def computes(*args: Any) -> Any:
         raise AssertionError("not beside a run")
 
-    for name in ("_gpus", "_collectives"):
-        monkeypatch.setattr(doctor, name, computes)
+    for name in ("gpus", "collectives"):
+        monkeypatch.setattr(examination, name, computes)
     assert doctor_command.main(["--quick"]) == 0
     assert {"Python", "torch", "GPU", "/dev/shm"} <= set(capsys.readouterr().out.split())
     assert doctor_command.main(["--quick", "--actor.num_gpus_per_node", "2"]) == 2
@@ -67,8 +67,8 @@ def test_beside_a_run_nothing_is_computed(monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.parametrize(("free", "state"), [(64 * 2**20, "error"), (2**30, "warning"), (16 * 2**30, "ok")])
 def test_shared_memory_as_docker_gives_it_is_an_error(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert doctor._shared_memory(cuda=True).state == state
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert machine.shared_memory(cuda=True).state == state
 
 
 def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:
@@ -112,47 +112,47 @@ def large_model(tmp_path: Path) -> Path:
 
 
 def test_a_model_that_is_too_large_for_disk_and_memory(problems: Path, tmp_path: Path, large_model: Path) -> None:
-    assert doctor.parameters_of(str(large_model)) == 7_615_616_512, "Qwen2.5-7B has so many"
+    assert resources.parameters_of(str(large_model)) == 7_615_616_512, "Qwen2.5-7B has so many"
     args = args_of(problems, tmp_path, large_model, ckpt__max_num=100_000)
-    disk, *rest = doctor._disk(args)
+    disk, *rest = resources.disk(args)
     assert disk.state in ("warning", "error")
     assert "a checkpoint has 85.1 GiB" in disk.found
     assert disk.fix
     assert not rest
-    memory = doctor._memory(args_of(problems, tmp_path, large_model, actor__num_gpus_per_node=64), cuda=False)
+    memory = resources.memory(args_of(problems, tmp_path, large_model, actor__num_gpus_per_node=64), cuda=False)
     assert memory.state == "error"
     assert "--actor.num_gpus_per_node" in memory.fix
 
 
 def test_no_checkpoints_are_worth_a_warning(problems: Path, tmp_path: Path) -> None:
-    *_, last = doctor._disk(args_of(problems, tmp_path, problems / "model", ckpt__save_steps=-1))
+    *_, last = resources.disk(args_of(problems, tmp_path, problems / "model", ckpt__save_steps=-1))
     assert (last.check, last.state) == ("checkpoints", "warning")
     assert "--ckpt.save_steps" in last.fix
 
 
 def test_a_package_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "version", lambda name: "0.1" if name == "ray" else version(name))
-    (wrong,) = [one for one in doctor._packages("cpu") if one.state != "ok"]
+    monkeypatch.setattr(packages, "version", lambda name: "0.1" if name == "ray" else version(name))
+    (wrong,) = [one for one in packages.packages("cpu") if one.state != "ok"]
     assert (wrong.check, wrong.found) == ("ray", "0.1, ==2.55.0 is needed")
     assert "pip install 'ray==2.55.0'" in wrong.fix
 
 
 def test_places_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "prepare_command", lambda: None)
+    monkeypatch.setattr(machine, "prepare_command", lambda: None)
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.setenv("VLLM_CACHE_ROOT", "/proc/nowhere/vllm")
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("t" * 99)))
-    found = {one.check: one for one in doctor._places()}
+    found = {one.check: one for one in machine.directories()}
     assert found["temporary files"].state == "ok" and found["temporary files"].found == "below /tmp"
     assert found["home"].state == "warning" and "HOME" in found["home"].fix
     assert found["VLLM_CACHE_ROOT"].state == "error"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("VLLM_CACHE_ROOT")
-    assert [one.state for one in doctor._places()] == ["ok", "ok"]
+    assert [one.state for one in machine.directories()] == ["ok", "ok"]
 
 
 def test_a_cluster_that_does_not_answer(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
-    found = doctor.check_command_line(parse(flags(tmp_path / "run", problems))[0])
+    found = examination.check_command_line(parse(flags(tmp_path / "run", problems))[0])
     assert (found.check, found.state) == ("RAY_ADDRESS", "error")
     assert "nobody answers" in found.found

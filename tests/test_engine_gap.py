@@ -13,8 +13,8 @@ from jobs import LAYOUTS
 from ranks import RankPool
 from tiny_models import make_model, make_samples
 
-from openrlhf_sfpo.errors import EngineMismatch
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch, limit_of
+from openrlhf_sfpo.system.errors import EngineMismatch
 
 
 def arguments(**changes: Any) -> SimpleNamespace:
@@ -106,7 +106,7 @@ def update_with_engine(
     path: str, layout: tuple[int, ...], samples: list[Any], off: float, ahead: bool, **settings: Any
 ) -> dict[str, Any]:
     """One SFPO update of samples whose engine is `off` by so much. Returns what happened, and whether weights moved."""
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
     actor = jobs.make_actor(path, layout, train_batch_size=6 if ahead else 100, **settings)

@@ -10,10 +10,10 @@ from model_configs import CONFIGS, make_config
 from tiny_models import make_model
 
 from openrlhf_sfpo.cli import plan
-from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.megatron.layout import Layout
-from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.rollout.engine_limits import CPU_HEAD_SIZES, EngineModel, check_engine
+from openrlhf_sfpo.system.errors import UsageError
 
 LLAMA_2_13B = {
     "model_type": "llama",

@@ -12,8 +12,8 @@ import pytest
 from tiny_models import make_model
 
 from openrlhf_sfpo.cli.evaluate import main
-from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.report.evaluation import Graded, measure, read_samples, table, write_evaluation, write_samples
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks.evaluation import PAPER_SETS, Problem, grader_for, load_problems, paper_specs
 from openrlhf_sfpo.tasks.rewards import load_reward
 

@@ -12,18 +12,18 @@ import psutil
 import pytest
 import ray
 
-from openrlhf_sfpo.errors import EngineStartFailed, WorkerLost
-from openrlhf_sfpo.orchestration import listener as listening
-from openrlhf_sfpo.orchestration.engine_care import EngineCare
+from openrlhf_sfpo.cluster.failures import failed_to_start, may_pass, reason, root_of
+from openrlhf_sfpo.cluster.mailbox import Events, mailbox
+from openrlhf_sfpo.cluster.watchdog import Watchdog
+from openrlhf_sfpo.orchestration.engine_pool import EngineCare
 from openrlhf_sfpo.orchestration.engine_starts import EngineStarts, wait_until_started
-from openrlhf_sfpo.orchestration.events import Events, mailbox
-from openrlhf_sfpo.orchestration.failures import failed_to_start, may_pass, reason, root_of
-from openrlhf_sfpo.orchestration.listener import Listener
-from openrlhf_sfpo.orchestration.watchdog import Watchdog
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.reading import read_metrics
 from openrlhf_sfpo.report.run_writer import RunWriter
-from openrlhf_sfpo.stopping import Stopping, StopRequested
+from openrlhf_sfpo.runs import listener as listening
+from openrlhf_sfpo.runs.listener import Listener
+from openrlhf_sfpo.system.errors import EngineStartFailed, WorkerLost
+from openrlhf_sfpo.system.stopping import Stopping, StopRequested
 
 
 @pytest.fixture(scope="module")

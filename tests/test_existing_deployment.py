@@ -105,7 +105,10 @@ def test_the_megatron_actor_through_a_patched_openrlhf(patched: Path, testbed: P
 @pytest.mark.slow
 def test_without_a_patch(testbed: Path, tmp_path: Path) -> None:
     """One import before OpenRLHF's command line runs."""
-    code = "import openrlhf_sfpo.auto, runpy; runpy.run_module('openrlhf.cli.train_ppo_ray', run_name='__main__')"
+    code = (
+        "import openrlhf_sfpo.orchestration.patched.import_hook, runpy; "
+        "runpy.run_module('openrlhf.cli.train_ppo_ray', run_name='__main__')"
+    )
     tree = tmp_path / "tree"
     tree.mkdir()
     output = run(tree, ["-c", code, *flags(testbed, tmp_path, data__max_samples=32)])

@@ -7,9 +7,7 @@ import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from openrlhf_sfpo.errors import EngineStartFailed, StepHung, UsageError, WeightSyncFailed, WorkerLost
-from openrlhf_sfpo.orchestration.engine_starts import start_error
-from openrlhf_sfpo.orchestration.failures import (
+from openrlhf_sfpo.cluster.failures import (
     Repetitions,
     details,
     exception_line,
@@ -18,7 +16,9 @@ from openrlhf_sfpo.orchestration.failures import (
     reason,
     summary,
 )
-from openrlhf_sfpo.orchestration.worker_logs import last_line, why_engine_failed
+from openrlhf_sfpo.cluster.worker_logs import last_line, why_engine_failed
+from openrlhf_sfpo.orchestration.engine_starts import start_error
+from openrlhf_sfpo.system.errors import EngineStartFailed, StepHung, UsageError, WeightSyncFailed, WorkerLost
 
 FRAMES = '  File "/site/thing.py", line 7, in start\n    return wanted[key]\n           ~~~~~~^^^^^\n'
 

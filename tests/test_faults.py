@@ -19,10 +19,10 @@ import torch
 from tiny_runs import STEPS, assert_the_same, flags, replayed, train
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole
-from openrlhf_sfpo.files import locked
 from openrlhf_sfpo.report.reading import read_metrics, read_status
 from openrlhf_sfpo.report.runs import load_run
 from openrlhf_sfpo.rollout.recording import load_rollouts, save_rollouts
+from openrlhf_sfpo.system.files import locked
 
 
 @pytest.fixture(scope="module")

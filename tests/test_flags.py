@@ -13,13 +13,13 @@ from tiny_models import make_model
 
 from openrlhf_sfpo.cli import train
 from openrlhf_sfpo.cli.flags import build_parser, openrlhf_parser, parse
-from openrlhf_sfpo.config import CHANGED_DEFAULTS, SECTIONS, SFPOConfig
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, SECTIONS, SFPOConfig
+from openrlhf_sfpo.system.errors import UsageError
 
 # Run in a fresh process: what OpenRLHF's own __main__ hands to parse_args.
 PRINT_OPENRLHF_FLAGS = """
 import argparse, json, runpy
-from openrlhf_sfpo.orchestration import flash_attn_stub
+from openrlhf_sfpo.system import flash_attn_stub
 flash_attn_stub.install_if_missing()
 class Stop(Exception): pass
 def parse_args(self, *args):
@@ -152,7 +152,7 @@ def words(flags: dict[str, Any]) -> list[str]:
 
 
 def test_good_input_passes_and_nothing_is_written(good: dict[str, Any]) -> None:
-    from openrlhf_sfpo.orchestration import preflight
+    from openrlhf_sfpo.runs import preflight
 
     preflight.check(parse(words(good))[0])
     assert not good["--run.dir"].exists()
@@ -520,7 +520,8 @@ def test_an_openrlhf_of_another_version_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 CHANGED_SIGNATURE = """
-from openrlhf_sfpo.orchestration import flash_attn_stub, hooks
+from openrlhf_sfpo.system import flash_attn_stub
+from openrlhf_sfpo.orchestration import hooks
 flash_attn_stub.install_if_missing()
 hooks.check_signatures()
 print("as expected")
@@ -565,7 +566,7 @@ def test_sfpo_and_megatron_import_without_ray_vllm_openrlhf_or_deepspeed() -> No
 
 def test_flash_attn_stands_in_until_it_is_called() -> None:
     code = (
-        "from openrlhf_sfpo.orchestration.flash_attn_stub import install_if_missing; install_if_missing();"
+        "from openrlhf_sfpo.system.flash_attn_stub import install_if_missing; install_if_missing();"
         "from flash_attn.bert_padding import pad_input, index_first_axis, rearrange, unpad_input;"
         "from flash_attn.utils.distributed import all_gather; import transformers.utils as u;"
         "print(u.is_flash_attn_2_available())\n"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from openrlhf_sfpo.config import SFPOConfig
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 

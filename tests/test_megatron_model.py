@@ -107,16 +107,16 @@ def test_an_exported_directory_loads_in_transformers_in_several_shards(
 ) -> None:
     import reference
 
-    from openrlhf_sfpo.megatron import checkpoint_files
+    from openrlhf_sfpo.checkpoints import hf_writer
 
     path = make_model(tmp_path / "model", "qwen3")
-    monkeypatch.setattr(checkpoint_files, "_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(hf_writer, "_SHARD_BYTES", 40_000)
     original = load_file(path / "model.safetensors")
     target = tmp_path / "sharded"
     target.mkdir()
     (target / "notes.txt").write_text("somebody's own")
     (target / "model.safetensors").write_text("an older model")
-    checkpoint_files.save_model_directory(target, path, iter(original.items()), torch.float32)
+    hf_writer.save_model_directory(target, path, iter(original.items()), torch.float32)
     assert len(list(target.glob("*.safetensors"))) > 3
     assert (target / "notes.txt").read_text() == "somebody's own"
     assert not (target / "model.safetensors").exists(), "the index names other files"
@@ -141,7 +141,7 @@ def test_the_next_bucket_is_under_way_while_one_is_sent(ranks: RankPool, tmp_pat
 
 
 def stream_with_events(path: str) -> list[str]:
-    from openrlhf_sfpo.megatron.export import WeightExchange
+    from openrlhf_sfpo.megatron.weights.export import WeightExchange
 
     actor = jobs.make_actor(path, (2, 2, 1, 2), weight_bucket_bytes=20_000)
     events: list[str] = []
@@ -161,9 +161,9 @@ def stream_with_events(path: str) -> list[str]:
 
 
 def test_kernels_are_chosen_by_what_the_machine_has() -> None:
-    from openrlhf_sfpo.errors import UsageError
-    from openrlhf_sfpo.megatron.layers import choose_layers
+    from openrlhf_sfpo.megatron.model.layers import choose_layers
     from openrlhf_sfpo.megatron.settings import ActorSettings
+    from openrlhf_sfpo.system.errors import UsageError
 
     assert choose_layers(ActorSettings(device="cpu")) == ("local", "sdpa")
     assert choose_layers(ActorSettings(device="cuda", param_dtype=torch.float32)) == ("local", "sdpa")
@@ -190,7 +190,7 @@ def test_what_stands_in_for_flash_attn_is_not_taken_for_it(ranks: RankPool) -> N
 def kernels_on_cuda() -> Any:
     import sys
 
-    from openrlhf_sfpo.megatron.layers import choose_layers
+    from openrlhf_sfpo.megatron.model.layers import choose_layers
     from openrlhf_sfpo.megatron.settings import ActorSettings
 
     assert "flash_attn" in sys.modules, "as in every worker"
@@ -199,8 +199,8 @@ def kernels_on_cuda() -> Any:
 
 def test_transformer_engine_has_norms_in_the_linear_layers_after_them(tmp_path: Path) -> None:
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.megatron.weights import weight_plan
+    from openrlhf_sfpo.megatron.model.config import ModelConfig
+    from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 
     model = ModelConfig.from_pretrained(make_model(tmp_path / "model", "qwen3"))
     local, te = (weight_plan(model, Layout(), layers) for layers in ("local", "te"))
@@ -217,8 +217,8 @@ def test_transformer_engine_has_norms_in_the_linear_layers_after_them(tmp_path: 
 
 def test_a_rank_reads_only_its_part(tmp_path: Path) -> None:
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.megatron.weights import weight_plan
+    from openrlhf_sfpo.megatron.model.config import ModelConfig
+    from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 
     path = make_model(tmp_path / "model", "qwen2")
     model = ModelConfig.from_pretrained(path)
@@ -242,8 +242,8 @@ def test_a_rank_reads_only_its_part(tmp_path: Path) -> None:
 
 
 def test_a_truncated_file_is_named(ranks: RankPool, tmp_path: Path) -> None:
-    from openrlhf_sfpo.errors import UsageError
-    from openrlhf_sfpo.megatron.checkpoint_files import CheckpointReader
+    from openrlhf_sfpo.checkpoints.hf_directory import CheckpointReader
+    from openrlhf_sfpo.system.errors import UsageError
 
     path = make_model(tmp_path / "model", "llama")
     file = path / "model.safetensors"
@@ -272,7 +272,7 @@ def chunked_log_probs(vocab: int, rows: int, chunk: int, dtype: torch.dtype) -> 
     import torch.distributed as dist
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from openrlhf_sfpo.megatron.log_probs import log_probs_and_entropy
+    from openrlhf_sfpo.megatron.model.log_probs import log_probs_and_entropy
 
     class Largest(TorchDispatchMode):
         rows = 0

@@ -11,7 +11,7 @@ from ranks import RankPool
 from reference import PlainSFPO, flat, load, log_probs_of, old_log_probs
 from tiny_models import make_model, make_samples
 
-from openrlhf_sfpo.megatron.batching import Sample, plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import Sample, plan_micro_batches
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, save_rollouts
 
 STATE_MODES = ("maintain", "restore", "interpolate", "reset")
@@ -197,8 +197,8 @@ def test_frozen_parameters_stay_as_they_are(ranks: RankPool, tmp_path: Path) -> 
 
 
 def with_a_frozen_layer(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
-    from openrlhf_sfpo.megatron import model
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.model import model
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
 
     build_chunk = model._build_chunk
@@ -257,7 +257,7 @@ def test_the_gather_before_a_reposition_is_skipped(ranks: RankPool, tmp_path: Pa
 
 
 def count_gathers(path: str, samples: list[Any], overlap: bool) -> int:
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
     actor = jobs.make_actor(path, (1, 1, 1), overlap_param_gather=overlap, overlap_grad_reduce=overlap)
@@ -308,7 +308,7 @@ def memory(path: str, samples: list[Any], state: Any) -> tuple[int, int, int]:
     the fp32 shard."""
     from memory import peak_bytes
 
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
 
     actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
@@ -472,9 +472,9 @@ def stopped(path: str, samples: list[Any], stop: dict[str, Any]) -> dict[str, to
 def grpo_by_hand(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
     """GRPO without the algorithm's driver: one pass for each of two batches."""
     from openrlhf_sfpo.megatron import cpu
-    from openrlhf_sfpo.megatron.loss import PPOClipLoss
-    from openrlhf_sfpo.megatron.passes import PassRunner
-    from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
+    from openrlhf_sfpo.megatron.train.pass_runner import PassRunner
     from openrlhf_sfpo.sfpo import Pass
 
     actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
@@ -652,7 +652,7 @@ def refusals(path: str) -> dict[str, str]:
     from megatron.core.optimizer.optimizer import ChainedOptimizer, FP32Optimizer
 
     from openrlhf_sfpo.megatron import cpu
-    from openrlhf_sfpo.megatron.shards import MainShards
+    from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 
     actor = jobs.make_actor(path, (1, 1, 1))
     (child,), (chunk,) = actor.shards._children, actor._chunks

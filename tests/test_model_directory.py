@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CLASSES, make_model
 from transformers import AutoModelForCausalLM
 
+from openrlhf_sfpo.checkpoints.hf_writer import save_model_directory
 from openrlhf_sfpo.cli import plan, train
-from openrlhf_sfpo.errors import NotThere, UsageError
-from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
-from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.model_directory import check_model_directory, check_stop_tokens
-from openrlhf_sfpo.megatron.weight_check import check_weights
+from openrlhf_sfpo.megatron.model.config import ModelConfig
+from openrlhf_sfpo.megatron.weights.check import check_weights
+from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory, check_stop_tokens
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 GATE, HEAD, EMBEDDING = "model.layers.0.mlp.gate_proj.weight", "lm_head.weight", "model.embed_tokens.weight"
 INDEX = "model.safetensors.index.json"
@@ -360,7 +360,7 @@ def test_what_changes_no_result_passes(llama: Path) -> None:
 def test_a_head_that_equals_the_tied_embedding_passes(
     tied: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    from openrlhf_sfpo.megatron import weight_check
+    from openrlhf_sfpo.megatron.weights import check as weight_check
 
     monkeypatch.setattr(weight_check, "_COMPARED_BYTES", 48 * 4 * 10)  # in 14 parts
     edit(tied, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING].to(dtype)}))
@@ -372,7 +372,7 @@ def test_a_head_that_equals_the_tied_embedding_passes(
 def test_a_head_that_differs_from_the_tied_embedding_is_refused(
     tied: Path, monkeypatch: pytest.MonkeyPatch, row: int
 ) -> None:
-    from openrlhf_sfpo.megatron import weight_check
+    from openrlhf_sfpo.megatron.weights import check as weight_check
 
     monkeypatch.setattr(weight_check, "_COMPARED_BYTES", 48 * 4 * 10)
 
@@ -399,9 +399,10 @@ def test_a_tied_head_of_another_size_is_refused(tied: Path) -> None:
 def test_a_patched_openrlhf_checks_the_weights_too(llama: Path) -> None:
     edit(llama, lambda tensors: wider(tensors, 96))
     code = (
-        "import sys; from openrlhf_sfpo import existing; from openrlhf_sfpo.cli.flags import parse;"
-        "from openrlhf_sfpo.orchestration.preflight import nested;"
-        "existing.train(print, nested(parse(sys.argv[1:])[0]))"
+        "import sys; from openrlhf_sfpo.orchestration.patched import entry_point;"
+        "from openrlhf_sfpo.cli.flags import parse;"
+        "from openrlhf_sfpo.config.namespaces import nested;"
+        "entry_point.train(print, nested(parse(sys.argv[1:])[0]))"
     )
     command = [sys.executable, "-c", code, f"--actor.model_name_or_path={llama}", "--actor.backend=megatron"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -415,8 +416,8 @@ def seventy_two(tmp_path: Path) -> Path:
     from model_configs import make_config
 
     from openrlhf_sfpo.megatron.layout import Layout
-    from openrlhf_sfpo.megatron.weight_check import shapes_of
-    from openrlhf_sfpo.megatron.weights import weight_plan
+    from openrlhf_sfpo.megatron.weights.check import shapes_of
+    from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 
     path = make_config(tmp_path, "Qwen2.5-72B")
     shapes = list(shapes_of(weight_plan(ModelConfig.from_pretrained(path), Layout())).items())

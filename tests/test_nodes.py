@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from openrlhf_sfpo.orchestration.nodes import divided_groups
+from openrlhf_sfpo.cluster.nodes import divided_groups
 
 
 def test_neighbouring_ranks_are_on_one_machine() -> None:

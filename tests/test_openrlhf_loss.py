@@ -37,8 +37,8 @@ def test_openrlhfs_losses_equal_their_formulas(openrlhf_process: RankPool, case:
 
 def both(words: list[str], samples: list[Any]) -> tuple[tuple[float, torch.Tensor], tuple[float, torch.Tensor]]:
     from openrlhf_sfpo.cli.flags import build_parser
-    from openrlhf_sfpo.orchestration.flash_attn_stub import install_if_missing
-    from openrlhf_sfpo.orchestration.preflight import nested
+    from openrlhf_sfpo.config.namespaces import nested
+    from openrlhf_sfpo.system.flash_attn_stub import install_if_missing
 
     install_if_missing()
     args = nested(build_parser().parse_args(words))
@@ -63,8 +63,8 @@ def gradient(
 
 
 def packed(args: Any, samples: list[Any], values: list[torch.Tensor]) -> tuple[float, torch.Tensor]:
-    from openrlhf_sfpo.megatron.batching import pack
-    from openrlhf_sfpo.megatron.pipeline import LossNorm
+    from openrlhf_sfpo.megatron.data.batching import pack
+    from openrlhf_sfpo.megatron.train.pipeline import LossNorm
     from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 
     function = OpenRLHFLoss(args, args.algo.kl.init_coef)

@@ -20,8 +20,8 @@ from test_deepspeed import assert_same, updated_twice, with_tokenizer
 from test_megatron_training import recorded, with_old_log_probs
 from tiny_models import make_model, make_samples
 
-from openrlhf_sfpo import patching
 from openrlhf_sfpo.cli.patch import main
+from openrlhf_sfpo.orchestration.patched import apply as patching
 
 CLI = Path("openrlhf/cli/train_ppo_ray.py")
 # What OpenRLHF's own checks insist on.
@@ -129,7 +129,7 @@ def patched_statements(tree: Path) -> tuple[ast.stmt, ast.stmt, ast.stmt]:
     module = ast.parse((tree / CLI).read_text())
     (importing,) = (node for node in module.body if isinstance(node, ast.Try))
     main_block = next(node for node in module.body if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
-    (flags,) = (node for node in main_block.body if ast.unparse(node).startswith("if existing:"))
+    (flags,) = (node for node in main_block.body if ast.unparse(node).startswith("if sfpo:"))
     return importing, flags, main_block.body[-1]
 
 
@@ -148,9 +148,9 @@ def test_a_broken_installation_of_this_package_is_not_passed_over(
     newest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main([str(newest)]) == 0
-    monkeypatch.delitem(sys.modules, "openrlhf_sfpo.existing", raising=False)
-    monkeypatch.delattr("openrlhf_sfpo.existing", raising=False)
-    monkeypatch.setitem(sys.modules, "openrlhf_sfpo.checks", None)  # something that it needs
+    monkeypatch.delitem(sys.modules, "openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
+    monkeypatch.delattr("openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
+    monkeypatch.setitem(sys.modules, "openrlhf_sfpo.config.checks", None)  # something that it needs
     with pytest.raises(ModuleNotFoundError, match=r"openrlhf_sfpo\.checks"):
         exec(compile(ast.Module([patched_statements(newest)[0]], []), "patched", "exec"), {})
 
@@ -178,7 +178,7 @@ def test_an_archive_is_no_place_to_patch(
     assert main([archive]) == 2
     said = capsys.readouterr().err
     assert f"{archive} is a file" in said
-    assert "import openrlhf_sfpo.auto" in said
+    assert "import openrlhf_sfpo.orchestration.patched.import_hook" in said
     monkeypatch.syspath_prepend(archive)
     monkeypatch.delitem(sys.modules, "openrlhf", raising=False)  # as in a new process: another test has imported it
     assert main([]) == 2
@@ -194,7 +194,7 @@ def test_a_file_edited_where_the_patch_goes_is_left_alone(tree: Path, capsys: py
         said = capsys.readouterr().err
         assert "neither as OpenRLHF" in said
         assert "change 2 of 3" in said
-        assert "import openrlhf_sfpo.auto" in said
+        assert "import openrlhf_sfpo.orchestration.patched.import_hook" in said
     assert file.read_bytes() == edited
 
 
@@ -206,7 +206,7 @@ def test_a_version_without_a_patch(tree: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert "0.9.9" in said
     assert ", ".join(VERSIONS) in said
-    assert "import openrlhf_sfpo.auto" in said
+    assert "import openrlhf_sfpo.orchestration.patched.import_hook" in said
     assert contents(tree) == before
 
 
@@ -325,7 +325,7 @@ def test_every_version_trains_with_and_without_sfpo(tree: Path, recording: tuple
     model, samples = recording
     assert_trains_as_before(tree, model)
     said, weights = train(tree, model, *SFPO)
-    assert said["actor"] == "openrlhf_sfpo.deepspeed.actor"
+    assert said["actor"] == "openrlhf_sfpo.orchestration.deepspeed_actor"
     assert_same(weights, *updated_twice(model, [samples]))
     words = ["-m", "openrlhf.cli.train_ppo_ray", *COMPLETE, "--sfpo.enable"]
     done = run_python(tree, *words, "--sfpo.k", "-1")

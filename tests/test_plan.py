@@ -14,20 +14,21 @@ from model_configs import CONFIGS, PARAMETERS, make_config
 from ranks import RankPool
 from tiny_models import make_model
 
-from openrlhf_sfpo import doctor
 from openrlhf_sfpo.cli import plan as plan_command
 from openrlhf_sfpo.cli import train
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.megatron.batching import Sample, plan_micro_batches
+from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.doctor import resources
+from openrlhf_sfpo.megatron.data.batching import Sample, plan_micro_batches
 from openrlhf_sfpo.megatron.layout import Layout
-from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.plan import placement, schedule
 from openrlhf_sfpo.plan.activations import moments
 from openrlhf_sfpo.plan.planner import make_plan
 from openrlhf_sfpo.plan.setup import Engines, Setup
 from openrlhf_sfpo.plan.suggestion import flags_of, suggestions
 from openrlhf_sfpo.plan.sync import checkpoint_bytes, gathering
+from openrlhf_sfpo.system.units import GIB
 
 LENGTH = 520  # PyTorch's fused attention kernel, as on GPUs: shorter 16-bit sequences go another way on CPUs
 SHAPE: dict[str, Any] = {
@@ -281,7 +282,7 @@ def test_colocated_engines_need_sleep(directory: Path, capsys: Any) -> None:
     asleep = planned(capsys, directory, *shared, "--vllm.enable_sleep", "--ds.enable_sleep")
     assert asleep["fits"]
     phases = asleep["stages"][0]["phases"]
-    assert phases["rollout"]["vLLM engine"] == int(0.6 * 80 * doctor.GIB)
+    assert phases["rollout"]["vLLM engine"] == int(0.6 * 80 * GIB)
     assert "gradients, fp32" not in phases["rollout"]
     assert phases["rollout"]["parameters"] == phases["rollout"]["reference model"]
     assert phases["weight sync"]["vLLM engine"] > phases["slow pass"]["vLLM engine"]
@@ -326,7 +327,7 @@ def test_suggested_layouts_fit(name: str, gpus: int) -> None:
         assert plan.fits
         assert setup.gpus + setup.engines.gpus == gpus
         assert setup.layout.tp <= 8
-        assert make_plan(setup, 80).worst.worst.total <= 0.95 * 80 * doctor.GIB
+        assert make_plan(setup, 80).worst.worst.total <= 0.95 * 80 * GIB
     ranks = [(plan.setup.layout.cp, plan.setup.recompute != "none") for plan in found]
     assert ranks == sorted(ranks), "least context parallelism, then least recomputation first"
     assert len({(plan.setup.layout, plan.setup.recompute) for plan in found}) == len(found)
@@ -488,19 +489,19 @@ def test_every_gpu_is_held_once() -> None:
 
 def test_the_doctor_plans_the_memory_of_gpus(directory: Path) -> None:
     args = nested(parse(dry_run_flags(directory)[1:])[0])
-    fits = doctor.gpu_memory(doctor.plan_of(args, 80 * doctor.GIB))
+    fits = resources.gpu_memory(resources.plan_of(args, 80 * GIB))
     assert (fits.check, fits.state) == ("GPU memory", "ok")
     assert "of 80.0 GiB planned" in fits.found
-    small = doctor.gpu_memory(doctor.plan_of(args, 24 * doctor.GIB))
+    small = resources.gpu_memory(resources.plan_of(args, 24 * GIB))
     assert small.state == "warning"
     assert "the actor needs" in small.found
 
 
 def test_the_doctor_plans_the_memory_of_hosts(directory: Path, capsys: Any) -> None:
     flags = dry_run_flags(directory)[1:]
-    plan = doctor.plan_of(nested(parse([*flags, "--train.on_nonfinite", "skip"])[0]), 80 * doctor.GIB)
+    plan = resources.plan_of(nested(parse([*flags, "--train.on_nonfinite", "skip"])[0]), 80 * GIB)
     need = sum(planned(capsys, directory, *flags, "--train.on_nonfinite", "skip")["host"].values())
-    assert doctor.host_memory(plan, need).state == "ok"
-    short = doctor.host_memory(plan, need - 1)
+    assert resources.host_memory(plan, need).state == "ok"
+    short = resources.host_memory(plan, need - 1)
     assert short.state == "warning"
     assert short.fix.startswith("The largest part is 12.0 GiB of processes")

@@ -10,8 +10,8 @@ import pytest
 from prepare_math import main, normalised
 
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.orchestration.data_check import fields_of
-from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.runs.data_check import fields_of
 from openrlhf_sfpo.tasks.answers import answer_of_solution
 from openrlhf_sfpo.tasks.data import scan
 from openrlhf_sfpo.tasks.evaluation import PAPER_SETS, load_problems, paper_specs

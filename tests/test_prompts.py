@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_models import make_tokenizer
 
-from openrlhf_sfpo.errors import NotThere, UsageError
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks import tokenizers
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode, prompt_problem

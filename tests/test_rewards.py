@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from openrlhf_sfpo.errors import NotThere, UsageError
-from openrlhf_sfpo.orchestration.reward_check import check_rewards, try_rewards
+from openrlhf_sfpo.runs.reward_check import check_rewards, try_rewards
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks import rewards
 from openrlhf_sfpo.tasks.reward_files import split_spec
 from openrlhf_sfpo.tasks.reward_results import BadResult, read_result

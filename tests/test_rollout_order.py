@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from openrlhf_sfpo.orchestration.flash_attn_stub import install_if_missing
+from openrlhf_sfpo.system.flash_attn_stub import install_if_missing
 
 
 @pytest.fixture(scope="module")
 def in_lasting_order() -> Any:
     install_if_missing()
-    from openrlhf_sfpo.orchestration.rollouts import in_lasting_order
+    from openrlhf_sfpo.orchestration.sample_generator import in_lasting_order
 
     return in_lasting_order
 
@@ -50,7 +50,7 @@ def test_a_start_that_nobody_adds_is_named(adds: bool, prompt: str, said: bool) 
     from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    from openrlhf_sfpo.orchestration.rollouts import missing_start
+    from openrlhf_sfpo.orchestration.sample_generator import missing_start
 
     words = Tokenizer(WordLevel({"<s>": 0, "2": 1, "+": 2, "?": 3}, unk_token="?"))
     words.pre_tokenizer = Whitespace()
@@ -63,7 +63,7 @@ def test_a_start_that_nobody_adds_is_named(adds: bool, prompt: str, said: bool) 
 
 
 def test_copies_of_a_prompt_are_one_prompt_in_evaluations(in_lasting_order: Any) -> None:
-    from openrlhf_sfpo.orchestration.rollouts import evaluation_errors
+    from openrlhf_sfpo.orchestration.sample_generator import evaluation_errors
 
     samples = []
     for prompt in ("1+1=", "2+2=", "1+1=", "2+2="):

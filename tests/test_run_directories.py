@@ -10,10 +10,10 @@ import yaml
 
 from openrlhf_sfpo.cli import compare
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.orchestration import launcher, preflight, resume
-from openrlhf_sfpo.orchestration.resume import as_asked
+from openrlhf_sfpo.config.stored_settings import as_asked, portable
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
+from openrlhf_sfpo.runs import launcher, preflight
 from openrlhf_sfpo.tasks import generated as generated_problems
 
 pytest_plugins = ["commands"]
@@ -150,7 +150,7 @@ def test_a_checkpoint_that_is_loaded_is_compared_before_the_start(
     commands: dict[str, Any], base: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flat, _ = parse([f"--{name}={value}" for name, value in base.items()])
-    manifest = {"format": 1, "step": 3, "files": {}, "settings": resume.portable(vars(flat))}
+    manifest = {"format": 1, "step": 3, "files": {}, "settings": portable(vars(flat))}
     place = tmp_path / "_actor" / "global_step3" / "manifest.json"
     place.parent.mkdir(parents=True)
     place.write_text(json.dumps(manifest), encoding="utf-8")

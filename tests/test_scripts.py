@@ -15,8 +15,8 @@ from model_configs import CONFIGS, PARAMETERS, make_config
 
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.cli.main import COMMANDS
-from openrlhf_sfpo.doctor import parameters_of
-from openrlhf_sfpo.ports import free_port
+from openrlhf_sfpo.doctor.resources import parameters_of
+from openrlhf_sfpo.system.ports import free_port
 
 EXAMPLES = ROOT / "examples"
 # Every script that trains a model of the hub: they are called after it, in small letters.

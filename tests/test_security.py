@@ -26,12 +26,12 @@ from conftest import ROOT, make_traps
 from listening import sockets_of
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-from openrlhf_sfpo import home, keys, loopback, scratch
 from openrlhf_sfpo.cli import compare
 from openrlhf_sfpo.cli.flags import parse
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.orchestration import ray_cluster
-from openrlhf_sfpo.ports import free_port
+from openrlhf_sfpo.cluster import address as ray_cluster
+from openrlhf_sfpo.system import home, keys, loopback, scratch
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.ports import free_port
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 COMMAND = Path(sys.executable).parent / "openrlhf-sfpo"
@@ -330,7 +330,7 @@ def test_an_empty_entry_of_pythonpath_is_not_the_current_directory(value: str, t
 
 
 def test_a_package_that_is_hidden_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openrlhf_sfpo.search_path import check_packages
+    from openrlhf_sfpo.system.search_path import check_packages
 
     check_packages()
     directory = make_traps(tmp_path / "here")
@@ -347,14 +347,14 @@ def test_a_checkout_that_is_not_installed_still_starts(tmp_path: Path) -> None:
     (tmp_path / "openrlhf_sfpo").symlink_to(ROOT / "openrlhf_sfpo")
     probe = (
         f"{code}; sys.orig_argv = ['python', '-m', 'openrlhf_sfpo.cli.main']; sys.path.insert(0, '');"
-        "import openrlhf_sfpo.search_path as s; s.leave_out_current_directory(); print(sys.path[0] == '')"
+        "import openrlhf_sfpo.system.search_path as s; s.leave_out_current_directory(); print(sys.path[0] == '')"
     )
     done = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout == "True\n", done.stderr
 
 
 def test_ray_workers_search_what_the_driver_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openrlhf_sfpo.search_path import job_config
+    from openrlhf_sfpo.cluster.start import job_config
 
     here, script = tmp_path / "here", tmp_path / "scripts"
     here.mkdir()
@@ -461,7 +461,7 @@ def test_without_any_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch) 
 
 HOLD_SEMAPHORE = """
 import multiprocessing, time
-from openrlhf_sfpo.scratch import name_shared_memory
+from openrlhf_sfpo.system.scratch import name_shared_memory
 name_shared_memory()
 semaphore = multiprocessing.get_context("spawn").Semaphore()
 print(semaphore._semlock.name, flush=True)
@@ -583,7 +583,7 @@ def test_a_cache_that_cannot_be_written_is_named_before_the_start(name: str, mon
 
 
 def test_logs_are_kept_before_the_session_is_removed(tmp_path: Path) -> None:
-    from openrlhf_sfpo.orchestration.ray_local import keep_ray_logs
+    from openrlhf_sfpo.cluster.local import keep_ray_logs
 
     (tmp_path / "session" / "logs" / "old").mkdir(parents=True)
     (tmp_path / "session" / "logs" / "worker.err").write_text("why")
@@ -596,7 +596,7 @@ def test_logs_are_kept_before_the_session_is_removed(tmp_path: Path) -> None:
 def test_a_cluster_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from openrlhf_sfpo.orchestration import ray_start
+    from openrlhf_sfpo.cluster import start as ray_start
 
     monkeypatch.setattr(ray_start, "join_cluster", lambda *args, **options: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
@@ -611,7 +611,7 @@ def test_surroundings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import ray_constants
     from ray._raylet import AuthenticationMode, get_authentication_mode
 
-    from openrlhf_sfpo.orchestration.ray_local import LocalSurroundings
+    from openrlhf_sfpo.cluster.local import LocalSurroundings
 
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     monkeypatch.setenv("RAY_ADDRESS", "local")

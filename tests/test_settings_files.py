@@ -9,7 +9,7 @@ import yaml
 
 from openrlhf_sfpo.cli import compare, doctor, plan, train
 from openrlhf_sfpo.cli.flags import Flags, parse
-from openrlhf_sfpo.orchestration.resume import as_asked
+from openrlhf_sfpo.config.stored_settings import as_asked
 from openrlhf_sfpo.report.run_writer import _plain
 
 pytest_plugins = ["commands"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from openrlhf_sfpo.stopping import Stopping, StopRequested, hangups_blocked
+from openrlhf_sfpo.system.stopping import Stopping, StopRequested, hangups_blocked
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ import builtins, os, signal, sys
 from openrlhf_sfpo.cli.main import main
 real = builtins.__import__
 def interrupting(name, *args, **kwargs):
-    if name.startswith("openrlhf_sfpo.errors"):
+    if name.startswith("openrlhf_sfpo.system.errors"):
         os.kill(os.getpid(), signal.SIGINT)
     return real(name, *args, **kwargs)
 builtins.__import__ = interrupting
@@ -153,7 +153,7 @@ def test_an_interrupt_that_an_import_turns_into_another_exception(capsys: pytest
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_comparison_ends_as_with_ctrl_c(number: int) -> None:
-    from openrlhf_sfpo.orchestration.lanes import Lanes
+    from openrlhf_sfpo.runs.parallel_runs import Lanes
 
     with pytest.raises(KeyboardInterrupt), Lanes(1, False, lambda run: None, lambda run, status, seconds: None):
         os.kill(os.getpid(), number)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from openrlhf_sfpo.report.console import Console
-from openrlhf_sfpo.streams import BestEffort, best_effort_output, quiet
+from openrlhf_sfpo.system.streams import BestEffort, best_effort_output, quiet
 
 
 def closed_pipe() -> Any:
@@ -96,7 +96,7 @@ def test_libraries_may_print_in_a_run_that_nobody_watches(verbose: bool, tmp_pat
     program = f"""
 import os, sys
 from pathlib import Path
-from openrlhf_sfpo.streams import best_effort_output, quiet
+from openrlhf_sfpo.system.streams import best_effort_output, quiet
 with best_effort_output(), quiet(Path({str(tmp_path / "log")!r}), {verbose}) as stream:
     print("first", file=stream, flush=True)
     sys.stdin.read()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from openrlhf_sfpo.orchestration.watchdog import Watchdog
+from openrlhf_sfpo.cluster.watchdog import Watchdog
 
 STACK = '  File "/site/megatron/core/schedules.py", line 7, in forward_step\n    output = model()\n'
 WAITING = '  File "/site/torch/distributed/distributed_c10d.py", line 9, in all_reduce\n    work.wait()\n'

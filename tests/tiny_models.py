@@ -71,7 +71,7 @@ def make_tokenizer(path: Path, words: str = "", start: str | None = None, **sett
 
 def make_samples(count: int, seed: int = 0, vocab: int = SHAPES["vocab_size"], longest: int = 24) -> list[Any]:
     """Samples of uneven length with a prompt, a response and random advantages."""
-    from openrlhf_sfpo.megatron.batching import Sample
+    from openrlhf_sfpo.megatron.data.batching import Sample
 
     generator = torch.Generator().manual_seed(seed)
     samples = []

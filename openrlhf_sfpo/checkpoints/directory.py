@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.files import write_whole
+from openrlhf_sfpo.system.files import write_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"

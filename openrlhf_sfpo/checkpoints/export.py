@@ -25,7 +25,7 @@ def export(checkpoint: Checkpoint, target: Path, dtype: str | None = None) -> to
     Returns:
         The dtype that was written.
     """
-    from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
+    from openrlhf_sfpo.checkpoints.hf_writer import save_model_directory
 
     chosen = _DTYPES[dtype or checkpoint.manifest.get("settings", {}).get("megatron.param_dtype", "fp32")]
     weights = ((name, tensor.to(chosen)) for name, tensor in stored_weights(checkpoint.path))

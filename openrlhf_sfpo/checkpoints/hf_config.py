@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 
 MODEL_FLAG = "--actor.model_name_or_path"
 # Where vLLM looks for the longest sequence; the smallest counts.

@@ -13,16 +13,16 @@ from typing import Any
 from openrlhf_sfpo.cli import derived, dry_run
 from openrlhf_sfpo.cli.flags import Flags, parse_settings
 from openrlhf_sfpo.cli.parser import Parser
-from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
-from openrlhf_sfpo.cli.values import as_path
-from openrlhf_sfpo.config import effective_update
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import locked
-from openrlhf_sfpo.home import prepare_command
-from openrlhf_sfpo.keys import hide, take_keys
-from openrlhf_sfpo.orchestration.lanes import Lanes, PlannedRun, still_to_do
+from openrlhf_sfpo.config.flags import effective_update
+from openrlhf_sfpo.config.settings_file import Section, Settings, flatten, read_yaml
+from openrlhf_sfpo.config.values import as_path
 from openrlhf_sfpo.report.console import Console, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
+from openrlhf_sfpo.runs.parallel_runs import Lanes, PlannedRun, still_to_do
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import locked
+from openrlhf_sfpo.system.home import prepare_command
+from openrlhf_sfpo.system.keys import hide, take_keys
 
 _KEYS = {
     "base": "flags of every run, or the path of a YAML file with them",
@@ -233,7 +233,8 @@ def _check(runs: list[PlannedRun], still_to_do: bool = False) -> list[UsageError
     Raises:
         UsageError: for the first flag that is wrong.
     """
-    from openrlhf_sfpo.orchestration import places, preflight
+    from openrlhf_sfpo.runs import paths as places
+    from openrlhf_sfpo.runs import preflight
 
     for name in places.OUTPUTS:
         chosen = [os.path.realpath(vars(run.flat)[name]) for run in runs if name in run.given and vars(run.flat)[name]]

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.cli.settings_file import Settings
-from openrlhf_sfpo.cli.values import expanded
-from openrlhf_sfpo.orchestration.places import INSIDE, OUTPUTS
+from openrlhf_sfpo.config.settings_file import Settings
+from openrlhf_sfpo.config.values import expanded
 from openrlhf_sfpo.report.reading import CONFIG, STATUS
+from openrlhf_sfpo.runs.paths import INSIDE, OUTPUTS
 
 
 def of_this_run(file: Path, settings: Settings, words: dict[str, Any]) -> Settings:

@@ -5,8 +5,9 @@ import sys
 from dataclasses import asdict
 
 from openrlhf_sfpo.cli.dry_run import SPELLINGS
-from openrlhf_sfpo.doctor import Finding, check_command_line, examine, examine_quickly
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.doctor.examination import check_command_line, examine, examine_quickly
+from openrlhf_sfpo.doctor.finding import Finding
+from openrlhf_sfpo.system.errors import UsageError
 
 _HELP = """usage: openrlhf-sfpo doctor [--json] [--quick | FLAGS OF openrlhf-sfpo train]
 
@@ -43,7 +44,7 @@ def _findings(flags: list[str]) -> list[Finding]:
     if not flags:
         return list(examine(None))
     from openrlhf_sfpo.cli.flags import parse
-    from openrlhf_sfpo.orchestration.preflight import nested
+    from openrlhf_sfpo.config.namespaces import nested
 
     flat, given = parse(flags)
     vars(flat)["run.dir"] = vars(flat)["run.dir"] or "runs/new"

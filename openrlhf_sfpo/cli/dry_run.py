@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.system.errors import UsageError
 
 SPELLINGS = ("--dry-run", "--dry_run")
 HELP = (
@@ -40,12 +41,12 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     Raises:
         UsageError: a flag is wrong.
     """
-    from openrlhf_sfpo.orchestration import data_check, preflight, resume
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.text import as_text, placement_text
+    from openrlhf_sfpo.runs import data_check, preflight, resume
 
-    data = data_check.DataCheck(preflight.nested(flat), ahead=True)
+    data = data_check.DataCheck(nested(flat), ahead=True)
     print(_to_do(preflight.still_to_do(flat, given, data)))
     directory = Path(vars(flat)["run.dir"])
     if resume.has_finished(directory):

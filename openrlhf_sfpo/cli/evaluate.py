@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.cli.parser import Parser
-from openrlhf_sfpo.cli.values import as_path, expanded
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import check_writable
-from openrlhf_sfpo.home import prepare_command
-from openrlhf_sfpo.ranges import at_least, between, check_ranges, share
+from openrlhf_sfpo.config.ranges import at_least, between, check_ranges, share
+from openrlhf_sfpo.config.values import as_path, expanded
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import check_writable
+from openrlhf_sfpo.system.home import prepare_command
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, load_problems, paper_specs
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
 from openrlhf_sfpo.tasks.rewards import BUILTIN
@@ -167,14 +167,14 @@ def _model(path: str) -> str:
 
 def _check_directory(directory: Path) -> None:
     """Say what a directory is that is no model; and have vLLM load no weights that do not fit config.json."""
-    from openrlhf_sfpo.megatron.model_config import ModelConfig
-    from openrlhf_sfpo.megatron.model_directory import check_model_directory
+    from openrlhf_sfpo.megatron.model.config import ModelConfig
+    from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
 
     try:
         check_model_directory(directory, needs_weights=False)
         if not list(directory.glob("model*.safetensors*")):
             return
-        from openrlhf_sfpo.megatron.weight_check import check_weights
+        from openrlhf_sfpo.megatron.weights.check import check_weights
 
         try:
             model = ModelConfig.from_pretrained(directory)
@@ -187,11 +187,11 @@ def _check_directory(directory: Path) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from openrlhf_sfpo.cli.grading import load_graders
-    from openrlhf_sfpo.orchestration.worker_logs import tail, why_engine_failed
+    from openrlhf_sfpo.cluster.worker_logs import tail, why_engine_failed
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import Graded
     from openrlhf_sfpo.rollout.sampling import Engine, Sampling, sample
-    from openrlhf_sfpo.streams import quiet
+    from openrlhf_sfpo.system.streams import quiet
 
     sets = load_problems(args.data, args.input_key, args.label_key, args.limit, args.grader)
     names = [(name, number) for name, problems in sets.items() for number in range(len(problems))]
@@ -259,7 +259,7 @@ def _regrade(args: argparse.Namespace) -> int:
     from openrlhf_sfpo.cli.grading import check_grader, load_graders
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import read_samples
-    from openrlhf_sfpo.streams import quiet
+    from openrlhf_sfpo.system.streams import quiet
 
     if args.model is not None or args.data or args.protocol:
         raise UsageError("--regrade", "takes no MODEL, --data or --protocol: it samples nothing.", "Drop them.")

@@ -5,9 +5,9 @@ import sys
 
 from openrlhf_sfpo.checkpoints.directory import CheckpointRefused, find_checkpoint
 from openrlhf_sfpo.cli.parser import Parser
-from openrlhf_sfpo.cli.values import as_path
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.config.values import as_path
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import check_writable
 
 
 def main(argv: list[str] | None = None) -> int:

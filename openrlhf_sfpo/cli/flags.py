@@ -12,11 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.cli import derived, suggestions
-from openrlhf_sfpo.cli.settings_file import Section, Settings, flatten, read_yaml
-from openrlhf_sfpo.cli.values import value_of
-from openrlhf_sfpo.config import CHANGED_DEFAULTS, add_flags
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.cli import derived
+from openrlhf_sfpo.config import suggestions
+from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, add_flags
+from openrlhf_sfpo.config.settings_file import Section, Settings, flatten, read_yaml
+from openrlhf_sfpo.config.values import value_of
+from openrlhf_sfpo.system.errors import UsageError
 
 _OPENRLHF_CLI = "openrlhf/cli/train_ppo_ray.py"
 
@@ -37,7 +38,7 @@ def openrlhf_parser() -> argparse.ArgumentParser:
     )
     end = next(index for index, node in enumerate(main_block.body) if "parse_args" in ast.unparse(node))
     # A patched OpenRLHF adds our flags there.
-    own = [node for node in main_block.body[:end] if not ast.unparse(node).startswith("if existing:")]
+    own = [node for node in main_block.body[:end] if not ast.unparse(node).startswith("if sfpo:")]
     building = ast.Module(body=own, type_ignores=[])
     scope: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
     exec(compile(building, str(source), "exec"), scope)

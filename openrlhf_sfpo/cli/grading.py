@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.report.evaluation import Graded
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks.answers import expected_text, last_integer, reasoning_gym_label
 from openrlhf_sfpo.tasks.evaluation import Problem, grader_for
 from openrlhf_sfpo.tasks.reward_trial import Sample, try_reward

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import build_parser
-from openrlhf_sfpo.cli.suggestions import similar
-from openrlhf_sfpo.config import CHANGED_DEFAULTS, path_flags, ranges
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, path_flags, ranges
+from openrlhf_sfpo.config.suggestions import similar
+from openrlhf_sfpo.system.errors import UsageError
 
 _NEEDED = {
     "actor.model_name_or_path DIR": "the Hugging Face model to train",

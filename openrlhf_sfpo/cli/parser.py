@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, NoReturn
 
-from openrlhf_sfpo.cli.suggestions import similar
+from openrlhf_sfpo.config.suggestions import similar
 
 _UNKNOWN = "unrecognized arguments: "
 

@@ -3,9 +3,18 @@
 import sys
 
 from openrlhf_sfpo.cli.parser import Parser
-from openrlhf_sfpo.cli.values import as_path
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.patching import Edit, Target, find_target, known_versions, knows_this_package, plan, state_of, write
+from openrlhf_sfpo.config.values import as_path
+from openrlhf_sfpo.orchestration.patched.apply import (
+    Edit,
+    Target,
+    find_target,
+    known_versions,
+    knows_this_package,
+    plan,
+    state_of,
+    write,
+)
+from openrlhf_sfpo.system.errors import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 
 _HELP = """usage: openrlhf-sfpo plan MODEL_DIR [--gpus N] [--gpu_memory_gb 80] [--json] [FLAGS OF openrlhf-sfpo train]
 
@@ -69,7 +69,7 @@ def _number(words: list[str], flag: str, default: float | None) -> float | None:
 
 def _plan(words: list[str], gpus: int | None, memory: float, as_json: bool) -> int:
     from openrlhf_sfpo.cli.flags import parse
-    from openrlhf_sfpo.cli.values import expanded
+    from openrlhf_sfpo.config.values import expanded
     from openrlhf_sfpo.plan.flags import model_at, planned
     from openrlhf_sfpo.plan.planner import make_plan
     from openrlhf_sfpo.plan.suggestion import suggestions

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from openrlhf_sfpo.stopping import StopRequested
-from openrlhf_sfpo.streams import best_effort_output
+from openrlhf_sfpo.system.stopping import StopRequested
+from openrlhf_sfpo.system.streams import best_effort_output
 
 INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
 

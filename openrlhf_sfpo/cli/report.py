@@ -3,12 +3,12 @@
 import sys
 
 from openrlhf_sfpo.cli.parser import Parser
-from openrlhf_sfpo.cli.values import as_path
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import check_writable
+from openrlhf_sfpo.config.values import as_path
 from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.page import write_report
 from openrlhf_sfpo.report.runs import find_runs, load_run
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import check_writable
 
 
 def main(argv: list[str] | None = None) -> int:

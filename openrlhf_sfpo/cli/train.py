@@ -5,15 +5,15 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from openrlhf_sfpo import keys
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.cli.help import help_asked, help_text
 from openrlhf_sfpo.cli.process import guarded
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import locked
-from openrlhf_sfpo.home import prepare_command
-from openrlhf_sfpo.stopping import Stopping, StopRequested
+from openrlhf_sfpo.system import keys
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import locked
+from openrlhf_sfpo.system.home import prepare_command
+from openrlhf_sfpo.system.stopping import Stopping, StopRequested
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             return dry_run.dry_run(flat, given)
         stopping = Stopping()
         with stopping.installed():
-            from openrlhf_sfpo.orchestration import preflight
+            from openrlhf_sfpo.runs import preflight
 
             for line in preflight.check(flat, given).warnings():
                 print(f"warning: {line}")
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(flat: argparse.Namespace, given: set[str], stopping: Stopping) -> int:
-    from openrlhf_sfpo.orchestration import launcher, preflight, resume
+    from openrlhf_sfpo.runs import launcher, preflight, resume
 
     directory = preflight.prepare(flat, given)
     if resume.has_finished(directory):

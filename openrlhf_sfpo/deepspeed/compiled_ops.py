@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 
 
 def check_locks() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.files import set_usual_mode
+from openrlhf_sfpo.system.files import set_usual_mode
 
 
 def make_savable(model: Any) -> None:

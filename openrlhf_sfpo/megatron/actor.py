@@ -12,25 +12,26 @@ import torch
 import torch.distributed as dist
 
 from openrlhf_sfpo.checkpoints.directory import COMMON
-from openrlhf_sfpo.megatron import cpu, training_state
-from openrlhf_sfpo.megatron.batching import MicroBatch, Sample
-from openrlhf_sfpo.megatron.checkpoint_files import save_model_directory
-from openrlhf_sfpo.megatron.checkpoint_writer import Contents, load_object
-from openrlhf_sfpo.megatron.export import WeightExchange
-from openrlhf_sfpo.megatron.layers import choose_layers
+from openrlhf_sfpo.checkpoints.hf_writer import save_model_directory
+from openrlhf_sfpo.megatron import cpu
+from openrlhf_sfpo.megatron.data.batching import MicroBatch, Sample
+from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
-from openrlhf_sfpo.megatron.model import build_model
-from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.model.config import ModelConfig
+from openrlhf_sfpo.megatron.model.layers import choose_layers
+from openrlhf_sfpo.megatron.model.model import build_model
 from openrlhf_sfpo.megatron.offload import Offload
-from openrlhf_sfpo.megatron.optimizer import LearningRate, build_optimizer
-from openrlhf_sfpo.megatron.passes import NonFiniteUpdate, PassRunner, check_norms, speaks
-from openrlhf_sfpo.megatron.pipeline import LossFunction, LossNorm, Pipeline
-from openrlhf_sfpo.megatron.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.settings import ActorSettings
-from openrlhf_sfpo.megatron.shards import MainShards
-from openrlhf_sfpo.megatron.weights import weight_plan
-from openrlhf_sfpo.random_numbers import set_rng_state
+from openrlhf_sfpo.megatron.state import training_state
+from openrlhf_sfpo.megatron.state.writer import Contents, load_object
+from openrlhf_sfpo.megatron.train.main_parameters import MainShards
+from openrlhf_sfpo.megatron.train.optimizer import LearningRate, build_optimizer
+from openrlhf_sfpo.megatron.train.pass_runner import NonFiniteUpdate, PassRunner, check_norms, speaks
+from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm, Pipeline
+from openrlhf_sfpo.megatron.weights.export import WeightExchange
+from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 from openrlhf_sfpo.sfpo import SlowCopy, SlowFastUpdate
+from openrlhf_sfpo.system.random_state import set_rng_state
 
 P = ParamSpec("P")
 R = TypeVar("R")

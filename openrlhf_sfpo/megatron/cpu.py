@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from openrlhf_sfpo.cpus import give_back_freed_memory
+from openrlhf_sfpo.system.cpus import give_back_freed_memory
 
 _CPU = torch.device("cpu")
 _installed = False

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.loopback import keep_stores_narrow
-from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.model.config import ModelConfig
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.loopback import keep_stores_narrow
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from openrlhf_sfpo.config import SFPOConfig
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.sfpo import EntropyGate, OwnedWeights, SlowCopy, SlowFastUpdate
 
 

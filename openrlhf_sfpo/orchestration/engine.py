@@ -15,10 +15,10 @@ import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.engine_starts import start_reported
-from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.orchestration.ray_classes import undecorated
 from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response, reward_response
-from openrlhf_sfpo.orchestration.undecorated import undecorated
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.staleness import stamp

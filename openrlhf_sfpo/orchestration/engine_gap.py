@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from openrlhf_sfpo.errors import EngineMismatch
+from openrlhf_sfpo.system.errors import EngineMismatch
 
 # Mean distances in nats per token. With both in fp32 it is 1e-5 to 1e-3, with 16 bits in either 0.005 to 0.03.
 _LIMIT_FP32 = 0.02

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.errors import EngineStartFailed, WorkerLost
-from openrlhf_sfpo.orchestration.events import Events
-from openrlhf_sfpo.orchestration.failures import exception_line, failed_to_start, plain
+from openrlhf_sfpo.cluster.failures import exception_line, failed_to_start, plain
+from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.system.errors import EngineStartFailed, WorkerLost
 
 _REPORTS_EVERY = 10.0  # seconds
 _FIRST_SHOWN = 60.0  # seconds of a start after which the console first mentions it; then at twice that, and so on
@@ -27,7 +27,7 @@ def start_reported(index: int, events: Events) -> Iterator[None]:
     Raises:
         EngineStartFailed: in place of what vLLM raised, with vLLM's own reason.
     """
-    from openrlhf_sfpo.orchestration import worker_logs
+    from openrlhf_sfpo.cluster import worker_logs
 
     files = worker_logs.own_files()
     done = threading.Event()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.sfpo import SlowFastUpdate
 
 NOTICE = "gate_notice"  # among what an actor's `fit` returns: text for the console, not a metric

@@ -8,7 +8,7 @@ that it looks up when it starts. So the attributes are set first, then `openrlhf
 | trainer.ray.ppo_actor.PolicyModelActor | actors.PolicyActor | the policy trains with Megatron-Core and SFPO |
 | the same with --actor.backend deepspeed | deepspeed.actor.PolicyActor | OpenRLHF's policy trains with SFPO |
 | trainer.ray.launcher.ReferenceModelActor | each's ReferenceActor | the reference model has the policy's layout |
-| trainer.ray.launcher.PlacementGroupSchedulingStrategy | nodes.node_by_node | neighbouring ranks on one machine |
+| trainer.ray.launcher.PlacementGroupSchedulingStrategy | bundle_order.node_by_node | neighbouring ranks on one node |
 | trainer.ray.vllm_engine.RolloutRayActor | engine.RolloutEngine | weight transfer, log-probabilities, reward errors |
 | trainer.ppo_trainer.PPOTrainer | trainers.Trainer | run directory, record and replay, evaluation at both ends |
 | trainer.ppo_trainer_async.TrainingActor | trainers.TrainingActor | run directory, record |
@@ -31,7 +31,7 @@ Inside the classes on the right, on their own instances and on no class of OpenR
 | its `_fetch_rewards_via_http` | engine.RolloutEngine | the query is the prompt and the response's own tokens |
 | the executor of --train.agent_func_path | engine.RolloutEngine | its file is loaded as Python loads files |
 | the sampling parameters' `logprobs` | engine.RolloutEngine | every step compares them with the actor's |
-| flags as OpenRLHF sees them | preflight.for_openrlhf | dispatch to the ranks of one model copy; packing is ours |
+| flags as OpenRLHF sees them | runs.openrlhf_arguments | dispatch to the ranks of one model copy; packing is ours |
 """
 
 import argparse
@@ -43,9 +43,11 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.orchestration.kept import Kept
-from openrlhf_sfpo.orchestration.nodes import node_by_node
+from openrlhf_sfpo.orchestration.bundle_order import node_by_node
+from openrlhf_sfpo.orchestration.worker_reuse import Kept
+from openrlhf_sfpo.system.errors import UsageError
+
+_own_run = False
 
 SUPPORTED_VERSIONS = ("0.11.2",)
 
@@ -230,9 +232,9 @@ def model_actors(backend: str) -> tuple[Any, Any]:
     import ray
 
     if backend == "deepspeed":
-        from openrlhf_sfpo.deepspeed import actor as actors
+        from openrlhf_sfpo.orchestration import deepspeed_actor as actors
     else:
-        from openrlhf_sfpo.orchestration import actors
+        from openrlhf_sfpo.orchestration import megatron_actor as actors
     on_gpu = ray.remote(num_gpus=1)
     return on_gpu(actors.PolicyActor), on_gpu(actors.ReferenceActor)
 
@@ -254,7 +256,15 @@ def run_openrlhf(namespace: argparse.Namespace) -> None:
     def parse_args(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
         return namespace
 
-    from openrlhf_sfpo import existing
+    global _own_run
+    _own_run = True
+    try:
+        with replaced(argparse.ArgumentParser, "parse_args", parse_args):
+            runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
+    finally:
+        _own_run = False
 
-    with replaced(argparse.ArgumentParser, "parse_args", parse_args), existing.left_alone():
-        runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
+
+def is_own_run() -> bool:
+    """Whether `run_openrlhf` is running here. A patched OpenRLHF then leaves the replacements to it."""
+    return _own_run

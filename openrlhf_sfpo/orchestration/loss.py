@@ -6,8 +6,8 @@ import torch
 from openrlhf.models import PolicyLoss, aggregate_loss
 from openrlhf.models.utils import compute_approx_kl
 
-from openrlhf_sfpo.megatron.batching import MicroBatch
-from openrlhf_sfpo.megatron.pipeline import LossNorm
+from openrlhf_sfpo.megatron.data.batching import MicroBatch
+from openrlhf_sfpo.megatron.train.pipeline import LossNorm
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap
 
 
@@ -45,7 +45,7 @@ class OpenRLHFLoss:
     def __call__(
         self, log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """See `openrlhf_sfpo.megatron.pipeline.LossFunction`."""
+        """See `openrlhf_sfpo.megatron.train.pipeline.LossFunction`."""
         mask, old = batch.action_mask, batch.floats["old_log_probs"]
         rollout = batch.floats.get("rollout_log_probs")
         totals = {"batch_num_tokens": norm.num_tokens, "global_batch_size": norm.num_sequences}

@@ -15,13 +15,13 @@ import transformers
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ppo_utils.experience import Experience
 
-from openrlhf_sfpo.errors import NonFiniteBatch, Stopped
-from openrlhf_sfpo.orchestration.events import Events
+from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.gate_notices import NOTICE
-from openrlhf_sfpo.orchestration.rollouts import Place, Replay, Rollouts, to_record
-from openrlhf_sfpo.orchestration.undecorated import undecorated
-from openrlhf_sfpo.random_numbers import random_numbers_kept
+from openrlhf_sfpo.orchestration.ray_classes import undecorated
+from openrlhf_sfpo.orchestration.sample_generator import Place, Replay, Rollouts, to_record
 from openrlhf_sfpo.rollout.recording import save_rollouts
+from openrlhf_sfpo.system.errors import NonFiniteBatch, Stopped
+from openrlhf_sfpo.system.random_state import random_numbers_kept
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
 

@@ -1,9 +1,13 @@
 """What cannot be worked out from shapes. None of it has been measured for this project yet; the figures are what is
 usually seen on H100s with CUDA 12 and NCCL 2, taken high."""
 
-from openrlhf_sfpo.doctor import GIB, PROCESS_BYTES
 from openrlhf_sfpo.plan.setup import Setup
+from openrlhf_sfpo.system.units import GIB
 
+# Found on CPU, with the versions that requirements/ pins: a process that has imported OpenRLHF, Ray and Megatron.
+PROCESS_BYTES = int(1.2 * GIB)
+# fp32 main parameters and Adam's two moments; what a checkpoint holds of each parameter.
+CHECKPOINT_BYTES = 12
 # The driver keeps some of a GPU's nominal memory (an H100 of 80 GB shows 79.1 GiB), a process's context with its
 # kernels takes half a GiB, cuBLAS and cuDNN have workspaces.
 CONTEXT = int(1.75 * GIB)

@@ -5,15 +5,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.checks import check_values
-from openrlhf_sfpo.errors import NotThere, UsageError
-from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.model_directory import INDEX, SINGLE, check_model_directory
-from openrlhf_sfpo.megatron.weight_check import check_weights
-from openrlhf_sfpo.orchestration.devices import settle
-from openrlhf_sfpo.orchestration.preflight import nested
+from openrlhf_sfpo.checkpoints.hf_directory import INDEX, SINGLE
+from openrlhf_sfpo.config.checks import check_values
+from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
+from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.megatron.model.config import ModelConfig
+from openrlhf_sfpo.megatron.weights.check import check_weights
+from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
 from openrlhf_sfpo.plan.setup import Setup, setup_of
 from openrlhf_sfpo.rollout.engine_limits import check_engine
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 
 def settled(flat: argparse.Namespace) -> Any:
@@ -21,7 +22,7 @@ def settled(flat: argparse.Namespace) -> Any:
     --megatron.device says so. Megatron's layers are planned; `flat` is left as it is."""
     values = dict(vars(flat))
     values["run.dir"] = values["run.dir"] or "runs/new"
-    settle(values, "cpu" if values["megatron.device"] == "cpu" else "cuda")
+    resolve_device_defaults(values, "cpu" if values["megatron.device"] == "cpu" else "cuda")
     return nested(argparse.Namespace(**values))
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from openrlhf_sfpo.doctor import PROCESS_BYTES
+from openrlhf_sfpo.plan.allowances import PROCESS_BYTES
 from openrlhf_sfpo.plan.setup import Setup
 from openrlhf_sfpo.plan.state import State, reference_parameters
 

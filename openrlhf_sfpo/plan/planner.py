@@ -3,7 +3,6 @@
 import functools
 from dataclasses import dataclass
 
-from openrlhf_sfpo.doctor import GIB
 from openrlhf_sfpo.plan import allowances, head, schedule, sync
 from openrlhf_sfpo.plan.activations import forward_of_layer
 from openrlhf_sfpo.plan.engine import EnginePlan, engine
@@ -12,6 +11,7 @@ from openrlhf_sfpo.plan.phases import Phase, phases
 from openrlhf_sfpo.plan.setup import Setup, gib
 from openrlhf_sfpo.plan.state import State, reference_parameters, states
 from openrlhf_sfpo.plan.sync import SyncPlan
+from openrlhf_sfpo.system.units import GIB
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openrlhf_sfpo.doctor import GIB
+from openrlhf_sfpo.config.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.megatron.layout import Layout
-from openrlhf_sfpo.megatron.model_config import ModelConfig
+from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.megatron.settings import chosen, limits
-from openrlhf_sfpo.megatron.weights import Entry, buckets, weight_plan
-from openrlhf_sfpo.placement import engines_share_gpus, reference_shares_gpus
+from openrlhf_sfpo.megatron.weights.mapping import Entry, buckets, weight_plan
+from openrlhf_sfpo.system.units import GIB
 
 GPUS_PER_NODE = 8
 # What `--sfpo.preset` keeps a copy of theta_slow for, and how many fp32 shards `--sfpo.optimizer_state` copies.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openrlhf_sfpo.megatron.layout import Layout
-from openrlhf_sfpo.megatron.model_config import ModelConfig
-from openrlhf_sfpo.megatron.weights import Entry, tied_copy, weight_plan
+from openrlhf_sfpo.megatron.model.config import ModelConfig
+from openrlhf_sfpo.megatron.weights.mapping import Entry, tied_copy, weight_plan
 from openrlhf_sfpo.plan.setup import Setup
 
 _PARAMETER_ALIGNMENT = 64

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.plan.planner import Plan, make_plan
 from openrlhf_sfpo.plan.schedule import bubble, micro_batches
 from openrlhf_sfpo.plan.setup import GPUS_PER_NODE, Engines, Setup
+from openrlhf_sfpo.system.errors import UsageError
 
 _SPARE = 0.95
 _SMALL_BUBBLE = 0.1

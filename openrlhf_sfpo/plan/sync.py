@@ -3,7 +3,7 @@
 import functools
 from dataclasses import dataclass
 
-from openrlhf_sfpo.doctor import CHECKPOINT_BYTES
+from openrlhf_sfpo.plan.allowances import CHECKPOINT_BYTES
 from openrlhf_sfpo.plan.setup import Setup
 
 # vLLM's packed transfer keeps two packed buckets (DEFAULT_PACKED_NUM_BUFFERS), and the tensors of one being packed.

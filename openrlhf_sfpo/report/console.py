@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from openrlhf_sfpo.report.alarms import Alarms
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets
-from openrlhf_sfpo.streams import BestEffort
+from openrlhf_sfpo.system.streams import BestEffort
 
 
 class Console:

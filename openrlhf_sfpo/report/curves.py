@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.figures import as_png, finish_panel, new_figure
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets, read_metrics
+from openrlhf_sfpo.system.files import write_whole
 
 
 def draw_curves(directory: Path) -> Path | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.figures import as_png, new_figure
 from openrlhf_sfpo.report.statistics import (
     MIN_BOOTSTRAP,
@@ -17,6 +16,7 @@ from openrlhf_sfpo.report.statistics import (
     pass_at_k,
 )
 from openrlhf_sfpo.report.tables import Table
+from openrlhf_sfpo.system.files import write_whole
 
 LEVEL = 0.95
 _FEW = f"fewer than {MIN_BOOTSTRAP} prompts, or fewer than {MIN_EACH:.0f} right or wrong"

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
 from openrlhf_sfpo.report.figures import as_png
 from openrlhf_sfpo.report.plots import all_figures
 from openrlhf_sfpo.report.runs import AXES
 from openrlhf_sfpo.report.tables import Table, all_tables, multiple
+from openrlhf_sfpo.system.files import write_whole
 
 PAGE, NUMBERS = "report.html", "report.json"
 

@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml
 
-from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.curves import draw_curves
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_metrics
 from openrlhf_sfpo.report.status import StatusFile
+from openrlhf_sfpo.system.files import write_whole
 
 SAMPLES = "samples.jsonl"
 _LINES = (METRICS, SAMPLES)

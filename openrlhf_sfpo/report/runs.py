@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from openrlhf_sfpo.errors import UsageError
 from openrlhf_sfpo.report.reading import (
     CONFIG,
     METRICS,
@@ -17,6 +16,7 @@ from openrlhf_sfpo.report.reading import (
     read_status,
     state_of,
 )
+from openrlhf_sfpo.system.errors import UsageError
 
 AXES = {"rollouts": "rollouts", "passes": "backward passes", "seconds": "seconds of training"}
 

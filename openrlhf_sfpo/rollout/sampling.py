@@ -6,9 +6,9 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from openrlhf_sfpo import loopback, search_path
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
-from openrlhf_sfpo.scratch import Scratch
+from openrlhf_sfpo.system import loopback, search_path
+from openrlhf_sfpo.system.scratch import Scratch
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 
 

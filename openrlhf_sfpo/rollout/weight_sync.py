@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from openrlhf_sfpo.errors import WEIGHT_SYNC_HINT, WeightSyncFailed
-from openrlhf_sfpo.ports import free_port
 from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, register
+from openrlhf_sfpo.system.errors import WEIGHT_SYNC_HINT, WeightSyncFailed
+from openrlhf_sfpo.system.ports import free_port
 
 
 def backend_for(device: str, shared_gpus: bool) -> str:

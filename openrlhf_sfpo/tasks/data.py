@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks import labels
 from openrlhf_sfpo.tasks.generated import generate as generate
 from openrlhf_sfpo.tasks.prompts import NEEDS_CHAT_TEMPLATE, TAKES_NO_TEMPLATE, Prompt, prompt_problem

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks import generated, labels
 from openrlhf_sfpo.tasks.answers import answer_of_solution, reasoning_gym_label
 from openrlhf_sfpo.tasks.prompts import Prompt, prompt_problem

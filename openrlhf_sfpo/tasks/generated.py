@@ -7,7 +7,7 @@ import json
 from typing import Any
 from urllib.parse import parse_qsl
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks.sources import REASONING_GYM
 
 # Seeds of data sets that are given without one: a run that is continued, and all runs of a comparison, must have the

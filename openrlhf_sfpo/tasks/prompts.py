@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 
 Prompt = str | list[dict[str, Any]]
 # Names that may stand for the prompt, besides {} and {0}.

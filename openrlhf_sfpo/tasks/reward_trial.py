@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from openrlhf_sfpo.errors import NotThere, UsageError
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks.child_process import python_command
 from openrlhf_sfpo.tasks.reward_files import split_spec
 from openrlhf_sfpo.tasks.reward_results import WANTED, BadResult, read_result

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.errors import UsageError
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks import reward_files
 from openrlhf_sfpo.tasks.answers import expected_text, last_boxed, reasoning_gym_label
 from openrlhf_sfpo.tasks.grading_pool import Outcome, shared_pool

@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from openrlhf_sfpo.files import set_usual_mode
+from openrlhf_sfpo.system.files import set_usual_mode
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The GGUF file names <|im_start|> as the end of a text, at which nothing would ever stop.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from openrlhf_sfpo.errors import NotThere, UsageError
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 REASONING_GYM = "reasoning_gym:"
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")

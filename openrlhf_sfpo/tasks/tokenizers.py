@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.errors import NotThere, UsageError
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")

@@ -1,0 +1,181 @@
+"""The Ray cluster that RAY_ADDRESS names: whether it answers, and whether it asks for a token.
+
+Looked at before `ray.init`, which tries an address at which nobody listens for twelve minutes, and joins a cluster
+that lets everybody in without a word.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from openrlhf_sfpo.config.placement import ray_address
+from openrlhf_sfpo.system.errors import UsageError
+
+OPEN_FLAG = "--run.allow_open_ray"
+_SECONDS = 5.0  # for a connection, and for an answer
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that answers.
+
+    Attributes:
+        address: HOST:PORT, as `ray.init` takes it.
+        asks_for_token: whether it uses Ray's token authentication (or TLS with certificates of both sides).
+        on_loopback: whether it answers on this machine's loopback interface only.
+    """
+
+    address: str
+    asks_for_token: bool
+    on_loopback: bool
+
+
+def check_cluster(allow_open: bool) -> Cluster | None:
+    """Find the cluster that RAY_ADDRESS names.
+
+    Args:
+        allow_open: --run.allow_open_ray.
+
+    Returns:
+        The cluster, or None if none is asked for.
+
+    Raises:
+        UsageError: nobody answers there, the token is missing or wrong, or the cluster lets everybody in.
+    """
+    asked = ray_address()
+    if asked is None:
+        return None
+    host, port, on_loopback = _endpoint(asked)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return Cluster(address, True, on_loopback)
+    status = _ask(address, None)
+    if status == "UNAUTHENTICATED":
+        _check_token(asked, address)
+        return Cluster(address, True, on_loopback)
+    if status != "OK":
+        raise UsageError(
+            "RAY_ADDRESS",
+            f"is {asked}, where something listens that does not answer as Ray does ({status}).",
+            "Give the address of Ray's head (HOST:6379, not its dashboard's), or unset it to start Ray here.",
+        )
+    if not (allow_open or on_loopback):
+        raise UsageError(
+            "RAY_ADDRESS",
+            f"is {asked}, a Ray cluster without authentication: whoever reaches that port can run programs as you.",
+            "Start Ray with RAY_AUTH_MODE=token on every node, and set it here, too (docs/security.md shows how); or "
+            f"give {OPEN_FLAG} on a network that you trust.",
+        )
+    return Cluster(address, False, on_loopback)
+
+
+def token() -> str | None:
+    """The token as Ray looks for it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    if text := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return text
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    try:
+        path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+        return path.read_text(encoding="utf-8").strip() or None
+    except (OSError, RuntimeError):
+        return None
+
+
+def use_token_authentication() -> None:
+    """Have Ray in this process and those that it starts use the token; also if Ray was imported before."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    read_settings_again()
+
+
+def read_settings_again() -> None:
+    """Have Ray read RAY_AUTH_* again, which it does by itself when it is imported only."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _endpoint(asked: str) -> tuple[str, int, bool]:
+    """Host and port of the first place where somebody listens, and whether that is the loopback interface only."""
+    if asked.startswith("ray://"):
+        raise UsageError(
+            "RAY_ADDRESS",
+            f"is {asked}, an address of Ray Client, which cannot run training.",
+            "Give HOST:6379 on a node of the cluster, or submit the run with examples/ray_job.sh.",
+        )
+    host, port = _split(_running_here() if asked == "auto" else asked, asked)
+    hosts = [host]
+    if host in _LOOPBACK:  # Ray takes it for this machine's network address, and may listen on either
+        from ray._private.services import get_node_ip_address
+
+        hosts = [*dict.fromkeys((get_node_ip_address(), "127.0.0.1"))]
+    failure = ""
+    for candidate in hosts:
+        try:
+            with socket.create_connection((candidate, port), timeout=_SECONDS):
+                return candidate, port, candidate in _LOOPBACK
+        except OSError as error:
+            failure = error.strerror or str(error) or "no answer"
+    raise UsageError(
+        "RAY_ADDRESS",
+        f"is {asked}, where nobody answers ({failure}).",
+        "Start Ray there (ray start --head), correct the address, or unset it to start Ray on this machine.",
+    )
+
+
+def _split(address: str, asked: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError("RAY_ADDRESS", f"is {asked}, which is no HOST:PORT.", "Write it as in node1:6379, or auto.")
+    return host.strip("[]"), int(port)
+
+
+def _running_here() -> str:
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        found = None
+    if found is None:
+        raise UsageError(
+            "RAY_ADDRESS",
+            "is auto, and no Ray runs on this machine.",
+            "Start one (ray start --head), or unset RAY_ADDRESS: the run then starts its own.",
+        )
+    return found
+
+
+def _check_token(asked: str, address: str) -> None:
+    own = token()
+    if own is None:
+        raise UsageError(
+            "RAY_ADDRESS",
+            f"is {asked}, a Ray cluster that asks for a token, and there is none here.",
+            "Set RAY_AUTH_TOKEN_PATH to the file with the token that it was started with.",
+        )
+    status = _ask(address, own)
+    if status != "OK":
+        raise UsageError(
+            "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH",
+            f"hold a token that the Ray cluster at {asked} does not take ({status}).",
+            "Use the one that the cluster was started with.",
+        )
+
+
+def _ask(address: str, bearer: str | None) -> str:
+    """Ask Ray's control service for its cluster's number; return gRPC's status, "OK" if it answered."""
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    metadata = (("authorization", f"Bearer {bearer}"),) if bearer else None
+    # Not through a proxy for the web (http_proxy), which gRPC would use.
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        try:
+            stub.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=_SECONDS, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code().name
+    return "OK"

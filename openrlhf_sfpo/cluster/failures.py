@@ -1,0 +1,197 @@
+"""What a run failed of: the reason in one line, and whether starting again could help."""
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+
+from openrlhf_sfpo.system.errors import StepHung, WeightSyncFailed, WorkerLost
+
+_LONGEST = 400  # characters of another package's message
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
+# The line of a traceback that names the exception: "package.module.SomeError: what is wrong", or without a message.
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*\.?[A-Z]\w*(:\s.*)?$")
+_TRACEBACK = "Traceback (most recent call last):"
+_MACHINE_GONE = "its machine is gone"
+_CONNECTION_LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL")
+# vLLM's words, and ours, for a process of its own that ended while it started. A negative status is a signal's number.
+_KILLED_CORE = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)|its process was killed by signal (\d+)")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it was made from: Ray wraps what an actor raised, once for every actor on its way."""
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while isinstance(found, BaseException) and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        cause = getattr(found, "cause", None)
+        found = cause if isinstance(cause, BaseException) else found.__cause__
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The innermost exception."""
+    *_, innermost = causes(error)
+    return innermost
+
+
+def reason(error: BaseException) -> str:
+    """Why a run failed, in one line: no traceback, no colours. Exceptions of this package speak for themselves; of
+    others the class is named."""
+    root = root_of(error)
+    text = plain(str(root))
+    if type(root).__module__.startswith("openrlhf_sfpo"):
+        return summary(text) or type(root).__name__
+    if isinstance(root, _of_ray("RayActorError")):
+        line = exception_line(text) if failed_to_start(root) else _lost(text)
+    elif isinstance(root, _of_ray("RayError")) and '  File "' in text:  # the exception itself could not be sent
+        line = exception_line(text)
+    else:
+        line = f"{type(root).__name__}: {summary(text)}".removesuffix(": ")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
+def details(error: BaseException) -> list[str]:
+    """The lines after the first one of a message that this package wrote for people, such as the traceback of the
+    user's own reward function."""
+    root = root_of(error)
+    if not type(root).__module__.startswith("openrlhf_sfpo"):
+        return []
+    return plain(str(root)).strip().splitlines()[1:]
+
+
+def full_text(error: BaseException) -> str:
+    """Everything that is known about a failure, for a file; also what was raised before a better explanation."""
+    parts = traceback.format_exception(error)
+    if error.__suppress_context__ and error.__context__ is not None:
+        parts += ["\nwhich was raised in place of:\n\n", *traceback.format_exception(error.__context__)]
+    return plain("".join(parts))
+
+
+def plain(text: str) -> str:
+    """Text without a terminal's colour codes."""
+    return _ANSI.sub("", text)
+
+
+def summary(message: str) -> str:
+    """One line of an exception's message that says what is wrong."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    if not lines:
+        return ""
+    if _TRACEBACK in lines:
+        return (
+            f"{lines[0].rstrip(':')}: {exception_line(message)}" if lines[0] != _TRACEBACK else exception_line(message)
+        )
+    if re.match(r"\d+ validation errors? for ", lines[0]) and len(lines) > 1:  # pydantic's; what is wrong comes next
+        return re.sub(r" \[type=.*", "", lines[1]).removeprefix("Value error, ")
+    if lines[0].endswith(":") and len(lines) > 1:
+        return f"{lines[0]} {lines[1]}"
+    return lines[0]
+
+
+def exception_line(text: str) -> str:
+    """The line in a printed traceback that names the exception and says what is wrong."""
+    lines = text.strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith((" ", "\t"))]
+    for number in range(frames[-1] + 1 if frames else 0, len(lines)):
+        name, _, message = lines[number].partition(": ")
+        if _EXCEPTION.match(name):
+            found = summary("\n".join([message, *lines[number + 1 :]]))
+            return f"{name.rpartition('.')[2]}: {found}".removesuffix(": ")
+    # A message with indented lines of its own, such as pydantic's: the exception's name is further up.
+    for number in reversed(range(len(lines))):
+        name, colon, message = lines[number].partition(": ")
+        if colon and _EXCEPTION.match(name) and not lines[number].startswith((" ", "\t")):
+            found = summary("\n".join([message, *lines[number + 1 :]]))
+            return f"{name.rpartition('.')[2]}: {found}".removesuffix(": ")
+    return lines[-1].strip() if lines else "unknown reason"
+
+
+def _lost(text: str) -> str:
+    """What Ray says over several lines about an actor whose process is gone, in one."""
+    fields = dict(re.findall(r"^\s*(class_name|pid|ip): (.*)$", text, flags=re.MULTILINE))
+    where = f" (process {fields['pid']} on {fields['ip']})" if {"pid", "ip"} <= fields.keys() else ""
+    who = fields.get("class_name", "an actor").rpartition(".")[2]
+    why = "it was killed, ran out of memory, or crashed"
+    status = re.search(r"exits with an exit code ([1-9]\d*)", text)
+    if "receives a SIGTERM" in text:
+        why = "it received SIGTERM"
+    elif "running low on memory" in text:
+        why = "the machine ran low on memory, and Ray killed it"
+    elif status:
+        why = f"it exited with status {status.group(1)}"
+    elif re.search(r"node has died|node was terminated|marked dead", text):
+        why = _MACHINE_GONE
+    return f"the process of {who}{where} ended unexpectedly: {why}"
+
+
+def killing_signal(text: str) -> int | None:
+    """The signal that killed vLLM's own process while it started, if that is what a message says."""
+    found = _KILLED_CORE.search(text)
+    return int(found.group(1) or found.group(2)) if found else None
+
+
+def failed_to_start(error: BaseException) -> bool:
+    """Whether an actor is dead because its constructor raised an exception: the same would come again."""
+    if not isinstance(error, _of_ray("RayActorError")):
+        return False
+    if not error.actor_init_failed and "raised in its creation task" not in str(error):
+        return False
+    return killing_signal(str(error)) is None
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a failure is one of a process that died, a machine or a connection, and not of the program, its data or
+    its environment, which would fail in the same way again."""
+    import torch
+
+    kinds = (
+        StepHung,
+        WeightSyncFailed,
+        WorkerLost,
+        torch.distributed.DistError,
+        *_of_ray("RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"),
+    )
+    chain = list(causes(error))
+    if any(failed_to_start(cause) for cause in chain):
+        return False
+    for cause in chain:
+        if isinstance(cause, kinds):
+            return True
+        # gloo reports a peer that is gone as a plain RuntimeError.
+        if type(cause) is RuntimeError and any(word in str(cause) for word in _CONNECTION_LOST):
+            return True
+    return False
+
+
+def is_death(error: BaseException) -> bool:
+    """Whether a process died, as opposed to a machine, a connection that was lost or a step that hung."""
+    kinds = (WorkerLost, *_of_ray("RayActorError", "WorkerCrashedError", "OutOfMemoryError"))
+    return any(isinstance(cause, kinds) for cause in causes(error)) and _MACHINE_GONE not in reason(error)
+
+
+def _of_ray(*names: str) -> tuple[type, ...]:
+    """Ray's exceptions of these names; none if Ray is not loaded, as when it cannot be imported."""
+    module = sys.modules.get("ray.exceptions")
+    return tuple(getattr(module, name) for name in names) if module else ()
+
+
+class Repetitions:
+    """Notices that processes die in the same way again and again without any progress in between."""
+
+    def __init__(self) -> None:
+        self._before: tuple[str, int] | None = None
+
+    def again(self, error: BaseException, step: int) -> bool:
+        """Note a failure; return whether it is the death of before, at the same step.
+
+        Args:
+            error: the failure.
+            step: the last step that was finished.
+        """
+        if not is_death(error):
+            self._before = None
+            return False
+        found = (re.sub(r"\d+", "#", reason(error)), step)
+        repeated, self._before = found == self._before, found
+        return repeated

@@ -1,0 +1,298 @@
+"""Flags checked on their own and against each other, before anything is started.
+
+Importing this file imports nothing heavy, so that bad flags are answered at once.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from openrlhf_sfpo.config.flags import ranges
+from openrlhf_sfpo.config.namespaces import value_of
+from openrlhf_sfpo.config.openrlhf_flags import CHOICES
+from openrlhf_sfpo.config.placement import check_placement
+from openrlhf_sfpo.config.ranges import check_choices, check_ranges, shown
+from openrlhf_sfpo.system.errors import UsageError
+
+
+def check_flags(args: Any) -> None:
+    """Check flags on their own and against each other; no files, no devices. `args` is nested as OpenRLHF nests it.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
+    check_values(args)
+    _check_rollout(args)
+    _check_lengths(args)
+    _check_pairs(args)
+    _check_data(args)
+    _check_recomputation(args)
+    if args.actor.backend == "deepspeed" and args.train.colocate_all:
+        raise UsageError(
+            "--train.colocate_all",
+            "is for --actor.backend megatron here.",
+            "Drop it (--train.colocate_actor_ref works), or use the patched OpenRLHF (openrlhf-sfpo patch).",
+        )
+    check_backend(args)
+    check_placement(args)
+    check_ranks(args)
+
+
+def check_values(args: Any, sections: tuple[str, ...] = ()) -> None:
+    """Check each flag on its own, as it is declared in `config` and `openrlhf_flags`.
+
+    Args:
+        args: nested; sections may be missing.
+        sections: look at flags of these only, such as "sfpo"; all by default.
+
+    Raises:
+        UsageError: for the first flag whose value is out of its range or none of its choices.
+    """
+
+    def chosen(declared: dict[str, Any]) -> dict[str, Any]:
+        return {name: what for name, what in declared.items() if not sections or name.split(".")[0] in sections}
+
+    def values(names: Iterable[str]) -> dict[str, Any]:
+        return {name: value_of(args, name, None) for name in names}
+
+    limits, choices = chosen(ranges()), chosen(CHOICES)
+    check_ranges(values(limits), limits)
+    check_choices(values(choices), choices)
+
+
+def _check_lengths(args: Any) -> None:
+    new, longest = args.rollout.max_new_tokens, args.data.max_len
+    if new is not None and new >= longest:
+        raise UsageError(
+            "--rollout.max_new_tokens",
+            f"is {new}, and --data.max_len, prompt and response together, is {longest}: no room is left for a prompt.",
+            f"Use {longest - 1} or less, or raise --data.max_len.",
+        )
+    buffer = args.reward.overlong_buffer_len
+    if buffer is not None and buffer > (new or longest):
+        raise UsageError(
+            "--reward.overlong_buffer_len",
+            f"is {buffer:g}, longer than a response can be ({new or longest} tokens).",
+            f"Use {new or longest} or less.",
+        )
+
+
+def _check_pairs(args: Any) -> None:
+    """Flags of two numbers, the lower one first."""
+    for name, used in (
+        ("reward.clip_range", True),
+        ("algo.dynamic_filtering_range", args.algo.dynamic_filtering_enable),
+        ("algo.advantage.is_correction_threshold", args.algo.advantage.is_correction_level != "off"),
+    ):
+        value = value_of(args, name)
+        if name.endswith("threshold") and len(value) == 1:
+            continue  # an upper bound alone
+        if used and (len(value) != 2 or not value[0] < value[1]):
+            raise UsageError(f"--{name}", f"is {shown(value)}.", "Use two numbers, the lower one first.")
+    if args.actor.lr_scheduler == "polynomial" and args.actor.adam.lr <= _POLYNOMIAL_END:
+        raise UsageError(
+            "--actor.lr_scheduler",
+            f"is polynomial, which ends at a rate of {_POLYNOMIAL_END}, and --actor.adam.lr is {args.actor.adam.lr}.",
+            "Use linear, or a higher rate.",
+        )
+    if args.algo.dynamic_filtering_enable and args.rollout.n_samples_per_prompt < 2:
+        raise UsageError(
+            "--rollout.n_samples_per_prompt",
+            f"is {args.rollout.n_samples_per_prompt}, and --algo.dynamic_filtering_enable compares a prompt's samples.",
+            "Use 2 or more.",
+        )
+
+
+_POLYNOMIAL_END = 1e-7  # lr_end of transformers' schedule
+
+
+def _check_data(args: Any) -> None:
+    probs, datasets = args.data.prompt_probs, args.data.prompt_dataset
+    if probs is None or not datasets:
+        return
+    count = len(datasets.split(","))
+    try:
+        numbers = [float(part) for part in probs.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(0 <= n <= 1 for n in numbers) or abs(sum(numbers) - 1) > 1e-8:
+        raise UsageError(
+            "--data.prompt_probs",
+            f"is {probs!r}, and --data.prompt_dataset names {count} data set(s).",
+            "Give one probability for each, separated by commas, that add up to 1.",
+        )
+
+
+def check_ranks(args: Any) -> None:
+    """Check that a rollout batch, and an optimizer step, has a sample for every copy of the model.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
+    batch, each, micro = args.rollout.batch_size, args.rollout.n_samples_per_prompt, args.rollout.micro_batch_size
+    ranks, copies = args.actor.num_nodes * args.actor.num_gpus_per_node, model_copies(args)
+    if batch * each // micro < copies:
+        taken = f", taken {micro} at a time (--rollout.micro_batch_size)" if micro > 1 else ""
+        raise UsageError(
+            "--rollout.batch_size",
+            f"is {batch}; with --rollout.n_samples_per_prompt {each} that makes {batch * each} samples{taken}, and the "
+            f"actor's {ranks} rank(s) hold {copies} copies of the model, each of which needs some.",
+            "Raise it, or use fewer ranks.",
+        )
+    if args.train.batch_size < copies and args.actor.backend == "megatron":  # a step would have no sample at all
+        raise UsageError(
+            "--train.batch_size",
+            f"is {args.train.batch_size}, and the actor's {ranks} rank(s) hold {copies} copies of the model, each of "
+            "which needs a sample in every optimizer step.",
+            f"Use {copies} or more, or fewer ranks.",
+        )
+    generated = args.rollout.vllm_generate_batch_size
+    if generated is not None and generated > args.rollout.batch_size and not args.train.async_enable:
+        raise UsageError(
+            "--rollout.vllm_generate_batch_size",
+            f"is {generated}, more than --rollout.batch_size, {args.rollout.batch_size}; without --train.async_enable "
+            "nothing would train on the rest.",
+            "Leave it out, or add --train.async_enable.",
+        )
+
+
+def model_copies(args: Any) -> int:
+    """Data-parallel copies of the actor's model; at least 1. Whether the ranks divide evenly is checked elsewhere."""
+    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+    if args.actor.backend == "deepspeed":
+        return max(1, ranks // (args.ds.ring_attn_size * args.ds.tensor_parallel_size))
+    sizes = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+    return max(1, ranks // math.prod(getattr(args.megatron, size) for size in sizes))
+
+
+def _check_recomputation(args: Any) -> None:
+    whole_layers = args.megatron.recompute == "full" or args.actor.gradient_checkpointing_enable
+    if args.megatron.recompute_num_layers is not None and not whole_layers:
+        raise UsageError(
+            "--megatron.recompute_num_layers",
+            f"is {args.megatron.recompute_num_layers}, and --megatron.recompute {args.megatron.recompute} does not "
+            "recompute whole layers.",
+            "Drop it, or use --megatron.recompute full.",
+        )
+    if args.megatron.layer_spec == "te" and args.megatron.fp32_residual_connection:
+        raise UsageError(
+            "--megatron.fp32_residual_connection",
+            "is given, and Transformer Engine's layers (--megatron.layer_spec te) do not take it.",
+            "Drop it, or use --megatron.layer_spec local.",
+        )
+
+
+def _check_rollout(args: Any) -> None:
+    estimator = args.algo.advantage.estimator
+    if estimator in ("rloo", "reinforce_baseline", "group_norm", "dr_grpo") and args.rollout.n_samples_per_prompt < 2:
+        raise UsageError(
+            "--rollout.n_samples_per_prompt",
+            f"is {args.rollout.n_samples_per_prompt}, so that every advantage of --algo.advantage.estimator "
+            f"{estimator}, which compares the samples of one prompt, would be zero.",
+            "Use 2 or more.",
+        )
+    if args.rollout.record_dir and args.rollout.replay_dir:
+        raise UsageError("--rollout.replay_dir", "is given together with --rollout.record_dir.", "Use one of them.")
+    if args.rollout.replay_dir and args.eval.dataset:
+        raise UsageError("--eval.dataset", "needs an engine, and --rollout.replay_dir runs without.", "Drop one.")
+    if args.train.async_enable and args.rollout.replay_dir:
+        raise UsageError("--rollout.replay_dir", "works with the synchronous trainer.", "Drop --train.async_enable.")
+    if args.train.async_enable and args.rollout.deterministic:
+        raise UsageError(
+            "--rollout.deterministic",
+            "does not work with --train.async_enable, where timing decides which weights answer which prompts.",
+            "Drop one.",
+        )
+    check_no_other_models(args, "openrlhf-sfpo train")
+    if not args.rollout.replay_dir and not args.vllm.num_engines:
+        raise UsageError("--vllm.num_engines", "is not given.", "Use 1 or more, or --rollout.replay_dir.")
+
+
+def check_no_other_models(args: Any, who: str) -> None:
+    """Refuse critics and reward models in the cluster.
+
+    Args:
+        args: nested.
+        who: cannot do with them, in words.
+    """
+    refusals = [
+        ("--algo.advantage.estimator", args.algo.advantage.estimator == "gae", "Use group_norm: there is no critic."),
+        ("--reward.model_name_or_path", args.reward.model_name_or_path, "Serve it, and pass --reward.remote_url URL."),
+    ]
+    _refuse(args, who, refusals)
+
+
+def check_backend(args: Any) -> None:
+    """Check that the backend can do what the flags ask for.
+
+    Raises:
+        UsageError: naming a feature of OpenRLHF that would be silently ignored or wrong.
+    """
+    if args.actor.backend == "deepspeed":
+        _refuse(args, _DEEPSPEED, _refused_by_deepspeed(args))
+        _check_even_batches(args)
+    else:
+        _refuse(args, "the Megatron actor", _refused_by_megatron(args))
+
+
+_DEEPSPEED = "SFPO on the DeepSpeed actor"
+
+
+def _refused_by_deepspeed(args: Any) -> list[tuple[str, Any, str]]:
+    return [
+        ("--actor.optim", args.actor.optim != "adam", "Use adam."),
+        ("--ds.zero_stage", args.ds.zero_stage not in (1, 2, 3), "Use 1, 2 or 3."),
+        ("--ds.lora.rank", args.ds.lora.rank, "Leave it 0: all parameters are trained."),
+        ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
+        ("--ds.tensor_parallel_size", args.ds.tensor_parallel_size > 1, "Leave it 1, or use --actor.backend megatron."),
+        ("--ds.deepcompile", args.ds.deepcompile, "Drop it."),
+    ]
+
+
+def _check_even_batches(args: Any) -> None:
+    """A pass must end with an optimizer step: gradients left over would be those of other weights in the next one."""
+    rollouts = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    if rollouts % args.train.batch_size:
+        raise UsageError(
+            "--train.batch_size",
+            f"is {args.train.batch_size}, which does not divide the {rollouts} samples of a rollout batch "
+            "(--rollout.batch_size times --rollout.n_samples_per_prompt).",
+            f"With {_DEEPSPEED} use a divisor.",
+        )
+    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node // args.ds.ring_attn_size
+    micro_batches = ranks * (1 if args.train.dynamic_batch_enable else args.train.micro_batch_size)
+    if args.train.batch_size % micro_batches:
+        raise UsageError(
+            "--train.batch_size",
+            f"is {args.train.batch_size}, and the {ranks} rank(s) take {micro_batches} samples at a time.",
+            f"Use a multiple of {micro_batches}.",
+        )
+
+
+def _refused_by_megatron(args: Any) -> list[tuple[str, Any, str]]:
+    return [
+        ("--actor.optim", args.actor.optim != "adam", "Use adam."),
+        ("--actor.aux_loss_coef", args.actor.aux_loss_coef, "Leave it 0: the families supported have no experts."),
+        ("--train.enable_ema", args.train.enable_ema, "Drop it."),
+        ("--ds.lora.rank", args.ds.lora.rank, "Leave it 0: all parameters are trained."),
+        ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
+        ("--ds.adam_offload", args.ds.adam_offload, "Drop it."),
+        ("--ds.use_liger_kernel", args.ds.use_liger_kernel, "Drop it."),
+        ("--ds.ring_attn_size", args.ds.ring_attn_size > 1, "Leave it 1."),
+        (
+            "--ds.tensor_parallel_size",
+            args.ds.tensor_parallel_size > 1,
+            "Leave it 1 and use --megatron.tensor_model_parallel_size.",
+        ),
+        ("--ds.param_dtype", args.ds.param_dtype != "bf16", "Use bf16, or --megatron.param_dtype fp32."),
+        ("--data.max_images_per_prompt", args.data.max_images_per_prompt, "Leave it 0: only text models."),
+    ]
+
+
+def _refuse(args: Any, who: str, refusals: list[tuple[str, Any, str]]) -> None:
+    """Refuse what is used, among (flag, whether it is used, what to do instead)."""
+    for flag, used, fix in refusals:
+        if used:
+            raise UsageError(
+                flag, f"is {value_of(args, flag.removeprefix('--'))!r}, which {who} does not support.", fix
+            )

@@ -1,0 +1,416 @@
+"""The settings behind our flags (--sfpo.*, --megatron.*, --run.* and some of OpenRLHF's sections), and the flags made
+from them.
+
+Importing this file imports nothing heavy, so that --help and bad flags answer at once.
+"""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openrlhf_sfpo.config import openrlhf_flags
+from openrlhf_sfpo.config.ranges import Range, above, at_least, between, share
+
+
+def _flag(default: Any, help_text: str, limits: Range | None = None, is_path: bool = False) -> Any:
+    """A field that becomes a flag. `limits`: the numbers that it takes; `is_path`: its value names a place on disk."""
+    return dataclasses.field(default=default, metadata={"help": help_text, "limits": limits, "is_path": is_path})
+
+
+@dataclass(frozen=True)
+class SFPOConfig:
+    """--sfpo.*: the update."""
+
+    enable: bool = _flag(True, "train with SFPO; --no-sfpo.enable is plain GRPO")
+    k: int = _flag(
+        3,
+        "K: fast passes over each rollout batch before the reposition; 0 is GRPO",
+        at_least(0, "Use 0 (plain GRPO) or more; the paper uses 3."),
+    )
+    alpha: float = _flag(
+        0.8,
+        "step size of the reposition, theta_slow + alpha * (theta_fast - theta_slow), in [0, 1]",
+        between(0.0, 1.0, "Use a number from 0 to 1; the paper uses 0.8."),
+    )
+    gate: Literal["upper", "two_sided", "off"] = _flag(
+        "upper",
+        "which z-scores of the policy's entropy turn SFPO off: z >= threshold (upper, the authors' code), |z| >= "
+        "threshold (two_sided, the paper), none (off)",
+    )
+    gate_window: int = _flag(
+        30,
+        "rollout batches over which the entropy's mean and deviation are taken",
+        at_least(2, "Use 2 or more; the paper uses 30."),
+    )
+    gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes", above(0))
+    stop_step: int | None = _flag(
+        None,
+        "turn SFPO off after this many rollout batches whatever the entropy does",
+        at_least(0, "Use 0 or more, or leave it out."),
+    )
+    gate_warmup: int = _flag(0, "the first so many entropies go into the window but cannot close the gate", at_least(0))
+    gate_patience: int = _flag(1, "how many entropies in a row must be at the threshold", at_least(1))
+    gate_after: Literal["latch", "decay", "reopen"] = _flag(
+        "latch",
+        "what closing means: no SFPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
+        "(decay), or no SFPO until the entropy is below the threshold again (reopen)",
+    )
+    gate_decay_steps: int = _flag(
+        10, "rollout batches over which alpha falls, with --sfpo.gate_after decay", at_least(1)
+    )
+    gate_entropy: Literal["slow_pass", "start"] = _flag(
+        "slow_pass",
+        "the entropy that the gate reads: the slow pass's mean (the authors' code), or that of theta_0, the weights "
+        "before the update (start, the paper)",
+    )
+    preset: Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"] = _flag(
+        "sfpo",
+        "the update, or a control to compare it with: grpo, one pass; grpo_k_passes, K + 1 passes without reposition; "
+        "grpo_scaled_lr, one pass at (K * alpha + 1) times the learning rate; lookahead, no slow pass; extragradient, "
+        "a slow pass from theta_slow whose first gradient is taken at theta_fast",
+    )
+    optimizer_state: Literal["maintain", "restore", "interpolate", "reset"] = _flag(
+        "maintain",
+        "Adam's moments and step count at the reposition: left as they are (maintain, the authors' code), as before "
+        "the fast passes (restore), moments moved by alpha like the weights (interpolate), or as before the first step "
+        "(reset)",
+    )
+    snapshot_device: Literal["same", "cpu"] = _flag(
+        "same", "where theta_slow lives during the fast passes: beside the weights, or in pinned host memory"
+    )
+
+
+@dataclass(frozen=True)
+class MegatronConfig:
+    """--megatron.*: the actor."""
+
+    tensor_model_parallel_size: int = _flag(
+        1, "ranks over which each layer is split; divides the key/value heads", at_least(1)
+    )
+    pipeline_model_parallel_size: int = _flag(1, "stages over which the layers are split", at_least(1))
+    virtual_pipeline_model_parallel_size: int = _flag(
+        1,
+        "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble",
+        at_least(1),
+    )
+    context_parallel_size: int = _flag(
+        1, "ranks over which each sequence is split, for contexts too long for one GPU", at_least(1)
+    )
+    sequence_parallel: bool | None = _flag(
+        None,
+        "split norms and the residual stream over the tensor-parallel ranks by token, which divides their activations; "
+        "default: with tensor parallelism",
+    )
+    layer_spec: Literal["auto", "te", "local"] = _flag(
+        "auto",
+        "whose layers: Transformer Engine's fused ones (te), or Megatron's and ours (local); auto takes Transformer "
+        "Engine on CUDA where it is installed",
+    )
+    attention_backend: Literal["auto", "flash", "sdpa"] = _flag(
+        "auto",
+        "attention of the local layers: flash-attn, or PyTorch's scaled_dot_product_attention; auto takes flash-attn "
+        "on CUDA in 16 bits where it is installed. (Transformer Engine chooses for itself)",
+    )
+    device: Literal["auto", "cpu", "cuda"] = _flag("auto", "where the actor runs; auto takes CUDA where there is one")
+    param_dtype: Literal["auto", "bf16", "fp32"] = _flag(
+        "auto",
+        "dtype of the parameters; with bf16 the optimizer keeps fp32 main parameters; auto is bf16, and fp32 on a CPU "
+        "without bf16 instructions, where bf16 is ten times slower",
+    )
+    fp32_residual_connection: bool | None = _flag(
+        None, "keep the residual stream between layers in fp32; halves the error of log-probabilities; default: on CPU"
+    )
+    recompute: Literal["none", "selective", "mlp", "full"] = _flag(
+        "none",
+        "activations recomputed in the backward pass: none, attention only (selective; with fused attention there is "
+        "hardly anything to gain), MLPs only, or whole layers (--actor.gradient_checkpointing_enable means full)",
+    )
+    recompute_num_layers: int | None = _flag(
+        None,
+        "with --megatron.recompute full: how many layers of each model chunk are recomputed; default: all",
+        at_least(1),
+    )
+    offload_parameters: bool = _flag(
+        False,
+        "with --ds.enable_sleep also move the parameters to host memory while the engines generate, and not only the "
+        "optimizer's state and the gradients",
+    )
+    overlap_grad_reduce: bool | None = _flag(None, "reduce gradients during the backward pass; default: on CUDA")
+    overlap_param_gather: bool | None = _flag(None, "gather parameters during the next forward pass; default: on CUDA")
+    ddp_bucket_size: int | None = _flag(None, "parameters per gradient bucket; default: Megatron's choice", at_least(1))
+    old_log_probs: Literal["auto", "separate"] = _flag(
+        "auto",
+        "where the log-probabilities at theta_0 come from: a forward pass of their own before the update (separate), "
+        "or the update's first forward pass where that is the same (auto): with one optimizer step for each rollout "
+        "batch, no importance-sampling correction and no KL term in the reward",
+    )
+    log_prob_chunk_size: int | None = _flag(
+        None,
+        "tokens whose logits exist at the same time; default: 1024 on CUDA, 256 on CPU",
+        at_least(1),
+    )
+    weight_bucket_mb: int = _flag(512, "megabytes of weights gathered and sent to vLLM at a time", at_least(1))
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """Additions to OpenRLHF's --actor.*."""
+
+    trust_remote_code: bool = _flag(
+        False, "run the code that a model directory brings along (auto_map in config.json or tokenizer_config.json)"
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """--run.*: the run directory and what is shown."""
+
+    dir: str | None = _flag(
+        None,
+        "run directory (metrics, samples, plots, checkpoints, model); one that holds an unfinished run is continued "
+        "from its newest checkpoint; default: runs/TIME",
+        is_path=True,
+    )
+    allow_changed: tuple[str, ...] = _flag(
+        (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
+    )
+    allow_open_ray: bool = _flag(
+        False, "join a Ray cluster (RAY_ADDRESS) that has no authentication: whoever reaches it can run programs as you"
+    )
+    verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
+    reward_trial: float = _flag(
+        120.0,
+        "seconds for a trial of your own reward function before anything is started: it is called once, in a process "
+        "of its own, with the first row of the data and a made-up response; 0 skips it",
+        at_least(0),
+    )
+    reward_timeout: float = _flag(
+        600.0,
+        "seconds in which your own reward function must grade a response; one that takes longer ends the run. 0 waits "
+        "without end",
+        at_least(0),
+    )
+    eval_at_ends: bool = _flag(
+        True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
+    )
+    samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl", at_least(0))
+    interrupted_exit_status: int = _flag(
+        0,
+        "exit status of a run that SIGTERM or SIGHUP stopped. Kubernetes and Argo take 0 for finished; give another, "
+        "such as 143, to have the run started again",
+        between(0, 255),
+    )
+    kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU", at_least(1))
+    engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(
+        "auto", "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU"
+    )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Additions to OpenRLHF's --rollout.*."""
+
+    record_dir: str | None = _flag(None, "write every rollout batch to this directory", is_path=True)
+    replay_dir: str | None = _flag(
+        None, "train from rollout batches recorded with --rollout.record_dir, no engines", is_path=True
+    )
+    deterministic: bool = _flag(
+        False,
+        "draw each response with a seed of its own, made from --train.seed, and keep the order of the prompts, so that "
+        "a run with one engine comes out the same when it is repeated; slows vLLM's sampling on GPUs",
+    )
+    engine_timeout: float = _flag(
+        300.0,
+        "seconds in which a vLLM engine that has started must answer a health check; one that does not is restarted, "
+        "gets the current weights, and its prompts are sent again",
+        above(0),
+    )
+    engine_start_timeout: float = _flag(
+        1800.0,
+        "seconds in which a vLLM engine must start, at the beginning and after a restart: reading the weights from a "
+        "slow disk and capturing CUDA graphs take long",
+        above(0),
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Additions to OpenRLHF's --train.*: what happens when something goes wrong."""
+
+    max_restarts: int = _flag(
+        3,
+        "how often a run restarts itself from its last checkpoint when a worker has died or a step hangs",
+        at_least(0),
+    )
+    timeout: float = _flag(
+        1800.0,
+        "seconds without progress on any rank after which a step counts as hung: the run says where each rank is, and "
+        "restarts. More than loading the model takes, the longest micro-batch and the longest checkpoint",
+        above(0),
+    )
+    grace_seconds: float = _flag(
+        60.0,
+        "after SIGTERM, how long the step in progress may take until the run ends without it, with the checkpoint "
+        "before; during a rollout the run ends at once",
+        at_least(0),
+    )
+    on_nonfinite: Literal["stop", "skip"] = _flag(
+        "stop",
+        "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and go on with "
+        "the weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
+        "ranks) is then made for each rollout batch. The batch is recorded in both cases",
+    )
+    max_log_prob_diff: float | None = _flag(
+        None,
+        "how far the engines' log-probabilities may be from the actor's, as a mean over the tokens of a run's first "
+        "batch, before the run stops instead of training on it; 0 means any distance. Default: 0.02 where both compute "
+        "in fp32 and 0.2 elsewhere, more at temperatures below 1 and with --rollout.top_p",
+        at_least(0),
+    )
+
+
+@dataclass(frozen=True)
+class VLLMConfig:
+    """Additions to OpenRLHF's --vllm.*."""
+
+    sleep_level: int = _flag(
+        1,
+        "with --vllm.enable_sleep, what engines do with their weights while the actor trains: move them to host memory "
+        "(1), or forget them until the actor sends its own (2), which takes no host memory",
+        between(1, 2),
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Additions to OpenRLHF's --ckpt.*."""
+
+    async_save: bool = _flag(
+        True, "write checkpoints beside the training, from copies in host memory (12 bytes a parameter, as above)"
+    )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Additions to OpenRLHF's --eval.*."""
+
+    top_p: float | None = _flag(None, "top-p of evaluations; default: that of the rollouts", share())
+
+
+SECTIONS: dict[str, type] = {
+    "sfpo": SFPOConfig,
+    "megatron": MegatronConfig,
+    "actor": ActorConfig,
+    "run": RunConfig,
+    "rollout": RolloutConfig,
+    "train": TrainConfig,
+    "ckpt": CheckpointConfig,
+    "vllm": VLLMConfig,
+    "eval": EvalConfig,
+}
+
+# OpenRLHF's defaults that do not suit GRPO; --help lists them.
+CHANGED_DEFAULTS: dict[str, tuple[Any, str]] = {
+    "algo.advantage.estimator": ("group_norm", "GRPO's advantages; no critic"),
+    "algo.kl.init_coef": (0.0, "no KL term and no reference model"),
+}
+
+
+def effective_update(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's settings by dotted name, the sfpo.* ones that its update depends on: plain GRPO, say, has no K."""
+    found = {name: value for name, value in values.items() if name.startswith("sfpo.")}
+    preset = found["sfpo.preset"]
+    if not found["sfpo.enable"] or found["sfpo.k"] == 0 or preset == "grpo":
+        return {"sfpo.preset": "grpo"}
+    unused = {"sfpo.enable", "sfpo.snapshot_device"}
+    if preset in ("grpo_k_passes", "extragradient"):
+        unused.add("sfpo.alpha")
+    if preset in ("grpo_k_passes", "grpo_scaled_lr"):
+        unused.add("sfpo.optimizer_state")
+    if found["sfpo.gate"] == "off":
+        unused |= {name for name in found if name.startswith("sfpo.gate_")}
+        if found["sfpo.stop_step"] is not None:
+            unused -= {"sfpo.gate_after", "sfpo.gate_decay_steps"}
+    if found["sfpo.gate_after"] != "decay":
+        unused.add("sfpo.gate_decay_steps")
+    return {name: value for name, value in found.items() if name not in unused}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every field of the sections above, --actor.backend and --config."""
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="settings with the same names as the flags, nested or not"
+    )
+    add_sections(parser, SECTIONS, backend="megatron")
+    parser.set_defaults(**{name: value for name, (value, _) in CHANGED_DEFAULTS.items()})
+
+
+def add_sections(parser: argparse.ArgumentParser, names: Collection[str], backend: str) -> None:
+    """Add --actor.backend, and the flags of some of the sections.
+
+    Args:
+        parser: with OpenRLHF's own flags.
+        names: of sections.
+        backend: the default.
+    """
+    parser.add_argument(
+        "--actor.backend",
+        choices=("megatron", "deepspeed"),
+        default=backend,
+        help="what trains the policy: Megatron-Core (--megatron.*), or OpenRLHF's own actor on DeepSpeed ZeRO (--ds.*)",
+    )
+    for section in names:
+        config = SECTIONS[section]
+        group = parser.add_argument_group(f"openrlhf_sfpo: {section}", config.__doc__)
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            group.add_argument(
+                f"--{section}.{field.name}",
+                default=field.default,
+                help=field.metadata["help"],
+                **_argument_type(hints[field.name]),
+            )
+
+
+def ranges() -> dict[str, Range]:
+    """The range of every flag that takes numbers, by dotted name."""
+    own = {name: field.metadata["limits"] for name, field in _fields() if field.metadata["limits"] is not None}
+    return {**openrlhf_flags.RANGES, **own}
+
+
+def path_flags() -> frozenset[str]:
+    """The flags whose value names one place on disk, by dotted name."""
+    return openrlhf_flags.PATHS | {name for name, field in _fields() if field.metadata["is_path"]} | {"config"}
+
+
+def _fields() -> Iterator[tuple[str, Any]]:
+    for section_name, config in SECTIONS.items():
+        for field in dataclasses.fields(config):
+            yield f"{section_name}.{field.name}", field
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The defaults of a section's flags, by dotted name."""
+    return {f"{name}.{field.name}": field.default for field in dataclasses.fields(SECTIONS[name])}
+
+
+def section(config: type[Any], args: Any) -> Any:
+    """The config object for a section's namespace, such as SFPOConfig from args.sfpo."""
+    return config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config)})
+
+
+def _argument_type(hint: Any) -> dict[str, Any]:
+    """argparse keywords for a field's type."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return {"choices": typing.get_args(hint)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple:
+        return {"type": typing.get_args(hint)[0], "nargs": "*"}
+    return {"type": hint}

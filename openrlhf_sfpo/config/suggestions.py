@@ -1,0 +1,174 @@
+"""What somebody probably meant by a flag that does not exist."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from openrlhf_sfpo.config.openrlhf_flags import GONE, RENAMED
+from openrlhf_sfpo.system.errors import UsageError
+
+# What word processors and web pages make of hyphens.
+DASHES = "-\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{EM DASH}\N{HORIZONTAL BAR}\N{MINUS SIGN}"
+_MANY = 4
+
+
+def unknown_flag(word: str, names: Iterable[str]) -> UsageError:
+    """The error for a word of a command line that begins like a flag and is none.
+
+    Args:
+        word: without its value.
+        names: of all flags, without dashes.
+    """
+    name = word.lstrip(DASHES)
+    known = list(names)
+    if name in known:
+        return UsageError(word, "is no flag.", f"Write --{name}, with two hyphens.")
+    problem, fix = _advice(name, known, "--")
+    return UsageError(word, f"{problem}.", fix)
+
+
+def unknown_setting(name: str, place: str, names: Iterable[str]) -> UsageError:
+    """The error for a name in a file that is no flag's.
+
+    Args:
+        name: dotted.
+        place: file and line.
+        names: of all flags.
+    """
+    known = list(names)
+    if name == "config":
+        return UsageError(place, "sets 'config', and a file cannot include another one.", "Put its lines here.")
+    above = next((flag for flag in known if name.startswith(f"{flag}.")), None)
+    if above is not None:
+        return UsageError(place, f"sets {name!r}, but {above} takes a value and no settings of its own.", "Correct it.")
+    if name.startswith("no-") and name.removeprefix("no-") in known:
+        return UsageError(place, f"sets {name!r}, which is no flag.", f"Write {name.removeprefix('no-')}: false.")
+    inside = [flag for flag in known if flag.startswith(f"{name}.")]
+    if inside:
+        return UsageError(
+            place, f"gives {name!r} a value, but it is a section.", f"Set flags in it, such as {', '.join(inside[:2])}."
+        )
+    if name.startswith("--") and name.removeprefix("--") in known:
+        return UsageError(place, f"sets {name!r}, which is no flag.", f"Write {name.removeprefix('--')}.")
+    problem, fix = _advice(name, known, "")
+    return UsageError(place, f"sets {name!r}, which {problem}.", fix)
+
+
+def stray_word(word: str, after: str | None, switch: bool, names: Iterable[str]) -> UsageError:
+    """The error for a word of a command line that is neither a flag nor a flag's value.
+
+    Args:
+        word: it.
+        after: the flag before it, if there is one.
+        switch: whether that is a flag that takes no value.
+        names: of all flags.
+    """
+    if after is not None and switch:
+        return takes_no_value(after, word)
+    if word.endswith((".yaml", ".yml")):
+        return UsageError(repr(word), "is neither a flag nor the value of one.", f"Write --config {word}.")
+    name, equals, value = word.partition("=")
+    if equals and name in set(names):
+        return UsageError(repr(word), "is neither a flag nor the value of one.", f"Write --{name} {value}.")
+    before = f" (after {after}, which takes one value)" if after else ""
+    return UsageError(
+        repr(word), f"is neither a flag nor the value of one{before}.", "Put a text with blanks into quotation marks."
+    )
+
+
+def takes_no_value(flag: str, value: str) -> UsageError:
+    """The error for a value of a flag that takes none.
+
+    Args:
+        flag: with its dashes.
+        value: it.
+    """
+    name, asked = flag.removeprefix("--").removeprefix("no-"), truth(value)
+    if asked is None:
+        return UsageError(flag, f"takes no value, and {value!r} follows it.", "Leave that out.")
+    on = asked != flag.startswith("--no-")
+    return UsageError(flag, f"takes no value, and {value!r} follows it.", f"Write --{'' if on else 'no-'}{name}.")
+
+
+def lacks_value(flag: str, following: str | None, names: Iterable[str]) -> UsageError:
+    """The error for a flag without its value.
+
+    Args:
+        flag: with its dashes.
+        following: the word after it, if there is one.
+        names: of all flags.
+    """
+    is_text = following is not None and following.partition("=")[0].removeprefix("--") not in set(names)
+    hint = f" If it begins with a hyphen, write {flag}={following}." if is_text else ""
+    return UsageError(flag, "has no value.", f"Write one after it.{hint}")
+
+
+def looks_like_a_flag(word: str) -> bool:
+    """Whether a word in the place of a flag was meant as one: it begins with a hyphen, or what looks like one."""
+    return len(word) > 1 and word[0] in DASHES and not _is_number(word)
+
+
+def ends_values(word: str) -> bool:
+    """Whether a word cannot be a flag's value: it begins with a hyphen, and not as a number or a list item does."""
+    return len(word) > 1 and word[0] == "-" and not word[1].isspace() and not _is_number(word)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def truth(text: str) -> bool | None:
+    """The truth value that a word stands for; None if it is none."""
+    word = text.strip().lower()
+    return True if word in _TRUE else False if word in _FALSE else None
+
+
+_TRUE, _FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0")
+
+
+def _advice(name: str, known: list[str], dashes: str) -> tuple[str, str]:
+    """What is wrong with the name, and what to write."""
+    if name in RENAMED:
+        return "is no flag (it was one of earlier versions of OpenRLHF)", f"Write {dashes}{RENAMED[name]}."
+    if name in GONE:
+        return "is no flag (it was one of earlier versions of OpenRLHF)", GONE[name]
+    close = similar(name, known)
+    if not close and name.rpartition(".")[2] in RENAMED:
+        return "is no flag", f"Write {dashes}{RENAMED[name.rpartition('.')[2]]}."
+    if not close:
+        topic = name.partition(".")[0]
+        if any(one.startswith(f"{topic}.") for one in known):
+            return "is no flag", f"`openrlhf-sfpo train --help {topic}` lists its flags."
+        return "is no flag", "`openrlhf-sfpo train --help` lists the topics."
+    return "is no flag", f"Did you mean {' or '.join(f'{dashes}{one}' for one in close)}?"
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """Up to four names like this one, the likeliest first."""
+    names = [one for one in known if not one.startswith("no-")]
+    plain = {_plain(one): one for one in names}
+    negated = name.startswith("no-") or name.startswith("no_")
+    wanted = _plain(name[3:] if negated else name)
+    if wanted in plain:
+        return [f"no-{plain[wanted]}" if negated and f"no-{plain[wanted]}" in set(known) else plain[wanted]]
+    ends = [one for one in names if wanted and _plain(one.rpartition(".")[2]) == wanted]
+    if 0 < len(ends) <= _MANY:
+        return ends
+    section, dot, leaf = name.rpartition(".")
+    if dot:  # the section is right, or the name is right and the section is not
+        leaves = [one for one in names if one.rpartition(".")[2] == leaf]
+        if 0 < len(leaves) <= _MANY:
+            return leaves
+        siblings = {one.rpartition(".")[2]: one for one in names if one.rpartition(".")[0] == section}
+        found = difflib.get_close_matches(leaf, siblings, n=2, cutoff=0.6)
+        if found:
+            return [siblings[one] for one in found]
+    return [plain[one] for one in difflib.get_close_matches(wanted, plain, n=2, cutoff=0.75)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.\s]", "", name.lower())

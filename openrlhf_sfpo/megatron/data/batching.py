@@ -1,0 +1,242 @@
+"""From samples of different lengths to packed micro-batches: balanced over ranks, equal in number, nothing dropped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core.packed_seq_params import PackedSeqParams
+
+from openrlhf_sfpo.megatron.model.context_parallel import positions_of
+
+# Per-position fields of a sample that may or may not be there, all fp32 [length - 1].
+FLOAT_FIELDS = ("old_log_probs", "advantages", "base_log_probs", "rollout_log_probs")
+
+
+@dataclass
+class Sample:
+    """One prompt with its response. Position t speaks of the prediction of token t + 1.
+
+    Attributes:
+        tokens: int64 [length].
+        action_mask: bool [length - 1], whether the token predicted there is the policy's own.
+        old_log_probs: fp32 [length - 1], at the weights that the rollout batch arrived with.
+        advantages: fp32 [length - 1].
+        base_log_probs: fp32 [length - 1], of the reference model.
+        rollout_log_probs: fp32 [length - 1], as the rollout engine reported them.
+    """
+
+    tokens: torch.Tensor
+    action_mask: torch.Tensor
+    old_log_probs: torch.Tensor | None = None
+    advantages: torch.Tensor | None = None
+    base_log_probs: torch.Tensor | None = None
+    rollout_log_probs: torch.Tensor | None = None
+
+
+@dataclass
+class MicroBatch:
+    """Sequences one after the other, with the positions that are scored. B sequences, A = longest length - 1.
+
+    A sample's last token predicts nothing, so it is a label and no input. With context parallelism this is a rank's
+    part of the pack; what is said of the loss (the last four attributes) is the whole pack's on every rank.
+
+    Attributes:
+        tokens: int64 [1, positions], sum of (length - 1) and padding, over the context-parallel size.
+        packed: boundaries of the sequences in the whole pack, padding included.
+        positions: int64 [positions], of the tokens within their sequences.
+        selected: int64 [n here], positions in this rank's part where `action_mask` is set.
+        labels: int64 [n here], the tokens predicted there.
+        places: int64 [n here], which of the n positions of the whole pack those are.
+        rows, columns: int64 [n], where all positions that are scored are in the [B, A] tensors below.
+        action_mask: fp32 [B, A], right-padded with zeros.
+        floats: the per-position fields of `Sample` that are there, fp32 [B, A], right-padded with zeros.
+    """
+
+    tokens: torch.Tensor
+    packed: PackedSeqParams
+    positions: torch.Tensor
+    selected: torch.Tensor
+    labels: torch.Tensor
+    places: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    action_mask: torch.Tensor
+    floats: dict[str, torch.Tensor]
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """Spread values [n] of the scored positions over a [B, A] tensor that is zero elsewhere."""
+        return values.new_zeros(self.action_mask.shape).index_put((self.rows, self.columns), values)
+
+
+# For each train batch, for each data-parallel rank, its micro-batches as lists of sample numbers.
+Plan = list[list[list[list[int]]]]
+
+
+def plan_micro_batches(
+    lengths: Sequence[Sequence[int]], train_batch_size: int, max_tokens: int, multiple_of: int = 1
+) -> Plan:
+    """Divide the samples of all data-parallel ranks into train batches and micro-batches.
+
+    A pure function of its arguments, so that every rank arrives at the same plan. Train batch m takes the m-th equal
+    part of every rank's samples. Within a train batch samples are dealt to the ranks by decreasing length, each to
+    the rank with the fewest tokens so far; all ranks get the same number of micro-batches, the least that keeps to
+    the budget. A sample longer than the budget has a micro-batch to itself.
+
+    Args:
+        lengths: tokens of each sample on each rank. Samples are numbered through, rank after rank.
+        train_batch_size: samples of one optimizer step over all ranks; a remainder makes the steps smaller, it is
+            not dropped.
+        max_tokens: budget of a micro-batch.
+        multiple_of: the number of micro-batches is a multiple of this (the interleaved schedule wants the number of
+            pipeline stages). Micro-batches may be empty.
+
+    Returns:
+        plan[m][rank] is the list of that rank's micro-batches in train batch m.
+    """
+    total = sum(len(rank) for rank in lengths)
+    steps = max(1, -(-total // train_batch_size))
+    flat = [length for rank in lengths for length in rank]
+    offsets = [sum(len(rank) for rank in lengths[:index]) for index in range(len(lengths))]
+    plan: Plan = []
+    for step in range(steps):
+        members = [
+            offset + index
+            for offset, rank in zip(offsets, lengths, strict=True)
+            for index in range(len(rank) * step // steps, len(rank) * (step + 1) // steps)
+        ]
+        shares = _deal(members, flat, len(lengths))
+        count = max((_bins_needed(share, flat, max_tokens) for share in shares), default=1)
+        count = -(-max(count, 1) // multiple_of) * multiple_of
+        # Samples of one length side by side: attention takes them together.
+        plan.append(
+            [[sorted(bin_, key=lambda n: (flat[n], n)) for bin_ in _deal(share, flat, count)] for share in shares]
+        )
+    return plan
+
+
+def _deal(members: Sequence[int], lengths: Sequence[int], hands: int) -> list[list[int]]:
+    """Longest first, each to the hand with the fewest tokens (then the fewest samples, then the first)."""
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    tokens = [0] * hands
+    for member in sorted(members, key=lambda m: (-lengths[m], m)):
+        hand = min(range(hands), key=lambda h: (tokens[h], len(dealt[h]), h))
+        dealt[hand].append(member)
+        tokens[hand] += lengths[member]
+    return dealt
+
+
+def _bins_needed(members: Sequence[int], lengths: Sequence[int], max_tokens: int) -> int:
+    """The least number of hands for which `_deal` keeps every hand within the budget."""
+    total = sum(lengths[m] for m in members)
+    for bins in range(max(1, -(-total // max_tokens)), len(members)):
+        dealt = _deal(members, lengths, bins)
+        if all(len(hand) <= 1 or sum(lengths[m] for m in hand) <= max_tokens for hand in dealt):
+            return bins
+    return len(members)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a pack is divided over the ranks that hold one copy of the model.
+
+    Attributes:
+        cp: context-parallel size; each sequence is padded to a multiple of twice that.
+        cp_rank: context-parallel rank.
+        multiple_of: a rank's part is padded to a multiple of this (for sequence parallelism, the tensor-parallel size).
+    """
+
+    cp: int = 1
+    cp_rank: int = 0
+    multiple_of: int = 1
+
+    def padded(self, lengths: torch.Tensor) -> torch.Tensor:
+        """The lengths of sequences with their padding, int64 [sequences]; the last one takes what the pack needs."""
+        align = 2 * self.cp if self.cp > 1 else 1
+        lengths = -(-lengths // align) * align
+        while int(lengths.sum()) % (self.cp * self.multiple_of):
+            lengths[-1] += align
+        return lengths
+
+
+def pack(samples: Sequence[Sample], device: torch.device | str, division: Division = Division()) -> MicroBatch:
+    """Pack samples into a micro-batch. No samples make a two-token sequence in which nothing is scored, so that a
+    rank without work still takes part in communication."""
+    if not samples:
+        samples = [Sample(torch.zeros(2, dtype=torch.long), torch.zeros(1, dtype=torch.bool))]
+    lengths = torch.tensor([len(sample.tokens) - 1 for sample in samples])
+    padded = division.padded(lengths.clone())
+    cu_seqlens = torch.nn.functional.pad(padded.cumsum(0), (1, 0))
+    width = int(lengths.max())
+    mask = torch.zeros(len(samples), width)
+    for row, sample in enumerate(samples):
+        mask[row, : len(sample.action_mask)] = sample.action_mask.float()
+    rows, columns = mask.nonzero(as_tuple=True)
+    tokens, following = torch.zeros(2, int(cu_seqlens[-1]), dtype=torch.long)
+    for start, sample in zip(cu_seqlens.tolist(), samples, strict=False):
+        stop = start + len(sample.tokens) - 1
+        tokens[start:stop], following[start:stop] = sample.tokens[:-1], sample.tokens[1:]
+    here = positions_of(cu_seqlens, division.cp, division.cp_rank)
+    place_of = torch.full((len(tokens),), -1)
+    place_of[cu_seqlens[rows] + columns] = torch.arange(len(rows))
+    places = place_of[here]
+    selected = (places >= 0).nonzero().squeeze(1)
+    boundaries = cu_seqlens.to(torch.int32).to(device)
+    longest = int(padded.max())
+    return MicroBatch(
+        tokens=tokens[here].unsqueeze(0).to(device),
+        packed=PackedSeqParams("thd", boundaries, boundaries, max_seqlen_q=longest, max_seqlen_kv=longest),
+        positions=(here - cu_seqlens[:-1].repeat_interleave(padded)[here]).to(device),
+        selected=selected.to(device),
+        labels=following[here][selected].to(device),
+        places=places[selected].to(device),
+        rows=rows.to(device),
+        columns=columns.to(device),
+        action_mask=mask.to(device),
+        floats={name: value.to(device) for name, value in _floats(samples, width).items()},
+    )
+
+
+def _floats(samples: Sequence[Sample], width: int) -> dict[str, torch.Tensor]:
+    """The per-position fields that all samples have, fp32 [B, width], right-padded with zeros."""
+    found = {}
+    for name in FLOAT_FIELDS:
+        values = [getattr(sample, name) for sample in samples]
+        if all(value is not None for value in values):
+            found[name] = torch.zeros(len(samples), width)
+            for row, value in enumerate(values):
+                found[name][row, : len(value)] = value
+    return found
+
+
+def exchange(samples: list[Sample], group: dist.ProcessGroup) -> list[list[Sample]]:
+    """All data-parallel ranks' samples, rank by rank, on every rank. `group` must carry CPU tensors."""
+    if group.size() == 1:
+        return [samples]
+    gathered: list[dict[str, torch.Tensor]] = [{} for _ in range(group.size())]
+    dist.all_gather_object(gathered, _flatten(samples), group=group)
+    return [_unflatten(flat) for flat in gathered]
+
+
+def _flatten(samples: list[Sample]) -> dict[str, torch.Tensor]:
+    """A few long tensors in place of many short ones: they travel many times faster."""
+    flat = {"lengths": torch.tensor([len(sample.tokens) for sample in samples], dtype=torch.long)}
+    if samples:
+        flat["tokens"] = torch.cat([sample.tokens for sample in samples]).to(torch.int32)
+        for name in ("action_mask", *FLOAT_FIELDS):
+            values = [getattr(sample, name) for sample in samples]
+            if all(value is not None for value in values):
+                flat[name] = torch.cat(values)
+    return flat
+
+
+def _unflatten(flat: dict[str, torch.Tensor]) -> list[Sample]:
+    lengths = flat["lengths"].tolist()
+    if not lengths:
+        return []
+    shorter = [length - 1 for length in lengths]
+    parts = {name: flat[name].split(shorter) for name in ("action_mask", *FLOAT_FIELDS) if name in flat}
+    tokens = flat["tokens"].long().split(lengths)
+    return [
+        Sample(tokens[index], **{name: part[index] for name, part in parts.items()}) for index in range(len(lengths))
+    ]

@@ -1,0 +1,34 @@
+"""The words in which a setting of config.json is refused, and what its value is compared with."""
+
+import json
+import math
+from typing import Any
+
+from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.system.errors import UsageError
+
+
+def refused(where: str, name: str, value: Any, why: str, fix: str = "Use a model without it.") -> UsageError:
+    """The error that names a setting.
+
+    Args:
+        where: the file.
+        name: of the setting.
+        value: that it has, shown as in the file.
+        why: a clause about the value, such as "which vLLM does not support".
+        fix: what to do.
+    """
+    text = json.dumps(value, default=repr)
+    if len(text) > 100:
+        text = text[:100] + "..."
+    return UsageError(MODEL_FLAG, f"{where} sets {name} to {text}, {why}.", fix)
+
+
+def is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:
+    """Whether a value is one of these. True is not 1, and 1.0 is."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and not true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,140 @@
+"""The weights and moments of an actor as tensors of a checkpoint, and back.
+
+Stored are the optimizer's fp32 main parameters and Adam's two moments, each under the name of the Hugging Face tensor
+that it belongs to, in the rectangles that the ranks hold (see `pieces`). bf16 parameters are the main parameters,
+rounded, and are not stored. Nothing is gathered, neither to save nor to load, and any layout reads what another wrote.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.strategies.checkpointable import (
+    CheckpointableShardedTensor,
+    LocalShardsContainer,
+)
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+
+from openrlhf_sfpo.checkpoints.export import WEIGHTS
+from openrlhf_sfpo.megatron.state.shard_slices import Piece, pieces
+from openrlhf_sfpo.sfpo import Shard
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def staged(actor: Any) -> dict[str, LocalShardsContainer]:
+    """Copies, in host memory, of what this rank stores. Training may go on as soon as this returns."""
+    found: dict[str, list[CheckpointableShardedTensor]] = {}
+    for shard, parts in _owned(actor, writes=True):
+        for kind, tensor in _tensors(shard).items():
+            copy = _host_copy(tensor)
+            for piece in parts:
+                key = f"{kind}/{piece.name}"
+                found.setdefault(key, []).append(_addressed(key, piece, piece.view(copy)))
+    if actor.settings.device == "cuda":
+        torch.cuda.synchronize()
+    return {key: LocalShardsContainer(shards) for key, shards in found.items()}
+
+
+@torch.no_grad()
+def restore(actor: Any, directory: Path, adam_step: int) -> None:
+    """Read this rank's weights and moments from a checkpoint into the optimizer, and bring the model in line.
+
+    Args:
+        actor: a `MegatronActor` for training, in any layout.
+        directory: the checkpoint.
+        adam_step: Adam's step count there; 0 means that there are no moments.
+    """
+    wanted: dict[str, list[CheckpointableShardedTensor]] = {}
+    for shard, parts in _owned(actor, writes=False):
+        if adam_step:
+            _make_moments(shard, adam_step)
+        else:
+            shard.optimizer.state.pop(shard.weight, None)
+        for kind, tensor in _tensors(shard).items():
+            flat = tensor.detach().view(-1)
+            for piece in parts:
+                key = f"{kind}/{piece.name}"
+                wanted.setdefault(key, []).append(_addressed(key, piece, piece.view(flat)))
+    # Each rank reads its own rectangles; there is nothing to agree on.
+    dcp.load(
+        {key: LocalShardsContainer(shards) for key, shards in wanted.items()},
+        storage_reader=dcp.FileSystemReader(directory),
+        planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+        no_dist=True,
+    )
+    actor.shards.refresh()
+
+
+def adam_step_of(actor: Any) -> int:
+    """Adam's step count, which is the same for all weights; 0 before the first step."""
+    steps = set()
+    for shard in actor.shards.shards():
+        state = shard.state
+        if not state:
+            steps.add(0)
+        elif "step" in state:
+            steps.add(int(state["step"]))
+        else:  # Apex and Transformer Engine count in the parameter group
+            steps.update(int(group.get("step", 0)) for group in _groups(shard))
+    assert len(steps) <= 1, f"the weights have made different numbers of steps: {sorted(steps)}"
+    return steps.pop() if steps else 0
+
+
+def _owned(actor: Any, writes: bool) -> Iterator[tuple[Shard, list[Piece]]]:
+    """This rank's shards with their rectangles. Of what several ranks hold (norms, and tied embeddings on the last
+    stage) one writes."""
+    rank, size = parallel_state.get_tensor_model_parallel_rank(), actor.layout.tp
+    for child, parameter, weight in actor.shards.pairs():
+        entry = actor.weights.entry_of(parameter)
+        if writes and (entry.is_copy or (rank > 0 and entry.converter.is_replicated)):
+            continue
+        span = child._get_model_param_range_map(parameter)["param"]
+        yield Shard(weight, child.optimizer), list(pieces(entry.converter, rank, size, span.start, span.end))
+
+
+def _tensors(shard: Shard) -> dict[str, torch.Tensor]:
+    return {WEIGHTS: shard.weight, **{name: shard.state[name] for name in _MOMENTS if name in shard.state}}
+
+
+def _make_moments(shard: Shard, step: int) -> None:
+    """Room for the moments, as the optimizer itself would make it at its first step."""
+    state: dict[str, Any] = {name: torch.zeros_like(shard.weight) for name in _MOMENTS}
+    if isinstance(shard.optimizer, torch.optim.Adam | torch.optim.AdamW):
+        fused = any(group.get("fused") for group in shard.optimizer.param_groups)
+        device = shard.weight.device if fused else torch.device("cpu")
+        state["step"] = torch.tensor(float(step), dtype=torch.float32, device=device)
+    else:
+        for group in _groups(shard):
+            group["step"] = step
+    shard.optimizer.state[shard.weight] = state
+
+
+def _groups(shard: Shard) -> list[dict[str, Any]]:
+    """The optimizer's groups that hold something on this rank: Transformer Engine's Adam counts no steps of others."""
+    return [group for group in shard.optimizer.param_groups if group["params"]]
+
+
+def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    flat = tensor.detach().view(-1)
+    if flat.device.type == "cpu":
+        return flat.clone()
+    pinned = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+    return pinned.copy_(flat, non_blocking=True)
+
+
+def _addressed(key: str, piece: Piece, data: torch.Tensor) -> CheckpointableShardedTensor:
+    address = ShardedTensor(
+        key,
+        data,
+        data.dtype,
+        tuple(data.shape),
+        piece.shape,
+        piece.offset,
+        axis_fragmentations=None,  # no regular grid
+    )
+    return CheckpointableShardedTensor.from_sh_ten(address)

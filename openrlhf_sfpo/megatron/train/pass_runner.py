@@ -1,0 +1,149 @@
+"""One pass of the SFPO update over a rollout batch: gradients, optimizer steps, metrics."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
+from openrlhf_sfpo.megatron.train.pipeline import LossFunction
+from openrlhf_sfpo.sfpo import Pass
+
+
+class NonFiniteUpdate(RuntimeError):
+    """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step that it would have
+    gone into."""
+
+
+def check_norms(optimizer: Any) -> None:
+    """Have the optimizer's step raise where it would clip by a norm that is not finite: that makes all weights NaN.
+
+    The norm is the same on all ranks, so that all of them raise."""
+    norm_of = optimizer.get_grad_norm
+
+    def checked() -> float:
+        norm = norm_of()
+        if not math.isfinite(norm):
+            raise NonFiniteUpdate(f"the gradient norm is {float(norm)}")
+        return norm
+
+    optimizer.get_grad_norm = checked
+
+
+class PassRunner:
+    """`sfpo.PassRunner` over the actor and one rollout batch.
+
+    Without old log-probabilities in the samples, those of the first optimizer step are the old ones: it is made with
+    theta_0, and with one step in a traversal no other sample is there that would have to be known before.
+
+    Args:
+        actor: a `MegatronActor`.
+        batch: the rollouts.
+        loss_function: loss of a micro-batch.
+        before_first_step: called on every rank when the first optimizer step's losses are computed, and before it.
+
+    Raises:
+        ValueError: samples without old log-probabilities, and a traversal has several optimizer steps.
+    """
+
+    def __init__(
+        self,
+        actor: Any,
+        batch: RolloutBatch,
+        loss_function: LossFunction,
+        before_first_step: Callable[[], None] | None = None,
+    ) -> None:
+        self._actor = actor
+        self._before_first_step = before_first_step
+        self._batch = batch
+        self._loss_function = loss_function
+        self._notes = batch.lacks_old_log_probs
+        if self._notes and batch.num_steps > 1:
+            raise ValueError(
+                f"the samples have no old_log_probs, and a traversal has {batch.num_steps} optimizer steps: with more "
+                "than one, they must be computed before."
+            )
+
+    def run_pass(self, pass_: Pass) -> dict[str, float]:
+        actor, totals = self._actor, TokenMeans()
+        metrics: dict[str, float] = {}
+        actor.learning_rate.scale(pass_.learning_rate_factor)
+        steps = [step for _ in range(actor.settings.epochs) for step in range(self._batch.num_steps)]
+        for index, step in enumerate(steps):
+            _, batches = self._batch.micro_batches(step)
+            loss_function = self._loss_function
+            if self._notes:
+                loss_function = self._batch.noting(loss_function, batches, actor.add_start_entropies)
+                self._notes = False
+            outputs = actor.compute_gradients(batches, loss_function, self._batch.norm(step))
+            self._check_losses(outputs)
+            if self._before_first_step is not None:
+                self._before_first_step()
+                self._before_first_step = None
+            totals.add(outputs)
+            if index == 0:
+                if pass_.stage == "slow":
+                    metrics["momentum_grad_cosine"] = actor.shards.momentum_grad_cosine()
+                pass_.before_first_step()
+            metrics["actor_lr"] = actor.learning_rate.value
+            nobody_reads = pass_.repositioned_next and index == len(steps) - 1
+            with actor.shards.gather_skipped() if nobody_reads else nullcontext():
+                _, metrics["actor_grad_norm"], _ = actor.optimizer.step()
+            if pass_.advances_schedule:
+                actor.learning_rate.advance()
+        return {**metrics, "optimizer_steps": float(len(steps)), **totals.reduce()}
+
+    def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
+        """Raise on all ranks alike if a loss is not finite on any."""
+        bad = any(not math.isfinite(output["loss"]) for output in outputs)
+        if self._actor.shards.reduce([float(bad)], "max")[0]:
+            raise NonFiniteUpdate("the loss is not finite")
+
+    def start_entropy(self) -> float | None:
+        return self._actor.take_start_entropy()
+
+
+class TokenMeans:
+    """Adds up micro-batch metrics and averages them by token over a pass and over all ranks."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._tokens = 0.0
+        self._steps = 0
+
+    def add(self, outputs: list[dict[str, Any]]) -> None:
+        """Metrics of one optimizer step's micro-batches; empty on stages before the last."""
+        self._steps += 1
+        for output in outputs:
+            tokens = output["tokens"]
+            self._tokens += tokens
+            for name, value in output.items():
+                if name == "loss":
+                    self._sums["policy_loss"] = self._sums.get("policy_loss", 0.0) + float(value)
+                elif name != "tokens":
+                    self._sums[name] = self._sums.get(name, 0.0) + float(value) * tokens
+
+    def reduce(self) -> dict[str, float]:
+        """The same means on every rank."""
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, (self._sums, self._tokens) if speaks() else ({}, 0.0))
+        tokens = sum(part[1] for part in gathered)
+        names = sorted({name for part in gathered for name in part[0]})
+        sums = {name: sum(part[0].get(name, 0.0) for part in gathered) for name in names}
+        return {
+            name: total / self._steps if name == "policy_loss" else total / max(tokens, 1.0)
+            for name, total in sums.items()
+        }
+
+
+def speaks() -> bool:
+    """Whether this rank's token means enter sums over all ranks: one tensor- and context-parallel rank of each last
+    stage does, the others know the same or nothing."""
+    return (
+        parallel_state.get_tensor_model_parallel_rank() == 0
+        and parallel_state.get_context_parallel_rank() == 0
+        and parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+    )

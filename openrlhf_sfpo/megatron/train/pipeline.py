@@ -1,0 +1,127 @@
+"""Running micro-batches through Megatron's pipeline schedules: forward only, or forward and backward."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from openrlhf_sfpo.megatron.data.batching import MicroBatch
+from openrlhf_sfpo.megatron.model.context_parallel import merged
+
+
+@dataclass(frozen=True)
+class LossNorm:
+    """What the losses of one train batch are divided by, over all micro-batches and ranks.
+
+    Attributes:
+        num_tokens: scored tokens.
+        num_sequences: sequences with at least one scored token.
+    """
+
+    num_tokens: float
+    num_sequences: float
+
+
+class LossFunction(Protocol):
+    """Loss of one micro-batch."""
+
+    def __call__(
+        self, log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute the loss.
+
+        Args:
+            log_probs: fp32 [B, A], current log-probabilities, zero where `batch.action_mask` is.
+            entropy: fp32 [B, A], likewise.
+            batch: masks and per-position fields; at least one position is scored.
+            norm: totals of the train batch.
+
+        Returns:
+            This micro-batch's share of the train batch's loss: the shares of all micro-batches on all data-parallel
+            ranks add up to the loss. And metrics, each the mean over this micro-batch's scored tokens (0-dim
+            tensors), which are averaged by token; `ppo_kl` and `clip_ratio` are required.
+        """
+
+
+class Pipeline:
+    """Forward and backward passes of one train batch through this rank's model chunks.
+
+    Args:
+        config: Megatron's configuration; the hooks that the schedules read from it are set here.
+        chunks: model chunks, DDP-wrapped if they train.
+    """
+
+    def __init__(self, config: TransformerConfig, chunks: list[torch.nn.Module]) -> None:
+        self._chunks = chunks
+        self.on_progress: Callable[[], None] = lambda: None
+        self._schedule = get_forward_backward_func()
+        self.is_last_stage = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+        ddp_config = getattr(chunks[0], "ddp_config", None)
+        if ddp_config is not None:
+            # The schedule would divide by the token count that it added up; the loss function has done that.
+            config.finalize_model_grads_func = lambda model, num_tokens=None, **kwargs: finalize_model_grads(model)
+            if ddp_config.overlap_grad_reduce:
+                hooks = [chunk.no_sync for chunk in chunks]
+                config.no_sync_func = hooks if len(chunks) > 1 else hooks[0]
+
+    @torch.no_grad()
+    def forward(self, batches: list[MicroBatch]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For each micro-batch log-probabilities, fp32 [B, A], and entropies of the scored positions, fp32 [n]; on the
+        last pipeline stage, nothing elsewhere."""
+
+        def collect(batch: MicroBatch, output: torch.Tensor) -> Any:
+            return output.sum(), torch.tensor(0), (batch.padded(output[0]), output[1])
+
+        return self._run(batches, collect, forward_only=True)
+
+    def forward_backward(
+        self, batches: list[MicroBatch], loss_function: LossFunction, norm: LossNorm
+    ) -> list[dict[str, torch.Tensor]]:
+        """Add the gradients of a train batch to the DDP buffers and reduce them over data-parallel ranks.
+
+        Returns:
+            On the last pipeline stage one dict for each micro-batch: `loss` (its share), `tokens`, `entropy` and the
+            loss function's metrics. Elsewhere nothing.
+        """
+
+        def loss_and_metrics(batch: MicroBatch, output: torch.Tensor) -> Any:
+            count = len(batch.rows)
+            if count == 0:
+                # A micro-batch without scored tokens takes part in communication and contributes nothing.
+                return output.sum() * 0.0, torch.tensor(0), {"loss": output.new_zeros(()), "tokens": 0}
+            log_probs, entropy = batch.padded(output[0]), batch.padded(output[1])
+            loss, metrics = loss_function(log_probs, entropy, batch, norm)
+            metrics = {name: value.detach() for name, value in metrics.items()}
+            metrics.update(loss=loss.detach(), tokens=count, entropy=output[1].detach().mean())
+            return loss, torch.tensor(count, dtype=torch.int, device=loss.device), metrics
+
+        return self._run(batches, loss_and_metrics, forward_only=False)
+
+    def _run(
+        self, batches: list[MicroBatch], on_last: Callable[[MicroBatch, torch.Tensor], Any], forward_only: bool
+    ) -> list[Any]:
+        def step(iterator: Iterator[MicroBatch], model: torch.nn.Module) -> Any:
+            batch = next(iterator)
+            self.on_progress()
+            output = model(batch.tokens, batch.packed, batch.positions, batch.selected, batch.labels)
+            return output, lambda output: on_last(batch, merged(output, batch.places, len(batch.rows), group))
+
+        group = parallel_state.get_context_parallel_group()
+        for chunk in self._chunks:
+            chunk.train(not forward_only)
+        # Each chunk of the interleaved schedule walks through the micro-batches on its own.
+        iterators = [iter(batches) for _ in self._chunks]
+        return self._schedule(
+            forward_step_func=step,
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=self._chunks if len(self._chunks) > 1 else self._chunks[0],
+            num_microbatches=len(batches),
+            seq_length=1,  # not read: variable_seq_lengths makes the stages exchange shapes
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )

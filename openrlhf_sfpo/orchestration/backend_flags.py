@@ -1,0 +1,23 @@
+"""OpenRLHF's own flags as they must be for each actor backend."""
+
+import math
+from typing import Any
+
+
+def for_megatron(values: dict[str, Any]) -> None:
+    """See `for_openrlhf`; `values` by dotted name, changed in place."""
+    values["ds.tensor_parallel_size"] = math.prod(
+        values[f"megatron.{kind}_size"]
+        for kind in ("tensor_model_parallel", "context_parallel", "pipeline_model_parallel")
+    )
+    values["train.dynamic_batch_enable"] = False
+    values["ds.packing_samples"] = False
+    # A larger train batch is the whole rollout batch here; OpenRLHF, which would count no step at all, is to know.
+    samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+    values["train.batch_size"] = min(values["train.batch_size"], samples)
+
+
+def for_deepspeed_on_cpu(values: dict[str, Any]) -> None:
+    """What OpenRLHF's actor needs where there is no flash-attention, and no bf16."""
+    values["ds.attn_implementation"] = "sdpa"
+    values["ds.param_dtype"] = values["megatron.param_dtype"]

@@ -1,0 +1,158 @@
+"""The Ray actors that stand where OpenRLHF's policy and reference actors stand: its own, with SFPO in the policy's
+trainer, and with what a machine without GPUs needs."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from openrlhf.trainer.ray import ppo_actor
+from openrlhf.trainer.ray.launcher import ReferenceModelActor
+
+from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
+from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
+from openrlhf_sfpo.orchestration.deepspeed_trainer import SlowFastActorTrainer
+from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
+from openrlhf_sfpo.orchestration.gate_notices import GateNotices
+from openrlhf_sfpo.orchestration.ray_classes import undecorated
+from openrlhf_sfpo.rollout.staleness import replace_stamps
+from openrlhf_sfpo.system.cpus import usable_cpus
+from openrlhf_sfpo.system.loopback import keep_stores_narrow
+
+_STATE = "sfpo"  # our part of a checkpoint's client states
+_BUCKET_BYTES = 512 * 2**20
+
+
+class _OnAnyDevice:
+    """Prepares the process of a rank before OpenRLHF starts its process group."""
+
+    def _setup_distributed(self, strategy: Any) -> None:
+        keep_stores_narrow()
+        if not torch.cuda.is_available():
+            cpu.install(max(1, usable_cpus() // strategy.args.actor.num_gpus_per_node))
+        super()._setup_distributed(strategy)
+
+
+class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
+    """OpenRLHF's policy, whose `fit` is an SFPO update."""
+
+    _sync: Any = None
+
+    def init_model_from_pretrained(
+        self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+    ) -> None:
+        self.events = Events()
+        self.events.register("policy", self._rank)
+        on_cpu = not torch.cuda.is_available()
+        # OpenRLHF looks the trainer's class up in its module.
+        ppo_actor.ActorPPOTrainer = SlowFastActorTrainer
+        super().init_model_from_pretrained(strategy, pretrain, max_steps, None if on_cpu else vllm_engines)
+        self.trainer.on_stage = self._stage
+        self.trainer.on_notice = self._notice
+        if _STATE in self.checkpoint_states:
+            self.trainer.sfpo.load_state_dict(self.checkpoint_states[_STATE])
+        self._gate_notices = GateNotices(self.trainer.sfpo)
+        if on_cpu and vllm_engines:
+            from openrlhf_sfpo.rollout.weight_sync import WeightSync
+
+            wait_until_started(vllm_engines, strategy.args.rollout.engine_start_timeout)
+            workers = len(vllm_engines) * strategy.args.vllm.tensor_parallel_size
+            weights = _EngineWeights(self.actor.model)
+            timeout = strategy.args.rollout.engine_timeout
+            self._new_sync = functools.partial(
+                WeightSync, weights, vllm_engines, workers, self._master_addr, timeout=timeout
+            )
+            self._sync = self._new_sync()
+
+    def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
+        """As OpenRLHF's, and says that the gate has closed."""
+        status = super().fit(kl_ctl)
+        return {**status, **self._gate_notices.as_status(status, self.events)}
+
+    def append(self, experience: Any) -> None:
+        """As OpenRLHF's."""
+        replace_stamps(experience.info, self.trainer.sfpo.gate.batches)
+        super().append(experience)
+
+    def broadcast_to_vllm(self) -> None:
+        """Send the weights to the engines: OpenRLHF's own way, and through shared memory where there is no NCCL."""
+        self._stage("weights to vLLM")
+        if self._sync is None:
+            super().broadcast_to_vllm()
+            return
+        if self.strategy.args.vllm.enable_prefix_caching and self._rank == 0:
+            self._sync.reset_prefix_caches()
+        metrics = self._sync.send(self.trainer.sfpo.gate.batches)
+        if self._rank == 0:
+            self.events.send("sync", metrics=metrics)
+
+    def reconnect_engines(self) -> None:
+        """Connect to engines of which some were started again, and send all of them the weights.
+
+        Raises:
+            RuntimeError: on GPUs, where OpenRLHF connects to its engines once.
+        """
+        if self._sync is None:
+            raise RuntimeError("OpenRLHF's DeepSpeed actor cannot connect to vLLM engines again; start the run anew.")
+        self._sync = self._new_sync()
+        self._sync.send(self.trainer.sfpo.gate.batches)
+
+    def finish_checkpoint(self) -> None:
+        """Nothing is written in the background."""
+
+    def save_checkpoint(self, tag: str, client_states: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """As OpenRLHF's, with the gate's state among the client states."""
+        states = {**(client_states or {}), _STATE: self.trainer.sfpo.state_dict()}
+        make_savable(self.strategy._unwrap_model(self.actor))
+        super().save_checkpoint(tag, states, **kwargs)
+        if self.save_hf_ckpt and self._rank == 0:
+            set_modes(Path(self.strategy.args.ckpt.path) / f"{tag}_hf")
+
+    def save_model(self) -> None:
+        """As OpenRLHF's, with a generation config that can be saved, and files that not only their owner may read."""
+        make_savable(self.strategy._unwrap_model(self.actor))
+        super().save_model()
+        if self._rank == 0:
+            set_modes(Path(self.strategy.args.ckpt.output_dir))
+
+    def execute_batch(self, method_name: str, *args: Any) -> list[Any]:
+        if method_name == "forward":
+            self._stage("old log-probabilities")
+        return super().execute_batch(method_name, *args)
+
+    def _notice(self, text: str) -> None:
+        if self._rank == 0:
+            self.events.send("notice", text=text)
+
+    def _stage(self, text: str) -> None:
+        if self._rank == 0:
+            self.events.send("phase", text=text)
+
+
+class ReferenceActor(_OnAnyDevice, undecorated(ReferenceModelActor)):
+    """OpenRLHF's reference model."""
+
+
+class _EngineWeights:
+    """The weights of a DeepSpeed engine as `WeightSync` takes them: a stream of whole tensors."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.settings = SimpleNamespace(device="cpu", weight_bucket_bytes=_BUCKET_BYTES)
+        self.weights = self
+
+    def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, dtype and shape of each tensor, in the order of `export`."""
+        parameters = self._engine.module.named_parameters()
+        return [(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in parameters]
+
+    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors. Gathering them is a collective; every rank exhausts it."""
+        from deepspeed import zero
+
+        for name, parameter in self._engine.module.named_parameters():
+            with zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                yield name, parameter.detach().clone()

@@ -1,0 +1,194 @@
+"""OpenRLHF's actor trainer with SFPO around its passes over the replay buffer.
+
+A pass is OpenRLHF's own `ppo_train`, so that batches, losses and metrics are those that it would have had. Loaded in
+the actors' processes, which have CUDA, DeepSpeed and OpenRLHF.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+from openrlhf_sfpo.config.flags import SFPOConfig, section
+from openrlhf_sfpo.deepspeed.zero import ZeroWeights
+from openrlhf_sfpo.orchestration.algorithm import build_update
+from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
+from openrlhf_sfpo.sfpo import Pass
+
+# OpenRLHF's names for what the algorithm reads.
+_METRICS = {"ppo_kl": "ppo_kl", "clip_ratio": "ppo_clip_ratio"}
+
+
+class SlowFastActorTrainer(ActorPPOTrainer):
+    """Takes what OpenRLHF's trainer takes. `strategy.args.sfpo` has the --sfpo.* flags.
+
+    What belongs to a batch and not to a pass happens once: the learning-rate schedule and the moving average of the
+    weights (--train.enable_ema) advance in the slow pass only.
+    """
+
+    def __init__(self, strategy: Any, actor: Any, *args: Any, **kwargs: Any) -> None:
+        sfpo = section(SFPOConfig, strategy.args.sfpo)
+        if strategy.args.actor.entropy_coef is None:
+            strategy.args.actor.entropy_coef = 0.0  # computed for the gate, and no part of the loss
+        super().__init__(strategy, actor, *args, **kwargs)
+        self._engine = actor.model
+        self._weights = ZeroWeights(self._engine)
+        self._entropies = TokenMean()
+        self._start_entropies = TokenMean()
+        self._gap_watch = GapWatch(strategy.args)
+        self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
+        self._watch_entropy(at_start=sfpo.gate_entropy == "start")
+
+    def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
+        """One update over the replay buffer. Returns OpenRLHF's metrics of the last pass and the `sfpo/*` ones."""
+        gap = self._engine_gap()
+        self._gap_watch.check(*gap)
+        notice = self._gap_watch.notice(*gap)
+        if notice:
+            self.on_notice(notice)
+        runner = _PassRunner(self, lambda: ActorPPOTrainer.ppo_train(self, kl_ctl))
+        _, metrics = self.sfpo.step(runner)
+        metrics["rollout_log_prob_abs_diff"] = self._engine_difference()
+        return {**runner.status, **{name: value for name, value in metrics.items() if value is not None}}
+
+    def _engine_gap(self) -> tuple[float, float]:
+        """Sum and number of the distances between the engine's log-probabilities and the actor's at theta_0; zeros
+        where the batch has older samples."""
+        gap = EngineGap()
+        infos = []
+        for item in self.replay_buffer.items:
+            infos.append({name: float(value) for name, value in item.info.items() if name == "staleness"})
+            if item.rollout_log_probs is not None:
+                gap.add(*(part[None] for part in (item.action_log_probs, item.rollout_log_probs, item.action_mask)))
+        total, tokens = self._weights.reduce(gap.sums.tolist(), "sum")
+        (stale,) = self._weights.reduce([float(not self._gap_watch.watches(infos))], "max")
+        return (0.0, 0.0) if stale else (total, tokens)
+
+    def _engine_difference(self) -> float | None:
+        """Mean of |log-probability of the engine - of the actor| at theta_0, if the engine told its own."""
+        difference = TokenMean()
+        for item in self.replay_buffer.items:
+            if item.rollout_log_probs is not None:
+                moved = (item.action_log_probs - item.rollout_log_probs).abs()
+                difference.add(moved[None], item.action_mask[None])
+        return difference.take(self._weights)
+
+    def training_step(self, experience: Any, kl_ctl: float, step: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As OpenRLHF's. With dynamic batches DeepSpeed is told which micro-batch is the last before a step: it is
+        configured for a step after each, and would use the gradients of the last one alone."""
+        if self.args.train.dynamic_batch_enable:
+            self._engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
+        return super().training_step(experience, kl_ctl, step, *args, **kwargs)
+
+    def _watch_entropy(self, at_start: bool) -> None:
+        """Add up the entropies that the model computes. OpenRLHF's own `entropy_loss` weighs the tokens of a step's
+        micro-batches differently, and with dynamic batches depends on their number."""
+
+        def ask(model: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            # Without gradients it is asked for old log-probabilities, and for nothing else.
+            asked = at_start and not torch.is_grad_enabled()
+            return args, {**kwargs, "return_output": True, "return_entropy": True} if asked else kwargs
+
+        def add(model: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+            training = torch.is_grad_enabled()
+            if training or at_start:
+                mask = args[1] if len(args) > 1 else kwargs["action_mask"]
+                (self._entropies if training else self._start_entropies).add(output[1].entropy, mask)
+            return output if training or not at_start else output[0]
+
+        self.actor.register_forward_pre_hook(ask, with_kwargs=True)
+        self.actor.register_forward_hook(add, with_kwargs=True)
+
+    def on_stage(self, text: str) -> None:
+        """Called as a stage of the update begins; for progress display. Replaced by who wants to know."""
+
+    def on_notice(self, text: str) -> None:
+        """Called on every rank with what the user should read. Replaced likewise."""
+
+
+class TokenMean:
+    """A mean over the tokens of all micro-batches of all ranks."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def add(self, values: torch.Tensor, mask: torch.Tensor) -> None:
+        """Add the values under a mask, [B, A]; the last A columns of the values count."""
+        mask = mask.to(values.device)
+        kept = values.detach()[:, -mask.shape[1] :].float() * mask
+        self._sums += torch.stack([kept.sum(), mask.sum().float()]).double().cpu()
+
+    def take(self, weights: ZeroWeights) -> float | None:
+        """The mean since the last time, the same on every rank; None without tokens. Every rank calls it."""
+        total, tokens = weights.reduce(self._sums.tolist(), "sum")
+        self._sums.zero_()
+        return total / tokens if tokens else None
+
+
+class _PassRunner:
+    """`sfpo.PassRunner` over a trainer and its replay buffer.
+
+    Args:
+        trainer: whose weights, schedule and moving average they are.
+        traverse: runs OpenRLHF's traversals of the replay buffer and returns its metrics.
+    """
+
+    def __init__(self, trainer: SlowFastActorTrainer, traverse: Callable[[], dict[str, Any]]) -> None:
+        self._trainer = trainer
+        self._traverse = traverse
+        self.status: dict[str, Any] = {}
+
+    def run_pass(self, pass_: Pass) -> dict[str, float]:
+        trainer = self._trainer
+        steps = 0
+
+        def prepare() -> Callable[[], None]:
+            nonlocal steps
+            if steps == 0:
+                pass_.before_first_step()
+            steps += 1
+            return _scaled(trainer._weights.optimizer, pass_.learning_rate_factor)
+
+        with ExitStack() as stack:
+            stack.enter_context(trainer._weights.before_steps(prepare))
+            slow = pass_.stage == "slow"
+            cosine = stack.enter_context(trainer._weights.momentum_grad_cosine()) if slow else None
+            if not pass_.advances_schedule:
+                stack.enter_context(_standing_still(trainer))
+            self.status = self._traverse()
+            metrics = {name: float(self.status[key]) for name, key in _METRICS.items()}
+            if cosine is not None:
+                metrics["momentum_grad_cosine"] = cosine()
+        entropy = trainer._entropies.take(trainer._weights)
+        self.status["optimizer_steps"] = float(steps)
+        assert entropy is not None, "OpenRLHF's model computed no entropy"
+        return {**metrics, "entropy": entropy}
+
+    def start_entropy(self) -> float | None:
+        return self._trainer._start_entropies.take(self._trainer._weights)
+
+
+@contextmanager
+def _standing_still(trainer: SlowFastActorTrainer) -> Iterator[None]:
+    """Neither the learning-rate schedule nor the moving average of the weights advances."""
+    engine, schedule, average = trainer._engine, trainer._engine.lr_scheduler, trainer.ema_model
+    engine.lr_scheduler, trainer.ema_model = None, None
+    try:
+        yield
+    finally:
+        engine.lr_scheduler, trainer.ema_model = schedule, average
+
+
+def _scaled(optimizer: torch.optim.Optimizer, factor: float) -> Callable[[], None]:
+    """Multiply the learning rates; what is returned puts them back, for the schedule sets them after the step."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+
+    def restore() -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    return restore

@@ -1,0 +1,259 @@
+"""Looking after the vLLM engines while they work: noticing those that die or hang, and restarting them."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from openrlhf_sfpo.cluster.failures import failed_to_start
+from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.cluster.nodes import kill_on
+from openrlhf_sfpo.orchestration.engine_starts import start_error
+from openrlhf_sfpo.system.errors import WeightSyncFailed, WorkerLost
+
+_RESTARTS_PER_BATCH = 3
+_DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the Ray actor around it is not
+
+
+class EngineCare:
+    """Watches a run's engines and restarts them.
+
+    Ray restarts a dead actor under its handle, which stays valid. What is left to do here: kill a hanging engine with
+    its child processes, wait for the restart, and have the policy reconnect and send its weights.
+
+    Args:
+        engines: the handles.
+        timeout: seconds in which an engine that has started must answer.
+        events: who is told; it also knows the policy.
+        sleeps: whether the engines sleep while they are not asked (--vllm.enable_sleep).
+        start_timeout: seconds in which an engine must start.
+    """
+
+    def __init__(
+        self, engines: list[Any], timeout: float, events: Events, sleeps: bool = False, start_timeout: float = 1800.0
+    ) -> None:
+        self._engines = engines
+        self._timeout = timeout
+        self._start_timeout = start_timeout
+        self._events = events
+        self._sleeps = sleeps
+        self._down: set[int] = set()
+        self._asked: dict[int, tuple[Any, float]] = {}
+        self._next_round = 0.0
+        self._restarts = 0
+        self._processes: dict[int, tuple[str, dict[int, float]]] = {}
+
+    @property
+    def all_well(self) -> bool:
+        """Whether no engine is known to be down."""
+        return not self._down
+
+    def look_at_all(self) -> None:
+        """Before the engines are needed: send each a heartbeat request and wait for the answer.
+
+        Raises:
+            EngineStartFailed: an engine could not start, and has not been up before.
+        """
+        self._restarts = 0
+        up = [index for index in range(len(self._engines)) if index not in self._down]
+        # Which processes an engine consists of is asked once, when it has started, which may take long.
+        waits = [self._timeout if index in self._processes else self._start_timeout for index in up]
+        questions = {
+            index: (self._engines[index].heartbeat if index in self._processes else self._engines[index].processes)
+            for index in up
+        }
+        asked = {index: question.remote() for index, question in questions.items()}
+        for index, wait in zip(up, waits, strict=True):
+            try:
+                answer = ray.get(asked[index], timeout=wait)
+                if index in self._processes:
+                    self._heard(index, answer)
+                else:
+                    self._processes[index] = answer
+            except ray.exceptions.GetTimeoutError:
+                self._hangs(index, wait)
+            except Exception as error:
+                if not is_engine_failure(error):
+                    raise
+                if failed_to_start(error) and index not in self._processes:
+                    raise start_error(index, error) from None
+                self.failed(index, error)
+
+    def failed(self, index: int, error: Exception) -> None:
+        """Note that a call to an engine failed with an error that `is_engine_failure` knows."""
+        if index not in self._down:
+            self._say(index, f"died ({_reason(error)})")
+            self._end(index)
+
+    def check(self) -> None:
+        """Send heartbeat requests now and then; kill engines that have not answered one for too long."""
+        now = time.monotonic()
+        for index, (ref, since) in list(self._asked.items()):
+            if ray.wait([ref], timeout=0)[0]:
+                del self._asked[index]
+                try:
+                    self._heard(index, ray.get(ref))
+                except Exception as error:
+                    if not is_engine_failure(error):
+                        raise
+                    self.failed(index, error)
+            elif now - since > self._timeout:
+                self._hangs(index, self._timeout)
+        if now >= self._next_round:
+            self._next_round = now + self._timeout / 5
+            for index, engine in enumerate(self._engines):
+                if index not in self._down and index not in self._asked:
+                    self._asked[index] = (engine.heartbeat.remote(), now)
+
+    def _heard(self, index: int, process: int) -> None:
+        """Note an answer to a heartbeat. Another process may have given it than the one that is known: the engine has
+        died, and Ray has restarted it before anybody noticed. Its weights are those of the model directory then."""
+        known = self._processes.get(index)
+        if known is not None and process not in known[1]:
+            self._say(index, "died (its process is gone)")
+            self._end(index, is_restarted=True)
+
+    def wake_up(self) -> None:
+        """Bring all engines up and awake, with the current weights. Engines that do not sleep are left alone."""
+        if not self._sleeps:
+            return
+        self.look_at_all()
+        while True:
+            if self._down:
+                self.restore()
+            # The weights before the cache: while they are sent, the actor needs memory, too.
+            lacking = self._ask_all("wake_up", tags=["weights"]) and self._ask_all("lacks_weights")
+            if any(lacking):
+                self.deliver(lambda: ray.get([rank.send_weights_again.remote() for rank in self._policy()]))
+            if lacking and not self._down and self._ask_all("wake_up"):
+                return
+
+    def put_to_sleep(self) -> None:
+        """Free the engines' memory; for engines that do sleep. One that fails at it is restarted when it is needed."""
+        if self._sleeps:
+            self._ask_all("sleep")
+
+    def deliver(self, send: Callable[[], Any], resting: bool = False) -> None:
+        """Send the weights to all engines; restart those that die or hang meanwhile, and send them to these as well.
+
+        Args:
+            send: does it.
+            resting: whether the engines are between two rollouts.
+        """
+        try:
+            send()
+        except Exception as error:
+            cause = getattr(error, "cause", error)
+            if isinstance(cause, WeightSyncFailed):
+                self._events.send("notice", text=str(cause))
+            elif not is_engine_failure(error):
+                raise
+            self.look_at_all()
+            if not self._down:
+                raise
+            self.restore(resting)
+
+    def restore(self, resting: bool = False) -> None:
+        """Wait for the engines that are down to be up again, and give all of them the current weights.
+
+        No engine may have anything to do. Those that sleep have their weights awake afterwards, and the cache unless
+        they are resting.
+
+        Args:
+            resting: whether the engines are between two rollouts.
+
+        Raises:
+            WorkerLost: engines keep failing, or one does not start again; the run has to.
+            RuntimeError: there is no policy that could send weights.
+        """
+        policy = self._policy()
+        self._restarts += 1
+        if self._restarts > _RESTARTS_PER_BATCH:
+            raise WorkerLost(f"vLLM engines failed {self._restarts} times in one rollout batch")
+        started = time.monotonic()
+        for index in sorted(self._down):
+            self._processes[index] = self._wait_for(index)
+            if self._sleeps and resting:
+                ray.get(self._engines[index].sleep.remote())
+        if self._sleeps:
+            ray.get([engine.wake_up.remote(tags=["weights"]) for engine in self._engines])
+        ray.get([rank.reconnect_engines.remote() for rank in policy])
+        seconds = time.monotonic() - started
+        names = ", ".join(str(index) for index in sorted(self._down))
+        self._events.send("notice", text=f"engine {names} is up again with the current weights after {seconds:.0f} s")
+        self._down.clear()
+
+    def _policy(self) -> list[Any]:
+        policy = self._events.policy()
+        if not policy:
+            raise RuntimeError("a vLLM engine needs the weights again, and this actor cannot send them")
+        return policy
+
+    def _ask_all(self, method: str, **arguments: Any) -> list[Any]:
+        """Call a method of all engines; return the answers, or nothing if one of them failed, which is then noted."""
+        asked = [getattr(engine, method).remote(**arguments) for engine in self._engines]
+        answers = []
+        for index, ref in enumerate(asked):
+            try:
+                answers.append(ray.get(ref, timeout=self._timeout))
+            except ray.exceptions.GetTimeoutError:
+                self._hangs(index, self._timeout)
+            except Exception as error:
+                if not is_engine_failure(error):
+                    raise
+                self.failed(index, error)
+        return answers if len(answers) == len(asked) else []
+
+    def _wait_for(self, index: int) -> tuple[str, dict[int, float]]:
+        deadline = time.monotonic() + self._start_timeout
+        while time.monotonic() < deadline:
+            try:
+                return ray.get(self._engines[index].processes.remote(), timeout=max(1.0, deadline - time.monotonic()))
+            except ray.exceptions.GetTimeoutError:
+                break
+            except ray.exceptions.ActorUnavailableError:  # Ray has not started it yet
+                time.sleep(1.0)
+            except ray.exceptions.RayActorError as error:
+                raise WorkerLost(
+                    str(start_error(index, error)).replace("could not start:", "could not restart:")
+                ) from None
+        raise WorkerLost(
+            f"engine {index} has not restarted within {self._start_timeout:.0f} s (--rollout.engine_start_timeout)"
+        )
+
+    def _hangs(self, index: int, seconds: float) -> None:
+        flag = "engine_timeout" if index in self._processes else "engine_start_timeout"
+        self._say(index, f"has not answered for {seconds:.0f} s (--rollout.{flag})")
+        self._end(index)
+
+    def _end(self, index: int, is_restarted: bool = False) -> None:
+        """Kill an engine with all its processes; Ray starts it again, if it has not done so already."""
+        self._down.add(index)
+        self._asked.pop(index, None)
+        if not is_restarted:
+            ray.kill(self._engines[index], no_restart=False)
+        node, processes = self._processes.pop(index, ("", {}))
+        if node:
+            kill_on(node, processes)
+
+    def _say(self, index: int, what: str) -> None:
+        self._events.send(
+            "notice",
+            text=f"engine {index} {what}; restarting it with the current weights and sending its prompts again",
+        )
+
+
+def is_engine_failure(error: BaseException) -> bool:
+    """Whether an engine is dead, as opposed to having refused something."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return True
+    return any(kind.__name__ == _DEAD_ENGINE for kind in type(getattr(error, "cause", error)).__mro__)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process is gone"
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

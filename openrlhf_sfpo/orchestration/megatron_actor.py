@@ -1,0 +1,478 @@
+"""The Ray actors that stand where OpenRLHF's policy and reference actors stand, with Megatron inside."""
+
+import dataclasses
+import functools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import ray
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ray.launcher import BaseModelActor
+
+from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole, rotate
+from openrlhf_sfpo.cluster.heartbeat import Pulse
+from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.cluster.nodes import divided_groups
+from openrlhf_sfpo.config.flags import MegatronConfig, SFPOConfig, section
+from openrlhf_sfpo.config.namespaces import dotted
+from openrlhf_sfpo.config.placement import engines_share_gpus
+from openrlhf_sfpo.config.stored_settings import portable
+from openrlhf_sfpo.megatron.actor import MegatronActor
+from openrlhf_sfpo.megatron.data.batching import Sample
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+from openrlhf_sfpo.megatron.state.writer import CheckpointWriter, Saved
+from openrlhf_sfpo.orchestration.algorithm import build_update, needs_old_log_probs
+from openrlhf_sfpo.orchestration.engine_gap import GapWatch
+from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
+from openrlhf_sfpo.orchestration.gate_notices import GateNotices
+from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
+from openrlhf_sfpo.rollout.staleness import replace_stamps
+from openrlhf_sfpo.system.cpus import usable_cpus
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class MegatronModelActor(BaseModelActor):
+    """What the policy and the reference actor have in common: a Megatron model that gives log-probabilities."""
+
+    actor: MegatronActor | None = None
+
+    def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
+        """As OpenRLHF's, but `forward` gets its whole chunk at once, to pack and pipeline it."""
+        if method_name != "forward":
+            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+        chunk = {name: values[start_idx:end_idx] for name, values in all_data.items()}
+        return self.forward(**chunk)
+
+    def forward(
+        self,
+        sequences: list[torch.Tensor],
+        action_mask: list[torch.Tensor],
+        attention_mask: list[torch.Tensor],
+        **ignored: Any,
+    ) -> list[torch.Tensor]:
+        """Log-probabilities of the actions, for a list of right-padded batches.
+
+        Args:
+            sequences: int64 [B, T] each.
+            action_mask: [B, T - 1] each.
+            attention_mask: [B, T] each.
+
+        Returns:
+            fp32 [B, T - 1] each, on the CPU, zero outside the action mask.
+        """
+        samples, widths = [], []
+        for tokens, actions, attention in zip(sequences, action_mask, attention_mask, strict=True):
+            widths.append((len(tokens), actions.shape[1]))
+            samples += _unpad(tokens, actions, attention)
+        log_probs = iter(self.actor.forward(samples))
+        outputs = []
+        for rows, width in widths:
+            padded = torch.zeros(rows, width)
+            for row in range(rows):
+                values = next(log_probs)
+                padded[row, : len(values)] = values
+            outputs.append(padded)
+        return outputs
+
+    def _start(self, strategy: Any, pretrain: str, max_steps: int | None, train: bool) -> None:
+        self.strategy = strategy
+        self.args = strategy.args
+        if self.actor is not None:
+            self.actor.close()
+            self.actor = None
+        megatron = section(MegatronConfig, self.args.megatron)
+        self.actor = MegatronActor(pretrain, Layout.of(megatron), actor_settings(self.args, megatron, max_steps), train)
+
+
+def _busy(method: Callable[P, R]) -> Callable[P, R]:
+    """The trainer waits for this method: without progress in it the run hangs."""
+
+    @functools.wraps(method)
+    def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.pulse.busy(method.__name__.replace("_", " ")):
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+class PolicyActor(MegatronModelActor):
+    """The policy: log-probabilities, SFPO updates, weights to vLLM, checkpoints and models to disk.
+
+    The methods are those that OpenRLHF's controller calls on its own PolicyModelActor. Initialized again, it begins
+    anew with the processes and connections that it has.
+    """
+
+    _sync: Any = None
+    _has_old_log_probs = True
+    pulse: Pulse | None = None
+
+    def init_model_from_pretrained(
+        self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+    ) -> None:
+        self.events = Events()
+        self.events.register("policy", self._rank)
+        if self.pulse is not None:
+            self.pulse.close()
+        self.pulse = Pulse(self._beat, strategy.args.train.timeout)
+        with self.pulse.busy("loading the model"):
+            self._start(strategy, pretrain, max_steps, train=True)
+            self._warn_of_divided_groups()
+            if self.actor.model_config.warning and self._rank == 0:
+                self.events.send("notice", text=self.actor.model_config.warning)
+            self.actor.on_progress(self.pulse.tick)
+            self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
+            self._samples: list[Sample] = []
+            self._infos: list[dict[str, float]] = []
+            self._gap_watch = GapWatch(self.args)
+            self._writer = CheckpointWriter(self._on_saved)
+            self._states = self._resume()
+            self._gate_notices = GateNotices(self.sfpo)
+            self._connect(vllm_engines or [])
+            if self.args.ds.enable_sleep:
+                self.actor.offload_states()
+
+    def _warn_of_divided_groups(self) -> None:
+        nodes: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+        tp = self.args.megatron.tensor_model_parallel_size
+        divided = divided_groups(nodes, tp)
+        if divided and self._rank == 0:
+            first = f"ranks {divided[0].start} to {divided[0].stop - 1}"
+            self.events.send(
+                "notice",
+                text=f"{len(divided)} of {len(nodes) // tp} tensor-parallel groups are on more than one machine (the "
+                f"first: {first}), and every layer waits for the network. Free whole machines for the actor, or lower "
+                "--megatron.tensor_model_parallel_size",
+            )
+
+    def _beat(self, state: dict[str, Any]) -> None:
+        self.events.beat(self._rank, {**state, "node": ray.get_runtime_context().get_node_id()})
+
+    def _connect(self, engines: list[Any]) -> None:
+        if self._sync is not None:
+            # Not the first run of these workers: the engines have the weights that the last run ended with.
+            self._sync.follow(self.actor)
+            self._sync.send()
+            if self._rank == 0:
+                self._sync.restart_engines(self.args.train.seed)
+        elif engines:
+            from openrlhf_sfpo.rollout.weight_sync import WeightSync
+
+            # Every rank waits for itself: a collective would have a time limit of its own.
+            self.pulse.tick("waiting for the vLLM engines to start")
+            wait_until_started(engines, self.args.rollout.engine_start_timeout, self.pulse.tick)
+            workers = len(engines) * self.args.vllm.tensor_parallel_size
+            self._new_sync = functools.partial(
+                WeightSync,
+                self.actor,
+                engines,
+                workers,
+                self._master_addr,
+                timeout=self.args.rollout.engine_timeout,
+                shared_gpus=engines_share_gpus(self.args),
+            )
+            self._sync = self._new_sync()
+
+    def _resume(self) -> dict[str, Any]:
+        """Continue from a checkpoint if the flags say so; return the trainer's states in it."""
+        chosen: list[Any] = [None]
+        if self._rank == 0:
+            chosen[0] = _checkpoint_of(self.args)
+        torch.distributed.broadcast_object_list(chosen, device=torch.device("cpu"))
+        if chosen[0] is None:
+            return {}
+        self.pulse.tick(f"reading {chosen[0].name}")
+        common = self.actor.restore(chosen[0])
+        self.sfpo.load_state_dict(common["sfpo"])
+        return common["client_states"]
+
+    def append(self, experience: Experience) -> None:
+        """Add one batch of the rollouts that the next `fit` trains on."""
+        names = {
+            "old_log_probs": experience.action_log_probs if self._has_old_log_probs else None,
+            "advantages": experience.advantages,
+            "base_log_probs": experience.base_action_log_probs,
+            "rollout_log_probs": experience.rollout_log_probs,
+        }
+        floats = {name: value for name, value in names.items() if value is not None}
+        self._samples += _unpad(experience.sequences, experience.action_mask, experience.attention_mask, floats)
+        replace_stamps(experience.info, self.sfpo.gate.batches)
+        self._infos += _sample_infos(experience)
+
+    @_busy
+    def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
+        """One update over the rollouts appended since the last. Returns metrics, the same on every rank."""
+        samples, infos = self._samples, self._infos
+        self._samples, self._infos = [], []
+        loss = OpenRLHFLoss(self.args, kl_ctl)
+        (stale,) = self.actor.shards.reduce([float(not self._gap_watch.watches(infos))], "max")
+
+        def gap() -> list[float]:
+            return [0.0, 0.0] if stale else self.actor.token_sums(loss.engine_gap.sums)
+
+        status = self.actor.update(samples, loss, self.sfpo, lambda: self._gap_watch.check(*gap()))
+        notice = self._gap_watch.notice(*gap())
+        if notice and self._rank == 0:
+            self.events.send("notice", text=notice)
+        for ours, theirs in (("entropy", "entropy_loss"), ("clip_ratio", "ppo_clip_ratio")):
+            if ours in status:
+                status[theirs] = status.pop(ours)
+        self._give_back()
+        return {**_mean_infos(infos), **status, **self._gate_notices.as_status(status, self.events)}
+
+    @_busy
+    def broadcast_to_vllm(self) -> None:
+        """Send the weights to the engines."""
+        assert self._sync is not None
+        self._stage("weights to vLLM")
+        if self.args.vllm.enable_prefix_caching and self._rank == 0:
+            self._sync.reset_prefix_caches()
+        metrics = self._sync.send(self.sfpo.gate.batches)
+        self._give_back()
+        if self._rank == 0:
+            self.events.send("sync", metrics=metrics)
+
+    @_busy
+    def send_weights_again(self) -> None:
+        """Send engines the weights that they have forgotten in their sleep."""
+        self._stage("weights to engines that slept")
+        self._sync.send(number=None)
+        self._give_back()
+
+    @_busy
+    def offload_states(self) -> None:
+        """Leave the device to the engines, but for the parameters unless --megatron.offload_parameters."""
+        self._stage("moving the training state to host memory")
+        self.actor.offload_states()
+
+    @_busy
+    def reload_states(self) -> None:
+        """Have the device again."""
+        self._stage("moving the training state back")
+        self.actor.reload_states()
+
+    def _give_back(self) -> None:
+        """Let the engines have what torch keeps of freed memory."""
+        if engines_share_gpus(self.args) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @_busy
+    def reconnect_engines(self) -> None:
+        """Connect to engines of which some were started again, and send all of them the weights."""
+        self._stage("weights to restarted engines")
+        self._sync = self._new_sync()
+        self._sync.send(self.sfpo.gate.batches)
+
+    @_busy
+    def save_model(self) -> None:
+        """Write the final model as a Hugging Face directory."""
+        self._stage("saving the model")
+        self._writer.wait()
+        self.actor.save_pretrained(self.args.ckpt.output_dir)
+
+    @_busy
+    def save_checkpoint(
+        self,
+        tag: str,
+        client_states: dict[str, Any] | None = None,
+        metric_value: float | None = None,
+        metric_key: str | None = None,
+    ) -> None:
+        """Write the training's state as --ckpt.path/_actor/TAG, beside the training unless --no-ckpt.async_save, and
+        with --ckpt.save_hf the model as --ckpt.path/TAG_hf."""
+        self._stage("saving a checkpoint")
+        directory, states = Path(self.args.ckpt.path), client_states or {}
+        if not self.args.ckpt.disable_ds:
+            manifest = {
+                "tag": tag,
+                "metric_key": metric_key,
+                "metric_value": metric_value if metric_value is None or math.isfinite(metric_value) else None,
+                "settings": _settings(self.args),
+            }
+            common = {"client_states": states, "sfpo": self.sfpo.state_dict()}
+            step = int(states.get("global_step", self.sfpo.gate.batches))
+            self._writer.save(
+                directory / PLACE / tag,
+                lambda: self.actor.contents(step, common, manifest),
+                wait=not self.args.ckpt.async_save,
+            )
+        if self.args.ckpt.save_hf:
+            self.actor.save_pretrained(str(directory / f"{tag}_hf"))
+            if self._rank == 0:
+                _rotate_models(directory, tag, self.args.ckpt.max_num)
+
+    def finish_checkpoint(self) -> str | None:
+        """Wait for the checkpoint that is being written. Returns, on rank 0, why the last one is not there."""
+        with self.pulse.busy("finishing a checkpoint"):
+            saved = self._writer.wait()
+        return saved.error if saved is not None else None
+
+    def get_checkpoint_states(self) -> dict[str, Any]:
+        return self._states
+
+    def _on_saved(self, saved: Saved) -> None:
+        """In the writing thread of rank 0."""
+        fields = dataclasses.asdict(saved)
+        target = fields.pop("target")
+        if saved.error is None:
+            try:
+                rotate(target.parent, self.args.ckpt.max_num, self.args.ckpt.max_mem * 2**30)
+            except OSError as error:
+                self.events.send("notice", text=f"old checkpoints could not be removed: {error}")
+        self.events.send("checkpoint", tag=target.name, **fields)
+
+    def _stage(self, text: str) -> None:
+        self.pulse.tick(text)
+        if self._rank == 0:
+            self.events.send("phase", text=text)
+
+    def forward(
+        self,
+        sequences: list[torch.Tensor],
+        action_mask: list[torch.Tensor],
+        attention_mask: list[torch.Tensor],
+        **ignored: Any,
+    ) -> list[torch.Tensor]:
+        """As the reference model's; NaN if the update itself is to find out the old log-probabilities."""
+        own = sum(len(tokens) for tokens in sequences)
+        total = self.actor.shards.reduce([own / self.actor.layout.block], "sum")[0]
+        self._has_old_log_probs = needs_old_log_probs(self.args, round(total))
+        if not self._has_old_log_probs:
+            return [torch.full(actions.shape, torch.nan) for actions in action_mask]
+        with self.pulse.busy("old log-probabilities"):
+            self._stage("old log-probabilities")
+            return super().forward(sequences, action_mask, attention_mask)
+
+
+def _settings(args: Any) -> dict[str, Any]:
+    """The settings of the run as its launcher knows them or, in somebody else's OpenRLHF, as they are here."""
+    text = getattr(args.run, "settings", None)
+    return json.loads(text) if text else portable(dotted(args))
+
+
+def _checkpoint_of(args: Any) -> Path | None:
+    """What to continue from: what the launcher has chosen or, in somebody else's OpenRLHF, what is in --ckpt.path."""
+    chosen = getattr(args.ckpt, "resume_from", None)
+    if chosen is not None:
+        return Path(chosen)
+    if not args.ckpt.load_enable:
+        return None
+    found = newest_whole(Path(args.ckpt.path) / PLACE, print)
+    return found.path if found else None
+
+
+class ReferenceActor(MegatronModelActor):
+    """The frozen reference model of a KL term."""
+
+    def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
+        self._start(strategy, pretrain, max_steps=None, train=False)
+        if self.args.ref.offload:
+            self.actor.offload_states()  # and it comes back for each `forward`
+
+
+def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -> ActorSettings:
+    """The Megatron actor's settings from OpenRLHF's flags and ours, which the launcher has settled for the device."""
+    cuda = megatron.device == "cuda"
+    assert megatron.device != "auto", "the launcher decides before any actor starts"
+    recompute = "full" if args.actor.gradient_checkpointing_enable else megatron.recompute
+    adam = args.actor.adam
+    return ActorSettings(
+        device=megatron.device,
+        param_dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[megatron.param_dtype],
+        fp32_residual=megatron.fp32_residual_connection,
+        temperature=args.rollout.temperature,
+        train_batch_size=args.train.batch_size,
+        max_tokens_per_gpu=args.train.max_tokens_per_gpu,
+        epochs=args.train.max_epochs,
+        layer_spec=megatron.layer_spec,
+        attention=megatron.attention_backend,
+        sequence_parallel=megatron.sequence_parallel,
+        recompute=None if recompute == "none" else recompute,
+        recompute_num_layers=megatron.recompute_num_layers,
+        overlap_grad_reduce=megatron.overlap_grad_reduce,
+        overlap_param_gather=megatron.overlap_param_gather,
+        ddp_bucket_size=megatron.ddp_bucket_size,
+        log_prob_chunk_size=megatron.log_prob_chunk_size,
+        weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
+        offload_parameters=megatron.offload_parameters,
+        skip_nonfinite=args.train.on_nonfinite == "skip",
+        # Later than whoever watches the run, which says more about a hang than the collective does.
+        timeout=2 * args.train.timeout + 60,
+        num_threads=None if cuda else max(1, usable_cpus() // args.actor.num_gpus_per_node),
+        optimizer=OptimizerSettings(
+            lr=adam.lr,
+            betas=tuple(adam.betas),
+            eps=adam.eps,
+            weight_decay=adam.weight_decay,
+            max_norm=args.actor.max_norm,
+            schedule=args.actor.lr_scheduler,
+            warmup_ratio=args.actor.lr_warmup_ratio,
+            min_lr_ratio=args.actor.min_lr_ratio,
+            total_steps=_schedule_steps(args, max_steps or 0),
+        ),
+    )
+
+
+def _schedule_steps(args: Any, max_steps: int) -> int:
+    """Optimizer steps of the whole run. OpenRLHF's `max_steps` counts full train batches; each rollout batch here ends
+    with a smaller one if need be, and makes at least one step."""
+    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    steps = math.ceil(samples / args.train.batch_size)
+    return max(1, math.ceil(max_steps * args.train.batch_size * steps / samples))
+
+
+def _unpad(
+    sequences: torch.Tensor,
+    action_mask: torch.Tensor,
+    attention_mask: torch.Tensor,
+    floats: dict[str, torch.Tensor] | None = None,
+) -> list[Sample]:
+    """Rows of a right-padded batch ([B, T], and [B, T - 1] for the rest) as samples without padding."""
+    samples = []
+    for row, length in enumerate(attention_mask.long().sum(dim=1).tolist()):
+        fields = {name: value[row, : length - 1].float() for name, value in (floats or {}).items()}
+        samples.append(Sample(sequences[row, :length], action_mask[row, : length - 1].bool(), **fields))
+    return samples
+
+
+def _sample_infos(experience: Experience) -> list[dict[str, float]]:
+    """The numbers that OpenRLHF logs per sample (reward, return, lengths and what the reward function added)."""
+    columns = {name: value for name, value in experience.info.items() if isinstance(value, torch.Tensor | list)}
+    for name in ("response_length", "truncated", "total_length"):
+        value = getattr(experience, name)
+        if value is not None:
+            columns[name] = value
+    rows = len(experience.sequences)
+    infos: list[dict[str, float]] = [{} for _ in range(rows)]
+    for name, values in columns.items():
+        if len(values) == rows:
+            for info, value in zip(infos, values, strict=True):
+                info[name] = float(value)
+    return infos
+
+
+def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the samples of all ranks. (Ranks that share a model copy repeat its samples; means stay the same.)"""
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, infos)
+    rows = [info for part in gathered for info in part]
+    names = sorted({name for row in rows for name in row})
+    return {name: sum(values) / len(values) for name in names if (values := [r[name] for r in rows if name in r])}
+
+
+def _rotate_models(directory: Path, tag: str, max_num: int) -> None:
+    """Keep the models of the newest `max_num` regular checkpoints and of the newest best one."""
+    best = tag.startswith("best")
+    kind = list(directory.glob("best*_hf" if best else "global_step*_hf"))
+    kind.sort(key=lambda path: path.stat().st_mtime)
+    keep = 1 if best else max_num
+    for path in kind[:-keep] if keep else kind:
+        shutil.rmtree(path)

@@ -1,0 +1,30 @@
+"""For those who run OpenRLHF's train_ppo_ray from their own Python and do not want to patch it: import this first.
+
+    import openrlhf_sfpo.orchestration.patched.import_hook
+    runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
+
+OpenRLHF builds its parser under `__main__`, where nothing can be called; so when that parser parses, the flags are
+added and the `train` of the same module is led through `entry_point.train`.
+"""
+
+import argparse
+import functools
+import sys
+from typing import Any
+
+from openrlhf_sfpo.orchestration.patched import entry_point
+
+_parse_args = argparse.ArgumentParser.parse_args
+
+
+def _parse_with_ours(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
+    names = sys._getframe(1).f_globals
+    known = {action.dest for action in self._actions}
+    # Nothing to do for other parsers, and for a patched OpenRLHF.
+    if {"actor.model_name_or_path", "vllm.num_engines"} <= known and "sfpo.enable" not in known and "train" in names:
+        entry_point.add_flags(self)
+        names["train"] = functools.partial(entry_point.train, names["train"])
+    return _parse_args(self, *args, **kwargs)
+
+
+argparse.ArgumentParser.parse_args = _parse_with_ours

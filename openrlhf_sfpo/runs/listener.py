@@ -1,0 +1,250 @@
+"""The driver's ears: what the workers say goes to the run directory and the console; a run that hangs, or was asked to
+stop and does not, is ended."""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.cluster import mailbox as events
+from openrlhf_sfpo.cluster.nodes import kill_on, on_node
+from openrlhf_sfpo.cluster.watchdog import Watchdog
+from openrlhf_sfpo.orchestration.engine_starts import EngineStarts
+from openrlhf_sfpo.report.console import Console
+from openrlhf_sfpo.report.run_writer import RunWriter
+from openrlhf_sfpo.system.errors import WorkerLost
+from openrlhf_sfpo.system.stopping import Stopping
+
+_DEAF = 300.0  # seconds without the mailbox after which it counts as lost
+_PATIENCE = 15.0  # seconds after which the main thread is interrupted once more
+
+
+class Listener:
+    """Listens to one run, in a thread of its own. No error there ends the thread: it is what keeps a run's promises.
+
+    Args:
+        watchdog: follows the ranks.
+        writer: of the run directory.
+        console: for people.
+        stopping: whether the run was asked to stop.
+        total_steps: of the whole run, if known.
+        grace_seconds: --train.grace_seconds.
+        continues_after: the step of the checkpoint that the run continues from, 0 for none.
+        asynchronous: --train.async_enable: rollouts and updates overlap.
+
+    Attributes:
+        hung: what the watchdog said, once it said something.
+        lost: set once the mailbox is gone.
+        starts: of the engines.
+        training: whether the workers are up, and the first rollout or evaluation has begun.
+    """
+
+    def __init__(
+        self,
+        watchdog: Watchdog,
+        writer: RunWriter,
+        console: Console,
+        stopping: Stopping,
+        total_steps: int | None,
+        grace_seconds: float,
+        continues_after: int = 0,
+        asynchronous: bool = False,
+    ) -> None:
+        self.hung: str | None = None
+        self.lost: WorkerLost | None = None
+        self.starts = EngineStarts(writer.directory / "logs")
+        self._watchdog, self._writer, self._console, self._stopping = watchdog, writer, console, stopping
+        self._total_steps, self._grace_seconds = total_steps, grace_seconds
+        self._asynchronous = asynchronous
+        self.training = False
+        self._phase = ""
+        self._step = self._saved = continues_after
+        self._problem: str | None = None
+        self._answer: Any = None
+        self._told = self._killed = False
+        self._interrupt_at = 0.0
+        self._heard = time.monotonic()
+
+    @contextmanager
+    def listening(self, mailbox: Any, is_new: bool = False) -> Iterator[None]:
+        """Listen until the block ends.
+
+        Args:
+            mailbox: the workers' end.
+            is_new: no run has used it. Its process, which takes seconds to start, is not waited for then.
+        """
+        import ray
+
+        finished = threading.Event()
+        if not is_new:
+            ray.get(mailbox.begin.remote())  # forget what the run before said after its end
+
+        def listen() -> None:
+            while not finished.wait(0.5):
+                try:
+                    self._listen(mailbox)
+                except Exception:
+                    traceback.print_exc(file=sys.stderr)  # into the run's logs
+
+        thread = threading.Thread(target=listen, name="events", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+            with suppress(Exception):  # what the run failed of matters more than its last words
+                if self._answer is not None:  # to a question from before the end
+                    self._take(mailbox, 30.0)
+                self._take(mailbox, 30.0)
+
+    def _listen(self, mailbox: Any) -> None:
+        import ray
+
+        try:
+            if self._take(mailbox, 1.0):
+                self._heard = time.monotonic()
+        except ray.exceptions.RayError:
+            pass
+        if time.monotonic() - self._heard > _DEAF:
+            self._cannot_hear()
+        for line in self.starts.progress():
+            self._console.say(line)
+        if self._stopping.requested is not None:
+            self._stop(mailbox, self._stopping.requested)
+        if self.hung is None:
+            self.hung = self._watchdog.verdict()
+            if self.hung is not None:
+                self._end_workers(mailbox)
+
+    def _take(self, mailbox: Any, wait: float) -> bool:
+        """Take what the mailbox holds; return whether it answered. An answer that is late is taken the next time: what
+        is in it is nowhere else any more."""
+        import ray
+
+        if self._answer is None:
+            self._answer = mailbox.take.remote()
+        if not ray.wait([self._answer], timeout=wait)[0]:
+            return False
+        answer, self._answer = self._answer, None
+        events, beats = ray.get(answer)
+        self._watchdog.hear(beats)
+        for event in events:
+            try:
+                self._handle(event)
+            except Exception:  # an event that cannot be shown must not hide the others
+                traceback.print_exc(file=sys.stderr)
+        problem = self._writer.problem
+        if problem is not None and problem != self._problem:
+            self._console.say(
+                f"warning: cannot write to {self._writer.directory} ({problem}); training continues, and the lines are "
+                "kept until they can be written"
+            )
+        self._problem = problem
+        return True
+
+    def _cannot_hear(self) -> None:
+        """Without the mailbox nothing is written and no hang is noticed: end the run, which then starts again."""
+        self.lost = WorkerLost(f"the process that passes on the workers' messages has been gone for {_DEAF:.0f} s")
+        self._interrupt()
+
+    def _handle(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "phase":
+            self._phase = event["text"]
+            self._console.phase(event["text"], event.get("long", False))
+        elif kind == "notice":
+            self._console.say(event["text"])
+        elif kind == "training":
+            self.training = True
+        elif kind == "engine":
+            self.starts.handle(event)
+        elif kind == "checkpoint":
+            self._console.checkpoint(event)
+            if event["error"] is None:
+                self._saved = max(self._saved, event["step"])
+        elif kind == "step":
+            self._step = max(self._step, event["step"])
+        line = self._writer.handle(event)
+        if line is not None:
+            self._console.metrics(line, self._total_steps)
+
+    def _stop(self, mailbox: Any, requested: float) -> None:
+        if not self._told:
+            self._told = True
+            self._console.say(f"{self._stopping.signal_name or 'stop'}: {self._what_follows()}")
+            if self.training:
+                with suppress(Exception):
+                    mailbox.request_stop.remote()
+        if not self.training or time.monotonic() - requested > self._grace_seconds:
+            self._end_workers(mailbox)
+            self._interrupt()
+
+    def _end_workers(self, mailbox: Any) -> None:
+        """Unblock whoever waits for the workers. Ray asks a process to end itself, which one that is stopped, or stuck
+        in a driver, does not; it would keep its GPU's memory."""
+        end_workers(mailbox)
+        if self._killed:
+            return
+        self._killed = True
+        for node, processes in self._watchdog.processes().items():
+            kill_on(node, processes)
+
+    def _interrupt(self) -> None:
+        """Interrupt the main thread; once, for it has to clean up, and again only if it does not get there."""
+        now = time.monotonic()
+        if now >= self._interrupt_at:
+            self._interrupt_at = now + _PATIENCE
+            self._stopping.interrupt()
+
+    def _what_follows(self) -> str:
+        """What a request to stop leads to, as far as the run has come."""
+        within = f"(up to {self._grace_seconds:.0f} s, --train.grace_seconds)"
+        if not self.training:
+            return "stopping before the first step; there is nothing to save"
+        if self._phase == "saving the model":
+            return "the training is over; saving the model"
+        in_rollout = self._phase in ("rollout", "") or self._phase.startswith("evaluating")
+        if self._asynchronous or not in_rollout:
+            return f"finishing the step in progress and saving a checkpoint {within}"
+        if self._step > self._saved:
+            return f"saving a checkpoint of step {self._step} {within}; the rollout in progress is dropped"
+        if self._saved:
+            return f"stopping; the checkpoint of step {self._saved} is up to date, the rollout in progress is dropped"
+        return "stopping; no step is finished yet, so there is nothing to save"
+
+
+def end_workers(mailbox: Any) -> None:
+    """Kill the trainer and the policy's ranks unconditionally, to unblock whoever waits for them."""
+    import ray
+
+    with suppress(ray.exceptions.RayError):
+        for role in ("trainer", "policy"):
+            for worker in events.workers(mailbox, role):
+                ray.kill(worker)
+
+
+def stack_of(rank: int, beat: dict[str, Any]) -> str:
+    """The stack of a process that does not answer, by py-spy on its machine.
+
+    Args:
+        rank: whose it is.
+        beat: the last one.
+    """
+    try:
+        return on_node(beat["node"], _py_spy, beat["pid"])
+    except Exception as error:  # it is only for the reader; the run ends in any case
+        return f"not available ({type(error).__name__}: {error})"
+
+
+def _py_spy(process: int) -> str:
+    import subprocess
+
+    # --nonblocking: a process that was stopped stays as it is.
+    command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--pid", str(process)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, encoding="utf-8")
+    return done.stdout or f"py-spy could not read it: {done.stderr.strip()}"

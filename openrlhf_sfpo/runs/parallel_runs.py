@@ -1,0 +1,215 @@
+"""Many runs, in one or more lanes: processes with a session each, which the runs of the lane share."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.config.placement import ray_address
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.stopping import Stopping
+
+SETTINGS = "settings.json"
+_MAX_FAILURES_IN_A_ROW = 3
+# Ends a lane like Ctrl-C. Not SIGINT itself, which a process that a script starts with & ignores.
+_INTERRUPT = signal.SIGUSR1
+# What ends the whole comparison.
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison.
+
+    Attributes:
+        name: what it is called in messages; its directory's name.
+        directory: the run directory.
+        flat: its flags, with dotted names.
+        given: names of the flags that were set.
+        settings: what was set, by dotted name, as written into the run directory.
+    """
+
+    name: str
+    directory: Path
+    flat: argparse.Namespace
+    given: frozenset[str]
+    settings: dict[str, Any]
+
+
+def still_to_do(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """The runs that have not finished. What is left of one that was cut short is set aside, not deleted.
+
+    Raises:
+        UsageError: a directory holds a run with other settings.
+    """
+    for run in runs:
+        path = run.directory / SETTINGS
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            names = sorted(n for n in before.keys() | run.settings.keys() if before.get(n) != run.settings.get(n))
+            if names:
+                changes = ", ".join(
+                    f"{name}: {before.get(name)!r} then, {run.settings.get(name)!r} now" for name in names
+                )
+                raise UsageError(
+                    "--out", f"{run.directory} was begun with other settings ({changes}).", "Choose another directory."
+                )
+        elif (run.directory / CONFIG).exists() or (run.directory / METRICS).exists():
+            raise UsageError("--out", f"{run.directory} holds a run of something else.", "Choose another directory.")
+    todo = [run for run in runs if read_status(run.directory).get("state") != "finished"]
+    for run in todo:
+        if (run.directory / CONFIG).exists():
+            set_aside(run.directory)
+    return todo
+
+
+def set_aside(directory: Path) -> None:
+    """Rename a directory out of the way; `report` leaves it out."""
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.incomplete-{number}")).exists():
+        number += 1
+    directory.rename(aside)
+
+
+class Lanes:
+    """Runs what it is given in `count` processes. Use it as a context manager: at the end the processes are gone.
+
+    Args:
+        count: processes at the same time. Without a Ray cluster they divide the machine's processors, and do
+            so alike when there are fewer runs: a run's numbers and seconds depend on its threads.
+        keep: whether a run has the engines and actors of the run before it in its lane.
+        started, ended: called with each run as it starts, and as it ends with its exit status and seconds.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        keep: bool,
+        started: Callable[[PlannedRun], None],
+        ended: Callable[[PlannedRun, int, float], None],
+    ) -> None:
+        self._count, self._keep = count, keep
+        self._started, self._ended = started, ended
+        self._context = multiprocessing.get_context("spawn")
+        self._lanes: dict[Connection, tuple[Any, int]] = {}
+        self._busy: dict[Connection, tuple[PlannedRun, float]] = {}
+        self._installed: list[signal.Signals] = []
+
+    def __enter__(self) -> "Lanes":
+        if threading.current_thread() is threading.main_thread():
+            for number in _ENDS:  # as Ctrl-C does: the lanes are told, and nothing stays "running"
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
+                    self._installed.append(number)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        for number in self._installed:
+            signal.signal(number, signal.SIG_IGN)  # until the lanes have ended
+        self._end_lanes(interrupt=exc[0] is not None)
+        for number in self._installed:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _end_lanes(self, interrupt: bool) -> None:
+        for pipe, (process, _) in self._lanes.items():
+            pipe.close()
+            if interrupt and process.is_alive():
+                os.kill(process.pid, _INTERRUPT)
+        for process, _ in self._lanes.values():
+            process.join(60)
+            if process.is_alive():
+                process.kill()
+
+    def run(self, runs: list[PlannedRun]) -> bool:
+        """Run them; return whether all were handed out (and not given up on after several failures in a row)."""
+        waiting, failures = list(runs), 0
+        for number in range(min(self._count, len(runs))):
+            self._hand_out(self._start_lane(number), waiting)
+        while self._busy:
+            for pipe in wait(list(self._busy)):
+                run, since = self._busy.pop(pipe)
+                try:
+                    status = pipe.recv()
+                except EOFError:  # the lane itself is gone, as when memory runs out
+                    status = -1
+                    pipe = self._start_lane(self._lanes.pop(pipe)[1])
+                self._ended(run, status, time.monotonic() - since)
+                failures = failures + 1 if status else 0
+                if failures < _MAX_FAILURES_IN_A_ROW:
+                    self._hand_out(pipe, waiting)
+        return not waiting
+
+    def _hand_out(self, pipe: Connection, waiting: list[PlannedRun]) -> None:
+        if waiting:
+            run = waiting.pop(0)
+            self._started(run)
+            self._busy[pipe] = (run, time.monotonic())
+            pipe.send(run)
+
+    def _start_lane(self, number: int) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_lane, args=(theirs, self._keep, _processors(number, self._count)))
+        process.start()
+        theirs.close()
+        self._lanes[ours] = (process, number)
+        return ours
+
+
+def _processors(lane: int, lanes: int) -> set[int]:
+    """The processors of one lane among several on this machine."""
+    usable = sorted(os.sched_getaffinity(0))
+    if ray_address():
+        return set(usable)
+    return set(usable[lane % len(usable) :: lanes])
+
+
+def _lane(pipe: Connection, keep: bool, processors: set[int]) -> None:
+    """Run what comes through the pipe until it closes, and answer each run with its exit status."""
+    os.sched_setaffinity(0, processors)
+    signal.signal(_INTERRUPT, signal.default_int_handler)
+    threading.Thread(target=_interrupt_without_parent, args=(os.getppid(),), daemon=True).start()
+    from openrlhf_sfpo.runs.session import Session
+
+    stopping = Stopping()
+    with stopping.installed(), Session(keep, stopping) as session:
+        while True:
+            try:
+                run = pipe.recv()
+                pipe.send(_run(session, run))
+            except (EOFError, BrokenPipeError, KeyboardInterrupt):
+                return
+
+
+def _run(session: Any, run: PlannedRun) -> int:
+    from openrlhf_sfpo.runs import launcher, preflight
+    from openrlhf_sfpo.system.streams import quiet
+
+    run.directory.mkdir(parents=True, exist_ok=True)
+    (run.directory / SETTINGS).write_text(json.dumps(run.settings, indent=1) + "\n", encoding="utf-8")
+    directory = preflight.prepare(run.flat, set(run.given))
+    logs = directory / "logs"
+    with quiet(logs / "driver.log", verbose=False), (logs / "console.log").open("w", encoding="utf-8") as console:
+        try:
+            status = launcher.run_in(session, run.flat, directory, console)
+        except Exception as error:  # a UsageError that only shows once Ray is there
+            console.write(f"{error}\n")
+            status = 2
+    if status == 130 or session.stopping.requested is not None:
+        raise KeyboardInterrupt
+    return status
+
+
+def _interrupt_without_parent(parent: int) -> None:
+    """End like with Ctrl-C when the comparison's own process is gone, so that no Ray stays behind."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), _INTERRUPT)

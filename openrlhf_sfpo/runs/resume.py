@@ -1,0 +1,199 @@
+"""What a run continues from, and whether it would still be the same run."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openrlhf_sfpo.checkpoints.directory import (
+    PLACE,
+    Checkpoint,
+    CheckpointRefused,
+    newest_whole,
+    open_checkpoint,
+    remove_leftovers,
+)
+from openrlhf_sfpo.config.stored_settings import _RUN_DIR, portable
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
+from openrlhf_sfpo.system.errors import UsageError
+
+# What may differ from the run that is continued: where and how fast it computes, what it shows and what it keeps.
+# Everything else changes what is learnt.
+_FREE_SECTIONS = ("run.", "ckpt.", "logger.", "eval.", "vllm.", "ref.", "reward.num", "critic.", "ds.", "ray.")
+_FREE = {
+    "config",
+    "local_rank",
+    "use_ms",
+    "actor.num_nodes",
+    "actor.num_gpus_per_node",
+    "actor.gradient_checkpointing_enable",
+    "actor.gradient_checkpointing_reentrant",
+    "actor.trust_remote_code",
+    "megatron.tensor_model_parallel_size",
+    "megatron.pipeline_model_parallel_size",
+    "megatron.virtual_pipeline_model_parallel_size",
+    "megatron.context_parallel_size",
+    "megatron.device",
+    "megatron.layer_spec",
+    "megatron.attention_backend",
+    "megatron.sequence_parallel",
+    "megatron.recompute",
+    "megatron.recompute_num_layers",
+    "megatron.old_log_probs",
+    "megatron.offload_parameters",
+    "megatron.overlap_grad_reduce",
+    "megatron.overlap_param_gather",
+    "megatron.ddp_bucket_size",
+    "megatron.log_prob_chunk_size",
+    "megatron.weight_bucket_mb",
+    "sfpo.snapshot_device",
+    "train.colocate_actor_ref",
+    "train.colocate_all",
+    "train.colocate_critic_reward",
+    "train.grace_seconds",
+    "train.max_log_prob_diff",
+    "train.max_restarts",
+    "train.max_tokens_per_gpu",
+    "train.on_nonfinite",
+    "train.timeout",
+    "rollout.engine_timeout",
+    "rollout.engine_start_timeout",
+    "rollout.record_dir",
+}
+_MARKS = {"run.dir", "sfpo.preset"}  # settings that the config.yaml of every run has
+
+
+def holds_a_run(directory: Path) -> bool:
+    """Whether a run began in this directory.
+
+    Raises:
+        UsageError: it holds something else that a run would mix with.
+    """
+    if (directory / CONFIG).exists():
+        if not settings_in(directory).keys() >= _MARKS:
+            raise UsageError("--run.dir", f"{directory} holds a {CONFIG} that is no run's.", "Choose another one.")
+        return True
+    if (directory / METRICS).exists():
+        raise UsageError(
+            "--run.dir", f"{directory} holds {METRICS} of something that is no run of ours.", "Choose another one."
+        )
+    return False
+
+
+def settings_in(directory: Path) -> dict[str, Any]:
+    """What a run directory's config.yaml says, by dotted name; empty if that cannot be read."""
+    try:
+        content = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def has_finished(directory: Path) -> bool:
+    """Whether the run in this directory came to its end."""
+    return holds_a_run(directory) and read_status(directory).get("state") == "finished"
+
+
+def find(values: dict[str, Any], say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that a run continues from; None if it begins at the beginning.
+
+    A run directory that holds a run is continued, and with --ckpt.load_enable so is what is in --ckpt.path. What
+    a run that was killed had begun to write there is removed.
+
+    Args:
+        values: the flags by dotted name.
+        say: told of checkpoints that cannot be used.
+
+    Raises:
+        UsageError: flags have changed that would make it another run.
+    """
+    directory = Path(values["run.dir"])
+    continues = holds_a_run(directory)
+    if values["actor.backend"] == "deepspeed":
+        check_continues(values)
+        return None
+    root = Path(values["ckpt.path"]) / PLACE
+    remove_leftovers(root)
+    if not continues and not values["ckpt.load_enable"]:
+        return None
+    checkpoint = newest_whole(root, lambda reason: say(f"left out: {reason}"))
+    if checkpoint is not None:
+        check_same(checkpoint.manifest.get("settings", {}), values, f"the run of {checkpoint.path}")
+    elif continues:
+        check_same_as_in(directory, values)
+    return checkpoint
+
+
+def check_continues(values: dict[str, Any]) -> None:
+    """Check that a run directory that holds a run is that of this run.
+
+    Args:
+        values: the flags by dotted name.
+
+    Raises:
+        UsageError: flags have changed that would make it another run, or the run cannot be continued there.
+    """
+    directory = Path(values["run.dir"])
+    if not holds_a_run(directory):
+        _check_loads(values)
+        return
+    if values["actor.backend"] == "deepspeed" and not has_finished(directory):
+        raise UsageError(
+            "--run.dir",
+            f"{directory} already holds a run, and one with --actor.backend deepspeed is continued by OpenRLHF.",
+            f"Choose another one, with --ckpt.path {values['ckpt.path']} --ckpt.load_enable.",
+        )
+    check_same_as_in(directory, values)
+
+
+def _check_loads(values: dict[str, Any]) -> None:
+    """With --ckpt.load_enable, compare with the newest checkpoint; whether it is whole is found out when it is read."""
+    if not values["ckpt.load_enable"] or values["actor.backend"] == "deepspeed":
+        return
+    root = Path(values["ckpt.path"]) / PLACE
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        with suppress(CheckpointRefused):
+            found.append(open_checkpoint(path))
+    if found:
+        newest = max(found, key=lambda one: (one.step, one.is_best))
+        check_same(newest.manifest.get("settings", {}), values, f"the run of {newest.path}")
+
+
+def check_same_as_in(directory: Path, values: dict[str, Any]) -> None:
+    """`check_same` with the settings in a run directory."""
+    check_same(portable(settings_in(directory)), values, f"the run in {directory}")
+
+
+def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> None:
+    """Refuse flags that would make the continuation another run, unless --run.allow_changed names them.
+
+    Args:
+        before: the settings of the run that is continued, as `portable` makes them.
+        values: the flags now; what is still to be settled for the device is not compared.
+        what: names the run that is continued, for the error message.
+
+    Raises:
+        UsageError: listing them.
+    """
+    allowed = {name.removeprefix("--") for name in values["run.allow_changed"]}
+    now = portable(values)
+    changed = [
+        name
+        for name in sorted(before.keys() & now.keys())
+        if before[name] != now[name]
+        and name not in _FREE | allowed
+        and not name.startswith(_FREE_SECTIONS)
+        and now[name] not in ("auto", None)
+        and not str(before[name]).startswith(f"{_RUN_DIR}/data/")  # an earlier version wrote where a data set was put
+    ]
+    if changed:
+        raise UsageError(
+            ", ".join(f"--{name}" for name in changed),
+            f"changed since {what}: "
+            + "; ".join(f"{name} was {before[name]!r}, is {now[name]!r}" for name in changed)
+            + ".",
+            f"Use the old values or another --run.dir, or allow the change: --run.allow_changed {' '.join(changed)}.",
+        )

@@ -1,0 +1,80 @@
+"""The reward flags, checked before anything is started."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from openrlhf_sfpo.runs.data_check import DataCheck
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.tasks.answers import reasoning_gym_label
+from openrlhf_sfpo.tasks.reward_files import check_file, split_spec
+from openrlhf_sfpo.tasks.rewards import BUILTIN, FLAG, check_reward, is_url
+
+AGENT_FLAG = "--train.agent_func_path"
+
+
+def check_rewards(args: Any) -> None:
+    """Check that the rewards' names mean something; `args` is nested.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
+    url, agent = args.reward.remote_url, args.train.agent_func_path
+    if agent:
+        fix = "Define it as a subclass of OpenRLHF's AgentExecutorBase."
+        check_file(AGENT_FLAG, Path(agent), "AgentExecutor", fix)
+    elif not url and not args.rollout.replay_dir:
+        raise UsageError(
+            FLAG,
+            "is not given, so that nothing would be rewarded.",
+            f"Give a Python file, a built-in reward's name or a URL (or {AGENT_FLAG}).",
+        )
+    if not url:
+        return
+    specs = [spec.strip() for spec in url.split(",")]
+    if len(specs) > 1 and not all(map(is_url, specs)):
+        raise UsageError(
+            FLAG, f"names {len(specs)} rewards ({url}).", "Name one, which may call others; only URLs may be several."
+        )
+    check_reward(specs[0])
+
+
+def try_rewards(args: Any, data: DataCheck) -> None:
+    """Try the user's own reward function on a row of the data, in a process of its own.
+
+    Args:
+        args: nested.
+        data: has read the data sets and loaded the tokenizer.
+
+    Raises:
+        UsageError: it does not work, or a built-in one cannot work on these labels.
+    """
+    spec, seconds = args.reward.remote_url, args.run.reward_trial
+    if not spec or is_url(spec) or args.rollout.replay_dir or args.train.agent_func_path:
+        return
+    from openrlhf_sfpo.tasks.reward_trial import MADE_UP, Sample
+
+    first = data.first()
+    if spec in BUILTIN:
+        if spec == "reasoning_gym" and first is not None and reasoning_gym_label(first[1]) is None:
+            raise UsageError(
+                FLAG,
+                f"is reasoning_gym, and {first[2]} has the plain label {str(first[1])[:40]!r}.",
+                "Use math, last_integer or exact, or a reasoning_gym:NAME data set.",
+            )
+        return
+    if seconds > 0:
+        file = Path(split_spec(spec)[0])
+        changed = file.stat().st_mtime_ns if file.is_file() else 0
+        sample = Sample(first[0], "" if first[1] is None else first[1], first[2]) if first else MADE_UP
+        _try_once(spec, json.dumps(dataclasses.astuple(sample)), seconds, changed)
+
+
+@functools.cache
+def _try_once(spec: str, sample: str, seconds: float, changed: int) -> None:
+    """The runs of a comparison have the same reward. `sample` is a row as JSON; `changed` is when the file was."""
+    from openrlhf_sfpo.tasks.reward_trial import Sample, try_reward
+
+    try_reward(FLAG, spec, Sample(*json.loads(sample)), seconds, "--run.reward_trial 0 skips this trial.")

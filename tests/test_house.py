@@ -1,0 +1,121 @@
+"""The import contract: which room of the package may import which, and which libraries.
+
+A room is a directory directly below `openrlhf_sfpo/`. Imports inside functions count as well: a lazy import is still an
+arrow. To add an arrow, move the code or the level, and say why in the commit.
+"""
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "openrlhf_sfpo"
+
+# Lowest first. A room imports rooms of lower levels only, and never another room of its own level.
+LEVELS = (
+    {"system"},
+    {"config", "sfpo"},
+    {"checkpoints", "deepspeed", "report", "tasks"},
+    {"cluster", "megatron", "rollout"},
+    {"plan"},
+    {"orchestration"},
+    {"runs"},
+    {"doctor"},
+    {"cli"},
+)
+# Which rooms may import a library; all others may not.
+LIBRARIES = {
+    "openrlhf": {"orchestration"},
+    "megatron": {"megatron"},
+    "deepspeed": {"deepspeed", "orchestration"},
+    "vllm": {"orchestration", "rollout"},
+    "ray": {"cluster", "orchestration", "rollout", "runs"},
+}
+# The algorithm: these and the standard library only.
+SFPO_LIBRARIES = {"torch", "openrlhf_sfpo"}  # of the package nothing but itself: it is on the lowest level but one
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Every module of the package, and the modules (with their dotted names) that it imports, lazily or not."""
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    return {name: set(imported(name, path, files)) for name, path in files.items()}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(name: str, path: Path, files: dict[str, Path]) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively; write the whole name"
+            base = node.module or ""
+            found += [f"{base}.{a.name}" if f"{base}.{a.name}" in files else base for a in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            found += [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if module.count(".") else ""
+
+
+def test_every_file_has_a_room_with_a_level() -> None:
+    loose = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    assert not loose, "files at the top of the package"
+    assert {room(module) for module in imports() if room(module)} == set().union(*LEVELS)
+
+
+def test_rooms_import_lower_rooms_only() -> None:
+    level = {name: index for index, rooms in enumerate(LEVELS) for name in rooms}
+    upward = sorted(
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if room(module) and room(other) in level and room(module) != room(other)
+        if level[room(other)] >= level[room(module)]
+    )
+    assert not upward
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: {other for other in others if other in imports()} for module, others in imports().items()}
+    finished: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module not in finished:
+            for other in sorted(graph[module] - {module}):
+                visit(other, (*path, module))
+            finished.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_only_some_rooms_know_a_library(library: str) -> None:
+    knows = {
+        module: sorted(other for other in others if other.split(".")[0] == library)
+        for module, others in imports().items()
+    }
+    assert not {m: found for m, found in knows.items() if found and room(m) not in LIBRARIES[library]}
+
+
+def test_the_algorithm_imports_torch_alone() -> None:
+    known = SFPO_LIBRARIES | set(sys.stdlib_module_names)
+    strangers = {
+        (module, other)
+        for module, others in imports().items()
+        if room(module) == "sfpo"
+        for other in others
+        if other.split(".")[0] not in known
+    }
+    assert not strangers
