@@ -291,7 +291,7 @@ def openrlhf(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
     from openrlhf_sfpo.cli.flags import openrlhf_parser
     from openrlhf_sfpo.config.namespaces import nested
     from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
-    from openrlhf_sfpo.orchestration.ray_classes import undecorated
+    from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 
     yield resident()
     on_one_rank()
@@ -309,7 +309,7 @@ def openrlhf(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
             "train.micro_batch_size": args.micro_batch[0],
         }
     )
-    policy = undecorated(PolicyModelActor)
+    policy = unwrap_ray_class(PolicyModelActor)
     actor = policy.__new__(policy)
     actor._rank, actor._world_size = 0, 1
     actor.init_model_from_pretrained(get_strategy(nested(flat)), str(args.model), max_steps=1000)

@@ -18,7 +18,7 @@ import torch
 
 from openrlhf_sfpo.config.flags import SECTIONS
 from openrlhf_sfpo.config.namespaces import dotted
-from openrlhf_sfpo.orchestration.ray_classes import undecorated
+from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.system import flash_attn_stub
 
 flash_attn_stub.install_if_missing()
@@ -58,7 +58,7 @@ def policy(ray_class: Any, args: Any, model: str) -> Any:
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     cpu.install(1)
     args.ds.attn_implementation, args.ds.param_dtype = "sdpa", "fp32"
-    actor_class = undecorated(ray_class)
+    actor_class = unwrap_ray_class(ray_class)
     actor = actor_class.__new__(actor_class)
     actor._rank, actor._world_size = 0, 1
     actor.init_model_from_pretrained(get_strategy(args), model, max_steps=100, vllm_engines=None)
@@ -83,7 +83,7 @@ if __name__ == "__main__":
     model, samples, target, *flags = sys.argv[1:]
     sys.argv[1:] = flags
     function, args, ray_class = reached()
-    said = {"function": function, "actor": undecorated(ray_class).__module__, "args": shown(args)}
+    said = {"function": function, "actor": unwrap_ray_class(ray_class).__module__, "args": shown(args)}
     actor = policy(ray_class, args, model)
     for _ in range(2):
         ds.update(actor, torch.load(samples, weights_only=False))

@@ -21,7 +21,7 @@ from openrlhf_sfpo.cli.compare import plan
 from openrlhf_sfpo.cli.flags import parse_settings
 from openrlhf_sfpo.orchestration.worker_reuse import can_follow
 from openrlhf_sfpo.report.runs import load_run
-from openrlhf_sfpo.runs.parallel_runs import SETTINGS, Lanes, PlannedRun, still_to_do
+from openrlhf_sfpo.runs.parallel_runs import SETTINGS, ParallelRuns, PlannedRun, still_to_do
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.files import locked
 
@@ -262,7 +262,7 @@ def test_lanes_divide_the_processors_alike_when_fewer_runs_are_left(
     """A run's numbers depend on how many threads add them up."""
     counts = []
 
-    class Counted(Lanes):
+    class Counted(ParallelRuns):
         def __init__(self, count: int, *rest: Any) -> None:
             counts.append(count)
             super().__init__(count, *rest)
@@ -271,7 +271,7 @@ def test_lanes_divide_the_processors_alike_when_fewer_runs_are_left(
             assert len(runs) == 2
             return True
 
-    monkeypatch.setattr(compare_command, "Lanes", Counted)
+    monkeypatch.setattr(compare_command, "ParallelRuns", Counted)
     config = small_grid(testbed, tmp_path / "grid.yaml")
     compare_command.main([str(config), "--out", str(tmp_path / "out"), "--lanes", "3"])
     assert counts == [3]

@@ -15,7 +15,7 @@ import ray
 from openrlhf_sfpo.cluster.failures import failed_to_start, may_pass, reason, root_of
 from openrlhf_sfpo.cluster.mailbox import Events, mailbox
 from openrlhf_sfpo.cluster.watchdog import Watchdog
-from openrlhf_sfpo.orchestration.engine_pool import EngineCare
+from openrlhf_sfpo.orchestration.engine_pool import EnginePool
 from openrlhf_sfpo.orchestration.engine_starts import EngineStarts, wait_until_started
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.reading import read_metrics
@@ -154,7 +154,7 @@ def test_starting_is_not_hanging_and_a_restart_that_nobody_saw_is_noticed(local_
         looked: list[None] = []
         wait_until_started(engines, 600.0, lambda: looked.append(None))
         assert looked
-        care = EngineCare([Engine.remote(4.0), *engines[1:]], 2.0, Events(), start_timeout=600.0)
+        care = EnginePool([Engine.remote(4.0), *engines[1:]], 2.0, Events(), start_timeout=600.0)
         care.look_at_all()
         assert care.all_well, "starting took longer than an answer may take"
         dead(engines[1])

@@ -33,7 +33,10 @@ def test_ranks_are_where_the_layout_says(ranks: RankPool, world_size: int, sizes
             assert found[name] == differing_in(position, layout, rank, world_size), name
         assert len({other // NODE for other in found["tp"]}) == 1, "tensor parallelism stays in a node"
         together = {*found["tp"], *found["cp"], *found["pp"]}
-        chunk = range(rank // layout.block * layout.block, (rank // layout.block + 1) * layout.block)
+        chunk = range(
+            rank // layout.model_parallel_size * layout.model_parallel_size,
+            (rank // layout.model_parallel_size + 1) * layout.model_parallel_size,
+        )
         assert together <= set(chunk), "OpenRLHF sends a chunk of data to neighbouring ranks"
         # The distributed optimizer divides its state over all ranks that have the same parameters.
         peers = [layout.place(other) for other in range(world_size)]

@@ -94,7 +94,7 @@ def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, ch
         overlap=bool(changes.get("overlap_grad_reduce")),
         snapshot=3,
         max_len=LENGTH,
-        samples=4 * ranks // layout.block * layout.cp,
+        samples=4 * ranks // layout.model_parallel_size * layout.cp,
         max_tokens=LENGTH,
     )
 

@@ -37,12 +37,12 @@ NOISE = [
 
 def feed(gate: EntropyGate, series: list[float]) -> list[float]:
     """Let the gate see one batch after the other; return how far it was open for each."""
-    openings = []
+    alpha_scales = []
     for entropy in series:
-        openings.append(gate.opening)
+        alpha_scales.append(gate.alpha_scale)
         gate.finish_batch()
         gate.observe(entropy)
-    return openings
+    return alpha_scales
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_gate_closes_at_the_known_step(series: list[float], side: Any, closed_af
     gate = EntropyGate(side, window=10, threshold=1.5)
     feed(gate, series)
     assert gate.closed_at == closed_after
-    assert gate.opening == (1.0 if closed_after is None else 0.0)
+    assert gate.alpha_scale == (1.0 if closed_after is None else 0.0)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_gate_z_score_is_the_populations_with_the_newest_value_in_it() -> None:
 def test_gate_stays_closed_and_survives_a_restart() -> None:
     gate = EntropyGate("upper", window=5, threshold=1.0)
     feed(gate, [1.0, 1.0, 1.0, 1.0, 2.0])
-    assert gate.opening == 0.0
+    assert gate.alpha_scale == 0.0
     feed(gate, [0.5] * 20)
     restored = EntropyGate("upper", window=5, threshold=1.0)
     restored.load_state_dict(gate.state_dict())
-    assert restored.opening == 0.0
+    assert restored.alpha_scale == 0.0
     assert restored.closed_at == 5
     assert restored.observe(0.7) == gate.observe(0.7)
 
@@ -119,7 +119,7 @@ STEPS_UP = [1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 @pytest.mark.parametrize(
-    ("series", "options", "openings"),
+    ("series", "options", "alpha_scales"),
     [
         (ONE_PEAK, {}, [1, 1, 1, 1, 1, 0, 0, 0]),
         (ONE_PEAK, {"after": "reopen"}, [1, 1, 1, 1, 1, 0, 1, 1]),
@@ -131,8 +131,8 @@ STEPS_UP = [1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 16.0]
         (ONE_PEAK, {"after": "decay", "decay_steps": 2}, [1, 1, 1, 1, 1, 2 / 3, 1 / 3, 0]),
     ],
 )
-def test_gate_options(series: list[float], options: dict[str, Any], openings: list[float]) -> None:
-    assert feed(EntropyGate("upper", window=4, threshold=1.2, **options), series) == pytest.approx(openings)
+def test_gate_options(series: list[float], options: dict[str, Any], alpha_scales: list[float]) -> None:
+    assert feed(EntropyGate("upper", window=4, threshold=1.2, **options), series) == pytest.approx(alpha_scales)
 
 
 @pytest.mark.parametrize(
@@ -301,15 +301,15 @@ def test_every_combination_follows_its_formulas(
     trainer, textbook = Trainer(optimizer, steps), Textbook(optimizer, steps)
     update = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
     frozen = trainer.model.second.bias.clone()
-    openings = gate_openings(entropies, **gate)
-    for entropy, opening in zip(entropies, openings, strict=True):
+    alpha_scales = gate_openings(entropies, **gate)
+    for entropy, alpha_scale in zip(entropies, alpha_scales, strict=True):
         # The entropy that the gate must not read is far from the others.
         trainer.entropy_at_start = entropy if source == "start" else -100.0
         trainer.entropy = entropy if source == "slow_pass" else -100.0
         _, metrics = update.step(trainer)
-        textbook.batch(k if opening else 0, alpha * opening, state, preset)
+        textbook.batch(k if alpha_scale else 0, alpha * alpha_scale, state, preset)
         scaled_by_nothing = preset == "grpo_scaled_lr" and alpha == 0
-        assert metrics["sfpo/active"] == float(k > 0 and opening > 0 and preset != "grpo" and not scaled_by_nothing)
+        assert metrics["sfpo/active"] == float(k > 0 and alpha_scale > 0 and preset != "grpo" and not scaled_by_nothing)
         again = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
         again.load_state_dict(json.loads(json.dumps(update.state_dict())))
         update = again  # as after a restart
@@ -456,7 +456,7 @@ def test_the_gate_sees_the_slow_passes_and_turns_sfpo_off() -> None:
     restored = sfpo(trainer, 2, 0.5, gate=EntropyGate("upper", window=4, threshold=1.5))
     restored.load_state_dict(update.state_dict())
     assert restored.state_dict() == update.state_dict()
-    assert restored.gate.opening == 0.0
+    assert restored.gate.alpha_scale == 0.0
 
 
 def test_the_gate_can_read_the_entropy_at_the_start() -> None:
@@ -550,16 +550,16 @@ def test_an_entropy_that_is_no_number_is_left_out() -> None:
         assert gate.observe(entropy) is None
     clean.observe(1.0), clean.observe(1.0)
     assert gate.observe(5.0) == clean.observe(5.0)
-    assert gate.opening == 0.0
+    assert gate.alpha_scale == 0.0
 
 
 def test_a_gate_that_is_off_is_open_whatever_was_saved() -> None:
     closed = EntropyGate("upper", window=2, threshold=0.5)
     feed(closed, [1.0, 2.0])
-    assert closed.opening == 0.0
+    assert closed.alpha_scale == 0.0
     off = EntropyGate("off")
     off.load_state_dict(closed.state_dict())
-    assert off.opening == 1.0
+    assert off.alpha_scale == 1.0
 
 
 @pytest.mark.gpu

@@ -153,8 +153,8 @@ def test_an_interrupt_that_an_import_turns_into_another_exception(capsys: pytest
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_comparison_ends_as_with_ctrl_c(number: int) -> None:
-    from openrlhf_sfpo.runs.parallel_runs import Lanes
+    from openrlhf_sfpo.runs.parallel_runs import ParallelRuns
 
-    with pytest.raises(KeyboardInterrupt), Lanes(1, False, lambda run: None, lambda run, status, seconds: None):
+    with pytest.raises(KeyboardInterrupt), ParallelRuns(1, False, lambda run: None, lambda run, status, seconds: None):
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) == signal.SIG_DFL

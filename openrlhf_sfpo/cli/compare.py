@@ -18,7 +18,7 @@ from openrlhf_sfpo.config.settings_file import Section, Settings, flatten, read_
 from openrlhf_sfpo.config.values import as_path
 from openrlhf_sfpo.report.console import Console, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics
-from openrlhf_sfpo.runs.parallel_runs import Lanes, PlannedRun, still_to_do
+from openrlhf_sfpo.runs.parallel_runs import ParallelRuns, PlannedRun, still_to_do
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.files import locked
 from openrlhf_sfpo.system.home import prepare_command
@@ -275,7 +275,7 @@ def _compare(runs: list[PlannedRun], out: Path, lanes: int, keep: bool) -> int:
         for sentence in before_and_after(read_metrics(run.directory)):
             console.plain(f"        {sentence}")
 
-    with Lanes(lanes, keep, lambda run: console.phase(run.name), ended) as pool:
+    with ParallelRuns(lanes, keep, lambda run: console.phase(run.name), ended) as pool:
         finished = pool.run(todo)
     if not finished:
         console.say("gave up after several failures in a row; the same command continues from here")

@@ -16,7 +16,7 @@ import psutil
 _COLLECTIVES = "distributed_c10d.py"
 
 
-class Pulse:
+class Heartbeat:
     """Sends, from a thread of its own, what the rank's main thread is doing.
 
     A beat has `phase`, `busy` (whether a call of the trainer is being carried out), `progress` (a number that rises
@@ -37,7 +37,7 @@ class Pulse:
         self._moved = time.monotonic()
         self._started = psutil.Process().create_time()
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def tick(self, phase: str | None = None) -> None:
         """Note progress, and the phase that begins."""

@@ -26,7 +26,7 @@ from openrlhf_sfpo.megatron.state import training_state
 from openrlhf_sfpo.megatron.state.writer import Contents, load_object
 from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 from openrlhf_sfpo.megatron.train.optimizer import LearningRate, build_optimizer
-from openrlhf_sfpo.megatron.train.pass_runner import NonFiniteUpdate, PassRunner, check_norms, speaks
+from openrlhf_sfpo.megatron.train.pass_runner import NonFiniteUpdate, PassRunner, check_norms, is_metrics_rank
 from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm, Pipeline
 from openrlhf_sfpo.megatron.weights.export import WeightExchange
 from openrlhf_sfpo.megatron.weights.mapping import weight_plan
@@ -145,7 +145,7 @@ class MegatronActor:
 
     def token_sums(self, sums: torch.Tensor) -> list[float]:
         """Sums over all ranks of what the loss function added up on each, fp64 [n]; the same on every rank."""
-        return self.shards.reduce((sums.cpu() * speaks()).tolist(), "sum")
+        return self.shards.reduce((sums.cpu() * is_metrics_rank()).tolist(), "sum")
 
     def take_start_entropy(self) -> float | None:
         """Mean entropy (nats per token) in the `forward` calls since the last time, over all ranks; None without."""
@@ -270,13 +270,13 @@ class MegatronActor:
             if getattr(chunk, "ddp_config", None) and chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync(force_sync=True)
 
-    def _settle(self) -> None:
+    def _finish_gather(self) -> None:
         with cpu.device_scope():
             self.finish_parameter_gather()
 
     def _reporting(self, everyone: bool) -> Iterator[tuple[str, torch.Tensor]]:
         with self._offload.present("parameters"):
-            for named_tensor in self.weights.stream(everyone, self._settle):
+            for named_tensor in self.weights.stream(everyone, self._finish_gather):
                 self._report()
                 yield named_tensor
 

@@ -41,7 +41,7 @@ class Layout:
         )
 
     @property
-    def block(self) -> int:
+    def model_parallel_size(self) -> int:
         """Ranks that work on one sequence together: they hold a copy of the model, with context parallelism several."""
         return self.tp * self.cp * self.pp
 
@@ -60,7 +60,7 @@ class Layout:
 
     def dp(self, world_size: int) -> int:
         """Number of data-parallel replicas."""
-        return world_size // self.block
+        return world_size // self.model_parallel_size
 
     def start_groups(self, minutes: int, gloo: bool = True) -> None:
         """Make Megatron's process groups; torch.distributed is running.
@@ -120,13 +120,13 @@ class Layout:
                 f"{self.pp} stages x {self.vpp} chunks do not divide the model's {num_layers} layers.",
                 f"Choose them so that their product is one of {fits}.",
             )
-        if world_size % self.block:
+        if world_size % self.model_parallel_size:
             raise UsageError(
                 f"--{role}.num_nodes, --{role}.num_gpus_per_node",
-                f"ask for {world_size} ranks, which is not a multiple of the {self.block} "
+                f"ask for {world_size} ranks, which is not a multiple of the {self.model_parallel_size} "
                 f"(tensor parallel {self.tp} x context parallel {self.cp} x pipeline parallel {self.pp}) that work on "
                 "one sequence together.",
-                f"Use a multiple of {self.block}, or other --megatron.*_parallel_size.",
+                f"Use a multiple of {self.model_parallel_size}, or other --megatron.*_parallel_size.",
             )
 
 

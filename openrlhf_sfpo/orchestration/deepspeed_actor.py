@@ -17,7 +17,7 @@ from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
 from openrlhf_sfpo.orchestration.deepspeed_trainer import SlowFastActorTrainer
 from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
-from openrlhf_sfpo.orchestration.ray_classes import undecorated
+from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.rollout.staleness import replace_stamps
 from openrlhf_sfpo.system.cpus import usable_cpus
 from openrlhf_sfpo.system.loopback import keep_stores_narrow
@@ -36,7 +36,7 @@ class _OnAnyDevice:
         super()._setup_distributed(strategy)
 
 
-class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
+class PolicyActor(_OnAnyDevice, unwrap_ray_class(ppo_actor.PolicyModelActor)):
     """OpenRLHF's policy, whose `fit` is an SFPO update."""
 
     _sync: Any = None
@@ -132,7 +132,7 @@ class PolicyActor(_OnAnyDevice, undecorated(ppo_actor.PolicyModelActor)):
             self.events.send("phase", text=text)
 
 
-class ReferenceActor(_OnAnyDevice, undecorated(ReferenceModelActor)):
+class ReferenceActor(_OnAnyDevice, unwrap_ray_class(ReferenceModelActor)):
     """OpenRLHF's reference model."""
 
 

@@ -17,7 +17,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.engine_starts import start_reported
-from openrlhf_sfpo.orchestration.ray_classes import undecorated
+from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response, reward_response
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
@@ -31,7 +31,7 @@ class RewardFailure(RuntimeError):
     """A reward could not be computed; the message has the reason."""
 
 
-class RolloutEngine(undecorated(RolloutRayActor)):
+class RolloutEngine(unwrap_ray_class(RolloutRayActor)):
     """One vLLM engine.
 
     Args:

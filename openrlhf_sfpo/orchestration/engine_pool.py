@@ -16,7 +16,7 @@ _RESTARTS_PER_BATCH = 3
 _DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the Ray actor around it is not
 
 
-class EngineCare:
+class EnginePool:
     """Watches a run's engines and restarts them.
 
     Ray restarts a dead actor under its handle, which stays valid. What is left to do here: kill a hanging engine with

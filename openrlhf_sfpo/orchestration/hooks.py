@@ -13,8 +13,8 @@ that it looks up when it starts. So the attributes are set first, then `openrlhf
 | trainer.ppo_trainer.PPOTrainer | trainers.Trainer | run directory, record and replay, evaluation at both ends |
 | trainer.ppo_trainer_async.TrainingActor | trainers.TrainingActor | run directory, record |
 | trainer.ppo_trainer_async.GenerateSamplesActor | trainers.GenerateSamplesActor | evaluations in the run directory |
-| trainer.ray.create_vllm_engines | kept.Kept.engines, in comparisons | a run has the engines of the run before |
-| trainer.ray.launcher.RayActorGroup | kept.Kept.group, in comparisons | a run has the actors of the run before |
+| trainer.ray.create_vllm_engines | worker_reuse, in comparisons | a run reuses the engines of the run before |
+| trainer.ray.launcher.RayActorGroup | worker_reuse, in comparisons | a run reuses the actors of the run before |
 | argparse.ArgumentParser.parse_args | returns our parsed flags | OpenRLHF parses in `__main__`, out of reach |
 | sys.modules["flash_attn"], where it is missing | flash_attn_stub | OpenRLHF imports it and never calls it here |
 
@@ -22,10 +22,10 @@ Inside the classes on the right, on their own instances and on no class of OpenR
 
 | what | set by | because |
 | --- | --- | --- |
-| the trainers' `samples_generator` | rollouts.Rollouts, rollouts.Replay | progress, errors of evaluations, replay |
-| its `tokenizer` | rollouts._TokenizerAt | it is sent with every prompt, and loading one takes 0.2 s |
-| its `args.vllm.enable_sleep` | rollouts.Rollouts | it wakes engines itself: alive, and with weights |
-| its `args.rollout.batch_size`, in evaluations | rollouts.Rollouts | as many samples in flight as in training |
+| the trainers' `samples_generator` | sample_generator.Rollouts, Replay | progress, errors of evaluations, replay |
+| its `tokenizer` | sample_generator | it is sent with every prompt, and loading one takes 0.2 s |
+| its `args.vllm.enable_sleep` | sample_generator.Rollouts | it wakes engines itself: alive, and with weights |
+| its `args.rollout.batch_size`, in evaluations | sample_generator.Rollouts | as many samples in flight as in training |
 | the loggers' `close`, until the last evaluation | trainers.Trainer | OpenRLHF closes them before it |
 | the engine executor's `reward_func`, `reward_endpoints` | engine.RolloutEngine | rewards by name, failures stop |
 | its `_fetch_rewards_via_http` | engine.RolloutEngine | the query is the prompt and the response's own tokens |
@@ -44,7 +44,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from openrlhf_sfpo.orchestration.bundle_order import node_by_node
-from openrlhf_sfpo.orchestration.worker_reuse import Kept
+from openrlhf_sfpo.orchestration.worker_reuse import ReusedWorkers
 from openrlhf_sfpo.system.errors import UsageError
 
 _own_run = False
@@ -186,13 +186,13 @@ def _parameters(module_name: str, path: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def installed(backend: str, engine_class: Any, kept: Kept | None) -> Iterator[None]:
+def installed(backend: str, engine_class: Any, reused: ReusedWorkers | None) -> Iterator[None]:
     """Put the replacements of the table above in place; take them away again at the end.
 
     Args:
         backend: --actor.backend.
         engine_class: an `engine.EngineClass`.
-        kept: holds the workers from run to run; without it each run starts its own.
+        reused: holds the workers from run to run; without it each run starts its own.
     """
     import openrlhf.trainer.ray
     import ray
@@ -208,14 +208,14 @@ def installed(backend: str, engine_class: Any, kept: Kept | None) -> Iterator[No
         (launcher, "ReferenceModelActor", reference),
         (launcher, "PlacementGroupSchedulingStrategy", node_by_node),
         (vllm_engine, "RolloutRayActor", engine_class),
-        (ppo_trainer, "PPOTrainer", kept.trainer(trainer) if kept else trainer),
+        (ppo_trainer, "PPOTrainer", reused.trainer(trainer) if reused else trainer),
         (ppo_trainer_async, "TrainingActor", ray.remote(trainers.TrainingActor)),
         (ppo_trainer_async, "GenerateSamplesActor", ray.remote(trainers.GenerateSamplesActor)),
     ]
-    if kept:
+    if reused:
         replacements += [
-            (openrlhf.trainer.ray, "create_vllm_engines", kept.engines(openrlhf.trainer.ray.create_vllm_engines)),
-            (launcher, "RayActorGroup", kept.group(launcher.RayActorGroup)),
+            (openrlhf.trainer.ray, "create_vllm_engines", reused.engines(openrlhf.trainer.ray.create_vllm_engines)),
+            (launcher, "RayActorGroup", reused.group(launcher.RayActorGroup)),
         ]
     with ExitStack() as stack:
         for module, name, replacement in replacements:

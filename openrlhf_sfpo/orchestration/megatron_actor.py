@@ -15,7 +15,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray.launcher import BaseModelActor
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole, rotate
-from openrlhf_sfpo.cluster.heartbeat import Pulse
+from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
 from openrlhf_sfpo.config.flags import MegatronConfig, SFPOConfig, section
@@ -97,7 +97,7 @@ def _busy(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self.pulse.busy(method.__name__.replace("_", " ")):
+        with self.heartbeat.busy(method.__name__.replace("_", " ")):
             return method(self, *args, **kwargs)
 
     return wrapped
@@ -112,22 +112,22 @@ class PolicyActor(MegatronModelActor):
 
     _sync: Any = None
     _has_old_log_probs = True
-    pulse: Pulse | None = None
+    heartbeat: Heartbeat | None = None
 
     def init_model_from_pretrained(
         self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
     ) -> None:
         self.events = Events()
         self.events.register("policy", self._rank)
-        if self.pulse is not None:
-            self.pulse.close()
-        self.pulse = Pulse(self._beat, strategy.args.train.timeout)
-        with self.pulse.busy("loading the model"):
+        if self.heartbeat is not None:
+            self.heartbeat.close()
+        self.heartbeat = Heartbeat(self._beat, strategy.args.train.timeout)
+        with self.heartbeat.busy("loading the model"):
             self._start(strategy, pretrain, max_steps, train=True)
             self._warn_of_divided_groups()
             if self.actor.model_config.warning and self._rank == 0:
                 self.events.send("notice", text=self.actor.model_config.warning)
-            self.actor.on_progress(self.pulse.tick)
+            self.actor.on_progress(self.heartbeat.tick)
             self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
             self._samples: list[Sample] = []
             self._infos: list[dict[str, float]] = []
@@ -167,8 +167,8 @@ class PolicyActor(MegatronModelActor):
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
             # Every rank waits for itself: a collective would have a time limit of its own.
-            self.pulse.tick("waiting for the vLLM engines to start")
-            wait_until_started(engines, self.args.rollout.engine_start_timeout, self.pulse.tick)
+            self.heartbeat.tick("waiting for the vLLM engines to start")
+            wait_until_started(engines, self.args.rollout.engine_start_timeout, self.heartbeat.tick)
             workers = len(engines) * self.args.vllm.tensor_parallel_size
             self._new_sync = functools.partial(
                 WeightSync,
@@ -189,7 +189,7 @@ class PolicyActor(MegatronModelActor):
         torch.distributed.broadcast_object_list(chosen, device=torch.device("cpu"))
         if chosen[0] is None:
             return {}
-        self.pulse.tick(f"reading {chosen[0].name}")
+        self.heartbeat.tick(f"reading {chosen[0].name}")
         common = self.actor.restore(chosen[0])
         self.sfpo.load_state_dict(common["sfpo"])
         return common["client_states"]
@@ -311,7 +311,7 @@ class PolicyActor(MegatronModelActor):
 
     def finish_checkpoint(self) -> str | None:
         """Wait for the checkpoint that is being written. Returns, on rank 0, why the last one is not there."""
-        with self.pulse.busy("finishing a checkpoint"):
+        with self.heartbeat.busy("finishing a checkpoint"):
             saved = self._writer.wait()
         return saved.error if saved is not None else None
 
@@ -330,7 +330,7 @@ class PolicyActor(MegatronModelActor):
         self.events.send("checkpoint", tag=target.name, **fields)
 
     def _stage(self, text: str) -> None:
-        self.pulse.tick(text)
+        self.heartbeat.tick(text)
         if self._rank == 0:
             self.events.send("phase", text=text)
 
@@ -343,11 +343,11 @@ class PolicyActor(MegatronModelActor):
     ) -> list[torch.Tensor]:
         """As the reference model's; NaN if the update itself is to find out the old log-probabilities."""
         own = sum(len(tokens) for tokens in sequences)
-        total = self.actor.shards.reduce([own / self.actor.layout.block], "sum")[0]
+        total = self.actor.shards.reduce([own / self.actor.layout.model_parallel_size], "sum")[0]
         self._has_old_log_probs = needs_old_log_probs(self.args, round(total))
         if not self._has_old_log_probs:
             return [torch.full(actions.shape, torch.nan) for actions in action_mask]
-        with self.pulse.busy("old log-probabilities"):
+        with self.heartbeat.busy("old log-probabilities"):
             self._stage("old log-probabilities")
             return super().forward(sequences, action_mask, attention_mask)
 

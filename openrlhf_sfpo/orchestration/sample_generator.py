@@ -17,7 +17,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from openrlhf_sfpo.cluster.mailbox import Events
-from openrlhf_sfpo.orchestration.engine_pool import EngineCare, is_engine_failure
+from openrlhf_sfpo.orchestration.engine_pool import EnginePool, is_engine_failure
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record_files
 from openrlhf_sfpo.rollout.staleness import STAMP
 from openrlhf_sfpo.system.errors import Stopped
@@ -56,7 +56,7 @@ class Rollouts(SamplesGenerator):
         self._ends_on_request = ends_on_request
         sleeps = self.args.vllm.enable_sleep
         limits = self.args.rollout
-        self._care = EngineCare(
+        self._care = EnginePool(
             self.vllm_engines, limits.engine_timeout, events, sleeps, start_timeout=limits.engine_start_timeout
         )
         self._awake = False
@@ -246,9 +246,9 @@ def _draw(prompts: Iterator[Any], count: int) -> tuple[list[Request], bool]:
     return drawn, False
 
 
-class Place:
-    """Stands for the prompts' loader where OpenRLHF saves and restores it, and speaks for the generator, which knows
-    more: random numbers, and samples that are left over.
+class DataPosition:
+    """Stands for the prompts' loader where OpenRLHF saves and restores it, and answers for the generator, which also
+    knows the random numbers and the samples that are left over.
 
     Args:
         loader: OpenRLHF's.

@@ -17,8 +17,8 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.gate_notices import NOTICE
-from openrlhf_sfpo.orchestration.ray_classes import undecorated
-from openrlhf_sfpo.orchestration.sample_generator import Place, Replay, Rollouts, to_record
+from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
+from openrlhf_sfpo.orchestration.sample_generator import DataPosition, Replay, Rollouts, to_record
 from openrlhf_sfpo.rollout.recording import save_rollouts
 from openrlhf_sfpo.system.errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.system.random_state import random_numbers_kept
@@ -144,7 +144,7 @@ class _Reports:
         }
 
 
-class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
+class Trainer(_Reports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
     """The synchronous trainer."""
 
     def __init__(self, pretrain: str, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -155,7 +155,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
             self.samples_generator = Replay(self.args.rollout.replay_dir)
         else:
             self.samples_generator = Rollouts(self.samples_generator, self._events(), pretrain, ends_on_request=True)
-        self.prompts_dataloader = Place(self.prompts_dataloader, self.samples_generator)
+        self.prompts_dataloader = DataPosition(self.prompts_dataloader, self.samples_generator)
         self._evaluated_at = -1
         self._taken_up = False
         self._known: dict[str, Any] | None = None
@@ -249,7 +249,7 @@ class Trainer(_Reports, undecorated(ppo_trainer.PPOTrainer)):
             logger.close()
 
 
-class TrainingActor(_Reports, undecorated(ppo_trainer_async.TrainingActor)):
+class TrainingActor(_Reports, unwrap_ray_class(ppo_trainer_async.TrainingActor)):
     """The training half of the asynchronous trainer.
 
     OpenRLHF's methods that call super() are repeated here, because Ray sends inherited methods by value, and their
@@ -268,7 +268,7 @@ class TrainingActor(_Reports, undecorated(ppo_trainer_async.TrainingActor)):
         super().broadcast_to_vllm()
 
 
-class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
+class GenerateSamplesActor(unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)):
     """The rollout half of the asynchronous trainer; evaluations run here."""
 
     def __init__(self, pretrain: str, strategy: Any, *args: Any, **kwargs: Any) -> None:
@@ -276,7 +276,7 @@ class GenerateSamplesActor(undecorated(ppo_trainer_async.GenerateSamplesActor)):
         super().__init__(pretrain, strategy, *args, **kwargs)
         # The training half ends the run: the step in progress would be lost otherwise.
         self.samples_generator = Rollouts(self.samples_generator, Events(), pretrain, ends_on_request=False)
-        self.prompts_dataloader = Place(self.prompts_dataloader, self.samples_generator)
+        self.prompts_dataloader = DataPosition(self.prompts_dataloader, self.samples_generator)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:

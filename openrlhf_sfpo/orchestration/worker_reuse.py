@@ -43,14 +43,14 @@ def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether a run with the flags `after` can reuse the workers of one with `before`."""
     colocated = after["train.colocate_actor_ref"] or after["train.colocate_all"]
     if after["train.async_enable"] or colocated or after["actor.backend"] == "deepspeed":
-        # The asynchronous trainer has more actors than are kept here; for colocation OpenRLHF asks for free GPUs first;
-        # DeepSpeed's engines are not built twice in a process.
+        # The asynchronous trainer has more actors than are reused here; for colocation OpenRLHF asks for free
+        # GPUs first; DeepSpeed's engines are not built twice in a process.
         return False
     differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     return all(name in _FREE or name.startswith(_FREE_SECTIONS) for name in differing)
 
 
-class Kept:
+class ReusedWorkers:
     """The workers of a session. Each method makes what stands in for one of OpenRLHF's names."""
 
     def __init__(self) -> None:
@@ -60,30 +60,30 @@ class Kept:
     def engines(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         """For `create_vllm_engines`. The actor resets them once they have its weights."""
 
-        def create_or_keep(*args: Any, **kwargs: Any) -> list[Any]:
+        def create_or_reuse(*args: Any, **kwargs: Any) -> list[Any]:
             if self._engines is None:
                 self._engines = create(*args, **kwargs)
             return self._engines
 
-        return create_or_keep
+        return create_or_reuse
 
     def group(self, create: Callable[..., Any]) -> Callable[..., Any]:
         """For `RayActorGroup`. A group is initialized once more for each run, which resets it."""
 
-        def create_or_keep(num_nodes: int, num_gpus_per_node: int, actor_type: Any, **kwargs: Any) -> Any:
+        def create_or_reuse(num_nodes: int, num_gpus_per_node: int, actor_type: Any, **kwargs: Any) -> Any:
             key = id(actor_type)
             if key not in self._groups:
                 self._groups[key] = create(num_nodes, num_gpus_per_node, actor_type, **kwargs)
             return self._groups[key]
 
-        return create_or_keep
+        return create_or_reuse
 
-    def trainer(self, actor_class: Any) -> "_KeptActor":
+    def trainer(self, actor_class: Any) -> "_ReusedActor":
         """For the Ray actor class `PPOTrainer`, which must have a method `restart` that takes what __init__ takes."""
-        return _KeptActor(actor_class)
+        return _ReusedActor(actor_class)
 
 
-class _KeptActor:
+class _ReusedActor:
     """Stands for a Ray actor class: the first `remote` starts the actor, later ones restart it."""
 
     def __init__(self, actor_class: Any) -> None:

@@ -17,7 +17,7 @@ from openrlhf_sfpo.rollout.engine_limits import check_engine
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 
-def settled(flat: argparse.Namespace) -> Any:
+def with_device_defaults(flat: argparse.Namespace) -> Any:
     """The flags, nested, with what depends on the device settled for GPUs, wherever the plan is made, or for CPUs where
     --megatron.device says so. Megatron's layers are planned; `flat` is left as it is."""
     values = dict(vars(flat))
@@ -56,7 +56,7 @@ def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = 
     """
     if vars(flat)["actor.backend"] == "deepspeed":
         raise UsageError("--actor.backend", "is deepspeed, whose memory is not planned.", "Use megatron.")
-    args = settled(flat)
+    args = with_device_defaults(flat)
     check_values(args)
     model.check_sequence_length(args.data.max_len)
     if not args.rollout.replay_dir:

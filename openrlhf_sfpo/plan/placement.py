@@ -28,7 +28,7 @@ def actor_ranks(setup: Setup) -> list[Held]:
     written_out = setup.dp if setup.dp * layout.pp <= _LONGEST else 1
     for copy in range(written_out):
         for stage in range(layout.pp):
-            first = copy * setup.layout.block + stage * width
+            first = copy * setup.layout.model_parallel_size + stage * width
             names = [f"DP {copy}", f"PP {stage}"]
             if setup.layout.cp > 1:
                 names.append(f"CP 0-{setup.layout.cp - 1}")
@@ -36,8 +36,8 @@ def actor_ranks(setup: Setup) -> list[Held]:
             held.append(Held((first, first + width - 1), ", ".join(names)))
     if written_out < setup.dp:
         rest = f"DP {written_out}" + (f"-{setup.dp - 1}" if setup.dp > written_out + 1 else "")
-        text = f"{rest}: every {setup.layout.block} GPUs one copy, as above"
-        held.append(Held((written_out * setup.layout.block, setup.gpus - 1), text))
+        text = f"{rest}: every {setup.layout.model_parallel_size} GPUs one copy, as above"
+        held.append(Held((written_out * setup.layout.model_parallel_size, setup.gpus - 1), text))
     return held
 
 
@@ -45,7 +45,7 @@ def reference_ranks(setup: Setup) -> list[Held]:
     """A reference model with GPUs of its own; it is laid out as the actor is."""
     if not setup.reference_gpus:
         return []
-    copies = setup.reference_gpus // setup.layout.block
+    copies = setup.reference_gpus // setup.layout.model_parallel_size
     return [Held((0, setup.reference_gpus - 1), f"{copies} copies, TP, PP and CP as the actor's")]
 
 

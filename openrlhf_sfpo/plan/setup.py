@@ -186,7 +186,7 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
     """From the flags of `openrlhf-sfpo train`.
 
     Args:
-        args: nested, and settled for the device (`devices.settle`).
+        args: nested, and settled for the device (`resolve_device_defaults`).
         model: what --actor.model_name_or_path is.
     """
     megatron, tp = args.megatron, args.megatron.tensor_model_parallel_size

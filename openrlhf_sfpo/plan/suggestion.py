@@ -90,7 +90,7 @@ def _budgets(setup: Setup) -> list[int]:
 
 
 def _is_possible(setup: Setup) -> bool:
-    if not setup.gpus or setup.gpus % setup.layout.block or setup.layout.tp > setup.gpus_per_node:
+    if not setup.gpus or setup.gpus % setup.layout.model_parallel_size or setup.layout.tp > setup.gpus_per_node:
         return False
     if setup.layout.cp > 1 and setup.layers == "local":
         return False  # its attention to other ranks' keys is made for being right, not for being small
@@ -107,7 +107,7 @@ def _rank(plan: Plan) -> tuple[float, ...]:
         setup.layout.cp,
         _RECOMPUTED.index(setup.recompute),
         plan.bubble if plan.bubble > _SMALL_BUBBLE else 0.0,
-        setup.layout.block,
+        setup.layout.model_parallel_size,
         setup.layout.pp,
         setup.layout.vpp,
         -setup.max_tokens,

@@ -80,7 +80,7 @@ def set_aside(directory: Path) -> None:
     directory.rename(aside)
 
 
-class Lanes:
+class ParallelRuns:
     """Runs what it is given in `count` processes. Use it as a context manager: at the end the processes are gone.
 
     Args:
@@ -104,7 +104,7 @@ class Lanes:
         self._busy: dict[Connection, tuple[PlannedRun, float]] = {}
         self._installed: list[signal.Signals] = []
 
-    def __enter__(self) -> "Lanes":
+    def __enter__(self) -> "ParallelRuns":
         if threading.current_thread() is threading.main_thread():
             for number in _ENDS:  # as Ctrl-C does: the lanes are told, and nothing stays "running"
                 if signal.getsignal(number) is signal.SIG_DFL:

@@ -18,7 +18,7 @@ from openrlhf_sfpo.config.namespaces import nested
 from openrlhf_sfpo.config.placement import engines_share_gpus
 from openrlhf_sfpo.config.stored_settings import as_asked
 from openrlhf_sfpo.orchestration import hooks
-from openrlhf_sfpo.orchestration.worker_reuse import Kept, can_follow
+from openrlhf_sfpo.orchestration.worker_reuse import ReusedWorkers, can_follow
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.report.status import StatusFile
@@ -193,8 +193,8 @@ class Session:
             finite_rewards=False,  # our trainer looks at them
             reward_timeout=values["run.reward_timeout"],
         )
-        kept = Kept() if self._keep else None
-        self._stack.enter_context(hooks.installed(values["actor.backend"], engine, kept))
+        reused = ReusedWorkers() if self._keep else None
+        self._stack.enter_context(hooks.installed(values["actor.backend"], engine, reused))
         self._mailbox = self._stack.enter_context(events.mailbox())
 
 

@@ -78,7 +78,7 @@ class EntropyGate:
         return self._entropies.maxlen or 0
 
     @property
-    def opening(self) -> float:
+    def alpha_scale(self) -> float:
         """What part of alpha the next batch uses: 1 while the gate is open, 0 for plain GRPO."""
         if self.stop_step is not None and self.batches >= self.stop_step:
             return 0.0

@@ -120,10 +120,10 @@ class SlowFastUpdate:
         Returns:
             The metrics of the last pass as `run_pass` gave them, and the `sfpo/*` metrics.
         """
-        opening = self.gate.opening
-        alpha = self.alpha * opening
-        active = self.k > 0 and opening > 0
-        scaled = self._scale > 0 and opening > 0
+        alpha_scale = self.gate.alpha_scale
+        alpha = self.alpha * alpha_scale
+        active = self.k > 0 and alpha_scale > 0
+        scaled = self._scale > 0 and alpha_scale > 0
         metrics: dict[str, float | None] = {
             "sfpo/active": float(active or scaled),
             "sfpo/alpha": alpha if active or scaled else 0.0,
@@ -139,7 +139,7 @@ class SlowFastUpdate:
                 last = self._passes(runner, alpha, metrics)
             else:
                 self._copy.free_host_memory()
-                last = self._slow_pass(runner, learning_rate_factor=self._scale * opening + 1.0)
+                last = self._slow_pass(runner, learning_rate_factor=self._scale * alpha_scale + 1.0)
         finally:
             self._copy.release()
         # Some trainers learn it from the first forward pass.

@@ -15,7 +15,7 @@ FLOAT_FIELDS = ("old_log_probs", "advantages", "base_log_probs", "rollout_log_pr
 
 @dataclass
 class Sample:
-    """One prompt with its response. Position t speaks of the prediction of token t + 1.
+    """One prompt with its response. Position t is about the prediction of token t + 1.
 
     Attributes:
         tokens: int64 [length].
@@ -115,29 +115,29 @@ def plan_micro_batches(
     return plan
 
 
-def _deal(members: Sequence[int], lengths: Sequence[int], hands: int) -> list[list[int]]:
-    """Longest first, each to the hand with the fewest tokens (then the fewest samples, then the first)."""
-    dealt: list[list[int]] = [[] for _ in range(hands)]
-    tokens = [0] * hands
+def _deal(members: Sequence[int], lengths: Sequence[int], bins: int) -> list[list[int]]:
+    """Longest first, each to the bin with the fewest tokens (then the fewest samples, then the first)."""
+    dealt: list[list[int]] = [[] for _ in range(bins)]
+    tokens = [0] * bins
     for member in sorted(members, key=lambda m: (-lengths[m], m)):
-        hand = min(range(hands), key=lambda h: (tokens[h], len(dealt[h]), h))
-        dealt[hand].append(member)
-        tokens[hand] += lengths[member]
+        lightest = min(range(bins), key=lambda h: (tokens[h], len(dealt[h]), h))
+        dealt[lightest].append(member)
+        tokens[lightest] += lengths[member]
     return dealt
 
 
 def _bins_needed(members: Sequence[int], lengths: Sequence[int], max_tokens: int) -> int:
-    """The least number of hands for which `_deal` keeps every hand within the budget."""
+    """The least number of bins for which `_deal` keeps every bin within the budget."""
     total = sum(lengths[m] for m in members)
     for bins in range(max(1, -(-total // max_tokens)), len(members)):
         dealt = _deal(members, lengths, bins)
-        if all(len(hand) <= 1 or sum(lengths[m] for m in hand) <= max_tokens for hand in dealt):
+        if all(len(part) <= 1 or sum(lengths[m] for m in part) <= max_tokens for part in dealt):
             return bins
     return len(members)
 
 
 @dataclass(frozen=True)
-class Division:
+class PackSharding:
     """How a pack is divided over the ranks that hold one copy of the model.
 
     Attributes:
@@ -159,13 +159,13 @@ class Division:
         return lengths
 
 
-def pack(samples: Sequence[Sample], device: torch.device | str, division: Division = Division()) -> MicroBatch:
+def pack(samples: Sequence[Sample], device: torch.device | str, sharding: PackSharding = PackSharding()) -> MicroBatch:
     """Pack samples into a micro-batch. No samples make a two-token sequence in which nothing is scored, so that a
     rank without work still takes part in communication."""
     if not samples:
         samples = [Sample(torch.zeros(2, dtype=torch.long), torch.zeros(1, dtype=torch.bool))]
     lengths = torch.tensor([len(sample.tokens) - 1 for sample in samples])
-    padded = division.padded(lengths.clone())
+    padded = sharding.padded(lengths.clone())
     cu_seqlens = torch.nn.functional.pad(padded.cumsum(0), (1, 0))
     width = int(lengths.max())
     mask = torch.zeros(len(samples), width)
@@ -176,7 +176,7 @@ def pack(samples: Sequence[Sample], device: torch.device | str, division: Divisi
     for start, sample in zip(cu_seqlens.tolist(), samples, strict=False):
         stop = start + len(sample.tokens) - 1
         tokens[start:stop], following[start:stop] = sample.tokens[:-1], sample.tokens[1:]
-    here = positions_of(cu_seqlens, division.cp, division.cp_rank)
+    here = positions_of(cu_seqlens, sharding.cp, sharding.cp_rank)
     place_of = torch.full((len(tokens),), -1)
     place_of[cu_seqlens[rows] + columns] = torch.arange(len(rows))
     places = place_of[here]

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from openrlhf_sfpo.megatron.data.batching import Division, MicroBatch, Sample, exchange, pack, plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import MicroBatch, PackSharding, Sample, exchange, pack, plan_micro_batches
 from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm
 
 
@@ -27,14 +27,14 @@ class RolloutBatch:
         self._first = sum(len(rank) for rank in by_rank[: self._rank])
         self._count = len(samples)
         self._samples = [sample for rank in by_rank for sample in rank]
-        self._noted: dict[int, torch.Tensor] = {}
+        self._captured: dict[int, torch.Tensor] = {}
         self._plan = plan_micro_batches(
             [[len(sample.tokens) for sample in rank] for rank in by_rank],
             actor.settings.train_batch_size,
             actor.settings.max_tokens_per_gpu * actor.layout.cp,
             multiple_of=actor.layout.pp if actor.layout.vpp > 1 else 1,
         )
-        self._division = Division(
+        self._sharding = PackSharding(
             actor.layout.cp,
             parallel_state.get_context_parallel_rank(),
             actor.layout.tp if actor.settings.sequence_parallel else 1,
@@ -57,12 +57,12 @@ class RolloutBatch:
         """This rank's micro-batches of a train batch: the numbers of their samples, and the packed tensors with the old
         log-probabilities that were noted."""
         numbers = self._plan[step][self._rank]
-        packs = [pack([self._samples[n] for n in members], self._device, self._division) for members in numbers]
-        for index, old in self._noted.items():
+        packs = [pack([self._samples[n] for n in members], self._device, self._sharding) for members in numbers]
+        for index, old in self._captured.items():
             packs[index].floats["old_log_probs"] = old
         return numbers, packs
 
-    def noting(
+    def capturing_old_log_probs(
         self,
         loss_function: LossFunction,
         batches: list[MicroBatch],
@@ -76,13 +76,13 @@ class RolloutBatch:
             add_entropies: takes the entropies of the scored positions, fp32 [n].
         """
 
-        def noted(log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm) -> Any:
+        def capturing(log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm) -> Any:
             index = next(number for number, one in enumerate(batches) if one is batch)
-            batch.floats["old_log_probs"] = self._noted[index] = log_probs.detach()
+            batch.floats["old_log_probs"] = self._captured[index] = log_probs.detach()
             add_entropies(entropy.detach()[batch.rows, batch.columns])
             return loss_function(log_probs, entropy, batch, norm)
 
-        return noted
+        return capturing
 
     def norm(self, step: int) -> LossNorm:
         """Totals of a train batch over all ranks."""

@@ -14,7 +14,7 @@ from openrlhf_sfpo.megatron.weights.mapping import Block, Converter
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShardSlice:
     """A rectangle of a Hugging Face tensor that a shard holds.
 
     Attributes:
@@ -36,7 +36,7 @@ class Piece:
         return shard.narrow(0, self.start, torch.Size(self.size).numel()).view(self.size)
 
 
-def pieces(converter: Converter, rank: int, size: int, start: int, stop: int) -> Iterator[Piece]:
+def shard_slices(converter: Converter, rank: int, size: int, start: int, stop: int) -> Iterator[ShardSlice]:
     """The rectangles of a range of a flattened parameter. Rows of padding are in none of them.
 
     Args:
@@ -55,7 +55,7 @@ def pieces(converter: Converter, rank: int, size: int, start: int, stop: int) ->
         position = end
 
 
-def _rectangles(block: Block, first: int, last: int, start: int) -> Iterator[Piece]:
+def _rectangles(block: Block, first: int, last: int, start: int) -> Iterator[ShardSlice]:
     """A range of a flattened block: the rest of a row, whole rows, the beginning of a row, as far as there are any."""
     width = block.columns
     while first < last:
@@ -68,6 +68,6 @@ def _rectangles(block: Block, first: int, last: int, start: int) -> Iterator[Pie
         shape: tuple[int, ...] = (rows,)
         if len(block.shape) == 2:
             offset, shape = (*offset, (block.column or 0) + column), (rows, columns)
-        yield Piece(block.name, block.shape, offset, shape, start)
+        yield ShardSlice(block.name, block.shape, offset, shape, start)
         first += rows * columns
         start += rows * columns

@@ -1,7 +1,7 @@
 """The weights and moments of an actor as tensors of a checkpoint, and back.
 
 Stored are the optimizer's fp32 main parameters and Adam's two moments, each under the name of the Hugging Face tensor
-that it belongs to, in the rectangles that the ranks hold (see `pieces`). bf16 parameters are the main parameters,
+that it belongs to, in the rectangles that the ranks hold (see `shard_slices`). bf16 parameters are the main parameters,
 rounded, and are not stored. Nothing is gathered, neither to save nor to load, and any layout reads what another wrote.
 """
 
@@ -20,7 +20,7 @@ from megatron.core.dist_checkpointing.strategies.checkpointable import (
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from openrlhf_sfpo.checkpoints.export import WEIGHTS
-from openrlhf_sfpo.megatron.state.shard_slices import Piece, pieces
+from openrlhf_sfpo.megatron.state.shard_slices import ShardSlice, shard_slices
 from openrlhf_sfpo.sfpo import Shard
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -85,7 +85,7 @@ def adam_step_of(actor: Any) -> int:
     return steps.pop() if steps else 0
 
 
-def _owned(actor: Any, writes: bool) -> Iterator[tuple[Shard, list[Piece]]]:
+def _owned(actor: Any, writes: bool) -> Iterator[tuple[Shard, list[ShardSlice]]]:
     """This rank's shards with their rectangles. Of what several ranks hold (norms, and tied embeddings on the last
     stage) one writes."""
     rank, size = parallel_state.get_tensor_model_parallel_rank(), actor.layout.tp
@@ -94,7 +94,7 @@ def _owned(actor: Any, writes: bool) -> Iterator[tuple[Shard, list[Piece]]]:
         if writes and (entry.is_copy or (rank > 0 and entry.converter.is_replicated)):
             continue
         span = child._get_model_param_range_map(parameter)["param"]
-        yield Shard(weight, child.optimizer), list(pieces(entry.converter, rank, size, span.start, span.end))
+        yield Shard(weight, child.optimizer), list(shard_slices(entry.converter, rank, size, span.start, span.end))
 
 
 def _tensors(shard: Shard) -> dict[str, torch.Tensor]:
@@ -127,7 +127,7 @@ def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
     return pinned.copy_(flat, non_blocking=True)
 
 
-def _addressed(key: str, piece: Piece, data: torch.Tensor) -> CheckpointableShardedTensor:
+def _addressed(key: str, piece: ShardSlice, data: torch.Tensor) -> CheckpointableShardedTensor:
     address = ShardedTensor(
         key,
         data,

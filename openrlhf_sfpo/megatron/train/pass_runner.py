@@ -60,8 +60,8 @@ class PassRunner:
         self._before_first_step = before_first_step
         self._batch = batch
         self._loss_function = loss_function
-        self._notes = batch.lacks_old_log_probs
-        if self._notes and batch.num_steps > 1:
+        self._captures = batch.lacks_old_log_probs
+        if self._captures and batch.num_steps > 1:
             raise ValueError(
                 f"the samples have no old_log_probs, and a traversal has {batch.num_steps} optimizer steps: with more "
                 "than one, they must be computed before."
@@ -75,9 +75,9 @@ class PassRunner:
         for index, step in enumerate(steps):
             _, batches = self._batch.micro_batches(step)
             loss_function = self._loss_function
-            if self._notes:
-                loss_function = self._batch.noting(loss_function, batches, actor.add_start_entropies)
-                self._notes = False
+            if self._captures:
+                loss_function = self._batch.capturing_old_log_probs(loss_function, batches, actor.add_start_entropies)
+                self._captures = False
             outputs = actor.compute_gradients(batches, loss_function, self._batch.norm(step))
             self._check_losses(outputs)
             if self._before_first_step is not None:
@@ -129,7 +129,7 @@ class TokenMeans:
     def reduce(self) -> dict[str, float]:
         """The same means on every rank."""
         gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, (self._sums, self._tokens) if speaks() else ({}, 0.0))
+        dist.all_gather_object(gathered, (self._sums, self._tokens) if is_metrics_rank() else ({}, 0.0))
         tokens = sum(part[1] for part in gathered)
         names = sorted({name for part in gathered for name in part[0]})
         sums = {name: sum(part[0].get(name, 0.0) for part in gathered) for name in names}
@@ -139,7 +139,7 @@ class TokenMeans:
         }
 
 
-def speaks() -> bool:
+def is_metrics_rank() -> bool:
     """Whether this rank's token means enter sums over all ranks: one tensor- and context-parallel rank of each last
     stage does, the others know the same or nothing."""
     return (

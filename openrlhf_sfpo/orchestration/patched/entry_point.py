@@ -85,7 +85,7 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
     ours_alone = on_cpu or args.actor.backend == "megatron"
     policy, reference = hooks.model_actors(args.actor.backend)
     classes = {"PolicyModelActor": policy, "ReferenceModelActor": reference if ours_alone else None}
-    _settle(args, "cpu" if on_cpu else "cuda")
+    _resolve_defaults(args, "cpu" if on_cpu else "cuda")
     with ExitStack() as stack:
         if on_cpu:
             stack.callback(stop_ray)
@@ -100,7 +100,7 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
         yield
 
 
-def _settle(args: Any, device: str) -> None:
+def _resolve_defaults(args: Any, device: str) -> None:
     """Fill in what depends on the device, and the settings of ours that have no flags here."""
     from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
     from openrlhf_sfpo.config.namespaces import dotted, nested
