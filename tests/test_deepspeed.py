@@ -1,6 +1,5 @@
 """SFPO on OpenRLHF's DeepSpeed actor against a plain PyTorch loop and the Megatron actor, for every ZeRO stage."""
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from transformers import PreTrainedTokenizerFast
 
 from openrlhf_sfpo.config.checks import check_backend
 from openrlhf_sfpo.deepspeed.compiled_ops import left_locks
-from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
 from openrlhf_sfpo.system.errors import UsageError
 
 # ZeRO stage and ranks.
@@ -297,12 +295,6 @@ def test_what_does_not_go_together_with_sfpo_is_refused(flag: str, value: Any, m
     flags = {**one_step(rollout__n_samples_per_prompt=1), flag: value}
     with pytest.raises(UsageError, match=re.escape(message)):
         check_backend(ds.arguments(1, **flags))
-
-
-def test_what_is_replaced_on_cpu_is_there() -> None:
-    for module, name, _, reason in cpu.REPLACED:
-        assert hasattr(importlib.import_module(module), name), (module, name)
-        assert reason
 
 
 def update_with_another_engine(model: str, samples: list[Any], flags: dict[str, Any], off: float) -> dict[str, Any]:

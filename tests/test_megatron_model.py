@@ -340,49 +340,43 @@ def test_bf16_log_probs_have_no_rounded_logits(ranks: RankPool) -> None:
         assert max(result["gradients"]) < 1e-2
 
 
-def cpu_names() -> None:
-    from openrlhf_sfpo.megatron import cpu
-
-    cpu.check_names()
-    cpu.install()
-    cpu.install()
-
-
 def renamed_upstream() -> str:
     from megatron.core.tensor_parallel import random
 
     from openrlhf_sfpo.megatron import cpu
 
-    original = random._get_cuda_rng_state
+    cpu.install()
+    cpu.install()
+    original, stream, cpu._installed = random._get_cuda_rng_state, torch.cuda.Stream, False
     del random._get_cuda_rng_state
+    torch.cuda.Stream = object
     try:
-        cpu.check_names()
-    except RuntimeError as error:
+        cpu.install()
+    except ValueError as error:
+        assert torch.cuda.Stream is object, "nothing is replaced then"
         return str(error)
     finally:
-        random._get_cuda_rng_state = original
+        random._get_cuda_rng_state, torch.cuda.Stream, cpu._installed = original, stream, True
     return "no error"
 
 
 def installed_beside_cuda() -> str:
     from openrlhf_sfpo.megatron import cpu
 
-    available, cpu._installed = torch.cuda.is_available, False
+    available, installed, cpu._installed = torch.cuda.is_available, cpu._installed, False
     torch.cuda.is_available = lambda: True
     try:
         cpu.install()
     except RuntimeError as error:
         return str(error)
     finally:
-        torch.cuda.is_available = available
+        torch.cuda.is_available, cpu._installed = available, installed
     return "no error"
 
 
 def test_what_is_replaced_on_cpu_exists_in_this_megatron(ranks: RankPool) -> None:
-    ranks.run(1, cpu_names)
     (message,) = ranks.run(1, renamed_upstream)
-    assert "megatron-core 0.16.1" in message
-    assert "megatron.core.tensor_parallel.random._get_cuda_rng_state" in message
-    assert "megatron/cpu.py" in message
+    assert "megatron-core: 0.16.1 is installed" in message
+    assert "no megatron.core.tensor_parallel.random._get_cuda_rng_state" in message
     (message,) = ranks.run(1, installed_beside_cuda)
     assert "must not be installed" in message

@@ -136,6 +136,8 @@ def patched_statements(tree: Path) -> tuple[ast.stmt, ast.stmt, ast.stmt]:
 def test_a_patched_openrlhf_works_as_before_without_this_package(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be uninstalled later, or be missing in the environment that a source tree is run with."""
     assert main([str(tree)]) == 0
+    for name in [name for name in sys.modules if name.startswith("openrlhf_sfpo.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "openrlhf_sfpo", None)  # as if it were not installed
     trained: list[str] = []
     scope: dict[str, Any] = {"train": trained.append, "args": "the arguments", "parser": None}
@@ -151,7 +153,7 @@ def test_a_broken_installation_of_this_package_is_not_passed_over(
     monkeypatch.delitem(sys.modules, "openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
     monkeypatch.delattr("openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
     monkeypatch.setitem(sys.modules, "openrlhf_sfpo.config.checks", None)  # something that it needs
-    with pytest.raises(ModuleNotFoundError, match=r"openrlhf_sfpo\.checks"):
+    with pytest.raises(ModuleNotFoundError, match=r"openrlhf_sfpo\.config\.checks"):
         exec(compile(ast.Module([patched_statements(newest)[0]], []), "patched", "exec"), {})
 
 

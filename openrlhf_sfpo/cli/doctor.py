@@ -7,14 +7,17 @@ from dataclasses import asdict
 from openrlhf_sfpo.cli.dry_run import SPELLINGS
 from openrlhf_sfpo.doctor.examination import check_command_line, examine, examine_quickly
 from openrlhf_sfpo.doctor.finding import Finding
+from openrlhf_sfpo.doctor.replaced import replaced_names
 from openrlhf_sfpo.system.errors import UsageError
 
-_HELP = """usage: openrlhf-sfpo doctor [--json] [--quick | FLAGS OF openrlhf-sfpo train]
+_HELP = """usage: openrlhf-sfpo doctor [--json] [--quick | --replaced | FLAGS OF openrlhf-sfpo train]
 
 Checks versions, GPUs, collectives, shared memory and stack dumps; with flags of `openrlhf-sfpo train` also those flags,
 memory, Ray's resources and disk space for them. Changes nothing. --quick leaves out what computes or takes GPU memory,
-so that it may be run during training. --json prints a list of objects with the keys check, state (ok, warning, error),
-found and fix. The exit status is 0, 1 if there are errors, 2 for bad input."""
+so that it may be run during training. --replaced lists every name of another library that this package replaces, with
+the reason, and every undocumented one that it relies on, and checks that the installed versions have them. --json
+prints a list of objects with the keys check, state (ok, warning, error), found and fix. The exit status is 0, 1 if
+there are errors, 2 for bad input."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +44,10 @@ def _findings(flags: list[str]) -> list[Finding]:
         if len(flags) > 1:
             raise UsageError("--quick", "is given together with flags of a run.", "Give one or the other.")
         return list(examine_quickly())
+    if "--replaced" in flags:
+        if len(flags) > 1:
+            raise UsageError("--replaced", "is given together with other flags.", "Give it alone, or with --json.")
+        return list(replaced_names())
     if not flags:
         return list(examine(None))
     from openrlhf_sfpo.cli.flags import parse

@@ -10,6 +10,8 @@ from pathlib import Path
 from openrlhf_sfpo.cluster import address as ray_cluster
 from openrlhf_sfpo.system import loopback, search_path
 from openrlhf_sfpo.system.home import compiler_cache, have_home
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import install as replace
 from openrlhf_sfpo.system.scratch import Scratch, name_shared_memory
 
 
@@ -57,9 +59,7 @@ class LocalSurroundings:
 
     def _set_clustered(self, clustered: bool) -> None:
         """Tell a Ray that was imported earlier as well: it reads its environment only then."""
-        from ray._private import ray_constants
-
-        ray_constants.ENABLE_RAY_CLUSTER = clustered
+        replace(REPLACEMENTS["ray._private.ray_constants.ENABLE_RAY_CLUSTER"], clustered)
         ray_cluster.read_settings_again()
 
 

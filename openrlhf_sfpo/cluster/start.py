@@ -17,6 +17,8 @@ from openrlhf_sfpo.config.placement import gpus_needed, ray_address
 from openrlhf_sfpo.system.cpus import usable_cpus
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.keys import environment_to_pass_on
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import install as replace
 from openrlhf_sfpo.system.search_path import ENVIRONMENT
 
 _WORKER_SETUP = "openrlhf_sfpo.cluster.worker.setup"
@@ -109,9 +111,8 @@ def join_cluster(allow_open: bool, **options: Any) -> None:
     if cluster.asks_for_token and ray_cluster.token() is not None:
         ray_cluster.use_token_authentication()
     if cluster.on_loopback:
-        from ray._private import ray_constants
-
-        ray_constants.ENABLE_RAY_CLUSTER = False  # by itself Ray would look for it at the network address
+        # By itself Ray would look for it at the network address.
+        replace(REPLACEMENTS["ray._private.ray_constants.ENABLE_RAY_CLUSTER"], False)
     # In the environment it has the last word, and may say "localhost".
     with _environment({"RAY_ADDRESS": cluster.address}):
         try:

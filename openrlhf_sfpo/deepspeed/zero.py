@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from openrlhf_sfpo.sfpo import Shard
+from openrlhf_sfpo.system.replaced_names import RELIED_ON
+from openrlhf_sfpo.system.replacements import check_library
 
 
 class ZeroWeights:
@@ -27,6 +29,7 @@ class ZeroWeights:
     """
 
     def __init__(self, engine: Any) -> None:
+        check_library("deepspeed", RELIED_ON)
         self._zero = engine.optimizer
         name = type(self._zero).__name__
         if name not in _PARTITIONS:

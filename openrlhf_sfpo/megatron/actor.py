@@ -32,6 +32,8 @@ from openrlhf_sfpo.megatron.weights.export import WeightExchange
 from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 from openrlhf_sfpo.sfpo import SlowCopy, SlowFastUpdate
 from openrlhf_sfpo.system.random_state import set_rng_state
+from openrlhf_sfpo.system.replaced_names import RELIED_ON
+from openrlhf_sfpo.system.replacements import check_library
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +66,7 @@ class MegatronActor:
     """
 
     def __init__(self, path: str, layout: Layout, settings: ActorSettings, train: bool = True) -> None:
+        check_library("megatron", RELIED_ON)
         if settings.device == "cpu":
             cpu.install()
             if settings.num_threads:

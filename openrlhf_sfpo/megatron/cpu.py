@@ -1,4 +1,4 @@
-"""Megatron-Core on machines without CUDA: everything that is replaced, and why.
+"""Megatron-Core on machines without CUDA: what takes the place of its CUDA calls.
 
 Megatron-Core 0.16 calls torch.cuda in places where a CPU tensor and gloo would do. `install` replaces those calls in
 this process; nothing else of Megatron is touched, so that what trains on CPU is the real model, the real schedules and
@@ -8,7 +8,6 @@ actor really runs on CPU; it refuses when CUDA is there.
 
 import contextlib
 import ctypes
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from openrlhf_sfpo.system.cpus import give_back_freed_memory
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import check
+from openrlhf_sfpo.system.replacements import install as replace
 
 _CPU = torch.device("cpu")
 _installed = False
@@ -72,50 +74,33 @@ def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-# (module, attribute, replacement, reason). The test suite checks that each attribute exists in the Megatron-Core that
-# is installed, so that a rename upstream is seen there and not in the middle of a run.
-REPLACED: list[tuple[str, str, Any, str]] = [
-    ("torch.cuda", "current_device", lambda: _CPU, "buffers are allocated on the current CUDA device"),
-    ("torch.cuda", "set_device", lambda device: None, "called when the process group starts"),
-    ("torch.cuda", "synchronize", lambda device=None: None, "called around point-to-point communication and barriers"),
-    ("torch.cuda", "empty_cache", give_back_freed_memory, "called between phases to return cached memory"),
-    ("torch.cuda", "current_stream", lambda device=None: _NoStream(), "pipeline communication orders its streams"),
-    ("torch.cuda", "default_stream", lambda device=None: _NoStream(), "gradient reduction orders its streams"),
-    ("torch.cuda", "Stream", _NoStream, "gradient reduction and offload create side streams"),
-    ("torch.cuda", "Event", _NoStream, "timers and offload record events"),
-    ("torch.cuda", "stream", _no_stream_context, "side streams are entered as context managers"),
-    ("torch.cuda", "is_current_stream_capturing", lambda: False, "DDP hooks ask whether a CUDA graph is recorded"),
-    ("torch.cuda", "get_rng_state", _get_rng_state, "the model-parallel RNG tracker keeps CUDA states"),
-    ("torch.cuda", "set_rng_state", _set_rng_state, "the same"),
-    ("torch.cuda", "manual_seed", torch.manual_seed, "the same"),
-    ("torch.Tensor", "cuda", lambda self, *args, **kwargs: self, "shared embeddings are moved to the GPU"),
-    ("torch.nn.Module", "cuda", lambda self, *args, **kwargs: self, "modules are moved to the GPU"),
-    (
-        "torch.Tensor",
-        "type",
-        _tensor_type,
-        "the optimizer sorts parameters by type names such as torch.cuda.HalfTensor",
+# What takes the place of each name; `system.replaced_names` has the reasons.
+_VALUES: dict[str, Any] = {
+    "torch.cuda.current_device": lambda: _CPU,
+    "torch.cuda.set_device": lambda device: None,
+    "torch.cuda.synchronize": lambda device=None: None,
+    "torch.cuda.empty_cache": give_back_freed_memory,
+    "torch.cuda.current_stream": lambda device=None: _NoStream(),
+    "torch.cuda.default_stream": lambda device=None: _NoStream(),
+    "torch.cuda.Stream": _NoStream,
+    "torch.cuda.Event": _NoStream,
+    "torch.cuda.stream": _no_stream_context,
+    "torch.cuda.is_current_stream_capturing": lambda: False,
+    "torch.cuda.get_rng_state": _get_rng_state,
+    "torch.cuda.set_rng_state": _set_rng_state,
+    "torch.cuda.manual_seed": torch.manual_seed,
+    "torch.Tensor.cuda": lambda self, *args, **kwargs: self,
+    "torch.nn.Module.cuda": lambda self, *args, **kwargs: self,
+    "torch.Tensor.type": _tensor_type,
+    "megatron.core.tensor_parallel.random._get_cuda_rng_state": _get_rng_state,
+    "megatron.core.tensor_parallel.random._set_cuda_rng_state": _set_rng_state,
+    "megatron.core.distributed.param_and_grad_buffer.dist_all_gather_func": _unless_alone(
+        torch.distributed.all_gather_into_tensor
     ),
-    (
-        "megatron.core.tensor_parallel.random",
-        "_get_cuda_rng_state",
-        _get_rng_state,
-        "the RNG tracker and activation recomputation read the CUDA state through it",
+    "megatron.core.distributed.param_and_grad_buffer.dist_reduce_scatter_func": _unless_alone(
+        torch.distributed.reduce_scatter_tensor
     ),
-    ("megatron.core.tensor_parallel.random", "_set_cuda_rng_state", _set_rng_state, "the same, writing"),
-    (
-        "megatron.core.distributed.param_and_grad_buffer",
-        "dist_all_gather_func",
-        _unless_alone(torch.distributed.all_gather_into_tensor),
-        "gloo copies the whole parameter buffer even where there is one data-parallel rank",
-    ),
-    (
-        "megatron.core.distributed.param_and_grad_buffer",
-        "dist_reduce_scatter_func",
-        _unless_alone(torch.distributed.reduce_scatter_tensor),
-        "the same for the gradient buffer",
-    ),
-]
+}
 
 
 class _CudaMeansCpu(TorchFunctionMode):
@@ -131,36 +116,22 @@ class _CudaMeansCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def check_names() -> None:
-    """Check that everything in `REPLACED` is there to be replaced.
-
-    Raises:
-        RuntimeError: names the attributes that this Megatron-Core or torch does not have.
-    """
-    missing = [f"{module}.{name}" for module, name, _, _ in REPLACED if not hasattr(_resolve(module), name)]
-    if missing:
-        import megatron.core
-
-        raise RuntimeError(
-            f"megatron-core {megatron.core.__version__} with torch {torch.__version__} has no {', '.join(missing)}: "
-            "openrlhf_sfpo/megatron/cpu.py was written for other versions and must be brought up to date."
-        )
-
-
 def install() -> None:
     """Let Megatron-Core run on CPU tensors and gloo in this process. Calling it again does nothing.
 
     Raises:
-        RuntimeError: CUDA is available, or a name in `REPLACED` is not there.
+        RuntimeError: CUDA is available.
+        UsageError: the installed torch or Megatron-Core does not have one of the names.
     """
     global _installed
     if _installed:
         return
     if torch.cuda.is_available():
         raise RuntimeError("The CPU replacements must not be installed in a process that has CUDA.")
-    check_names()
-    for module, name, replacement, _ in REPLACED:
-        setattr(_resolve(module), name, replacement)
+    entries = {REPLACEMENTS[key]: value for key, value in _VALUES.items()}
+    check(entries)  # all of them, before the first is replaced
+    for entry, value in entries.items():
+        replace(entry, value)
     keep_freed_memory()
     _installed = True
 
@@ -189,11 +160,3 @@ def device_scope() -> Iterator[None]:
         return
     with _CudaMeansCpu():
         yield
-
-
-def _resolve(path: str) -> Any:
-    """The module or class that a dotted path names."""
-    if path in ("torch.Tensor", "torch.nn.Module"):
-        parent, _, name = path.rpartition(".")
-        return getattr(importlib.import_module(parent), name)
-    return importlib.import_module(path)

@@ -21,6 +21,8 @@ from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.rollout.staleness import replace_stamps
 from openrlhf_sfpo.system.cpus import usable_cpus
 from openrlhf_sfpo.system.loopback import keep_stores_narrow
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import install as replace
 
 _STATE = "sfpo"  # our part of a checkpoint's client states
 _BUCKET_BYTES = 512 * 2**20
@@ -47,8 +49,7 @@ class PolicyActor(_OnAnyDevice, unwrap_ray_class(ppo_actor.PolicyModelActor)):
         self.events = Events()
         self.events.register("policy", self._rank)
         on_cpu = not torch.cuda.is_available()
-        # OpenRLHF looks the trainer's class up in its module.
-        ppo_actor.ActorPPOTrainer = SlowFastActorTrainer
+        replace(REPLACEMENTS["openrlhf.trainer.ray.ppo_actor.ActorPPOTrainer"], SlowFastActorTrainer)
         super().init_model_from_pretrained(strategy, pretrain, max_steps, None if on_cpu else vllm_engines)
         self.trainer.on_stage = self._stage
         self.trainer.on_notice = self._notice

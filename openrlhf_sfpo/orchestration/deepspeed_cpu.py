@@ -1,10 +1,9 @@
-"""OpenRLHF's DeepSpeed actors on machines without CUDA: everything that is replaced, and why.
+"""OpenRLHF's DeepSpeed actors on machines without CUDA: what takes the place of CUDA calls.
 
 DeepSpeed itself runs on CPU; OpenRLHF asks torch.cuda for its device. `install` answers in this process, for good: it
 is for the Ray actors that hold a model, which do nothing else.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from openrlhf_sfpo.megatron.cpu import keep_freed_memory
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import install as replace
 
 _CPU = torch.device("cpu")
 _installed = False
@@ -42,32 +43,17 @@ def _all_gather_into_tensor(*args: Any, **kwargs: Any) -> Any:
     return handle
 
 
-# (module, attribute, replacement, reason)
-REPLACED: list[tuple[str, str, Any, str]] = [
-    ("torch.cuda", "current_device", lambda: 0, "batches are moved to the current CUDA device, see `_ZeroMeansCpu`"),
-    ("torch.cuda", "set_device", lambda device: None, "called when the process group starts"),
-    ("torch.cuda", "synchronize", lambda device=None: None, "called after barriers"),
-    ("torch.cuda", "empty_cache", lambda: None, "called between phases"),
-    ("openrlhf.utils.deepspeed.deepspeed", "init_device_mesh", _device_mesh, "the mesh is one of CUDA devices"),
-    (
-        "openrlhf.utils.deepspeed.deepspeed",
-        "get_train_ds_config",
-        _train_config,
-        "stage 3 overlaps communication unless told not to, ordered by CUDA streams, of which a CPU has none",
-    ),
-    (
-        "deepspeed.comm",
-        "all_gather_into_tensor",
-        _all_gather_into_tensor,
-        "stage 3 waits for the last of several gathers; gloo may end it before others (DeepSpeed's pull request 8539)",
-    ),
-    (
-        "openrlhf.utils.utils",
-        "convert_to_torch_dtype",
-        _dtype,
-        "fp32 is no choice there, and bf16 is ten times slower on a CPU without instructions for it",
-    ),
-]
+# What takes the place of each name; `system.replaced_names` has the reasons.
+_VALUES: dict[str, Any] = {
+    "torch.cuda.current_device": lambda: 0,  # see `_ZeroMeansCpu`
+    "torch.cuda.set_device": lambda device: None,
+    "torch.cuda.synchronize": lambda device=None: None,
+    "torch.cuda.empty_cache": lambda: None,
+    "openrlhf.utils.deepspeed.deepspeed.init_device_mesh": _device_mesh,
+    "openrlhf.utils.deepspeed.deepspeed.get_train_ds_config": _train_config,
+    "deepspeed.comm.all_gather_into_tensor": _all_gather_into_tensor,
+    "openrlhf.utils.utils.convert_to_torch_dtype": _dtype,
+}
 
 
 class _ZeroMeansCpu(TorchFunctionMode):
@@ -98,10 +84,8 @@ def install(num_threads: int) -> None:
     global _installed
     if _installed:
         return
-    for module, name, replacement, _ in REPLACED:
-        owner = importlib.import_module(module)
-        assert hasattr(owner, name), f"{module} has no {name}, which openrlhf_sfpo/deepspeed/cpu.py replaces"
-        setattr(owner, name, replacement)
+    for key, value in _VALUES.items():
+        replace(REPLACEMENTS[key], value)
     torch.set_num_threads(num_threads)
     keep_freed_memory()
     _ZeroMeansCpu().__enter__()

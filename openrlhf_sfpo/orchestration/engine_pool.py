@@ -44,6 +44,10 @@ class EnginePool:
         self._restarts = 0
         self._processes: dict[int, tuple[str, dict[int, float]]] = {}
 
+    def batch_is_complete(self) -> None:
+        """Forget the restarts so far: the engines have answered everything that they were asked."""
+        self._restarts = 0
+
     @property
     def all_well(self) -> bool:
         """Whether no engine is known to be down."""
@@ -55,7 +59,6 @@ class EnginePool:
         Raises:
             EngineStartFailed: an engine could not start, and has not been up before.
         """
-        self._restarts = 0
         up = [index for index in range(len(self._engines)) if index not in self._down]
         # Which processes an engine consists of is asked once, when it has started, which may take long.
         waits = [self._timeout if index in self._processes else self._start_timeout for index in up]
@@ -170,7 +173,7 @@ class EnginePool:
         policy = self._policy()
         self._restarts += 1
         if self._restarts > _RESTARTS_PER_BATCH:
-            raise WorkerLost(f"vLLM engines failed {self._restarts} times in one rollout batch")
+            raise WorkerLost(f"vLLM engines failed {self._restarts} times without finishing a rollout batch")
         started = time.monotonic()
         for index in sorted(self._down):
             self._processes[index] = self._wait_for(index)

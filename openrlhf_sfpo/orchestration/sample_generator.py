@@ -56,7 +56,7 @@ class Rollouts(SamplesGenerator):
         self._ends_on_request = ends_on_request
         sleeps = self.args.vllm.enable_sleep
         limits = self.args.rollout
-        self._care = EnginePool(
+        self._pool = EnginePool(
             self.vllm_engines, limits.engine_timeout, events, sleeps, start_timeout=limits.engine_start_timeout
         )
         self._awake = False
@@ -109,11 +109,11 @@ class Rollouts(SamplesGenerator):
 
     def send_weights(self, broadcast: Callable[[], None]) -> None:
         """Send the weights: by `broadcast`, or with the restart of engines that have failed since the rollouts."""
-        self._care.look_at_all()
-        if self._care.all_well:
-            self._care.deliver(broadcast, resting=True)
+        self._pool.look_at_all()
+        if self._pool.all_well:
+            self._pool.deliver(broadcast, resting=True)
         else:
-            self._care.restore(resting=True)
+            self._pool.restore(resting=True)
 
     @contextmanager
     def _engines_awake(self) -> Iterator[None]:
@@ -121,13 +121,13 @@ class Rollouts(SamplesGenerator):
         if self._awake:
             yield
             return
-        self._care.wake_up()
+        self._pool.wake_up()
         self._awake = True
         try:
             yield
         finally:
             self._awake = False
-            self._care.put_to_sleep()
+            self._pool.put_to_sleep()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data: what comes next, and what was sampled and not yet trained on."""
@@ -165,11 +165,11 @@ class Rollouts(SamplesGenerator):
         consumed = len(waiting)
         pending: dict[Any, Request] = {}
         next_question = 0.0
-        self._care.look_at_all()
+        self._pool.look_at_all()
         while waiting or pending:
-            if waiting and (not pending or self._care.all_well):
-                if not self._care.all_well:
-                    self._care.restore()
+            if waiting and (not pending or self._pool.all_well):
+                if not self._pool.all_well:
+                    self._pool.restore()
                 sent, waiting = self._send(waiting, pending, **kwargs)
                 pending |= sent
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
@@ -180,7 +180,7 @@ class Rollouts(SamplesGenerator):
                 except Exception as error:
                     if not is_engine_failure(error):
                         raise
-                    self._care.failed(request.engine, error)
+                    self._pool.failed(request.engine, error)
                     waiting.append(request)
                     continue
                 samples = [self._process_response_into_experience(response, **kwargs) for response in responses]
@@ -190,11 +190,12 @@ class Rollouts(SamplesGenerator):
                     waiting += drawn
                 else:
                     accepted += samples
-            self._care.check()
+            self._pool.check()
             if self._ends_on_request and time.monotonic() >= next_question:  # and not with every response
                 next_question = time.monotonic() + 1.0
                 if self._events.stop_requested():
                     raise Stopped
+        self._pool.batch_is_complete()
         return accepted, consumed, exhausted
 
     def _send(
@@ -220,7 +221,7 @@ class Rollouts(SamplesGenerator):
             except Exception as error:
                 if not is_engine_failure(error):
                     raise
-                self._care.failed(index, error)
+                self._pool.failed(index, error)
                 unsent += share
         return sent, unsent
 

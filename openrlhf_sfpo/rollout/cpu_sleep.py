@@ -13,18 +13,18 @@ from openrlhf_sfpo.system.cpus import give_back_freed_memory
 _Freed = list[tuple[torch.UntypedStorage, int]]  # a storage, and the bytes that it had
 
 
-def sleep(worker: Any, level: int = 1) -> None:
+def sleep(self: Any, level: int = 1) -> None:
     """Free memory.
 
     Args:
-        worker: vLLM's CPU worker.
+        self: vLLM's CPU worker.
         level: 1 or 2.
     """
-    asleep = _asleep(worker)
+    asleep = _asleep(self)
     if "kv_cache" not in asleep:
-        asleep["kv_cache"] = _free(_key_value_caches(worker))
+        asleep["kv_cache"] = _free(_key_value_caches(self))
     if level >= 2 and "weights" not in asleep:
-        model = worker.get_model()
+        model = self.get_model()
         asleep["weights"] = _free([parameter.detach() for parameter in model.parameters()])
         for module in model.modules():
             # A linear layer's weight is packed for its kernel, which nothing but this function knows.
@@ -33,14 +33,14 @@ def sleep(worker: Any, level: int = 1) -> None:
     give_back_freed_memory()
 
 
-def wake_up(worker: Any, tags: list[str] | None = None) -> None:
+def wake_up(self: Any, tags: list[str] | None = None) -> None:
     """Have memory again. Weights that were freed are NaN until they are sent.
 
     Args:
-        worker: vLLM's CPU worker.
+        self: vLLM's CPU worker.
         tags: of "kv_cache" and "weights", or None for both.
     """
-    asleep = _asleep(worker)
+    asleep = _asleep(self)
     for tag in tags or list(asleep):
         for storage, size in asleep.pop(tag, []):
             storage.resize_(size)

@@ -1,9 +1,10 @@
 """What vLLM runs in each of its processes (entry point `vllm.general_plugins`): makes our transfer engine known, keeps
 its sockets off the network, and on CPU lets idle processes wait without spinning, and engines sleep."""
 
-import inspect
-
 from openrlhf_sfpo.system.loopback import keep_stores_narrow
+from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
+from openrlhf_sfpo.system.replacements import check
+from openrlhf_sfpo.system.replacements import install as replace
 from openrlhf_sfpo.system.scratch import name_shared_memory
 
 SHARED_MEMORY = "shared_memory"
@@ -35,19 +36,15 @@ def _wait_without_spinning() -> None:
     Asleep, they wait for a notification that now and then gets lost (vllm-project/vllm#45224). vLLM looks for the
     message itself after 5 s, which would be seen in most minutes of a training; looking is cheap.
     """
-    from vllm.distributed.device_communicators import shm_broadcast
-
-    names = inspect.signature(shm_broadcast.SpinCondition.__init__).parameters
-    assert list(names)[-1] == "busy_loop_s", f"vLLM's SpinCondition now takes {list(names)}"
-    shm_broadcast.SpinCondition.__init__.__defaults__ = (0.0,)
-    assert shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS > 0
-    shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS = 50
+    shm_broadcast = "vllm.distributed.device_communicators.shm_broadcast"
+    check(entry for entry in RELIED_ON if entry.owner == f"{shm_broadcast}.SpinCondition")
+    replace(REPLACEMENTS[f"{shm_broadcast}.SpinCondition.__init__.__defaults__"], (0.0,))
+    replace(REPLACEMENTS[f"{shm_broadcast}.SHM_READER_RECHECK_INTERVAL_MS"], 50)
 
 
 def _sleep_on_cpu() -> None:
     """vLLM's CPU worker ignores sleep. With this it frees there what it frees on a GPU."""
-    from vllm.v1.worker.cpu_worker import CPUWorker
-
     from openrlhf_sfpo.rollout import cpu_sleep
 
-    CPUWorker.sleep, CPUWorker.wake_up = cpu_sleep.sleep, cpu_sleep.wake_up
+    replace(REPLACEMENTS["vllm.v1.worker.cpu_worker.CPUWorker.sleep"], cpu_sleep.sleep)
+    replace(REPLACEMENTS["vllm.v1.worker.cpu_worker.CPUWorker.wake_up"], cpu_sleep.wake_up)

@@ -26,6 +26,8 @@ from openrlhf_sfpo.runs.listener import Listener, stack_of
 from openrlhf_sfpo.runs.openrlhf_arguments import for_openrlhf
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.errors import EngineStartFailed, StepHung
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import replaced
 from openrlhf_sfpo.system.stopping import Stopping, hangups_blocked
 
 
@@ -82,13 +84,11 @@ class Session:
         return follows
 
     def _start_ray(self, args: Any) -> str:
-        import ray._private.utils
-
         # Ray would install a handler for SIGTERM that exits at once, several times while it starts.
-        theirs = getattr(ray._private.utils, "set_sigterm_handler", None)
+        handler = REPLACEMENTS["ray._private.utils.set_sigterm_handler"]
         with hangups_blocked(), ExitStack() as stack:
-            if theirs is not None and self.stopping.is_installed:
-                stack.enter_context(hooks.replaced(ray._private.utils, "set_sigterm_handler", lambda handler: None))
+            if self.stopping.is_installed:
+                stack.enter_context(replaced(handler, lambda sigterm_handler: None))
             device = start_ray(args)
         self.stopping.take_back()
         return device

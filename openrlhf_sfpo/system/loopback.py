@@ -12,6 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import install as replace
+
 ADDRESS = "127.0.0.1"
 _LOOPBACK_KIND = "772"  # ARPHRD_LOOPBACK in Linux's if_arp.h
 
@@ -74,7 +77,7 @@ def keep_stores_narrow() -> None:
         )
 
     create_store.is_narrow = True
-    rendezvous._create_c10d_store = create_store
+    replace(REPLACEMENTS["torch.distributed.rendezvous._create_c10d_store"], create_store)
 
 
 def _listen(host: str, port: int) -> socket.socket:

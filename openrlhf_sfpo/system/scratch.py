@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import install as replace
 
 # Tells the worker processes of a run where its directory is.
 VARIABLE = "OPENRLHF_SFPO_SCRATCH"
@@ -116,7 +118,7 @@ def name_shared_memory() -> None:
     if isinstance(config, dict) and "semprefix" in config:
         config["semprefix"] = f"/{name}"
     if hasattr(shared_memory, "_SHM_NAME_PREFIX"):
-        shared_memory._SHM_NAME_PREFIX = f"/{name}-"
+        replace(REPLACEMENTS["multiprocessing.shared_memory._SHM_NAME_PREFIX"], f"/{name}-")
 
 
 def _remove(path: Path) -> None:

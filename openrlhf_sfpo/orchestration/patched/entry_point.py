@@ -16,6 +16,8 @@ from openrlhf_sfpo.config.placement import check_placement, engines_share_gpus, 
 from openrlhf_sfpo.orchestration import hooks
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import replaced
 
 flash_attn_stub.install_if_missing()
 
@@ -91,11 +93,10 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
             stack.callback(stop_ray)
             start_ray(args)
         if ours_alone:
-            from openrlhf.trainer.ray import launcher, vllm_engine
-
-            stack.enter_context(hooks.replaced(launcher, "PlacementGroupSchedulingStrategy", node_by_node))
-            engine = _engine_class("cpu" if on_cpu else "cuda", args)
-            stack.enter_context(hooks.replaced(vllm_engine, "RolloutRayActor", engine))
+            bundles = REPLACEMENTS["openrlhf.trainer.ray.launcher.PlacementGroupSchedulingStrategy"]
+            stack.enter_context(replaced(bundles, node_by_node))
+            engines = REPLACEMENTS["openrlhf.trainer.ray.vllm_engine.RolloutRayActor"]
+            stack.enter_context(replaced(engines, _engine_class("cpu" if on_cpu else "cuda", args)))
         stack.enter_context(_changed(names, {name: value for name, value in classes.items() if value is not None}))
         yield
 

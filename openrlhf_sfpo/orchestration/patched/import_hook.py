@@ -13,6 +13,8 @@ import sys
 from typing import Any
 
 from openrlhf_sfpo.orchestration.patched import entry_point
+from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+from openrlhf_sfpo.system.replacements import install as replace
 
 _parse_args = argparse.ArgumentParser.parse_args
 
@@ -27,4 +29,4 @@ def _parse_with_ours(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -
     return _parse_args(self, *args, **kwargs)
 
 
-argparse.ArgumentParser.parse_args = _parse_with_ours
+replace(REPLACEMENTS["argparse.ArgumentParser.parse_args"], _parse_with_ours)

@@ -1,0 +1,33 @@
+"""What this package replaces in other libraries, and what it relies on, against the installed versions."""
+
+import importlib.util
+from collections.abc import Iterator
+
+from openrlhf_sfpo.doctor.finding import Finding
+from openrlhf_sfpo.system import flash_attn_stub
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.home import prepare_command
+from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
+from openrlhf_sfpo.system.replacements import CHECKED_VERSIONS, Reliance, Replacement, check
+
+
+def replaced_names() -> Iterator[Finding]:
+    """One finding for each name; a warning where its library is not installed. Imports the libraries."""
+    prepare_command()
+    flash_attn_stub.install_if_missing()
+    for entry in REPLACEMENTS.values():
+        what = f"replaced by {entry.by} in {entry.scope}: {entry.reason}"
+        yield _finding(entry, what)
+    for entry in RELIED_ON:
+        yield _finding(entry, f"relied on by {entry.used_by}")
+
+
+def _finding(entry: Replacement | Reliance, what: str) -> Finding:
+    top = entry.owner.split(".")[0]
+    if importlib.util.find_spec(top) is None:
+        return Finding(entry.key, "warning", f"{what} ({CHECKED_VERSIONS[top][0]} is not installed)")
+    try:
+        check([entry])
+    except UsageError as error:
+        return Finding(entry.key, "error", f"{what} ({error.problem})", error.fix)
+    return Finding(entry.key, "ok", what)

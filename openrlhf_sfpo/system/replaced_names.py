@@ -1,0 +1,471 @@
+"""The one list of what this package replaces in other libraries, and of the undocumented names that it relies on.
+
+`openrlhf-sfpo doctor --replaced` prints it. What is set on this package's own subclasses and instances is not here.
+"""
+
+from openrlhf_sfpo.system.replacements import Reliance, Replacement
+
+_RUN = "the driver, during a run"
+_COMPARISON = "the driver, during a comparison"
+_WRAPPED = "the driver, while Ray starts"
+_PATCHED = "a patched OpenRLHF's driver, with --sfpo.enable or the Megatron actor"
+_HOOK = "a process that imports the import hook, for good"
+_MEGATRON_CPU = "Megatron actor processes without CUDA, for good"
+_DEEPSPEED = "DeepSpeed policy processes, for good"
+_DEEPSPEED_CPU = "DeepSpeed actor processes without CUDA, for good"
+_ENGINE_CPU = "vLLM processes without CUDA, for good"
+_EVERYWHERE = "every process of a run that joins a process group, for good"
+_OWN_RAY = "the driver, while its own Ray runs"
+
+_LAUNCHER = "openrlhf.trainer.ray.launcher"
+_ACTOR = "openrlhf.trainer.ray.ppo_actor"
+_ENGINE = "openrlhf.trainer.ray.vllm_engine"
+_TRAINER = "openrlhf.trainer.ppo_trainer"
+_ASYNC = "openrlhf.trainer.ppo_trainer_async"
+_SAMPLES = "openrlhf.trainer.ppo_utils.samples_generator"
+_LOSS = "openrlhf.models.loss"
+_DS = "openrlhf.utils.deepspeed.deepspeed"
+_RANDOM = "megatron.core.tensor_parallel.random"
+_BUFFER = "megatron.core.distributed.param_and_grad_buffer"
+
+REPLACEMENTS: dict[str, Replacement] = {
+    entry.key: entry
+    for entry in (
+        # OpenRLHF, during a run
+        Replacement(
+            _ACTOR, "PolicyModelActor", "megatron_actor or deepspeed_actor", "the policy trains with SFPO", _RUN
+        ),
+        Replacement(
+            _LAUNCHER,
+            "ReferenceModelActor",
+            "the same modules' ReferenceActor",
+            "the reference model has the policy's layout",
+            _RUN,
+        ),
+        Replacement(
+            _LAUNCHER,
+            "PlacementGroupSchedulingStrategy",
+            "bundle_order.node_by_node",
+            "neighbouring ranks belong on one node",
+            f"{_RUN}; {_PATCHED}",
+        ),
+        Replacement(
+            _ENGINE,
+            "RolloutRayActor",
+            "engine.RolloutEngine",
+            "weight transfer, log-probabilities, reward errors, health",
+            f"{_RUN}; {_PATCHED}",
+        ),
+        Replacement(
+            _TRAINER,
+            "PPOTrainer",
+            "trainers.Trainer",
+            "run directory, recording and replay, evaluation at both ends",
+            _RUN,
+        ),
+        Replacement(_ASYNC, "TrainingActor", "trainers.TrainingActor", "run directory, recording", _RUN),
+        Replacement(
+            _ASYNC, "GenerateSamplesActor", "trainers.GenerateSamplesActor", "evaluations in the run directory", _RUN
+        ),
+        Replacement(
+            "openrlhf.trainer.ray",
+            "create_vllm_engines",
+            "worker_reuse",
+            "a run reuses the engines of the run before",
+            _COMPARISON,
+        ),
+        Replacement(
+            _LAUNCHER,
+            "RayActorGroup",
+            "worker_reuse",
+            "a run reuses the actors of the run before",
+            _COMPARISON,
+        ),
+        Replacement(
+            _ACTOR,
+            "ActorPPOTrainer",
+            "deepspeed_trainer.SlowFastActorTrainer",
+            "OpenRLHF looks its trainer's class up in this module",
+            _DEEPSPEED,
+        ),
+        Replacement(
+            "argparse.ArgumentParser",
+            "parse_args",
+            "flags that are parsed already; with the import hook a wrapper that adds ours",
+            "OpenRLHF parses under __main__, out of reach",
+            f"{_RUN}; {_HOOK}",
+            ("self", "args", "namespace"),
+        ),
+        # Ray
+        Replacement(
+            "ray._private.utils",
+            "set_sigterm_handler",
+            "nothing",
+            "Ray would exit at SIGTERM, before a checkpoint is saved",
+            _WRAPPED,
+            ("sigterm_handler",),
+        ),
+        Replacement(
+            "ray._private.ray_constants",
+            "ENABLE_RAY_CLUSTER",
+            "False",
+            "an own Ray listens on the loopback interface; a cluster is not looked for elsewhere",
+            _OWN_RAY,
+        ),
+        # torch and the standard library
+        Replacement(
+            "torch.distributed.rendezvous",
+            "_create_c10d_store",
+            "loopback.keep_stores_narrow",
+            "TCPStore listens on all interfaces",
+            _EVERYWHERE,
+            ("hostname", "port", "rank", "world_size", "timeout", "use_libuv"),
+        ),
+        Replacement(
+            "multiprocessing.shared_memory",
+            "_SHM_NAME_PREFIX",
+            "a name of the run",
+            "so that shared memory of a killed run can be found and removed",
+            "every process of a run, for good",
+        ),
+        # Megatron-Core without CUDA
+        *(
+            Replacement("torch.cuda", name, by, reason, _MEGATRON_CPU)
+            for name, by, reason in (
+                ("current_device", "the CPU", "buffers are allocated on the current CUDA device"),
+                ("set_device", "nothing", "called when the process group starts"),
+                ("synchronize", "nothing", "called around point-to-point communication and barriers"),
+                ("empty_cache", "malloc_trim", "called between phases to return cached memory"),
+                ("current_stream", "an empty stream", "pipeline communication orders its streams"),
+                ("default_stream", "an empty stream", "gradient reduction orders its streams"),
+                ("Stream", "an empty stream", "gradient reduction and offload create side streams"),
+                ("Event", "an empty event", "timers and offload record events"),
+                ("stream", "an empty context", "side streams are entered as context managers"),
+                ("is_current_stream_capturing", "False", "DDP hooks ask whether a CUDA graph is recorded"),
+                ("get_rng_state", "the CPU's state", "the model-parallel RNG tracker keeps CUDA states"),
+                ("set_rng_state", "the CPU's state", "the same"),
+                ("manual_seed", "torch.manual_seed", "the same"),
+            )
+        ),
+        Replacement(
+            "torch.Tensor", "cuda", "the tensor itself", "shared embeddings are moved to the GPU", _MEGATRON_CPU
+        ),
+        Replacement("torch.nn.Module", "cuda", "the module itself", "modules are moved to the GPU", _MEGATRON_CPU),
+        Replacement(
+            "torch.Tensor",
+            "type",
+            "CUDA's names of types",
+            "the optimizer sorts parameters by names such as torch.cuda.HalfTensor",
+            _MEGATRON_CPU,
+        ),
+        Replacement(
+            _RANDOM,
+            "_get_cuda_rng_state",
+            "the CPU's state",
+            "the RNG tracker and activation recomputation read the CUDA state through it",
+            _MEGATRON_CPU,
+            ("device", "clone", "graph_safe"),
+        ),
+        Replacement(
+            _RANDOM,
+            "_set_cuda_rng_state",
+            "the CPU's state",
+            "the same, writing",
+            _MEGATRON_CPU,
+            ("new_state", "device", "graph_safe"),
+        ),
+        Replacement(
+            _BUFFER,
+            "dist_all_gather_func",
+            "nothing in a group of one",
+            "gloo copies the whole parameter buffer even where there is one data-parallel rank",
+            _MEGATRON_CPU,
+        ),
+        Replacement(
+            _BUFFER,
+            "dist_reduce_scatter_func",
+            "nothing in a group of one",
+            "the same for the gradient buffer",
+            _MEGATRON_CPU,
+        ),
+        # DeepSpeed without CUDA: torch.cuda's current_device, set_device, synchronize and empty_cache as above
+        Replacement(
+            _DS,
+            "init_device_mesh",
+            "a mesh of CPUs",
+            "the mesh is one of CUDA devices",
+            _DEEPSPEED_CPU,
+            ("device_type", "mesh_shape", "mesh_dim_names", "backend_override"),
+        ),
+        Replacement(
+            _DS,
+            "get_train_ds_config",
+            "the same without overlap_comm",
+            "stage 3 overlaps communication unless told not to, ordered by CUDA streams, of which a CPU has none",
+            _DEEPSPEED_CPU,
+        ),
+        Replacement(
+            "deepspeed.comm",
+            "all_gather_into_tensor",
+            "the same, waited for",
+            "stage 3 waits for the last of several gathers; gloo may end it before others (DeepSpeed's pull request "
+            "8539)",
+            _DEEPSPEED_CPU,
+            ("args", "kwargs"),
+        ),
+        Replacement(
+            "openrlhf.utils.utils",
+            "convert_to_torch_dtype",
+            "the same with fp32",
+            "fp32 is no choice there, and bf16 is ten times slower on a CPU without instructions for it",
+            _DEEPSPEED_CPU,
+            ("param_dtype",),
+        ),
+        # vLLM without CUDA
+        Replacement(
+            "vllm.distributed.device_communicators.shm_broadcast.SpinCondition.__init__",
+            "__defaults__",
+            "(0.0,)",
+            "its processes would spin for a second after each message, on the processors that train",
+            _ENGINE_CPU,
+        ),
+        Replacement(
+            "vllm.distributed.device_communicators.shm_broadcast",
+            "SHM_READER_RECHECK_INTERVAL_MS",
+            "50",
+            "a notification is lost now and then (vllm-project/vllm#45224), and looked for after 5 s only",
+            _ENGINE_CPU,
+        ),
+        Replacement(
+            "vllm.v1.worker.cpu_worker.CPUWorker",
+            "sleep",
+            "cpu_sleep.sleep",
+            "vLLM's CPU worker ignores sleep",
+            _ENGINE_CPU,
+            ("self", "level"),
+        ),
+        Replacement(
+            "vllm.v1.worker.cpu_worker.CPUWorker",
+            "wake_up",
+            "cpu_sleep.wake_up",
+            "the same",
+            _ENGINE_CPU,
+            ("self", "tags"),
+        ),
+    )
+}
+
+# What the subclasses override or call. With a rename in a release, an override would never be called again, and, say,
+# the recovery of engines would be bypassed in silence.
+RELIED_ON: tuple[Reliance, ...] = (
+    Reliance(
+        "openrlhf.trainer.ray.utils", "get_bundle_indices", ("placement_group", "index", "length"), "bundle_order"
+    ),
+    Reliance(
+        f"{_ACTOR}.PolicyModelActor",
+        "init_model_from_pretrained",
+        ("self", "strategy", "pretrain", "max_steps", "vllm_engines"),
+        "the policy actors",
+    ),
+    Reliance(f"{_ACTOR}.PolicyModelActor", "fit", ("self", "kl_ctl"), "the policy actors"),
+    Reliance(f"{_ACTOR}.PolicyModelActor", "append", ("self", "experience"), "the policy actors"),
+    Reliance(
+        f"{_ACTOR}.PolicyModelActor",
+        "save_checkpoint",
+        ("self", "tag", "client_states", "metric_value", "metric_key"),
+        "the policy actors",
+    ),
+    *(
+        Reliance(f"{_ACTOR}.PolicyModelActor", name, ("self",), "the policy actors")
+        for name in ("broadcast_to_vllm", "save_model", "reload_states", "offload_states", "get_checkpoint_states")
+    ),
+    Reliance(f"{_ACTOR}.ActorPPOTrainer", "ppo_train", ("self", "kl_ctl"), "deepspeed_trainer"),
+    Reliance(
+        f"{_ACTOR}.ActorPPOTrainer",
+        "training_step",
+        ("self", "experience", "kl_ctl", "step", "loss_batch_info"),
+        "deepspeed_trainer",
+    ),
+    Reliance(
+        f"{_LAUNCHER}.ReferenceModelActor",
+        "init_model_from_pretrained",
+        ("self", "strategy", "pretrain"),
+        "the reference actors",
+    ),
+    Reliance(
+        f"{_LAUNCHER}.BaseModelActor",
+        "execute_batch",
+        ("self", "method_name", "all_data", "start_idx", "end_idx"),
+        "megatron_actor",
+    ),
+    Reliance(f"{_LAUNCHER}.BaseModelActor", "_setup_distributed", ("self", "strategy"), "deepspeed_actor"),
+    Reliance(
+        f"{_LAUNCHER}.RayActorGroup",
+        "__init__",
+        (
+            "self",
+            "num_nodes",
+            "num_gpus_per_node",
+            "ray_actor_type",
+            "pg",
+            "num_gpus_per_actor",
+            "duplicate_actors",
+            "resources",
+            "num_resources_per_node",
+        ),
+        "worker_reuse",
+    ),
+    Reliance(
+        f"{_ENGINE}.RolloutRayActor",
+        "generate_responses",
+        ("self", "prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "num_samples", "images"),
+        "engine",
+    ),
+    Reliance(
+        f"{_ENGINE}.RolloutRayActor",
+        "generate",
+        ("self", "prompt_token_ids", "sampling_params", "multi_modal_data"),
+        "engine",
+    ),
+    Reliance(f"{_ENGINE}.RolloutRayActor", "wake_up", ("self", "tags"), "engine"),
+    Reliance(f"{_ENGINE}.RolloutRayActor", "sleep", ("self", "level"), "engine"),
+    Reliance(f"{_ENGINE}.RolloutRayActor", "reset_prefix_cache", ("self",), "weight_sync"),
+    Reliance(
+        "openrlhf.utils.agent.SingleTurnAgentExecutor",
+        "_fetch_rewards_via_http",
+        ("self", "queries_list", "prompts_list", "labels_list"),
+        "engine",
+    ),
+    Reliance(
+        f"{_TRAINER}.PPOTrainer",
+        "__init__",
+        (
+            "self",
+            "pretrain",
+            "strategy",
+            "actor_model_group",
+            "critic_model_group",
+            "reward_model_group",
+            "reference_model_group",
+            "vllm_engines",
+            "generate_kwargs",
+        ),
+        "trainers",
+    ),
+    Reliance(f"{_TRAINER}.PPOTrainer", "fit", ("self", "global_step"), "trainers"),
+    Reliance(f"{_TRAINER}.PPOTrainer", "evaluate", ("self", "global_step", "generate_kwargs"), "trainers"),
+    Reliance(f"{_TRAINER}.BasePPOTrainer", "train_step", ("self", "rollout_samples", "global_step"), "trainers"),
+    Reliance(
+        f"{_TRAINER}.BasePPOTrainer",
+        "save_logs_and_checkpoints",
+        ("self", "global_step", "logs_dict", "client_states"),
+        "trainers",
+    ),
+    Reliance(f"{_TRAINER}.BasePPOTrainer", "init_checkpoint_states", ("self",), "trainers"),
+    Reliance(f"{_TRAINER}.BasePPOTrainer", "restore_best_checkpoint_state", ("self", "checkpoint_states"), "trainers"),
+    Reliance(
+        f"{_TRAINER}.BasePPOTrainer",
+        "save_best_checkpoint",
+        ("self", "eval_metrics", "global_step", "client_states"),
+        "trainers",
+    ),
+    Reliance(f"{_TRAINER}.BasePPOTrainer", "broadcast_to_vllm", ("self",), "trainers"),
+    Reliance(f"{_ASYNC}.GenerateSamplesActor", "_run_eval", ("self",), "trainers"),
+    Reliance(f"{_ASYNC}.GenerateSamplesActor", "load_state_dict", ("self", "state_dict"), "trainers"),
+    Reliance(f"{_ASYNC}.TrainingActor", "fit", ("self", "global_step"), "trainers"),
+    Reliance(f"{_ASYNC}.TrainingActor", "broadcast_to_vllm", ("self",), "trainers"),
+    Reliance(f"{_SAMPLES}.SamplesGenerator", "generate_samples", ("self", "generate_kwargs"), "sample_generator"),
+    Reliance(f"{_SAMPLES}.SamplesGenerator", "generate_eval_samples", ("self", "generate_kwargs"), "sample_generator"),
+    Reliance(
+        f"{_SAMPLES}.SamplesGenerator",
+        "_generate_vllm",
+        ("self", "dataloader_iter", "num_prompts", "dynamic_filtering", "generate_kwargs"),
+        "sample_generator",
+    ),
+    Reliance(
+        f"{_SAMPLES}.SamplesGenerator",
+        "_dispatch_prompts_to_vllm",
+        ("self", "prompts", "labels", "images", "generate_kwargs"),
+        "sample_generator",
+    ),
+    Reliance(
+        f"{_SAMPLES}.SamplesGenerator",
+        "_process_response_into_experience",
+        ("self", "response", "generate_kwargs"),
+        "sample_generator",
+    ),
+    Reliance(
+        _LOSS,
+        "aggregate_loss",
+        ("loss", "loss_mask", "token_level_loss", "dp_size", "batch_num_tokens", "global_batch_size"),
+        "loss",
+    ),
+    Reliance(
+        "openrlhf.models.utils",
+        "compute_approx_kl",
+        ("log_probs", "log_probs_base", "log_probs_old", "kl_estimator", "unbiased_gradient"),
+        "loss",
+    ),
+    Reliance(
+        f"{_LOSS}.PolicyLoss",
+        "forward",
+        (
+            "self",
+            "log_probs",
+            "old_log_probs",
+            "advantages",
+            "action_mask",
+            "rollout_log_probs",
+            "dp_size",
+            "batch_num_tokens",
+            "global_batch_size",
+        ),
+        "loss",
+    ),
+    Reliance("ray.job_config.JobConfig", "_get_proto_job_config", ("self",), "cluster.start"),
+    Reliance("ray._private.services", "get_node_ip_address", None, "cluster.address"),
+    Reliance("ray._private.services", "canonicalize_bootstrap_address", None, "cluster.address"),
+    Reliance(
+        "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer",
+        "_get_model_param_range_map",
+        ("self", "param"),
+        "megatron.state, megatron.train.main_parameters",
+    ),
+    Reliance(
+        "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer",
+        "_copy_main_params_to_model_params",
+        ("self",),
+        "megatron.train.main_parameters",
+    ),
+    Reliance(
+        "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3",
+        "_partition_all_parameters",
+        None,  # decorated
+        "deepspeed.zero",
+    ),
+    Reliance(
+        "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3",
+        "_reassign_or_swap_out_partitioned_parameters",
+        None,
+        "deepspeed.zero",
+    ),
+    Reliance(
+        "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3",
+        "invalidate_secondary_tensor",
+        ("self",),
+        "deepspeed.zero",
+    ),
+    Reliance(
+        "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer", "update_lp_params", ("self",), "deepspeed.zero"
+    ),
+    Reliance(
+        "vllm.distributed.device_communicators.shm_broadcast.SpinCondition",
+        "__init__",
+        ("self", "is_reader", "context", "notify_address", "busy_loop_s"),
+        "rollout.plugin",
+    ),
+    Reliance("vllm.distributed.weight_transfer.WeightTransferEngineFactory", "register_engine", None, "rollout.plugin"),
+    Reliance(
+        "vllm.distributed.weight_transfer.WeightTransferTrainerFactory", "trainer_init", None, "rollout.weight_sync"
+    ),
+)

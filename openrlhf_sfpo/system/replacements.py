@@ -1,0 +1,177 @@
+"""Replacing names of other libraries: every replacement is an entry of `system.replaced_names`, and is made here.
+
+An entry is checked before it is replaced: the name must exist, and have the parameters that the replacement was written
+for. A release that renames or changes something therefore fails at the start, with the versions that work.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from openrlhf_sfpo.system.errors import UsageError
+
+# The versions with which the replaced names, and those relied on, were checked; setup.py asks for the same.
+CHECKED_VERSIONS: dict[str, tuple[str, str]] = {
+    "argparse": ("Python", "3.11, 3.12"),
+    "multiprocessing": ("Python", "3.11, 3.12"),
+    "deepspeed": ("deepspeed", "0.19.6"),
+    "megatron": ("megatron-core", "0.16.1"),
+    "openrlhf": ("openrlhf", "0.11.2"),
+    "ray": ("ray", "2.55.0"),
+    "torch": ("torch", "2.13.0"),
+    "vllm": ("vllm", "0.29.0"),
+}
+
+MISSING = ("missing",)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A name of another library that this package replaces.
+
+    Attributes:
+        owner: the module, or the class with its module, that has the name: "package.module" or "package.module.Class".
+        name: the attribute.
+        by: what takes its place, for readers.
+        reason: why.
+        scope: in which processes, and for how long.
+        parameters: those of the function that is replaced; None where they do not matter, or where it is no function.
+    """
+
+    owner: str
+    name: str
+    by: str
+    reason: str
+    scope: str
+    parameters: tuple[str, ...] | None = None
+
+    @property
+    def key(self) -> str:
+        """What `install` and `replaced` call it."""
+        return f"{self.owner}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Reliance:
+    """A name that is not replaced but called or overridden by a subclass, and that no documentation promises.
+
+    Attributes:
+        owner, name, parameters: as those of `Replacement`.
+        used_by: which part of this package would break.
+    """
+
+    owner: str
+    name: str
+    parameters: tuple[str, ...] | None
+    used_by: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.owner}.{self.name}"
+
+
+def install(entry: Replacement, value: Any) -> None:
+    """Replace a name for as long as the process lives.
+
+    Raises:
+        UsageError: the installed library does not have it as expected.
+    """
+    check([entry])
+    setattr(resolve(entry.owner), entry.name, value)
+
+
+@contextmanager
+def replaced(entry: Replacement, value: Any) -> Iterator[None]:
+    """Replace a name until the block ends.
+
+    Raises:
+        UsageError: the installed library does not have it as expected.
+    """
+    check([entry])
+    owner = resolve(entry.owner)
+    original = getattr(owner, entry.name)
+    setattr(owner, entry.name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, entry.name, original)
+
+
+def check(entries: Iterable[Replacement | Reliance]) -> None:
+    """Check that names exist, and have the parameters that are expected. Imports their owners.
+
+    Raises:
+        UsageError: for the first that does not, with the versions that work.
+    """
+    for entry in entries:
+        found = parameters(entry.owner, entry.name)
+        if found == MISSING or (entry.parameters is not None and found != entry.parameters):
+            raise _changed(entry, found)
+
+
+def check_library(top: str, entries: Iterable[Replacement | Reliance]) -> None:
+    """`check` of those entries whose owner is in one top-level package."""
+    check(entry for entry in entries if entry.owner.split(".")[0] == top)
+
+
+def _changed(entry: Replacement | Reliance, found: tuple[str, ...] | None) -> UsageError:
+    top = entry.owner.split(".")[0]
+    library, works = CHECKED_VERSIONS[top]
+    try:
+        installed = version(library)
+    except PackageNotFoundError:
+        installed = "an unknown version"
+    if found == MISSING:
+        problem = f"{installed} is installed, which has no {entry.key}; this package was written for {works}."
+    else:
+        problem = (
+            f"{installed} is installed, where {entry.key}({', '.join(found or ())}) stands instead of "
+            f"({', '.join(entry.parameters or ())}); it may have been edited."
+        )
+    return UsageError(library, problem, f"Install {library}=={works}.")
+
+
+def parameters(owner: str, name: str) -> tuple[str, ...] | None:
+    """The names of a callable's parameters; None if it is none, or does not say; `MISSING` if it does not exist.
+
+    The class behind a Ray actor class is looked at, and what Ray adds to its methods is left out.
+    """
+    try:
+        target: Any = getattr(resolve(owner), name)
+    except (ImportError, AttributeError):
+        return MISSING
+    try:
+        found = inspect.signature(target).parameters if isinstance(target, Callable) else None
+    except (ValueError, TypeError):
+        return None
+    return None if found is None else tuple(part for part in found if part != "_ray_trace_ctx")
+
+
+def resolve(path: str) -> Any:
+    """The module or class that a dotted path names; of a Ray actor class the class behind it.
+
+    Raises:
+        ImportError, AttributeError: there is no such thing.
+    """
+    target: Any = None
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            target = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError as error:
+            if count == 1 or not (error.name or "").startswith(parts[0]):
+                raise
+            continue
+        for name in parts[count:]:
+            target = _unwrapped(getattr(target, name))
+        return target
+    raise ModuleNotFoundError(path)
+
+
+def _unwrapped(target: Any) -> Any:
+    metadata = getattr(target, "__ray_metadata__", None)
+    return target if metadata is None or isinstance(target, type) else metadata.modified_class.__ray_actor_class__
