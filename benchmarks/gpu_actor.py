@@ -353,7 +353,7 @@ def job_pass(args: argparse.Namespace, directory: Path, layers: str, attention: 
 
     def run() -> None:
         with cpu.device_scope():
-            PassRunner(actor, RolloutBatch(actor, samples), PPOClipLoss()).run_pass(Pass("fast"))
+            PassRunner(actor, RolloutBatch(actor.layout, actor.settings, samples), PPOClipLoss()).run_pass(Pass("fast"))
 
     seconds = seconds_of(args.device, args.rounds, run)
     if args.device == "cuda":

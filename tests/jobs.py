@@ -182,7 +182,7 @@ def inspect_reposition(
     from openrlhf_sfpo.sfpo import Pass, SlowCopy
 
     actor = make_actor(path, layout, **settings)
-    runner = PassRunner(actor, RolloutBatch(actor, my_share(samples)), PPOClipLoss())
+    runner = PassRunner(actor, RolloutBatch(actor.layout, actor.settings, my_share(samples)), PPOClipLoss())
     runner.run_pass(Pass("slow"))
     slow = owned_state(actor)
     slow_copy = SlowCopy(actor.shards, state)

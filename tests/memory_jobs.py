@@ -103,7 +103,7 @@ def measure(
         mine = my_share(samples)
         for sample in mine:
             sample.old_log_probs = torch.zeros(len(sample.tokens) - 1)
-        batch = RolloutBatch(actor, mine)
+        batch = RolloutBatch(actor.layout, actor.settings, mine)
         step = _gradients(actor, batch, PPOClipLoss())
         step()
         with device_scope():

@@ -2,13 +2,12 @@
 
 import random
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_samples
 
-from openrlhf_sfpo.megatron.data.batching import Sample, pack, plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import pack, plan_micro_batches
 
 LENGTHS = st.lists(st.lists(st.integers(2, 100), max_size=20), min_size=1, max_size=4).filter(
     lambda ranks: sum(map(len, ranks)) > 0
@@ -84,17 +83,3 @@ def test_an_empty_pack_scores_nothing() -> None:
     batch = pack([], "cpu")
     assert batch.selected.numel() == 0
     assert batch.tokens.shape == (1, 1)
-
-
-@pytest.mark.parametrize("count", [1, 7])
-def test_flattening_for_the_exchange_loses_nothing(count: int) -> None:
-    from openrlhf_sfpo.megatron.data.batching import _flatten, _unflatten
-
-    samples = make_samples(count)
-    for before, after in zip(samples, _unflatten(_flatten(samples)), strict=True):
-        assert isinstance(after, Sample)
-        assert torch.equal(before.tokens, after.tokens)
-        assert torch.equal(before.action_mask, after.action_mask)
-        assert torch.equal(before.advantages, after.advantages)
-        assert after.old_log_probs is None
-    assert _unflatten(_flatten([])) == []

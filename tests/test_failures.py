@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from torch.distributed import DistBackendError
 
 from openrlhf_sfpo.cluster.failures import (
     Repetitions,
@@ -82,6 +83,9 @@ REASONS = [
     (WorkerCrashedError(), "", True),
     (OutOfMemoryError("memory"), "OutOfMemoryError: memory", True),
     (raised_in_a_worker(GLOO), "RuntimeError: [gloo", True),
+    (raised_in_a_worker(DistBackendError("NCCL error: remote process exited")), "DistBackendError: NCCL error", True),
+    (raised_in_a_worker(RuntimeError("NCCL is not compiled in")), "RuntimeError: NCCL is not compiled in", False),
+    (RuntimeError("the server said: Connection reset by peer"), "RuntimeError: the server said", False),
     (StepHung("no rank made progress"), "no rank made progress", True),
     (raised_in_a_worker(WeightSyncFailed("an engine died")), "an engine died", True),
     (raised_in_a_worker(EngineStartFailed("engine 0 could not start: no")), "engine 0 could not start: no", False),

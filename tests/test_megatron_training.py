@@ -480,7 +480,9 @@ def grpo_by_hand(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
     actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
     for _ in range(2):
         with cpu.device_scope():
-            runner = PassRunner(actor, RolloutBatch(actor, jobs.my_share(samples)), PPOClipLoss())
+            runner = PassRunner(
+                actor, RolloutBatch(actor.layout, actor.settings, jobs.my_share(samples)), PPOClipLoss()
+            )
             runner.run_pass(Pass("slow", advances_schedule=True))
     return jobs.weights_of(actor)
 

@@ -1,5 +1,6 @@
 """SIGTERM, SIGHUP and Ctrl-C at moments of which none is special."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -7,9 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.stopping import Stopping, StopRequested, hangups_blocked
 
 
@@ -149,6 +154,30 @@ def test_an_interrupt_that_an_import_turns_into_another_exception(capsys: pytest
     assert capsys.readouterr().err == "openrlhf-sfpo plan: interrupted\n"
     with pytest.raises(ImportError):
         guarded("openrlhf-sfpo plan", lambda: __import__("no_such_module") and 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (UsageError("--vllm.num_engines", "is 9.", "Use 1."), 2, "--vllm.num_engines: is 9. Use 1.\n"),
+        (KeyError("a fault of this package"), 1, "Traceback (most recent call last):\n"),
+    ],
+)
+def test_a_run_of_a_comparison_says_what_it_failed_of(
+    error: Exception, status: int, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openrlhf_sfpo.runs import launcher, parallel_runs, preflight
+
+    def fails(*args: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(preflight, "prepare", lambda flat, given: tmp_path / "run")
+    monkeypatch.setattr(launcher, "run_in", fails)
+    run = parallel_runs.PlannedRun("run", tmp_path / "run", argparse.Namespace(), frozenset(), {})
+    assert parallel_runs._run(SimpleNamespace(stopping=Stopping()), run) == status
+    console = (tmp_path / "run" / "logs" / "console.log").read_text()
+    assert console.startswith(shown)
+    assert str(error.args[0]) in console
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

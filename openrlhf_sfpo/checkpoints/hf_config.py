@@ -8,9 +8,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 MODEL_FLAG = "--actor.model_name_or_path"
 # Where vLLM looks for the longest sequence; the smallest counts.
@@ -87,7 +90,7 @@ def build_config(raw: dict[str, Any], where: str = "config.json") -> Any:
     return config
 
 
-def longest_sequence(config: Any) -> tuple[int, str] | None:
+def longest_sequence(config: "PretrainedConfig") -> tuple[int, str] | None:
     """The longest sequence that vLLM accepts for a model, and the setting that says so (vllm/config/model.py).
 
     Returns:
@@ -109,7 +112,7 @@ def longest_sequence(config: Any) -> tuple[int, str] | None:
     return limit, name
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, list):
         return "list"
     return "null" if value is None else {"str": "string", "bool": "boolean"}.get(type(value).__name__, "number")

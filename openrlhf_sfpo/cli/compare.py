@@ -174,7 +174,7 @@ def _combinations(config: Path, content: Section) -> list[Settings]:
     ]
 
 
-def _base(config: Path, base: Any) -> Settings:
+def _base(config: Path, base: object) -> Settings:
     if isinstance(base, str):
         base = read_yaml(f"{config}: base", config.parent / Path(base).expanduser())
     if not isinstance(base, Section):
@@ -194,7 +194,7 @@ def _variants(config: Path, content: Section) -> list[tuple[str, Settings]]:
     return [(name, flatten(flags, "CONFIG.yaml")) for name, flags in variants.items()]
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     """A value of the file as its author would recognize it."""
     for kind in (int, float):
         with suppress(ValueError, TypeError):

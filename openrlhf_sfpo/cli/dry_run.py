@@ -3,11 +3,14 @@
 import argparse
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
 from openrlhf_sfpo.config.namespaces import nested
 from openrlhf_sfpo.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.runs.data_check import DataCheck
 
 SPELLINGS = ("--dry-run", "--dry_run")
 HELP = (
@@ -64,7 +67,7 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
     return 0 if plan.fits else 1
 
 
-def _print_data(data: Any) -> None:
+def _print_data(data: "DataCheck") -> None:
     """A prompt as the model gets it, and what to know about the data."""
     example = data.example()
     if example:

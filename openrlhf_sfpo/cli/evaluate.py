@@ -6,7 +6,7 @@ import sys
 import traceback
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.config.ranges import at_least, between, check_ranges, share
@@ -18,6 +18,11 @@ from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, load_problem
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
 from openrlhf_sfpo.tasks.rewards import BUILTIN
 from openrlhf_sfpo.tasks.tokenizers import check_chat_template, check_model_code, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from openrlhf_sfpo.report.console import Console
 
 # What --protocol paper stands for: the SFPO authors' evaluation.
 _PAPER = {"samples": 4, "temperature": 1.0, "top_p": 0.7, "max_new_tokens": 2560, "grader": "math", "chat": None}
@@ -293,7 +298,7 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _finish(
-    args: argparse.Namespace, graders: dict[str, Any], sampled: list[Any], settings: dict[str, Any], console: Any
+    args: argparse.Namespace, graders: dict[str, Any], sampled: list[Any], settings: dict[str, Any], console: "Console"
 ) -> int:
     """Keep the responses, grade them, and write what came out."""
     from openrlhf_sfpo.cli.grading import grade
@@ -319,7 +324,7 @@ def _finish(
     return 0
 
 
-def _prompt_format(args: argparse.Namespace, tokenizer: Any) -> PromptFormat:
+def _prompt_format(args: argparse.Namespace, tokenizer: "PreTrainedTokenizerBase") -> PromptFormat:
     """How problems become prompts: as in training."""
     if args.chat is None:  # the protocol's default: if the model has a template
         args.chat = bool(getattr(tokenizer, "chat_template", None))

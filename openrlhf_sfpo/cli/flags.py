@@ -112,7 +112,7 @@ class Flags:
             found[action.dest], set_by[action.dest] = value_of(action, value, place), name
         return found
 
-    def _is_empty_section(self, name: str, value: Any) -> bool:
+    def _is_empty_section(self, name: str, value: object) -> bool:
         """Whether it is a section of which all lines are commented out."""
         nothing = value is None or (isinstance(value, Section) and not value)
         return nothing and any(flag.startswith(f"{name}.") for flag in self._actions)

@@ -6,7 +6,10 @@ holds the workers' handles, for restarting and ending them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 NAME = "openrlhf_sfpo_events"
 
@@ -127,7 +130,7 @@ class Mailbox:
         return self._stop
 
 
-def workers(mailbox: Any, role: str) -> list[Any]:
+def workers(mailbox: "ActorHandle", role: str) -> list[Any]:
     """The handles of a role that a mailbox keeps, by rank."""
     import ray
 

@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from openrlhf_sfpo.cluster import address as ray_cluster
 from openrlhf_sfpo.cluster.local import LocalSurroundings, keep_ray_logs
 from openrlhf_sfpo.cluster.worker import KEYS_VARIABLE
 from openrlhf_sfpo.config.device_defaults import has_cuda
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import gpus_needed, ray_address
 from openrlhf_sfpo.system.cpus import usable_cpus
 from openrlhf_sfpo.system.errors import UsageError
@@ -27,7 +28,7 @@ _surroundings: list[LocalSurroundings] = []  # of the Ray that was started here,
 _keys: list[str] = []  # what was left in a cluster's key-value store
 
 
-def start_ray(args: Any) -> str:
+def start_ray(args: NestedFlags) -> str:
     """Start Ray on this machine, or join the cluster that RAY_ADDRESS names; return the device that the actor runs on.
 
     A Ray that is started here listens on the loopback interface only, and asks for a token. Without GPUs it is told
@@ -63,7 +64,7 @@ def keep_logs(target: Path) -> Path | None:
     return keep_ray_logs(session, target) if _surroundings else session / "logs"
 
 
-def _start_here(args: Any) -> str:
+def _start_here(args: NestedFlags) -> str:
     # First: what is imported from now on makes its temporary files there.
     _surroundings.append(LocalSurroundings())
     import ray
@@ -126,7 +127,7 @@ def join_cluster(allow_open: bool, **options: Any) -> None:
             ) from None
 
 
-def _join(args: Any) -> str:
+def _join(args: NestedFlags) -> str:
     import ray
 
     name = f"openrlhf_sfpo_{secrets.token_hex(8)}"
@@ -149,7 +150,7 @@ def _join(args: Any) -> str:
     return "cuda" if any(name.startswith("accelerator_type:") for name in resources) else "cpu"
 
 
-def _options(args: Any) -> dict[str, Any]:
+def _options(args: NestedFlags) -> dict[str, Any]:
     """Arguments of `ray.init`."""
     environment = {
         **ENVIRONMENT,
@@ -211,7 +212,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 class _OwnEntries(list):
     """The directories that Ray adds to its workers' search path, without those that the driver does not search."""
 
-    def extend(self, paths: Any) -> None:
+    def extend(self, paths: Iterable[str]) -> None:
         searched = {os.path.realpath(path) for path in sys.path}  # "" is the current directory
         super().extend(path for path in paths if os.path.realpath(path) in searched)
 

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from openrlhf_sfpo.config.flags import ranges
-from openrlhf_sfpo.config.namespaces import value_of
+from openrlhf_sfpo.config.namespaces import NestedFlags, value_of
 from openrlhf_sfpo.config.openrlhf_flags import CHOICES
 from openrlhf_sfpo.config.placement import check_placement
 from openrlhf_sfpo.config.ranges import check_choices, check_ranges, shown
 from openrlhf_sfpo.system.errors import UsageError
 
 
-def check_flags(args: Any) -> None:
+def check_flags(args: NestedFlags) -> None:
     """Check flags on their own and against each other; no files, no devices. `args` is nested as OpenRLHF nests it.
 
     Raises:
@@ -38,7 +38,7 @@ def check_flags(args: Any) -> None:
     check_ranks(args)
 
 
-def check_values(args: Any, sections: tuple[str, ...] = ()) -> None:
+def check_values(args: NestedFlags, sections: tuple[str, ...] = ()) -> None:
     """Check each flag on its own, as it is declared in `config` and `openrlhf_flags`.
 
     Args:
@@ -60,7 +60,7 @@ def check_values(args: Any, sections: tuple[str, ...] = ()) -> None:
     check_choices(values(choices), choices)
 
 
-def _check_lengths(args: Any) -> None:
+def _check_lengths(args: NestedFlags) -> None:
     new, longest = args.rollout.max_new_tokens, args.data.max_len
     if new is not None and new >= longest:
         raise UsageError(
@@ -77,7 +77,7 @@ def _check_lengths(args: Any) -> None:
         )
 
 
-def _check_pairs(args: Any) -> None:
+def _check_pairs(args: NestedFlags) -> None:
     """Flags of two numbers, the lower one first."""
     for name, used in (
         ("reward.clip_range", True),
@@ -106,7 +106,7 @@ def _check_pairs(args: Any) -> None:
 _POLYNOMIAL_END = 1e-7  # lr_end of transformers' schedule
 
 
-def _check_data(args: Any) -> None:
+def _check_data(args: NestedFlags) -> None:
     probs, datasets = args.data.prompt_probs, args.data.prompt_dataset
     if probs is None or not datasets:
         return
@@ -123,7 +123,7 @@ def _check_data(args: Any) -> None:
         )
 
 
-def check_ranks(args: Any) -> None:
+def check_ranks(args: NestedFlags) -> None:
     """Check that a rollout batch, and an optimizer step, has a sample for every copy of the model.
 
     Raises:
@@ -156,16 +156,18 @@ def check_ranks(args: Any) -> None:
         )
 
 
-def model_copies(args: Any) -> int:
+def model_copies(args: NestedFlags) -> int:
     """Data-parallel copies of the actor's model; at least 1. Whether the ranks divide evenly is checked elsewhere."""
-    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+    ranks: int = args.actor.num_nodes * args.actor.num_gpus_per_node
     if args.actor.backend == "deepspeed":
-        return max(1, ranks // (args.ds.ring_attn_size * args.ds.tensor_parallel_size))
-    sizes = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
-    return max(1, ranks // math.prod(getattr(args.megatron, size) for size in sizes))
+        of_one: int = args.ds.ring_attn_size * args.ds.tensor_parallel_size
+    else:
+        sizes = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+        of_one = math.prod(getattr(args.megatron, size) for size in sizes)
+    return max(1, ranks // of_one)
 
 
-def _check_recomputation(args: Any) -> None:
+def _check_recomputation(args: NestedFlags) -> None:
     whole_layers = args.megatron.recompute == "full" or args.actor.gradient_checkpointing_enable
     if args.megatron.recompute_num_layers is not None and not whole_layers:
         raise UsageError(
@@ -182,7 +184,7 @@ def _check_recomputation(args: Any) -> None:
         )
 
 
-def _check_rollout(args: Any) -> None:
+def _check_rollout(args: NestedFlags) -> None:
     estimator = args.algo.advantage.estimator
     if estimator in ("rloo", "reinforce_baseline", "group_norm", "dr_grpo") and args.rollout.n_samples_per_prompt < 2:
         raise UsageError(
@@ -208,7 +210,7 @@ def _check_rollout(args: Any) -> None:
         raise UsageError("--vllm.num_engines", "is not given.", "Use 1 or more, or --rollout.replay_dir.")
 
 
-def check_no_other_models(args: Any, who: str) -> None:
+def check_no_other_models(args: NestedFlags, who: str) -> None:
     """Refuse critics and reward models in the cluster.
 
     Args:
@@ -222,7 +224,7 @@ def check_no_other_models(args: Any, who: str) -> None:
     _refuse(args, who, refusals)
 
 
-def check_backend(args: Any) -> None:
+def check_backend(args: NestedFlags) -> None:
     """Check that the backend can do what the flags ask for.
 
     Raises:
@@ -238,7 +240,7 @@ def check_backend(args: Any) -> None:
 _DEEPSPEED = "SFPO on the DeepSpeed actor"
 
 
-def _refused_by_deepspeed(args: Any) -> list[tuple[str, Any, str]]:
+def _refused_by_deepspeed(args: NestedFlags) -> list[tuple[str, Any, str]]:
     return [
         ("--actor.optim", args.actor.optim != "adam", "Use adam."),
         ("--ds.zero_stage", args.ds.zero_stage not in (1, 2, 3), "Use 1, 2 or 3."),
@@ -249,7 +251,7 @@ def _refused_by_deepspeed(args: Any) -> list[tuple[str, Any, str]]:
     ]
 
 
-def _check_even_batches(args: Any) -> None:
+def _check_even_batches(args: NestedFlags) -> None:
     """A pass must end with an optimizer step: gradients left over would be those of other weights in the next one."""
     rollouts = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     if rollouts % args.train.batch_size:
@@ -269,7 +271,7 @@ def _check_even_batches(args: Any) -> None:
         )
 
 
-def _refused_by_megatron(args: Any) -> list[tuple[str, Any, str]]:
+def _refused_by_megatron(args: NestedFlags) -> list[tuple[str, Any, str]]:
     return [
         ("--actor.optim", args.actor.optim != "adam", "Use adam."),
         ("--actor.aux_loss_coef", args.actor.aux_loss_coef, "Leave it 0: the families supported have no experts."),
@@ -289,7 +291,7 @@ def _refused_by_megatron(args: Any) -> list[tuple[str, Any, str]]:
     ]
 
 
-def _refuse(args: Any, who: str, refusals: list[tuple[str, Any, str]]) -> None:
+def _refuse(args: NestedFlags, who: str, refusals: list[tuple[str, Any, str]]) -> None:
     """Refuse what is used, among (flag, whether it is used, what to do instead)."""
     for flag, used, fix in refusals:
         if used:

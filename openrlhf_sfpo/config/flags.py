@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from openrlhf_sfpo.config import openrlhf_flags
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.ranges import Range, above, at_least, between, share
 
 
@@ -398,12 +399,12 @@ def defaults(name: str) -> dict[str, Any]:
     return {f"{name}.{field.name}": field.default for field in dataclasses.fields(SECTIONS[name])}
 
 
-def section(config: type[Any], args: Any) -> Any:
+def section(config: type[Any], args: NestedFlags) -> Any:
     """The config object for a section's namespace, such as SFPOConfig from args.sfpo."""
     return config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config)})
 
 
-def _argument_type(hint: Any) -> dict[str, Any]:
+def _argument_type(hint: object) -> dict[str, Any]:
     """argparse keywords for a field's type."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))

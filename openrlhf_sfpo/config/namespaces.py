@@ -2,7 +2,18 @@
 
 import argparse
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol, TypeAlias
+
+# What OpenRLHF passes around: a section for each part of a name before a dot.
+NestedFlags: TypeAlias = argparse.Namespace | SimpleNamespace
+
+
+class HoldsFlags(Protocol):
+    """What OpenRLHF calls a strategy, as far as this package uses it."""
+
+    @property
+    def args(self) -> Any:
+        """The nested flags."""
 
 
 def nested(flat: argparse.Namespace) -> SimpleNamespace:
@@ -15,13 +26,13 @@ def nested(flat: argparse.Namespace) -> SimpleNamespace:
             node = node.setdefault(part, {})
         node[leaf] = value
 
-    def build(node: Any) -> Any:
-        return SimpleNamespace(**{k: build(v) for k, v in node.items()}) if isinstance(node, dict) else node
+    def build(node: dict[str, Any]) -> SimpleNamespace:
+        return SimpleNamespace(**{k: build(v) if isinstance(v, dict) else v for k, v in node.items()})
 
     return build(root)
 
 
-def dotted(args: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(args: NestedFlags, prefix: str = "") -> dict[str, Any]:
     """The opposite of `nested`: values by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in vars(args).items():
@@ -32,7 +43,7 @@ def dotted(args: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def value_of(args: Any, name: str, *default: Any) -> Any:
+def value_of(args: NestedFlags, name: str, *default: Any) -> Any:
     """A flag's value in nested arguments, by dotted name; `default` where there is no such flag."""
     value = args
     for part in name.split("."):

@@ -4,24 +4,24 @@ Importing this file imports nothing heavy.
 """
 
 import os
-from typing import Any
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.system.errors import UsageError
 
 _ROOMY = 0.6  # a part of the GPU's memory that vLLM may hold on to while an actor trains beside it
 
 
-def engines_share_gpus(args: Any) -> bool:
+def engines_share_gpus(args: NestedFlags) -> bool:
     """Whether the vLLM engines are on the actor's GPUs. With the asynchronous trainer OpenRLHF gives them their own."""
     return bool(args.train.colocate_all and not args.train.async_enable)
 
 
-def reference_shares_gpus(args: Any) -> bool:
+def reference_shares_gpus(args: NestedFlags) -> bool:
     """Whether a reference model, if there is one, is on the actor's GPUs."""
     return bool(args.train.colocate_actor_ref or args.train.colocate_all)
 
 
-def check_placement(args: Any) -> None:
+def check_placement(args: NestedFlags) -> None:
     """Check the flags about sharing GPUs, sleep and offload against each other. `args` is nested.
 
     Raises:
@@ -48,7 +48,7 @@ def check_placement(args: Any) -> None:
         )
 
 
-def _check_sleep(args: Any) -> None:
+def _check_sleep(args: NestedFlags) -> None:
     if args.train.async_enable:
         for flag, used in (
             ("--vllm.enable_sleep", args.vllm.enable_sleep),
@@ -80,7 +80,7 @@ def _check_sleep(args: Any) -> None:
         )
 
 
-def crowded(args: Any) -> str | None:
+def crowded(args: NestedFlags) -> str | None:
     """What may not fit on GPUs that engines and actor share; None if that is looked after."""
     if not engines_share_gpus(args) or not args.vllm.num_engines or args.vllm.gpu_memory_utilization <= _ROOMY:
         return None
@@ -100,12 +100,12 @@ def crowded(args: Any) -> str | None:
     )
 
 
-def gpus_needed(args: Any) -> int:
+def gpus_needed(args: NestedFlags) -> int:
     """GPUs that OpenRLHF's placement asks Ray for."""
-    actor = args.actor.num_nodes * args.actor.num_gpus_per_node
+    actor: int = args.actor.num_nodes * args.actor.num_gpus_per_node
     shared = reference_shares_gpus(args)
-    reference = args.ref.num_nodes * args.ref.num_gpus_per_node if args.algo.kl.init_coef > 0 and not shared else 0
-    engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
+    reference: int = args.ref.num_nodes * args.ref.num_gpus_per_node if args.algo.kl.init_coef > 0 and not shared else 0
+    engines: int = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
     if engines_share_gpus(args):
         engines = 0
     return actor + reference + engines

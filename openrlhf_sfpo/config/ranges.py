@@ -117,6 +117,6 @@ def check_choices(values: Mapping[str, Any], choices: Mapping[str, Iterable[str]
             raise UsageError(f"--{name}", f"is {value!r}.", f"Use one of {', '.join(allowed)}.")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A flag's value as people write it on a command line."""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

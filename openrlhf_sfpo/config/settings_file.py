@@ -99,16 +99,17 @@ def flow_list(text: str) -> list[str] | None:
 
 def _reason(error: yaml.YAMLError, text: str) -> str:
     """What is wrong, in one line."""
-    mark = getattr(error, "problem_mark", None)
     if isinstance(error, yaml.reader.ReaderError):
         before = text[: error.position].count("\n") + 1
         return f"line {before} has a character that no text has, U+{ord(text[error.position]):04X}"
-    if mark is None:
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
         return " ".join(str(error).split())
     line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
     if "\t" in line[: mark.column + 1]:
         return f"line {mark.line + 1} is indented with a tab; use spaces"
-    return f"line {mark.line + 1}: {(error.problem or error.context).removeprefix('but ')}"
+    problem = error.problem or error.context or ""
+    return f"line {mark.line + 1}: {problem.removeprefix('but ')}"
 
 
 class _Reader:
@@ -130,7 +131,8 @@ class _Reader:
                 return self._section(node)
             if isinstance(node, yaml.SequenceNode):
                 return [self.value(item) for item in node.value]
-            return None if node.style is None and node.value in _NULL else node.value
+            is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
+            return None if is_plain and node.value in _NULL else node.value
         finally:
             self._open.pop()
 

@@ -11,7 +11,7 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
     values = as_asked(values)
     directory = str(values.get("run.dir") or "")
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> Any:
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         if isinstance(value, str) and directory:

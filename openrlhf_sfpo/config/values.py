@@ -23,7 +23,7 @@ _YAML_FLOATS = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
-def value_of(action: argparse.Action, given: Any, place: str = "") -> Any:
+def value_of(action: argparse.Action, given: object, place: str = "") -> Any:
     """What a flag's value is.
 
     Args:
@@ -71,7 +71,7 @@ def _check_count(action: argparse.Action, items: list[Any], place: str) -> None:
         raise _error(flag, "has no value", place, "Give it one or more.")
 
 
-def _boolean(action: argparse.Action, given: Any, place: str) -> bool:
+def _boolean(action: argparse.Action, given: object, place: str) -> bool:
     asked = given if isinstance(given, bool) else truth(_text(given)) if not isinstance(given, list) else None
     if asked is None:
         raise _error(action.option_strings[0], f"is {given!r}, which is no boolean", place, "Write true or false.")
@@ -79,7 +79,7 @@ def _boolean(action: argparse.Action, given: Any, place: str) -> bool:
     return asked if action.const is None or action.const else not asked
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -90,7 +90,7 @@ def _converter(action: argparse.Action, place: str) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         if kind in _KINDS:
             try:
-                return kind(_YAML_FLOATS.get(text.lower(), text) if kind is float else text)  # type: ignore[operator]
+                return kind(_YAML_FLOATS.get(text.lower(), text) if kind is float else text)  # type: ignore[operator, misc]
             except ValueError:
                 what, fix = _KINDS[kind]
                 raise _error(flag, f"is {text!r}, which is {what}", place, fix) from None

@@ -1,12 +1,15 @@
 """What transformers' `save_pretrained` needs so that the model of a run is saved, and that others may read it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from openrlhf_sfpo.system.files import set_usual_mode
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
-def make_savable(model: Any) -> None:
+
+def make_savable(model: "PreTrainedModel") -> None:
     """Mend a generation config that transformers loads but refuses to save.
 
     Many published models set temperature or top_p without do_sample. If that is not all, only the special tokens stay.
@@ -29,7 +32,7 @@ def set_modes(directory: Path) -> None:
         set_usual_mode(file)
 
 
-def _is_valid(config: Any) -> bool:
+def _is_valid(config: "PretrainedConfig") -> bool:
     try:
         config.validate(strict=True)
     except ValueError:

@@ -8,7 +8,7 @@ state; `tests/test_deepspeed.py` says for each stage that it is still where it i
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,9 @@ import torch.distributed as dist
 from openrlhf_sfpo.sfpo import Shard
 from openrlhf_sfpo.system.replaced_names import RELIED_ON
 from openrlhf_sfpo.system.replacements import check_library
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 class ZeroWeights:
@@ -28,7 +31,7 @@ class ZeroWeights:
         ValueError: the optimizer keeps its fp32 weights somewhere that is not handled here.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: "DeepSpeedEngine") -> None:
         check_library("deepspeed", RELIED_ON)
         self._zero = engine.optimizer
         name = type(self._zero).__name__

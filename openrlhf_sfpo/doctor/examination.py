@@ -3,9 +3,10 @@
 Each check is a function that yields findings. Those of a command line take the flags as well.
 """
 
+import argparse
 from collections.abc import Container, Iterator
-from typing import Any
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.doctor.finding import Finding
 from openrlhf_sfpo.doctor.machine import (
     collectives,
@@ -35,7 +36,7 @@ def examine_quickly() -> Iterator[Finding]:
     yield shared_memory(cuda)
 
 
-def examine(args: Any | None) -> Iterator[Finding]:
+def examine(args: NestedFlags | None) -> Iterator[Finding]:
     """All checks.
 
     Args:
@@ -65,7 +66,7 @@ def examine(args: Any | None) -> Iterator[Finding]:
         yield from disk(args)
 
 
-def check_command_line(flat: Any, given: Container[str] = ()) -> Finding:
+def check_command_line(flat: argparse.Namespace, given: Container[str] = ()) -> Finding:
     """Everything that `openrlhf-sfpo train` refuses before it starts. `given`: the names of the flags that were set."""
     from openrlhf_sfpo.runs import preflight
 

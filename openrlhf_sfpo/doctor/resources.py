@@ -4,9 +4,9 @@ import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from openrlhf_sfpo.cluster.start import gpus_of_cluster
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import ray_address
 from openrlhf_sfpo.doctor.finding import Finding
 from openrlhf_sfpo.plan.allowances import CHECKPOINT_BYTES, PROCESS_BYTES
@@ -28,7 +28,7 @@ def parameters_of(path: str) -> int:
     return sum(entry.numel for entry in weight_plan(ModelConfig.from_pretrained(path), Layout()))
 
 
-def memory(args: Any, cuda: bool) -> Finding:
+def memory(args: NestedFlags, cuda: bool) -> Finding:
     """Host memory of this machine against what the processes and the copies for checkpoints take."""
     import psutil
 
@@ -49,7 +49,7 @@ def memory(args: Any, cuda: bool) -> Finding:
     return Finding("memory", "error", found, "Lower --actor.num_gpus_per_node or --vllm.num_engines.")
 
 
-def plan_of(args: Any, gpu_bytes: int) -> Plan:
+def plan_of(args: NestedFlags, gpu_bytes: int) -> Plan:
     """The plan of a command line.
 
     Args:
@@ -89,7 +89,7 @@ def gpu_memory(plan: Plan) -> Finding:
     return Finding("GPU memory", "warning", "; ".join(plan.problems), "openrlhf-sfpo plan --gpus N suggests layouts.")
 
 
-def ray_gpus(args: Any, cuda: bool) -> Finding:
+def ray_gpus(args: NestedFlags, cuda: bool) -> Finding:
     """The GPUs that a command line asks for, against those of the Ray cluster or of this machine."""
     from openrlhf_sfpo.config.placement import gpus_needed
 
@@ -117,7 +117,7 @@ def ray_gpus(args: Any, cuda: bool) -> Finding:
     return Finding("Ray", "ok" if there >= needed else "error", found, "" if there >= needed else fix)
 
 
-def disk(args: Any) -> Iterator[Finding]:
+def disk(args: NestedFlags) -> Iterator[Finding]:
     """Room for the checkpoints that are kept, one more while it is written, and the final model."""
     count = parameters_of(args.actor.model_name_or_path)
     one = CHECKPOINT_BYTES * count

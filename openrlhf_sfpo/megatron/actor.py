@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -81,6 +81,20 @@ class MegatronActor:
             layout.check(dist.get_world_size(), self.model_config)
             self._build(train)
 
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where the model is."""
+        return self.settings.device
+
+    @property
+    def weight_bucket_bytes(self) -> int:
+        """How much of the weights is gathered and sent at a time."""
+        return self.settings.weight_bucket_bytes
+
+    def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Hugging Face name, dtype and shape of each tensor, in the order of `export`."""
+        return self.weights.metadata()
+
     def on_progress(self, report: Callable[[], None]) -> None:
         """Have `report` called with each micro-batch and each bucket of weights."""
         self._pipeline.on_progress = self._report = report
@@ -93,6 +107,8 @@ class MegatronActor:
         self.weights.load(self.path)
         self._pipeline = Pipeline(config, self._chunks)
         self._report: Callable[[], None] = lambda: None
+        self._trains = train
+        self._scored: RolloutBatch | None = None
         self._start_entropy = torch.zeros(2, dtype=torch.float64)  # sum and tokens
         if train:
             # The optimizer copies the parameters into its fp32 shards, so it comes after the weights.
@@ -126,9 +142,12 @@ class MegatronActor:
         Returns:
             For each sample fp32 [length - 1] on the CPU, zero outside the action mask, on every rank.
         """
-        batch = RolloutBatch(self, [Sample(sample.tokens, sample.action_mask) for sample in samples])
+        bare = [Sample(sample.tokens, sample.action_mask) for sample in samples]
+        batch = RolloutBatch(self.layout, self.settings, bare)
         with self._offload.present("parameters"):
-            return batch.to_owners(self._log_probs_of(batch))
+            log_probs = batch.to_owners(self._log_probs_of(batch))
+        self._scored = batch if self._trains else None  # the update of these samples continues with it
+        return log_probs
 
     def _log_probs_of(self, batch: RolloutBatch) -> dict[int, torch.Tensor]:
         """By sample number, where this rank has a last stage."""
@@ -138,8 +157,9 @@ class MegatronActor:
             outputs = self._pipeline.forward(batches)
             for members, (values, entropies) in zip(numbers, outputs, strict=False):  # empty before the last stage
                 self.add_start_entropies(entropies)
+                on_cpu = values.cpu()
                 for row, number in enumerate(members):
-                    log_probs[number] = values[row, : batch.length(number) - 1].cpu()
+                    log_probs[number] = on_cpu[row, : batch.length(number) - 1]
         return log_probs
 
     def add_start_entropies(self, entropies: torch.Tensor) -> None:
@@ -184,7 +204,8 @@ class MegatronActor:
             NonFiniteUpdate: a loss or a gradient norm is not finite, without `skip_nonfinite`.
         """
         with self._offload.present(changes=True):
-            batch = RolloutBatch(self, samples)
+            batch = RolloutBatch(self.layout, self.settings, samples, self._scored)
+            self._scored = None
             return self._update(PassRunner(self, batch, loss_function, before_first_step), sfpo)
 
     def _update(self, runner: PassRunner, sfpo: SlowFastUpdate) -> dict[str, Any]:

@@ -39,15 +39,15 @@ class _NoStream:
 
 
 @contextlib.contextmanager
-def _no_stream_context(stream: Any) -> Iterator[None]:
+def _no_stream_context(stream: object) -> Iterator[None]:
     yield
 
 
-def _get_rng_state(device: Any = None, clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
+def _get_rng_state(device: object = None, clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
     return torch.get_rng_state()
 
 
-def _set_rng_state(new_state: torch.Tensor, device: Any = None, graph_safe: bool = False) -> None:
+def _set_rng_state(new_state: torch.Tensor, device: object = None, graph_safe: bool = False) -> None:
     torch.set_rng_state(new_state)
 
 
@@ -59,7 +59,9 @@ _CUDA_NAMES = {
 }
 
 
-def _tensor_type(self: torch.Tensor, dtype: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
+def _tensor_type(
+    self: torch.Tensor, dtype: torch.dtype | str | None = None, non_blocking: bool = False, **kwargs: Any
+) -> Any:
     if dtype is None and self.dtype in _CUDA_NAMES:
         return _CUDA_NAMES[self.dtype]
     return _original_type(self, dtype, non_blocking, **kwargs)
@@ -68,7 +70,9 @@ def _tensor_type(self: torch.Tensor, dtype: Any = None, non_blocking: bool = Fal
 def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
     """Megatron's reduce-scatter and all-gather work in place, so that in a group of one there is nothing to do."""
 
-    def wrapped(output: torch.Tensor, input_: torch.Tensor, *, group: Any, **kwargs: Any) -> Any:
+    def wrapped(
+        output: torch.Tensor, input_: torch.Tensor, *, group: torch.distributed.ProcessGroup, **kwargs: Any
+    ) -> Any:
         return None if group.size() == 1 else collective(output, input_, group=group, **kwargs)
 
     return wrapped
@@ -107,7 +111,7 @@ class _CudaMeansCpu(TorchFunctionMode):
     """Rewrites the literal device="cuda" (gradient norm, loss scale, token counts in the schedules)."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if kwargs:
             device = kwargs.get("device")

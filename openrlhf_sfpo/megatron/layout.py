@@ -3,11 +3,24 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Protocol
 
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.loopback import keep_stores_narrow
+
+
+class Sizes(Protocol):
+    """What names the sizes of a layout, such as the section of --megatron.*."""
+
+    @property
+    def tensor_model_parallel_size(self) -> int: ...
+    @property
+    def pipeline_model_parallel_size(self) -> int: ...
+    @property
+    def virtual_pipeline_model_parallel_size(self) -> int: ...
+    @property
+    def context_parallel_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class Layout:
     cp: int = 1
 
     @classmethod
-    def of(cls, megatron: Any) -> "Layout":
+    def of(cls, megatron: "Sizes") -> "Layout":
         """From the --megatron.* flags."""
         return cls(
             megatron.tensor_model_parallel_size,

@@ -24,7 +24,7 @@ def limits(device: str, sixteen_bits: bool, fp32_residual: bool) -> tuple[str | 
     return "does not take --megatron.fp32_residual_connection" if fp32_residual else None, None
 
 
-def chosen(asked: Any, best: Any, obstacle: str | None, instead: Any) -> Any:
+def chosen(asked: object, best: object, obstacle: str | None, instead: object) -> Any:
     """What `auto` means; otherwise what is asked for."""
     return asked if asked != "auto" else instead if obstacle else best
 
@@ -85,6 +85,8 @@ class ActorSettings:
         skip_nonfinite: undo an update in which a loss or a gradient norm is not finite, instead of raising; weights
             and optimizer state are copied to host memory before each update for that.
         offload_parameters: move the parameters, too, when the actor's state is moved to host memory.
+        batch_cache_bytes: packed micro-batches that stay on the device for all passes of an update; those beyond are
+            packed and uploaded in each pass. They take about 60 bytes a token.
         timeout: of collectives, in seconds.
     """
 
@@ -108,5 +110,6 @@ class ActorSettings:
     num_threads: int | None = None
     skip_nonfinite: bool = False
     offload_parameters: bool = False
+    batch_cache_bytes: int = 2**30
     timeout: float = 3600.0
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

@@ -1,13 +1,13 @@
 """The update that the --sfpo.* flags ask for."""
 
 from collections.abc import Callable
-from typing import Any
 
 from openrlhf_sfpo.config.flags import SFPOConfig
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.sfpo import EntropyGate, OwnedWeights, SlowCopy, SlowFastUpdate
 
 
-def needs_old_log_probs(args: Any, samples: int) -> bool:
+def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
     """Whether the log-probabilities at theta_0 must be known before the update, or are those of its first forward pass.
 
     Args:

@@ -1,9 +1,12 @@
 """The order in which OpenRLHF's ranks get the bundles of a placement group."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
 
 
-def node_by_node(placement_group: Any, placement_group_bundle_index: int, **options: Any) -> Any:
+def node_by_node(placement_group: "PlacementGroup", placement_group_bundle_index: int, **options: Any) -> Any:
     """Stands for Ray's `PlacementGroupSchedulingStrategy` where OpenRLHF gives rank r the r-th bundle: it gives it the
     r-th in an order in which the bundles of a machine are neighbours, the one that vLLM engines on these bundles have.
 

@@ -4,14 +4,14 @@ trainer, and with what a machine without GPUs needs."""
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from openrlhf.trainer.ray import ppo_actor
 from openrlhf.trainer.ray.launcher import ReferenceModelActor
 
 from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.config.namespaces import HoldsFlags
 from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
 from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
 from openrlhf_sfpo.orchestration.deepspeed_trainer import SlowFastActorTrainer
@@ -24,14 +24,17 @@ from openrlhf_sfpo.system.loopback import keep_stores_narrow
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
 from openrlhf_sfpo.system.replacements import install as replace
 
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+    from openrlhf.trainer.ppo_utils.experience import Experience
+
 _STATE = "sfpo"  # our part of a checkpoint's client states
-_BUCKET_BYTES = 512 * 2**20
 
 
 class _OnAnyDevice:
     """Prepares the process of a rank before OpenRLHF starts its process group."""
 
-    def _setup_distributed(self, strategy: Any) -> None:
+    def _setup_distributed(self, strategy: HoldsFlags) -> None:
         keep_stores_narrow()
         if not torch.cuda.is_available():
             cpu.install(max(1, usable_cpus() // strategy.args.actor.num_gpus_per_node))
@@ -44,7 +47,7 @@ class PolicyActor(_OnAnyDevice, unwrap_ray_class(ppo_actor.PolicyModelActor)):
     _sync: Any = None
 
     def init_model_from_pretrained(
-        self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+        self, strategy: HoldsFlags, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
     ) -> None:
         self.events = Events()
         self.events.register("policy", self._rank)
@@ -73,7 +76,7 @@ class PolicyActor(_OnAnyDevice, unwrap_ray_class(ppo_actor.PolicyModelActor)):
         status = super().fit(kl_ctl)
         return {**status, **self._gate_notices.as_status(status, self.events)}
 
-    def append(self, experience: Any) -> None:
+    def append(self, experience: "Experience") -> None:
         """As OpenRLHF's."""
         replace_stamps(experience.info, self.trainer.sfpo.gate.batches)
         super().append(experience)
@@ -140,17 +143,18 @@ class ReferenceActor(_OnAnyDevice, unwrap_ray_class(ReferenceModelActor)):
 class _EngineWeights:
     """The weights of a DeepSpeed engine as `WeightSync` takes them: a stream of whole tensors."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: "DeepSpeedEngine") -> None:
         self._engine = engine
-        self.settings = SimpleNamespace(device="cpu", weight_bucket_bytes=_BUCKET_BYTES)
-        self.weights = self
 
-    def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    device: Literal["cpu", "cuda"] = "cpu"
+    weight_bucket_bytes = 512 * 2**20
+
+    def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and shape of each tensor, in the order of `export`."""
         parameters = self._engine.module.named_parameters()
         return [(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in parameters]
 
-    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def export(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors. Gathering them is a collective; every rank exhausts it."""
         from deepspeed import zero
 

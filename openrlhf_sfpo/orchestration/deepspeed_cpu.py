@@ -60,7 +60,7 @@ class _ZeroMeansCpu(TorchFunctionMode):
     """Rewrites CUDA devices, by name or by number, in `Tensor.to` and in keywords."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if kwargs and _is_cuda(kwargs.get("device")):
             kwargs = {**kwargs, "device": _CPU}
@@ -69,7 +69,7 @@ class _ZeroMeansCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _is_cuda(device: Any) -> bool:
+def _is_cuda(device: object) -> bool:
     if isinstance(device, str):
         return device.startswith("cuda")
     return isinstance(device, int) or (isinstance(device, torch.device) and device.type == "cuda")

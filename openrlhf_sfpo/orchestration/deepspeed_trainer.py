@@ -6,16 +6,20 @@ the actors' processes, which have CUDA, DeepSpeed and OpenRLHF.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
 from openrlhf_sfpo.config.flags import SFPOConfig, section
+from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags
 from openrlhf_sfpo.deepspeed.zero import ZeroWeights
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
 from openrlhf_sfpo.sfpo import Pass
+
+if TYPE_CHECKING:
+    from openrlhf.trainer.ppo_utils.experience import Experience
 
 # OpenRLHF's names for what the algorithm reads.
 _METRICS = {"ppo_kl": "ppo_kl", "clip_ratio": "ppo_clip_ratio"}
@@ -28,7 +32,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
     weights (--train.enable_ema) advance in the slow pass only.
     """
 
-    def __init__(self, strategy: Any, actor: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, strategy: HoldsFlags, actor: Any, *args: Any, **kwargs: Any) -> None:
         sfpo = section(SFPOConfig, strategy.args.sfpo)
         if strategy.args.actor.entropy_coef is None:
             strategy.args.actor.entropy_coef = 0.0  # computed for the gate, and no part of the loss
@@ -75,7 +79,9 @@ class SlowFastActorTrainer(ActorPPOTrainer):
                 difference.add(moved[None], item.action_mask[None])
         return difference.take(self._weights)
 
-    def training_step(self, experience: Any, kl_ctl: float, step: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def training_step(
+        self, experience: "Experience", kl_ctl: float, step: int, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         """As OpenRLHF's. With dynamic batches DeepSpeed is told which micro-batch is the last before a step: it is
         configured for a step after each, and would use the gradients of the last one alone."""
         if self.args.train.dynamic_batch_enable:
@@ -86,12 +92,12 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         """Add up the entropies that the model computes. OpenRLHF's own `entropy_loss` weighs the tokens of a step's
         micro-batches differently, and with dynamic batches depends on their number."""
 
-        def ask(model: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        def ask(model: Any, args: NestedFlags, kwargs: dict[str, Any]) -> Any:
             # Without gradients it is asked for old log-probabilities, and for nothing else.
             asked = at_start and not torch.is_grad_enabled()
             return args, {**kwargs, "return_output": True, "return_entropy": True} if asked else kwargs
 
-        def add(model: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        def add(model: Any, args: NestedFlags, kwargs: dict[str, Any], output: Any) -> Any:
             training = torch.is_grad_enabled()
             if training or at_start:
                 mask = args[1] if len(args) > 1 else kwargs["action_mask"]

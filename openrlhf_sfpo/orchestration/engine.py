@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
@@ -25,6 +25,10 @@ from openrlhf_sfpo.rollout.staleness import stamp
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 from openrlhf_sfpo.tasks.reward_files import attribute, load_file
 from openrlhf_sfpo.tasks.rewards import CheckedReward, is_url
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.worker.gpu_worker import Worker
 
 
 class RewardFailure(RuntimeError):
@@ -100,7 +104,9 @@ class RolloutEngine(unwrap_ray_class(RolloutRayActor)):
             )
         self._wants_reward = bool(getattr(self.executor, "reward_endpoints", None))
 
-    async def generate_responses(self, prompt: str, label: str, sampling_params: Any, **kwargs: Any) -> Any:
+    async def generate_responses(
+        self, prompt: str, label: str, sampling_params: "SamplingParams", **kwargs: Any
+    ) -> Any:
         """As OpenRLHF's, with log-probabilities, and with an error where OpenRLHF would leave the reward out."""
         sampling_params.logprobs = 1
         if isinstance(self.executor, SingleTurnAgentExecutor) and not sampling_params.stop:
@@ -125,7 +131,9 @@ class RolloutEngine(unwrap_ray_class(RolloutRayActor)):
                 raise RewardFailure(f"A reward is {reward}; rewards must be finite numbers.")
         return responses
 
-    async def generate(self, prompt_token_ids: list[int], sampling_params: Any, multi_modal_data: Any = None) -> Any:
+    async def generate(
+        self, prompt_token_ids: list[int], sampling_params: "SamplingParams", multi_modal_data: object = None
+    ) -> Any:
         """As OpenRLHF's, with this response's seed if it has one. Called once for each response."""
         if self._lacks_weights:
             raise RuntimeError("this engine slept at level 2 (--vllm.sleep_level) and was not sent the weights since")
@@ -151,7 +159,7 @@ class RolloutEngine(unwrap_ray_class(RolloutRayActor)):
         if self._response_seeds is not None:
             self._response_seeds = ResponseSeeds(seed)
 
-    async def init_weight_transfer_engine(self, request: Any) -> None:
+    async def init_weight_transfer_engine(self, request: object) -> None:
         await self.llm.init_weight_transfer_engine(request)
 
     async def start_weight_update(self) -> None:
@@ -160,7 +168,7 @@ class RolloutEngine(unwrap_ray_class(RolloutRayActor)):
         self._updating = True
         await self.llm.start_weight_update()
 
-    async def update_weights(self, request: Any) -> None:
+    async def update_weights(self, request: object) -> None:
         try:
             await self.llm.update_weights(request)
         except BaseException:
@@ -238,7 +246,7 @@ class ResponseSeeds:
             yield int.from_bytes(hashlib.sha256(key.encode()).digest()[:6])
 
 
-def _seed_worker(worker: Any, seed: int) -> None:
+def _seed_worker(worker: "Worker", seed: int) -> None:
     from vllm.utils.torch_utils import set_random_seed
 
     set_random_seed(seed)

@@ -7,10 +7,10 @@ is training on another policy's.
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.system.errors import EngineMismatch
 
 # Mean distances in nats per token. With both in fp32 it is 1e-5 to 1e-3, with 16 bits in either 0.005 to 0.03.
@@ -54,7 +54,7 @@ class GapWatch:
         args: OpenRLHF's nested arguments and ours, settled for the device.
     """
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, args: NestedFlags) -> None:
         self._limit = limit_of(args)
         self._watches = not args.rollout.replay_dir  # a recording may be of any policy
         self._first = True
@@ -105,7 +105,7 @@ class GapWatch:
         )
 
 
-def limit_of(args: Any) -> float | None:
+def limit_of(args: NestedFlags) -> float | None:
     """The largest mean distance, in nats per token, that a run's first batch may have; None for any.
 
     Both sides divide logits by the temperature, errors included. Engines report what they sample from: with top_p the

@@ -10,13 +10,16 @@ import runpy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.orchestration.bundle_order import node_by_node
 from openrlhf_sfpo.orchestration.worker_reuse import ReusedWorkers
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
 from openrlhf_sfpo.system.replacements import check_library, replaced
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.orchestration.engine import EngineClass
 
 _own_run = False
 
@@ -48,7 +51,7 @@ def check_signatures() -> None:
 
 
 @contextmanager
-def installed(backend: str, engine_class: Any, reused: ReusedWorkers | None) -> Iterator[None]:
+def installed(backend: str, engine_class: "EngineClass", reused: ReusedWorkers | None) -> Iterator[None]:
     """Put our classes in the places of OpenRLHF's, and take them away again at the end.
 
     Args:

@@ -1,11 +1,10 @@
 """OpenRLHF's own losses as the loss function of the Megatron actor."""
 
-from typing import Any
-
 import torch
 from openrlhf.models import PolicyLoss, aggregate_loss
 from openrlhf.models.utils import compute_approx_kl
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.megatron.data.batching import MicroBatch
 from openrlhf_sfpo.megatron.train.pipeline import LossNorm
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap
@@ -25,7 +24,7 @@ class OpenRLHFLoss:
         engine_gap: the engine's log-probabilities against the old ones, over the calls so far.
     """
 
-    def __init__(self, args: Any, kl_coef: float) -> None:
+    def __init__(self, args: NestedFlags, kl_coef: float) -> None:
         advantage = args.algo.advantage
         self._args = args
         self._kl_coef = kl_coef

@@ -19,7 +19,7 @@ from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
 from openrlhf_sfpo.config.flags import MegatronConfig, SFPOConfig, section
-from openrlhf_sfpo.config.namespaces import dotted
+from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags, dotted
 from openrlhf_sfpo.config.placement import engines_share_gpus
 from openrlhf_sfpo.config.stored_settings import portable
 from openrlhf_sfpo.megatron.actor import MegatronActor
@@ -82,7 +82,7 @@ class MegatronModelActor(BaseModelActor):
             outputs.append(padded)
         return outputs
 
-    def _start(self, strategy: Any, pretrain: str, max_steps: int | None, train: bool) -> None:
+    def _start(self, strategy: HoldsFlags, pretrain: str, max_steps: int | None, train: bool) -> None:
         self.strategy = strategy
         self.args = strategy.args
         if self.actor is not None:
@@ -115,7 +115,7 @@ class PolicyActor(MegatronModelActor):
     heartbeat: Heartbeat | None = None
 
     def init_model_from_pretrained(
-        self, strategy: Any, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+        self, strategy: HoldsFlags, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
     ) -> None:
         self.events = Events()
         self.events.register("policy", self._rank)
@@ -352,13 +352,13 @@ class PolicyActor(MegatronModelActor):
             return super().forward(sequences, action_mask, attention_mask)
 
 
-def _settings(args: Any) -> dict[str, Any]:
+def _settings(args: NestedFlags) -> dict[str, Any]:
     """The settings of the run as its launcher knows them or, in somebody else's OpenRLHF, as they are here."""
     text = getattr(args.run, "settings", None)
     return json.loads(text) if text else portable(dotted(args))
 
 
-def _checkpoint_of(args: Any) -> Path | None:
+def _checkpoint_of(args: NestedFlags) -> Path | None:
     """What to continue from: what the launcher has chosen or, in somebody else's OpenRLHF, what is in --ckpt.path."""
     chosen = getattr(args.ckpt, "resume_from", None)
     if chosen is not None:
@@ -372,13 +372,13 @@ def _checkpoint_of(args: Any) -> Path | None:
 class ReferenceActor(MegatronModelActor):
     """The frozen reference model of a KL term."""
 
-    def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
+    def init_model_from_pretrained(self, strategy: HoldsFlags, pretrain: str) -> None:
         self._start(strategy, pretrain, max_steps=None, train=False)
         if self.args.ref.offload:
             self.actor.offload_states()  # and it comes back for each `forward`
 
 
-def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -> ActorSettings:
+def actor_settings(args: NestedFlags, megatron: MegatronConfig, max_steps: int | None) -> ActorSettings:
     """The Megatron actor's settings from OpenRLHF's flags and ours, which the launcher has settled for the device."""
     cuda = megatron.device == "cuda"
     assert megatron.device != "auto", "the launcher decides before any actor starts"
@@ -421,7 +421,7 @@ def actor_settings(args: Any, megatron: MegatronConfig, max_steps: int | None) -
     )
 
 
-def _schedule_steps(args: Any, max_steps: int) -> int:
+def _schedule_steps(args: NestedFlags, max_steps: int) -> int:
     """Optimizer steps of the whole run. OpenRLHF's `max_steps` counts full train batches; each rollout batch here ends
     with a smaller one if need be, and makes at least one step."""
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt

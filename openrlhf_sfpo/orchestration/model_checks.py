@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.system.errors import UsageError
 
 
-def check_layout(args: Any) -> None:
+def check_layout(args: NestedFlags) -> None:
     """The model's configuration against the layout and the sequence length."""
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.model.config import ModelConfig
@@ -22,7 +22,7 @@ def check_layout(args: Any) -> None:
     model.check_sequence_length(args.data.max_len)
 
 
-def check_engine_limits(args: Any) -> None:
+def check_engine_limits(args: NestedFlags) -> None:
     """The model's configuration against what vLLM can run."""
     from openrlhf_sfpo.config.device_defaults import runs_on_cpu
     from openrlhf_sfpo.megatron.model.config import ModelConfig
@@ -35,7 +35,7 @@ def check_engine_limits(args: Any) -> None:
     check_engine(model, args.data.max_len, args.vllm.tensor_parallel_size, runs_on_cpu(args.megatron.device))
 
 
-def check_model(args: Any) -> None:
+def check_model(args: NestedFlags) -> None:
     """Check the model directory alone: its format, and its weights against config.json.
 
     Raises:
@@ -45,7 +45,7 @@ def check_model(args: Any) -> None:
     check_against_config(args)
 
 
-def check_directory(args: Any) -> None:
+def check_directory(args: NestedFlags) -> None:
     """Whether the model is a directory in a format that actor and engines read alike."""
     from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
 
@@ -55,7 +55,7 @@ def check_directory(args: Any) -> None:
     check_model_directory(path, bin_files=through_transformers)
 
 
-def check_against_config(args: Any) -> None:
+def check_against_config(args: NestedFlags) -> None:
     """The tensors in the model directory against its configuration."""
     from openrlhf_sfpo.checkpoints.hf_directory import check_tokenizer_files
     from openrlhf_sfpo.megatron.model.config import ModelConfig
@@ -78,7 +78,7 @@ def check_against_config(args: Any) -> None:
         check_tokenizer_files(path)
 
 
-def check_compiled_operators(args: Any) -> None:
+def check_compiled_operators(args: NestedFlags) -> None:
     from openrlhf_sfpo.deepspeed.compiled_ops import check_locks
 
     if args.actor.backend == "deepspeed":

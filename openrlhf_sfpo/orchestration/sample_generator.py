@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -23,6 +23,10 @@ from openrlhf_sfpo.rollout.staleness import STAMP
 from openrlhf_sfpo.system.errors import Stopped
 from openrlhf_sfpo.system.random_state import rng_state, set_rng_state
 from openrlhf_sfpo.system.statistics import standard_errors
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,9 @@ class Rollouts(SamplesGenerator):
             sample.rewards = sample.rewards if sample.scores is None else sample.scores
         return self._eval_samples
 
-    def report_evaluation(self, step: int, logs: dict[str, float], eval_dataloader: Any) -> dict[str, float]:
+    def report_evaluation(
+        self, step: int, logs: dict[str, float], eval_dataloader: "DataLoader[Any]"
+    ) -> dict[str, float]:
         """The metrics of the evaluation just made, `logs`, with their standard errors; announced as well."""
         logs = {**logs, **evaluation_errors(self._eval_samples, self._eval_samples_per_prompt, eval_dataloader)}
         self._events.send("eval", step=step, metrics=logs)
@@ -153,7 +159,7 @@ class Rollouts(SamplesGenerator):
             return self._generate(*args, **kwargs)
 
     def _generate(
-        self, dataloader_iter: Any, num_prompts: int, dynamic_filtering: bool, **kwargs: Any
+        self, dataloader_iter: Iterator[Any], num_prompts: int, dynamic_filtering: bool, **kwargs: Any
     ) -> tuple[list[Experience], int, bool]:
         """Samples for `num_prompts` prompts (more are drawn for those that the filter leaves out).
 
@@ -354,7 +360,7 @@ def to_experience(record: RolloutRecord) -> Experience:
     )
 
 
-def missing_start(tokenizer: Any, prompt: str) -> str | None:
+def missing_start(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str | None:
     """What to say if the model expects a token at the start of a text that nobody adds: OpenRLHF leaves that to the
     chat template.
 
@@ -372,7 +378,9 @@ def missing_start(tokenizer: Any, prompt: str) -> str | None:
     )
 
 
-def evaluation_errors(samples: list[Experience], per_prompt: int, eval_dataloader: Any) -> dict[str, float]:
+def evaluation_errors(
+    samples: list[Experience], per_prompt: int, eval_dataloader: "DataLoader[Any]"
+) -> dict[str, float]:
     """Standard errors of each data source's pass1, named as OpenRLHF names its evaluation metrics. Copies of a prompt
     are one prompt with the samples of all of them."""
     source_of = {

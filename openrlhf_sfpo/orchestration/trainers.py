@@ -16,6 +16,7 @@ from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags
 from openrlhf_sfpo.orchestration.gate_notices import NOTICE
 from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.orchestration.sample_generator import DataPosition, Replay, Rollouts, to_record
@@ -25,7 +26,7 @@ from openrlhf_sfpo.system.random_state import random_numbers_kept
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
 
-def _seed(args: Any) -> None:
+def _seed(args: NestedFlags) -> None:
     """Make --train.seed decide the order of the prompts. OpenRLHF seeds the processes of the actors, not the one that
     shuffles, whose order would be the same for every seed."""
     transformers.set_seed(args.train.seed)
@@ -34,7 +35,7 @@ def _seed(args: Any) -> None:
 class _Reports:
     """What both trainers add around BasePPOTrainer's methods."""
 
-    args: Any
+    args: NestedFlags
     tokenizer: Any
     _saved_step = -1
 
@@ -70,7 +71,7 @@ class _Reports:
         return status, step
 
     def save_logs_and_checkpoints(
-        self, global_step: int, logs_dict: dict[str, Any] | None = None, client_states: Any = None
+        self, global_step: int, logs_dict: dict[str, Any] | None = None, client_states: dict[str, Any] | None = None
     ) -> None:
         metrics = {key: value for key, value in (logs_dict or {}).items() if key != "generated_samples"}
         self._events().send("step", step=global_step, metrics=metrics)
@@ -147,7 +148,7 @@ class _Reports:
 class Trainer(_Reports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
     """The synchronous trainer."""
 
-    def __init__(self, pretrain: str, strategy: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
         self._events().register("trainer")
@@ -197,7 +198,9 @@ class Trainer(_Reports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
             self._events().send("step", step=step, metrics=self._known["metrics"], again=True)
             self._known = None
 
-    def save_logs_and_checkpoints(self, global_step: int, logs_dict: Any = None, client_states: Any = None) -> None:
+    def save_logs_and_checkpoints(
+        self, global_step: int, logs_dict: dict[str, Any] | None = None, client_states: dict[str, Any] | None = None
+    ) -> None:
         self._last_states = client_states
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
 
@@ -271,7 +274,7 @@ class TrainingActor(_Reports, unwrap_ray_class(ppo_trainer_async.TrainingActor))
 class GenerateSamplesActor(unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)):
     """The rollout half of the asynchronous trainer; evaluations run here."""
 
-    def __init__(self, pretrain: str, strategy: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
         # The training half ends the run: the step in progress would be lost otherwise.

@@ -3,8 +3,9 @@
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model.config import ModelConfig
@@ -182,7 +183,7 @@ def _buckets(model: ModelConfig, layout: Layout, bucket_bytes: int, element: int
     )
 
 
-def setup_of(args: Any, model: ModelConfig) -> Setup:
+def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
     """From the flags of `openrlhf-sfpo train`.
 
     Args:
@@ -240,6 +241,6 @@ def setup_of(args: Any, model: ModelConfig) -> Setup:
     )
 
 
-def _snapshot(sfpo: Any) -> int:
+def _snapshot(sfpo: NestedFlags) -> int:
     active = sfpo.enable and sfpo.k > 0 and sfpo.preset in _PRESETS_WITH_COPY
     return _COPIES[sfpo.optimizer_state] if active else 0

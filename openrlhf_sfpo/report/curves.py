@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.report.figures import as_png, finish_panel, new_figure
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets, read_metrics
 from openrlhf_sfpo.system.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def draw_curves(directory: Path) -> Path | None:
@@ -33,13 +36,13 @@ def _series(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[flo
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _reward(axes: Any, lines: list[dict[str, Any]]) -> None:
+def _reward(axes: "Axes", lines: list[dict[str, Any]]) -> None:
     steps, values = _series(lines, "reward_mean")
     if steps:
         axes.plot(steps, values, marker="o", markersize=3, color="tab:blue")
 
 
-def _accuracy(axes: Any, lines: list[dict[str, Any]]) -> None:
+def _accuracy(axes: "Axes", lines: list[dict[str, Any]]) -> None:
     names = evaluated_datasets(lines)
     for name in names:
         points = [(line["step"], *found) for line in lines if (found := accuracy_of(line, name))]
@@ -51,14 +54,14 @@ def _accuracy(axes: Any, lines: list[dict[str, Any]]) -> None:
         axes.legend()
 
 
-def _entropy(axes: Any, lines: list[dict[str, Any]]) -> None:
+def _entropy(axes: "Axes", lines: list[dict[str, Any]]) -> None:
     steps, values = _series(lines, "sfpo/entropy")
     if steps:
         axes.plot(steps, values, marker="o", markersize=3, color="tab:green")
         axes.set_ylim(bottom=0)
 
 
-def _displacement(axes: Any, lines: list[dict[str, Any]]) -> None:
+def _displacement(axes: "Axes", lines: list[dict[str, Any]]) -> None:
     steps, values = _series(lines, "sfpo/displacement_rel")
     if steps:
         axes.plot(steps, values, marker="o", markersize=3, color="tab:orange")

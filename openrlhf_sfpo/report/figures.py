@@ -1,7 +1,11 @@
 """Making matplotlib figures without a screen."""
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -15,7 +19,7 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def finish_panel(axes: Any) -> None:
+def finish_panel(axes: "Axes") -> None:
     """Label a panel over training steps, which says so if there is nothing in it."""
     axes.set_xlabel("step (rollout batch)")
     axes.grid(alpha=0.3)
@@ -23,7 +27,7 @@ def finish_panel(axes: Any) -> None:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
 
 
-def as_png(figure: Any) -> bytes:
+def as_png(figure: "Figure") -> bytes:
     """The figure as a PNG file's content."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)

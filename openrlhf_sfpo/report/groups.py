@@ -181,7 +181,7 @@ def group_runs(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]
     return sorted(groups, key=_order)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A setting's value as people write it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -226,7 +226,7 @@ def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, index[:, None], axis=1)[:, 0]
 
 
-def _nan(statistic: Any, values: np.ndarray) -> np.ndarray:
+def _nan(statistic: object, values: np.ndarray) -> np.ndarray:
     """A NaN-aware statistic over axis 1; NaN where there is nothing but NaN."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(All-NaN slice|Mean of empty slice)")

@@ -139,7 +139,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
     )
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

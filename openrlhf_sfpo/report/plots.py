@@ -1,6 +1,6 @@
 """The plots of a report, as matplotlib figures."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -8,6 +8,10 @@ from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.figures import finish_panel, new_figure
 from openrlhf_sfpo.report.groups import Group, aligned, shown
 from openrlhf_sfpo.report.runs import AXES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DYNAMICS = (
     ("Mean reward of the rollouts", "reward_mean"),
@@ -92,7 +96,7 @@ def dynamics(comparison: Comparison) -> Any:
     return figure
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def _legend(figure: "Figure", axes: "Axes") -> None:
     """One legend below all panels, with as many columns as the figure is wide enough for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:

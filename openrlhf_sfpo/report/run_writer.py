@@ -244,7 +244,7 @@ def _metric_name(name: str) -> str:
     return f"train/{name}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A value as YAML writes it plainly."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]

@@ -133,9 +133,9 @@ def _read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _number(value: Any, default: float = 0.0) -> float:
+def _number(value: object, default: float = 0.0) -> float:
     return float(value) if _is_number(value) else default

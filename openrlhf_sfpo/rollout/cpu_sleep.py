@@ -4,16 +4,19 @@ As on a GPU, level 1 frees the key/value cache and level 2 the weights as well, 
 up; buffers such as rotary tables stay. On a GPU level 1 moves the weights to host memory, where they are already here.
 """
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from openrlhf_sfpo.system.cpus import give_back_freed_memory
 
+if TYPE_CHECKING:
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
 _Freed = list[tuple[torch.UntypedStorage, int]]  # a storage, and the bytes that it had
 
 
-def sleep(self: Any, level: int = 1) -> None:
+def sleep(self: "CPUWorker", level: int = 1) -> None:
     """Free memory.
 
     Args:
@@ -33,7 +36,7 @@ def sleep(self: Any, level: int = 1) -> None:
     give_back_freed_memory()
 
 
-def wake_up(self: Any, tags: list[str] | None = None) -> None:
+def wake_up(self: "CPUWorker", tags: list[str] | None = None) -> None:
     """Have memory again. Weights that were freed are NaN until they are sent.
 
     Args:
@@ -48,14 +51,14 @@ def wake_up(self: Any, tags: list[str] | None = None) -> None:
             content.fill_(255 if tag == "weights" else 0)  # all bits set is NaN in every floating-point format
 
 
-def _asleep(worker: Any) -> dict[str, _Freed]:
+def _asleep(worker: "CPUWorker") -> dict[str, _Freed]:
     """What of the worker's memory is freed, by tag."""
     if not hasattr(worker, "_openrlhf_sfpo_asleep"):
         worker._openrlhf_sfpo_asleep = {}
     return worker._openrlhf_sfpo_asleep
 
 
-def _key_value_caches(worker: Any) -> list[torch.Tensor]:
+def _key_value_caches(worker: "CPUWorker") -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for cache in worker.model_runner.kv_caches:
         found += [cache] if isinstance(cache, torch.Tensor) else list(cache)

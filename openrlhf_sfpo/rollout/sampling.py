@@ -4,12 +4,15 @@ import functools
 import os
 import tempfile
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.system import loopback, search_path
 from openrlhf_sfpo.system.scratch import Scratch
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
+
+if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def sample(
     ]
 
 
-def _response(decode: ResponseDecoder, prompt: list[int], output: Any) -> Response:
+def _response(decode: ResponseDecoder, prompt: list[int], output: "CompletionOutput") -> Response:
     ended = ended_by_token(output)
     text = decode(prompt, output.token_ids, ended).text
     ending = decode.ending(output.token_ids[-1]) if ended else ""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -19,11 +19,29 @@ def backend_for(device: str, shared_gpus: bool) -> str:
     return "ipc" if shared_gpus else "nccl"
 
 
+class WeightProducer(Protocol):
+    """A model that trains, as its weights go to engines. Every rank has one, and makes the same calls."""
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where the weights are."""
+
+    @property
+    def weight_bucket_bytes(self) -> int:
+        """How much is sent at a time."""
+
+    def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Hugging Face name, dtype and shape of each tensor, in the order of `export`."""
+
+    def export(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+        """Stream whole tensors by name, to rank 0 or to `everyone`. A collective: every rank must exhaust it."""
+
+
 class WeightSync:
-    """Keeps vLLM engines in line with a Megatron actor. Created and called on every rank of the actor.
+    """Keeps vLLM engines in line with a model that trains. Created and called on every rank of it.
 
     Args:
-        actor: a `MegatronActor`.
+        producer: gives the weights.
         engines: Ray handles of the engine actors.
         engine_workers: vLLM workers over all engines (engines x their tensor-parallel size).
         master_address: address of rank 0, where the NCCL rendezvous is.
@@ -33,7 +51,7 @@ class WeightSync:
 
     def __init__(
         self,
-        actor: Any,
+        producer: WeightProducer,
         engines: list[Any],
         engine_workers: int,
         master_address: str,
@@ -44,9 +62,9 @@ class WeightSync:
 
         register()
         self._engines = engines
-        backend = backend_for(actor.settings.device, shared_gpus)
+        backend = backend_for(producer.device, shared_gpus)
         self._client = EngineClient(engines, timeout, engine_workers // len(engines))
-        self._source = _weight_source(actor, everyone=backend == "ipc")
+        self._source = _weight_source(producer, everyone=backend == "ipc")
         init_info = _init_info(backend, self._source, engine_workers, master_address)
         self._engine = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=self._source)
         self._say(0)  # what the engines have read from disk
@@ -88,9 +106,9 @@ class WeightSync:
         if torch.distributed.get_rank() == 0:
             self._client.weights_are(number)
 
-    def follow(self, actor: Any) -> None:
+    def follow(self, producer: WeightProducer) -> None:
         """Send the weights of another actor from now on, of the same model in the same layout."""
-        self._source.actor = actor
+        self._source.producer = producer
 
     def restart_engines(self, seed: int) -> None:
         """Reset everything in the engines except the weights. Call it on one rank."""
@@ -135,7 +153,7 @@ class EngineClient:
     def start_weight_update(self) -> None:
         self._call("start_weight_update")
 
-    def update_weights(self, update_info: Any) -> None:
+    def update_weights(self, update_info: object) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         self.updates += 1
@@ -167,15 +185,15 @@ class EngineClient:
             raise WeightSyncFailed(f"an engine died while the weights were sent to it ({method})") from None
 
 
-def _weight_source(actor: Any, everyone: bool) -> Any:
-    """The actor's weights as a vLLM `WeightSource`; with `everyone` all ranks get all of them, and not only rank 0."""
+def _weight_source(producer: WeightProducer, everyone: bool) -> Any:
+    """A model's weights as a vLLM `WeightSource`; with `everyone` all ranks get all of them, and not only rank 0."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
     class MegatronSource(WeightSource):
         """Streams Hugging Face tensors. Gathering them is a collective."""
 
         def __init__(self) -> None:
-            self.actor = actor
+            self.producer = producer
             self.stream: Iterator[tuple[str, torch.Tensor]] | None = None
 
         @property
@@ -191,10 +209,10 @@ def _weight_source(actor: Any, everyone: bool) -> Any:
             return [torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in self.metadata()]
 
         def metadata(self) -> list[ParamMeta]:
-            return [ParamMeta(*meta) for meta in self.actor.weights.metadata()]
+            return [ParamMeta(*meta) for meta in self.producer.weight_metadata()]
 
         def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            self.stream = self.actor.export(everyone=True) if everyone else self.actor.export()
+            self.stream = self.producer.export(everyone=everyone)
             return self.stream
 
         def exhaust(self) -> None:
@@ -206,7 +224,7 @@ def _weight_source(actor: Any, everyone: bool) -> Any:
 
 
 def _init_info(backend: str, source: Any, engine_workers: int, master_address: str) -> Any:
-    rank, bucket_bytes = torch.distributed.get_rank(), source.actor.settings.weight_bucket_bytes
+    rank, bucket_bytes = torch.distributed.get_rank(), source.producer.weight_bucket_bytes
     if backend == SHARED_MEMORY:
         from openrlhf_sfpo.rollout.shared_memory import SharedMemoryTrainerInitInfo
 

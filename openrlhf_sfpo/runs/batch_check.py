@@ -1,14 +1,14 @@
 """Batches against the data: how many prompts there are, and what a run makes of them."""
 
 from collections.abc import Container
-from typing import Any
 
 from openrlhf_sfpo.config.checks import model_copies
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.runs.data_check import EVAL, PROMPTS, DataCheck
 from openrlhf_sfpo.system.errors import UsageError
 
 
-def check_batches(args: Any, data: DataCheck, given: Container[str] = ()) -> None:
+def check_batches(args: NestedFlags, data: DataCheck, given: Container[str] = ()) -> None:
     """Check batch sizes against the number of prompts, and the metric of the best checkpoint against the data.
 
     Args:
@@ -53,7 +53,7 @@ def check_batches(args: Any, data: DataCheck, given: Container[str] = ()) -> Non
     )
 
 
-def _check_metric(args: Any, sources: list[str] | None) -> None:
+def _check_metric(args: NestedFlags, sources: list[str] | None) -> None:
     """With a --ckpt.best_metric_key that no evaluation has, OpenRLHF would keep no best checkpoint and say nothing."""
     key = args.ckpt.best_metric_key
     if key in ("", "none"):

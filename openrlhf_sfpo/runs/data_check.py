@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks import data, generated
 from openrlhf_sfpo.tasks.answers import expected_text
@@ -18,6 +19,9 @@ from openrlhf_sfpo.tasks.math_grader import only_words, readable
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
 from openrlhf_sfpo.tasks.sources import REASONING_GYM, Source, sources_of
 from openrlhf_sfpo.tasks.tokenizers import check_chat_template, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPTS, EVAL = "--data.prompt_dataset", "--eval.dataset"
 CODE_FLAG = "--actor.trust_remote_code"
@@ -31,12 +35,12 @@ _DECODED = 200
 _PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
-def left_to_openrlhf(args: Any) -> bool:
+def left_to_openrlhf(args: NestedFlags) -> bool:
     """Whether OpenRLHF reads and renders the data itself: images, and data sets of ModelScope."""
     return args.use_ms or args.data.max_images_per_prompt > 0
 
 
-def fields_of(args: Any, flag: str) -> Fields:
+def fields_of(args: NestedFlags, flag: str) -> Fields:
     """What is read of a data set's rows; `flag` is PROMPTS or EVAL."""
     reward = (args.reward.remote_url or "").split(",")[0]
     if reward.startswith(_BUILT_IN):
@@ -74,7 +78,7 @@ class DataCheck:
         ahead: the run is not started yet, so that nothing is downloaded.
     """
 
-    def __init__(self, args: Any, ahead: bool = False) -> None:
+    def __init__(self, args: NestedFlags, ahead: bool = False) -> None:
         self._args, self._ahead = args, ahead
         self._found: dict[str, list[_Found]] = {}
         self._unread: set[str] = set()  # flags with data sets that are still to be downloaded
@@ -284,14 +288,14 @@ def _count(number: int, of: str) -> str:
     return f"{number:,} {of}" if number == 1 else f"{number:,} {of}s"
 
 
-def loses_text(tokenizer: Any, text: str, tokens: list[int]) -> bool:
+def loses_text(tokenizer: "PreTrainedTokenizerBase", text: str, tokens: list[int]) -> bool:
     """Whether a tenth of a text's letters and more are not in its tokens; spaces and accents may change on the way."""
     there = Counter(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
     letters = [character for character in text if not character.isspace()]
     return sum((Counter(letters) - there).values()) > len(letters) / 10
 
 
-def tokenizer_of(args: Any) -> Any:
+def tokenizer_of(args: NestedFlags) -> Any:
     """The actor's tokenizer, checked, with a chat template where one is asked for."""
     model = args.actor.model_name_or_path
     tokenizer = load_tokenizer(MODEL_FLAG, model, args.actor.trust_remote_code, not args.data.disable_fast_tokenizer)

@@ -4,14 +4,14 @@ import argparse
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, CheckpointRefused, open_checkpoint
 from openrlhf_sfpo.cluster.failures import Repetitions, details, full_text, may_pass, reason, root_of
 from openrlhf_sfpo.cluster.start import keep_logs
 from openrlhf_sfpo.cluster.worker_logs import collect
 from openrlhf_sfpo.config.flags import SFPOConfig, section
-from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.config.namespaces import NestedFlags, nested
 from openrlhf_sfpo.config.placement import crowded
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.report.console import Console, before_and_after
@@ -48,7 +48,7 @@ def run(flat: argparse.Namespace, directory: Path, stopping: Stopping) -> int:
         return run_in(session, flat, directory, stream)
 
 
-def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: Any) -> int:
+def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: TextIO) -> int:
     """`run` inside a session, printing to `stream`."""
     values = vars(flat)
     console = Console(stream, "SFPO" if values["sfpo.preset"] == "sfpo" else values["sfpo.preset"])
@@ -204,7 +204,7 @@ def _prepare(session: Session, flat: argparse.Namespace, console: Console) -> No
         console.say("loading the model" if args.rollout.replay_dir else "starting vLLM and loading the model")
 
 
-def _what_runs(args: Any) -> str:
+def _what_runs(args: NestedFlags) -> str:
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     sfpo = _update_in_words(section(SFPOConfig, args.sfpo))
     engines = f"{args.vllm.num_engines or 0} vLLM engine(s)" if not args.rollout.replay_dir else "replayed rollouts"

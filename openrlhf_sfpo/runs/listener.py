@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.cluster import mailbox as events
 from openrlhf_sfpo.cluster.nodes import kill_on, on_node
@@ -18,6 +18,9 @@ from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.system.errors import WorkerLost
 from openrlhf_sfpo.system.stopping import Stopping
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 _DEAF = 300.0  # seconds without the mailbox after which it counts as lost
 _PATIENCE = 15.0  # seconds after which the main thread is interrupted once more
@@ -70,7 +73,7 @@ class Listener:
         self._heard = time.monotonic()
 
     @contextmanager
-    def listening(self, mailbox: Any, is_new: bool = False) -> Iterator[None]:
+    def listening(self, mailbox: "ActorHandle", is_new: bool = False) -> Iterator[None]:
         """Listen until the block ends.
 
         Args:
@@ -102,7 +105,7 @@ class Listener:
                     self._take(mailbox, 30.0)
                 self._take(mailbox, 30.0)
 
-    def _listen(self, mailbox: Any) -> None:
+    def _listen(self, mailbox: "ActorHandle") -> None:
         import ray
 
         try:
@@ -121,7 +124,7 @@ class Listener:
             if self.hung is not None:
                 self._end_workers(mailbox)
 
-    def _take(self, mailbox: Any, wait: float) -> bool:
+    def _take(self, mailbox: "ActorHandle", wait: float) -> bool:
         """Take what the mailbox holds; return whether it answered. An answer that is late is taken the next time: what
         is in it is nowhere else any more."""
         import ray
@@ -173,7 +176,7 @@ class Listener:
         if line is not None:
             self._console.metrics(line, self._total_steps)
 
-    def _stop(self, mailbox: Any, requested: float) -> None:
+    def _stop(self, mailbox: "ActorHandle", requested: float) -> None:
         if not self._told:
             self._told = True
             self._console.say(f"{self._stopping.signal_name or 'stop'}: {self._what_follows()}")
@@ -184,7 +187,7 @@ class Listener:
             self._end_workers(mailbox)
             self._interrupt()
 
-    def _end_workers(self, mailbox: Any) -> None:
+    def _end_workers(self, mailbox: "ActorHandle") -> None:
         """Unblock whoever waits for the workers. Ray asks a process to end itself, which one that is stopped, or stuck
         in a driver, does not; it would keep its GPU's memory."""
         end_workers(mailbox)
@@ -218,7 +221,7 @@ class Listener:
         return "stopping; no step is finished yet, so there is nothing to save"
 
 
-def end_workers(mailbox: Any) -> None:
+def end_workers(mailbox: "ActorHandle") -> None:
     """Kill the trainer and the policy's ranks unconditionally, to unblock whoever waits for them."""
     import ray
 

@@ -7,16 +7,20 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.config.placement import ray_address
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.stopping import Stopping
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.runs.session import Session
 
 SETTINGS = "settings.json"
 _MAX_FAILURES_IN_A_ROW = 3
@@ -189,20 +193,23 @@ def _lane(pipe: Connection, keep: bool, processors: set[int]) -> None:
                 return
 
 
-def _run(session: Any, run: PlannedRun) -> int:
+def _run(session: "Session", run: PlannedRun) -> int:
     from openrlhf_sfpo.runs import launcher, preflight
     from openrlhf_sfpo.system.streams import quiet
 
-    run.directory.mkdir(parents=True, exist_ok=True)
+    logs = run.directory / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
     (run.directory / SETTINGS).write_text(json.dumps(run.settings, indent=1) + "\n", encoding="utf-8")
-    directory = preflight.prepare(run.flat, set(run.given))
-    logs = directory / "logs"
     with quiet(logs / "driver.log", verbose=False), (logs / "console.log").open("w", encoding="utf-8") as console:
         try:
+            directory = preflight.prepare(run.flat, set(run.given))
             status = launcher.run_in(session, run.flat, directory, console)
-        except Exception as error:  # a UsageError that only shows once Ray is there
+        except UsageError as error:  # one that only shows once Ray is there
             console.write(f"{error}\n")
             status = 2
+        except Exception:  # a fault of this package
+            console.write(traceback.format_exc())
+            status = 1
     if status == 130 or session.stopping.requested is not None:
         raise KeyboardInterrupt
     return status

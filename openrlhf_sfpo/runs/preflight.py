@@ -5,12 +5,11 @@ import itertools
 from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
 from openrlhf_sfpo.cluster import address as ray_cluster
 from openrlhf_sfpo.config.checks import check_flags
-from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.config.namespaces import NestedFlags, nested
 from openrlhf_sfpo.orchestration import hooks, model_checks
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.runs import data_check, resume, run_data
@@ -103,7 +102,7 @@ def _steps(
     yield partial(try_rewards, args, data)
 
 
-def _check_given(args: Any) -> None:
+def _check_given(args: NestedFlags) -> None:
     hooks.check_version()
     if not args.actor.model_name_or_path:
         raise UsageError("--actor.model_name_or_path", "is not given.", "Give a Hugging Face model directory.")
@@ -113,13 +112,13 @@ def _check_given(args: Any) -> None:
         )
 
 
-def _check_rewards(args: Any) -> None:
+def _check_rewards(args: NestedFlags) -> None:
     if args.rollout.replay_dir:
         _check_recording(args)
     check_rewards(args)
 
 
-def _check_recording(args: Any) -> None:
+def _check_recording(args: NestedFlags) -> None:
     """The recording's first batch against the flag that says which samples belong together."""
     first = load_rollouts(record_files(args.rollout.replay_dir)[0])
     runs = [len(list(group)) for _, group in itertools.groupby(record.prompt for record in first)]
@@ -132,14 +131,14 @@ def _check_recording(args: Any) -> None:
         )
 
 
-def _check_code(args: Any, download: bool) -> None:
+def _check_code(args: NestedFlags, download: bool) -> None:
     """No model runs code of its own unless a flag allows it."""
     model, allowed = args.actor.model_name_or_path, args.actor.trust_remote_code
     is_name = args.actor.backend == "deepspeed"  # or may be one
     check_model_code(MODEL_FLAG, model, data_check.CODE_FLAG, allowed, download and is_name)
 
 
-def _check_writable(args: Any, probe: bool) -> None:
+def _check_writable(args: NestedFlags, probe: bool) -> None:
     """The directories that the run writes to; what is found out at their first use may come hours later."""
     for flag, place in (
         ("--run.dir", args.run.dir),

@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.runs.data_check import DataCheck
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks.answers import reasoning_gym_label
@@ -15,7 +15,7 @@ from openrlhf_sfpo.tasks.rewards import BUILTIN, FLAG, check_reward, is_url
 AGENT_FLAG = "--train.agent_func_path"
 
 
-def check_rewards(args: Any) -> None:
+def check_rewards(args: NestedFlags) -> None:
     """Check that the rewards' names mean something; `args` is nested.
 
     Raises:
@@ -41,7 +41,7 @@ def check_rewards(args: Any) -> None:
     check_reward(specs[0])
 
 
-def try_rewards(args: Any, data: DataCheck) -> None:
+def try_rewards(args: NestedFlags, data: DataCheck) -> None:
     """Try the user's own reward function on a row of the data, in a process of its own.
 
     Args:

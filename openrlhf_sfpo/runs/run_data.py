@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.runs.data_check import (
     EVAL,
     PROMPTS,
@@ -24,7 +25,7 @@ from openrlhf_sfpo.tasks.sources import REASONING_GYM, Source, sources_of
 _MANIFEST = "prepared.json"
 
 
-def prepare(args: Any, directory: Path) -> None:
+def prepare(args: NestedFlags, directory: Path) -> None:
     """Write a run's data sets for OpenRLHF: prompts rendered, labels of one type.
 
     Args:
@@ -54,7 +55,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
 
 
 def _write(
-    args: Any, flag: str, spec: str, directory: Path, prompt_format: PromptFormat, seen: set[str] | None
+    args: NestedFlags, flag: str, spec: str, directory: Path, prompt_format: PromptFormat, seen: set[str] | None
 ) -> dict[str, int]:
     """Write the data sets of a flag; return the rows of each file.
 
@@ -110,7 +111,7 @@ def _held_out(source: Source, samples: Iterable[Sample], seen: set[str]) -> Iter
         )
 
 
-def _generated_only(args: Any, flag: str, spec: str, directory: Path) -> list[str]:
+def _generated_only(args: NestedFlags, flag: str, spec: str, directory: Path) -> list[str]:
     """The data sets of a flag with generated ones written to files; OpenRLHF reads the others where they are."""
     fields = fields_of(args, flag)
     found = []

@@ -14,7 +14,7 @@ from openrlhf_sfpo.cluster.failures import may_pass, reason
 from openrlhf_sfpo.cluster.start import start_ray, stop_ray
 from openrlhf_sfpo.cluster.watchdog import Watchdog
 from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
-from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.config.namespaces import NestedFlags, nested
 from openrlhf_sfpo.config.placement import engines_share_gpus
 from openrlhf_sfpo.config.stored_settings import as_asked
 from openrlhf_sfpo.orchestration import hooks
@@ -83,7 +83,7 @@ class Session:
         resolve_device_defaults(vars(flat), self._device)
         return follows
 
-    def _start_ray(self, args: Any) -> str:
+    def _start_ray(self, args: NestedFlags) -> str:
         # Ray would install a handler for SIGTERM that exits at once, several times while it starts.
         handler = REPLACEMENTS["ray._private.utils.set_sigterm_handler"]
         with hangups_blocked(), ExitStack() as stack:

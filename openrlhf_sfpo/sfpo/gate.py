@@ -95,7 +95,7 @@ class EntropyGate:
             return None
         self._entropies.append(entropy)
         self._observed += 1
-        if len(self._entropies) < self._entropies.maxlen:
+        if len(self._entropies) < (self._entropies.maxlen or 0):
             return None
         mean = math.fsum(self._entropies) / len(self._entropies)
         variance = math.fsum((h - mean) ** 2 for h in self._entropies) / len(self._entropies)

@@ -80,7 +80,7 @@ def _pieces(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tens
     fast, slow = fast.view(-1), slow.view(-1)
     size = _CHUNK["cpu" if fast.device.type == "cpu" else "cuda"]
     whole = fast.numel() <= size  # as most tensors of small models are, for which every call counts
-    pieces = [(fast, slow)] if whole else zip(fast.split(size), slow.split(size), strict=True)
+    pieces = [(fast, slow)] if whole else zip(torch.split(fast, size), torch.split(slow, size), strict=True)
     for fast_part, slow_part in pieces:
         yield fast_part, slow_part if slow.device == fast.device else slow_part.to(fast.device, non_blocking=True)
 
@@ -127,7 +127,9 @@ class SlowCopy:
         self._offload = device == "cpu"
         self._host: dict[Any, torch.Tensor] = {}
         self._copied: torch.cuda.Event | None = None
-        self.release()
+        self._slow: list[torch.Tensor] | None = None
+        self._state: list[dict[str, Any]] = []
+        self._group_steps: list[Any] = []
 
     @torch.no_grad()
     def take(self, overlap: bool = False) -> int:
@@ -207,9 +209,7 @@ class SlowCopy:
     def release(self) -> None:
         """Free the copies. Pinned host memory is kept for the next ones: making it takes longer than the copy."""
         self.wait()  # after a failure a copy into that memory may still be under way
-        self._slow: list[torch.Tensor] | None = None
-        self._state: list[dict[str, Any]] = []
-        self._group_steps: list[Any] = []
+        self._slow, self._state, self._group_steps = None, [], []
 
     def free_host_memory(self) -> None:
         """Give the pinned host memory back to the system; for when no further copy is expected."""
@@ -271,7 +271,7 @@ class SlowCopy:
         if not (self._offload and device.type == "cuda"):
             yield
             return
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             yield

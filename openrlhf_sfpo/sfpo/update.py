@@ -147,7 +147,9 @@ class SlowFastUpdate:
         if self._entropy_source == "start" and start_entropy is None:
             raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
         self.gate.finish_batch()
-        z = self.gate.observe(start_entropy if self._entropy_source == "start" else last["entropy"])
+        read = start_entropy if self._entropy_source == "start" else last["entropy"]
+        assert read is not None, "checked above"
+        z = self.gate.observe(read)
         metrics["sfpo/momentum_grad_cosine"] = last.get("momentum_grad_cosine")
         metrics["sfpo/backward_passes_total"] = float(self.backward_passes_total)
         metrics["sfpo/entropy"] = last["entropy"]

@@ -24,7 +24,8 @@ class Shard:
     @property
     def state(self) -> dict[str, Any]:
         """The optimizer's state of this weight; empty before the first step."""
-        return self.optimizer.state.get(self.weight, {})
+        found: dict[str, Any] = self.optimizer.state.get(self.weight, {})
+        return found
 
 
 class OwnedWeights(Protocol):

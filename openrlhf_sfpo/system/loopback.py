@@ -18,6 +18,8 @@ from openrlhf_sfpo.system.replacements import install as replace
 ADDRESS = "127.0.0.1"
 _LOOPBACK_KIND = "772"  # ARPHRD_LOOPBACK in Linux's if_arp.h
 
+_NARROW = "is_narrow"  # marks the replacement
+
 
 def environment() -> dict[str, str]:
     """Variables that have the libraries use the loopback interface, for every process of a run on one machine."""
@@ -49,7 +51,7 @@ def keep_stores_narrow() -> None:
     # `torch.distributed.rendezvous` is a function of that name.
     rendezvous = importlib.import_module("torch.distributed.rendezvous")
     original = rendezvous._create_c10d_store
-    if getattr(original, "is_narrow", False):
+    if getattr(original, _NARROW, False):
         return
 
     def create_store(
@@ -76,7 +78,7 @@ def keep_stores_narrow() -> None:
             use_libuv=use_libuv,
         )
 
-    create_store.is_narrow = True
+    setattr(create_store, _NARROW, True)
     replace(REPLACEMENTS["torch.distributed.rendezvous._create_c10d_store"], create_store)
 
 

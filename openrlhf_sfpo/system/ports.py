@@ -11,4 +11,5 @@ def free_port(address: str = "127.0.0.1") -> int:
     """
     with socket.socket() as free:
         free.bind((address, 0))
-        return free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port

@@ -6,7 +6,7 @@ for. A release that renames or changes something therefore fails at the start, w
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -74,7 +74,7 @@ class Reliance:
         return f"{self.owner}.{self.name}"
 
 
-def install(entry: Replacement, value: Any) -> None:
+def install(entry: Replacement, value: object) -> None:
     """Replace a name for as long as the process lives.
 
     Raises:
@@ -85,7 +85,7 @@ def install(entry: Replacement, value: Any) -> None:
 
 
 @contextmanager
-def replaced(entry: Replacement, value: Any) -> Iterator[None]:
+def replaced(entry: Replacement, value: object) -> Iterator[None]:
     """Replace a name until the block ends.
 
     Raises:
@@ -145,7 +145,7 @@ def parameters(owner: str, name: str) -> tuple[str, ...] | None:
     except (ImportError, AttributeError):
         return MISSING
     try:
-        found = inspect.signature(target).parameters if isinstance(target, Callable) else None
+        found = inspect.signature(target).parameters if callable(target) else None
     except (ValueError, TypeError):
         return None
     return None if found is None else tuple(part for part in found if part != "_ray_trace_ctx")

@@ -21,7 +21,7 @@ def reasoning_gym_label(label: str) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) and "entry" in parsed else None
 
 
-def expected_text(label: Any) -> str:
+def expected_text(label: object) -> str:
     """The reference answer as text, whether the label is plain (a number, too) or from a generated data set.
 
     Raises:

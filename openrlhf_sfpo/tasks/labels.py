@@ -35,7 +35,7 @@ def field(row: dict[str, Any], key: str) -> Any:
     return found
 
 
-def label_text(value: Any) -> str:
+def label_text(value: object) -> str:
     """A label as text: a number without exponent and needless decimals, a list's first answer, and a generated
     problem's entry as JSON.
 
@@ -81,7 +81,7 @@ def _number_text(value: int | float | Decimal) -> str:
     return "0" if text in ("-0", "") else text
 
 
-def label_problem(reward: str | None, value: Any) -> str | None:
+def label_problem(reward: str | None, value: object) -> str | None:
     """Why a reward cannot grade by this label; None if it can.
 
     Args:
@@ -103,7 +103,7 @@ def label_problem(reward: str | None, value: Any) -> str | None:
     return None
 
 
-def json_value(value: Any) -> Any:
+def json_value(value: object) -> Any:
     """A label of a table as JSON can hold it, for recordings and samples.jsonl: decimals as numbers, times as text."""
     if isinstance(value, dict):
         return {str(key): json_value(part) for key, part in value.items()}
@@ -127,7 +127,7 @@ def uniform(values: Sequence[Any]) -> list[Any]:
     return [value if isinstance(value, str) else json.dumps(value, default=str) for value in values]
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return type(value).__name__
     return "number"

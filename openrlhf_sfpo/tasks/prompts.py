@@ -9,9 +9,12 @@ import copy
 import re
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, Any]]
 # Names that may stand for the prompt, besides {} and {0}.
@@ -126,12 +129,12 @@ class PromptFormat:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
+def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """The token ids of a rendered prompt, as OpenRLHF's engines encode it."""
     return tokenizer(text=text, add_special_tokens=False)["input_ids"]
 
 
-def with_start(tokenizer: Any, text: str) -> str:
+def with_start(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
     """`text`, with the tokenizer's start token before it if the tokenizer would put it there and it is not there."""
     start = tokenizer.bos_token
     if start is None or text.startswith(start):
@@ -140,7 +143,7 @@ def with_start(tokenizer: Any, text: str) -> str:
     return start + text if by_itself == [tokenizer.bos_token_id] else text
 
 
-def prompt_problem(prompt: Any, chat: bool, template: bool) -> tuple[str, str] | None:
+def prompt_problem(prompt: object, chat: bool, template: bool) -> tuple[str, str] | None:
     """What is wrong with a row's prompt, and the fix (none where it is a flag's); None if it can be rendered.
 
     Args:
@@ -175,7 +178,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def type_name(value: Any) -> str:
+def type_name(value: object) -> str:
     """A JSON value's type for an error message."""
     names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", dict: "an object"}
     return names.get(type(value), "a list" if isinstance(value, list) else f"a {type(value).__name__}")

@@ -125,7 +125,7 @@ def _dataset(name: str, options: str) -> Any:
     return reasoning_gym.create_dataset(name, **{**json.loads(options), "size": 1})
 
 
-def _with(value: Any, tuples: bool, numbers: bool) -> Any:
+def _with(value: object, tuples: bool, numbers: bool) -> Any:
     """A copy of what JSON made of an entry, with tuples for lists, or keys that are digits as numbers."""
     if isinstance(value, dict):
         return {

@@ -5,7 +5,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 # How the tokens that end a response, or pad it, are written in the families that people train.
 _END = (
@@ -127,7 +131,7 @@ class ResponseDecoder:
         tokenizer: the model's, or the processor around it.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         named = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED} - {None}
         added = getattr(tokenizer, "added_tokens_decoder", None) or {}
@@ -174,6 +178,14 @@ class ResponseDecoder:
         return self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def ended_by_token(output: Any) -> bool:
+class Output(Protocol):
+    """What vLLM says of the end of a response."""
+
+    finish_reason: str | None
+    stop_reason: int | str | None
+    token_ids: Sequence[int]
+
+
+def ended_by_token(output: "Output") -> bool:
     """Whether the last token of a vLLM CompletionOutput is one that ends a response, whatever the family calls it."""
     return output.finish_reason == "stop" and not isinstance(output.stop_reason, str) and len(output.token_ids) > 0

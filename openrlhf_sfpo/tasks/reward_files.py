@@ -127,7 +127,7 @@ def _defined(body: list[ast.stmt]) -> Iterator[str]:
                 yield "*"
 
 
-def attribute(module: Any, source: str, name: str) -> Any:
+def attribute(module: ModuleType, source: str, name: str) -> Any:
     """A callable of a module.
 
     Raises:

@@ -29,7 +29,7 @@ class RewardResult:
     extra_logs: dict[str, list[float]] = field(default_factory=dict)
 
 
-def read_result(result: Any, count: int, finite: bool = True) -> RewardResult:
+def read_result(result: object, count: int, finite: bool = True) -> RewardResult:
     """Read what a reward function returned.
 
     Args:
@@ -65,7 +65,7 @@ def _without_rewards(result: Mapping[Any, Any]) -> str:
     return f"it returned a dictionary without 'rewards' (it has {keys}{hint}). {WANTED}"
 
 
-def _numbers(values: Any, count: int, key: str, finite: bool) -> list[float]:
+def _numbers(values: object, count: int, key: str, finite: bool) -> list[float]:
     """One float for each sample, from a list, tensor or array, or (for one sample) a number."""
     given = values
     if hasattr(values, "tolist"):
@@ -85,7 +85,7 @@ def _numbers(values: Any, count: int, key: str, finite: bool) -> list[float]:
     return numbers
 
 
-def _number(item: Any, key: str) -> float:
+def _number(item: object, key: str) -> float:
     if hasattr(item, "tolist"):
         item = item.tolist()
     is_number = hasattr(item, "__float__") or hasattr(item, "__index__")
@@ -99,7 +99,7 @@ def _for(key: str) -> str:
     return "" if key == "rewards" else f" as {key!r}"
 
 
-def _what(value: Any) -> str:
+def _what(value: object) -> str:
     if value is None:
         return "None (is a return missing?)"
     if inspect.iscoroutine(value):

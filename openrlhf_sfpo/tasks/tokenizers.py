@@ -4,9 +4,12 @@ import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.system.errors import NotThere, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -59,7 +62,7 @@ def _settings(path: Path) -> Any:
         return None  # what reads the file says what is wrong with it
 
 
-def _leaves(value: Any) -> Iterable[Any]:
+def _leaves(value: object) -> Iterable[Any]:
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _leaves(part)
@@ -126,7 +129,7 @@ def load_tokenizer(flag: str, model: str, trust_code: bool = False, use_fast: bo
     return tokenizer
 
 
-def check_vocabulary(flag: str, tokenizer: Any, directory: Path) -> None:
+def check_vocabulary(flag: str, tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
     """Check that the model has an embedding for every token that the tokenizer can make. Fewer tokens are fine: models
     pad their vocabularies.
 
@@ -153,7 +156,7 @@ def check_vocabulary(flag: str, tokenizer: Any, directory: Path) -> None:
         )
 
 
-def check_chat_template(flag: str, tokenizer: Any, model: str, chat_flag: str) -> None:
+def check_chat_template(flag: str, tokenizer: "PreTrainedTokenizerBase", model: str, chat_flag: str) -> None:
     """Check that the tokenizer has a chat template that renders a question.
 
     Args:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from openrlhf_sfpo.megatron.model.context_parallel import positions_of
@@ -63,6 +62,12 @@ class MicroBatch:
     columns: torch.Tensor
     action_mask: torch.Tensor
     floats: dict[str, torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tensors, on the device."""
+        tensors = [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
+        return sum(tensor.nbytes for tensor in [*tensors, *self.floats.values()])
 
     def padded(self, values: torch.Tensor) -> torch.Tensor:
         """Spread values [n] of the scored positions over a [B, A] tensor that is zero elsewhere."""
@@ -193,50 +198,18 @@ def pack(samples: Sequence[Sample], device: torch.device | str, sharding: PackSh
         rows=rows.to(device),
         columns=columns.to(device),
         action_mask=mask.to(device),
-        floats={name: value.to(device) for name, value in _floats(samples, width).items()},
+        floats=per_position(samples, width, device),
     )
 
 
-def _floats(samples: Sequence[Sample], width: int) -> dict[str, torch.Tensor]:
+def per_position(samples: Sequence[Sample], width: int, device: torch.device | str) -> dict[str, torch.Tensor]:
     """The per-position fields that all samples have, fp32 [B, width], right-padded with zeros."""
     found = {}
     for name in FLOAT_FIELDS:
         values = [getattr(sample, name) for sample in samples]
         if all(value is not None for value in values):
-            found[name] = torch.zeros(len(samples), width)
+            padded = torch.zeros(len(samples), width)
             for row, value in enumerate(values):
-                found[name][row, : len(value)] = value
+                padded[row, : len(value)] = value
+            found[name] = padded.to(device)
     return found
-
-
-def exchange(samples: list[Sample], group: dist.ProcessGroup) -> list[list[Sample]]:
-    """All data-parallel ranks' samples, rank by rank, on every rank. `group` must carry CPU tensors."""
-    if group.size() == 1:
-        return [samples]
-    gathered: list[dict[str, torch.Tensor]] = [{} for _ in range(group.size())]
-    dist.all_gather_object(gathered, _flatten(samples), group=group)
-    return [_unflatten(flat) for flat in gathered]
-
-
-def _flatten(samples: list[Sample]) -> dict[str, torch.Tensor]:
-    """A few long tensors in place of many short ones: they travel many times faster."""
-    flat = {"lengths": torch.tensor([len(sample.tokens) for sample in samples], dtype=torch.long)}
-    if samples:
-        flat["tokens"] = torch.cat([sample.tokens for sample in samples]).to(torch.int32)
-        for name in ("action_mask", *FLOAT_FIELDS):
-            values = [getattr(sample, name) for sample in samples]
-            if all(value is not None for value in values):
-                flat[name] = torch.cat(values)
-    return flat
-
-
-def _unflatten(flat: dict[str, torch.Tensor]) -> list[Sample]:
-    lengths = flat["lengths"].tolist()
-    if not lengths:
-        return []
-    shorter = [length - 1 for length in lengths]
-    parts = {name: flat[name].split(shorter) for name in ("action_mask", *FLOAT_FIELDS) if name in flat}
-    tokens = flat["tokens"].long().split(lengths)
-    return [
-        Sample(tokens[index], **{name: part[index] for name, part in parts.items()}) for index in range(len(lengths))
-    ]

@@ -1,44 +1,126 @@
-"""A rollout batch on its way through the actor: divided into train batches and micro-batches, results given back."""
+"""One step's rollout batch: divided into train batches and micro-batches, moved to the ranks that train on it, packed
+and uploaded once for all passes, results given back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from openrlhf_sfpo.megatron.data.batching import MicroBatch, PackSharding, Sample, exchange, pack, plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import (
+    FLOAT_FIELDS,
+    MicroBatch,
+    PackSharding,
+    Sample,
+    pack,
+    per_position,
+    plan_micro_batches,
+)
+from openrlhf_sfpo.megatron.data.exchange import BatchSizes, Route, gather_sizes
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm
 
 
 class RolloutBatch:
-    """A rollout batch spread over data-parallel ranks: who computes what, and getting results back to the owners.
+    """A rollout batch spread over data-parallel ranks. Made on every rank.
 
     Args:
-        actor: a `MegatronActor`.
+        layout, settings: those of the actor.
         samples: those of this rank's model copy.
+        scored: the batch that old log-probabilities were computed with. If its tokens are the same on every rank, they
+            are neither moved nor packed again: the per-position fields alone are.
+
+    Attributes:
+        moved: bytes that this rank has sent to other data-parallel ranks.
     """
 
-    def __init__(self, actor: Any, samples: list[Sample]) -> None:
-        self._device = actor.settings.device
+    def __init__(
+        self,
+        layout: Layout,
+        settings: ActorSettings,
+        samples: Sequence[Sample],
+        scored: "RolloutBatch | None" = None,
+    ) -> None:
+        self._settings = settings
         self._group = parallel_state.get_data_parallel_group_gloo()
         self._rank = self._group.rank()
-        by_rank = exchange(samples, self._group)
-        self._first = sum(len(rank) for rank in by_rank[: self._rank])
-        self._count = len(samples)
-        self._samples = [sample for rank in by_rank for sample in rank]
+        self._own = list(samples)
         self._captured: dict[int, torch.Tensor] = {}
-        self._plan = plan_micro_batches(
-            [[len(sample.tokens) for sample in rank] for rank in by_rank],
-            actor.settings.train_batch_size,
-            actor.settings.max_tokens_per_gpu * actor.layout.cp,
-            multiple_of=actor.layout.pp if actor.layout.vpp > 1 else 1,
-        )
+        self._packs: dict[tuple[int, int], MicroBatch] = {}
+        self._packed_bytes = 0
         self._sharding = PackSharding(
-            actor.layout.cp,
+            layout.cp,
             parallel_state.get_context_parallel_rank(),
-            actor.layout.tp if actor.settings.sequence_parallel else 1,
+            layout.tp if settings.sequence_parallel else 1,
         )
+        self._sizes: BatchSizes = gather_sizes(self._own, self._group)
+        self._lengths = self._sizes.flat_lengths
+        if scored is not None and self._has_tokens_of(scored):
+            self._continue(scored)
+        else:
+            self._begin(layout)
+
+    def _begin(self, layout: Layout) -> None:
+        self._plan = plan_micro_batches(
+            self._sizes.lengths,
+            self._settings.train_batch_size,
+            self._settings.max_tokens_per_gpu * layout.cp,
+            multiple_of=layout.pp if layout.vpp > 1 else 1,
+        )
+        trained_on = [
+            [number for step in self._plan for members in step[rank] for number in members]
+            for rank in range(self._group.size())
+        ]
+        self._route = Route(self._sizes.lengths, trained_on, self._group)
+        tokens = self._route.to_trainers([sample.tokens.to(torch.int32) for sample in self._own])
+        masks = self._route.to_trainers([sample.action_mask.to(torch.uint8) for sample in self._own], shorter=1)
+        fields = self._fields()
+        self._samples = {
+            number: Sample(
+                tokens[number].long(),
+                masks[number].bool(),
+                **{name: values[number] for name, values in fields.items()},
+            )
+            for number in tokens
+        }
+
+    def _fields(self) -> dict[str, dict[int, torch.Tensor]]:
+        """The per-position fields of the samples that this rank trains on, by name and sample number."""
+        return {
+            name: self._route.to_trainers([getattr(sample, name).float() for sample in self._own], shorter=1)
+            for name in self._sizes.fields
+        }
+
+    def _has_tokens_of(self, scored: "RolloutBatch") -> bool:
+        """Whether every rank has the tokens of that batch, in the same order."""
+        same = len(self._own) == len(scored._own) and all(
+            torch.equal(one.tokens, other.tokens) and torch.equal(one.action_mask, other.action_mask)
+            for one, other in zip(self._own, scored._own, strict=True)
+        )
+        if self._group.size() == 1:
+            return same
+        flag = torch.tensor([int(same)])
+        dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._group)
+        return bool(flag)
+
+    def _continue(self, scored: "RolloutBatch") -> None:
+        self._plan, self._route, self._samples = scored._plan, scored._route, scored._samples
+        self._packs, self._packed_bytes = scored._packs, scored._packed_bytes
+        fields = self._fields()
+        for number, sample in self._samples.items():
+            for name in FLOAT_FIELDS:
+                setattr(sample, name, fields[name][number] if name in fields else None)
+        for (step, index), micro_batch in self._packs.items():
+            members = self._plan[step][self._rank][index]
+            micro_batch.floats = per_position(
+                [self._samples[number] for number in members], micro_batch.action_mask.shape[1], self._settings.device
+            )
+
+    @property
+    def moved(self) -> int:
+        return self._route.sent
 
     @property
     def num_steps(self) -> int:
@@ -48,19 +130,33 @@ class RolloutBatch:
     @property
     def lacks_old_log_probs(self) -> bool:
         """Whether they are those of the first optimizer step, which is made with theta_0."""
-        return any(sample.old_log_probs is None for sample in self._samples)
+        return "old_log_probs" not in self._sizes.fields
 
     def length(self, number: int) -> int:
-        return len(self._samples[number].tokens)
+        """Tokens of a sample."""
+        return self._lengths[number]
 
     def micro_batches(self, step: int) -> tuple[list[list[int]], list[MicroBatch]]:
         """This rank's micro-batches of a train batch: the numbers of their samples, and the packed tensors with the old
-        log-probabilities that were noted."""
+        log-probabilities that were captured.
+
+        They are packed and uploaded the first time, and kept for the passes that follow as long as they take no more
+        than `ActorSettings.batch_cache_bytes`; those beyond that are packed each time.
+        """
         numbers = self._plan[step][self._rank]
-        packs = [pack([self._samples[n] for n in members], self._device, self._sharding) for members in numbers]
+        packs = [self._pack(step, index, members) for index, members in enumerate(numbers)]
         for index, old in self._captured.items():
             packs[index].floats["old_log_probs"] = old
         return numbers, packs
+
+    def _pack(self, step: int, index: int, members: list[int]) -> MicroBatch:
+        found = self._packs.get((step, index))
+        if found is None:
+            found = pack([self._samples[number] for number in members], self._settings.device, self._sharding)
+            if self._packed_bytes + found.nbytes <= self._settings.batch_cache_bytes:
+                self._packs[step, index] = found
+                self._packed_bytes += found.nbytes
+        return found
 
     def capturing_old_log_probs(
         self,
@@ -68,7 +164,7 @@ class RolloutBatch:
         batches: list[MicroBatch],
         add_entropies: Callable[[torch.Tensor], None],
     ) -> LossFunction:
-        """A loss function for the first optimizer step, which notes its log-probabilities as the old ones.
+        """A loss function for the first optimizer step, which keeps its log-probabilities as the old ones.
 
         Args:
             loss_function: the loss.
@@ -86,25 +182,27 @@ class RolloutBatch:
 
     def norm(self, step: int) -> LossNorm:
         """Totals of a train batch over all ranks."""
-        masks = [
-            self._samples[number].action_mask for rank in self._plan[step] for members in rank for number in members
-        ]
+        scored = [self._sizes.scored[number] for rank in self._plan[step] for members in rank for number in members]
         return LossNorm(
-            num_tokens=max(1.0, float(sum(int(mask.sum()) for mask in masks))),
-            num_sequences=max(1.0, float(sum(bool(mask.any()) for mask in masks))),
+            num_tokens=max(1.0, float(sum(scored))), num_sequences=max(1.0, float(sum(count > 0 for count in scored)))
         )
 
     def to_owners(self, values: dict[int, torch.Tensor]) -> list[torch.Tensor]:
-        """Results by sample number, known on last stages, as a list of this rank's own samples on every stage."""
+        """Give results back to the ranks that own the samples.
+
+        Args:
+            values: fp32 [length - 1] on the CPU by sample number, of all samples that this rank trains on; known on
+                last stages only.
+
+        Returns:
+            fp32 [length - 1] for each of this rank's own samples, on every stage.
+        """
+        numbers = sorted(self._samples)
         pipeline = parallel_state.get_pipeline_model_parallel_group()
-        shared = [values]
-        if pipeline.size() > 1:
-            source = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast_object_list(shared, src=source, group=pipeline, device=torch.device("cpu"))
-        if self._group.size() == 1:
-            everything = shared[0]
+        if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
+            flat = torch.cat([values[number] for number in numbers]) if numbers else torch.empty(0)
         else:
-            parts: list[dict[int, torch.Tensor]] = [{} for _ in range(self._group.size())]
-            dist.all_gather_object(parts, shared[0], group=self._group)
-            everything = {number: value for part in parts for number, value in part.items()}
-        return [everything[number] for number in range(self._first, self._first + self._count)]
+            flat = torch.empty(sum(self._lengths[number] - 1 for number in numbers))
+        if pipeline.size() > 1:
+            dist.broadcast(flat, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=pipeline)
+        return self._route.to_owners(flat)

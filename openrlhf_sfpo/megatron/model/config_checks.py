@@ -5,12 +5,15 @@ Of vLLM, version 0.29 is meant: its models, `get_rope`, and its reading of confi
 all three.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.checkpoints.hf_config import LENGTH_KEYS, MODEL_FLAG
 from openrlhf_sfpo.megatron.model.refusals import is_one_of, refused
 from openrlhf_sfpo.megatron.model.rope_checks import ROPE_NEUTRAL, ROPE_SETTINGS, check_rope, refuse_unreadable
 from openrlhf_sfpo.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # vLLM's names for the class that it runs; anything else makes it another model, such as one that grades.
 ARCHITECTURES = {
@@ -209,7 +212,7 @@ def refuse_foreign(raw: dict[str, Any], where: str) -> None:
     refuse_unreadable(raw, where)
 
 
-def refuse_unsupported(raw: dict[str, Any], config: Any, where: str) -> None:
+def refuse_unsupported(raw: dict[str, Any], config: "PretrainedConfig", where: str) -> None:
     """Refuse what would be computed differently.
 
     Args:
@@ -234,7 +237,7 @@ def refuse_unsupported(raw: dict[str, Any], config: Any, where: str) -> None:
     check_rope(config, where)
 
 
-def unread_settings(raw: dict[str, Any], config: Any) -> tuple[str, ...]:
+def unread_settings(raw: dict[str, Any], config: "PretrainedConfig") -> tuple[str, ...]:
     """Settings in config.json that neither transformers nor vLLM nor the actor reads, by name."""
     from transformers import GenerationConfig
 
@@ -265,7 +268,7 @@ def _check_architecture(raw: dict[str, Any], where: str) -> None:
             )
 
 
-def _check_shapes(raw: dict[str, Any], config: Any, where: str) -> None:
+def _check_shapes(raw: dict[str, Any], config: "PretrainedConfig", where: str) -> None:
     sizes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     for name in (*sizes, "vocab_size", "max_position_embeddings"):
         value = getattr(config, name)
@@ -288,7 +291,7 @@ def _check_shapes(raw: dict[str, Any], config: Any, where: str) -> None:
         raise refused(where, "rms_norm_eps", config.rms_norm_eps, "where a number above 0 is expected", "Correct it.")
 
 
-def _check_windows(config: Any, where: str) -> None:
+def _check_windows(config: "PretrainedConfig", where: str) -> None:
     """Sliding windows and the layers that have them. That sequences fit into them is checked with their length."""
     window = getattr(config, "sliding_window", None)
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
@@ -316,7 +319,7 @@ def _check_windows(config: Any, where: str) -> None:
         raise refused(where, what, getattr(config, what), why)
 
 
-def window_of(config: Any) -> int | None:
+def window_of(config: "PretrainedConfig") -> int | None:
     """Tokens beyond which transformers or vLLM would attend to a window only; None without."""
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     # Mistral's code in transformers does not read layer_types; vLLM reads both for every family.

@@ -8,7 +8,7 @@ from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
 from openrlhf_sfpo.system.errors import UsageError
 
 
-def refused(where: str, name: str, value: Any, why: str, fix: str = "Use a model without it.") -> UsageError:
+def refused(where: str, name: str, value: object, why: str, fix: str = "Use a model without it.") -> UsageError:
     """The error that names a setting.
 
     Args:
@@ -24,11 +24,11 @@ def refused(where: str, name: str, value: Any, why: str, fix: str = "Use a model
     return UsageError(MODEL_FLAG, f"{where} sets {name} to {text}, {why}.", fix)
 
 
-def is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:
+def is_one_of(value: object, neutral: tuple[Any, ...]) -> bool:
     """Whether a value is one of these. True is not 1, and 1.0 is."""
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether a value is a finite number, and not true or false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

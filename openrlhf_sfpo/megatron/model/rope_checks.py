@@ -1,11 +1,14 @@
 """Which RoPE settings of a config.json are refused. vLLM and transformers compute RoPE each with its own code."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
 from openrlhf_sfpo.megatron.model.refusals import is_number, is_one_of, refused
 from openrlhf_sfpo.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 # Settings and the types of RoPE that have them.
@@ -51,7 +54,7 @@ def refuse_unreadable(raw: dict[str, Any], where: str) -> None:
                 raise refused(where, f"{name}'s {setting}", rope[setting], "where a number is expected", "Correct it.")
 
 
-def check_rope(config: Any, where: str) -> None:
+def check_rope(config: "PretrainedConfig", where: str) -> None:
     """RoPE settings: `rope_parameters` is how transformers 5 keeps what used to be rope_theta and rope_scaling."""
     rope = config.rope_parameters
     if any(isinstance(value, dict) for value in rope.values()):
@@ -71,7 +74,7 @@ def check_rope(config: Any, where: str) -> None:
         _check_scaling(config, kind, rope, where)
 
 
-def _check_kind(kind: Any, where: str) -> None:
+def _check_kind(kind: object, where: str) -> None:
     if kind not in ROPE_TYPES:
         raise UsageError(
             MODEL_FLAG,
@@ -80,7 +83,7 @@ def _check_kind(kind: Any, where: str) -> None:
         )
 
 
-def _check_scaling(config: Any, kind: str, rope: dict[str, Any], where: str) -> None:
+def _check_scaling(config: "PretrainedConfig", kind: str, rope: dict[str, Any], where: str) -> None:
     def demand(name: str, fits: bool, expected: str) -> None:
         if not fits:
             raise refused(

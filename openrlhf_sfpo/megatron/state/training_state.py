@@ -7,7 +7,7 @@ rounded, and are not stored. Nothing is gathered, neither to save nor to load, a
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -20,13 +20,26 @@ from megatron.core.dist_checkpointing.strategies.checkpointable import (
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from openrlhf_sfpo.checkpoints.export import WEIGHTS
+from openrlhf_sfpo.megatron.layout import Layout
+from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.state.shard_slices import ShardSlice, shard_slices
+from openrlhf_sfpo.megatron.train.main_parameters import MainShards
+from openrlhf_sfpo.megatron.weights.export import WeightExchange
 from openrlhf_sfpo.sfpo import Shard
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def staged(actor: Any) -> dict[str, LocalShardsContainer]:
+class Stored(Protocol):
+    """A model that trains, as a checkpoint stores it."""
+
+    settings: ActorSettings
+    layout: Layout
+    shards: MainShards
+    weights: WeightExchange
+
+
+def staged(actor: Stored) -> dict[str, LocalShardsContainer]:
     """Copies, in host memory, of what this rank stores. Training may go on as soon as this returns."""
     found: dict[str, list[CheckpointableShardedTensor]] = {}
     for shard, parts in _owned(actor, writes=True):
@@ -41,11 +54,11 @@ def staged(actor: Any) -> dict[str, LocalShardsContainer]:
 
 
 @torch.no_grad()
-def restore(actor: Any, directory: Path, adam_step: int) -> None:
+def restore(actor: Stored, directory: Path, adam_step: int) -> None:
     """Read this rank's weights and moments from a checkpoint into the optimizer, and bring the model in line.
 
     Args:
-        actor: a `MegatronActor` for training, in any layout.
+        actor: in any layout.
         directory: the checkpoint.
         adam_step: Adam's step count there; 0 means that there are no moments.
     """
@@ -70,7 +83,7 @@ def restore(actor: Any, directory: Path, adam_step: int) -> None:
     actor.shards.refresh()
 
 
-def adam_step_of(actor: Any) -> int:
+def adam_step_of(actor: Stored) -> int:
     """Adam's step count, which is the same for all weights; 0 before the first step."""
     steps = set()
     for shard in actor.shards.shards():
@@ -85,7 +98,7 @@ def adam_step_of(actor: Any) -> int:
     return steps.pop() if steps else 0
 
 
-def _owned(actor: Any, writes: bool) -> Iterator[tuple[Shard, list[ShardSlice]]]:
+def _owned(actor: Stored, writes: bool) -> Iterator[tuple[Shard, list[ShardSlice]]]:
     """This rank's shards with their rectangles. Of what several ranks hold (norms, and tied embeddings on the last
     stage) one writes."""
     rank, size = parallel_state.get_tensor_model_parallel_rank(), actor.layout.tp

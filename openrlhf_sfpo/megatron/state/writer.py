@@ -158,7 +158,7 @@ def load_object(path: Path) -> Any:
     return torch.load(path, weights_only=False)
 
 
-def _save_object(path: Path, content: Any) -> str:
+def _save_object(path: Path, content: object) -> str:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return write_whole(path, buffer.getvalue()).name

@@ -6,7 +6,7 @@ fp32 parameters they are views of the parameters themselves.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,9 @@ from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 from megatron.core.transformer.module import param_is_not_shared
 
 from openrlhf_sfpo.sfpo import Shard
+
+if TYPE_CHECKING:
+    from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 _REFUSAL = "SFPO does not work with {} yet: its main parameters are not repositioned. Turn it off."
 
@@ -30,7 +33,7 @@ class MainShards:
         ValueError: the optimizer keeps its main parameters somewhere that is not handled here.
     """
 
-    def __init__(self, optimizer: Any, chunks: list[torch.nn.Module]) -> None:
+    def __init__(self, optimizer: "MegatronOptimizer", chunks: list[torch.nn.Module]) -> None:
         self._children: list[DistributedOptimizer] = [
             child
             for child in getattr(optimizer, "chained_optimizers", [optimizer])
@@ -113,7 +116,7 @@ def _counts_once(child: DistributedOptimizer, shard: torch.Tensor) -> bool:
     )
 
 
-def _refuse_unhandled(child: Any) -> None:
+def _refuse_unhandled(child: "MegatronOptimizer") -> None:
     """Each of these keeps (a copy of) the main parameters where a blend of the shards would not reach it."""
     if not isinstance(child, DistributedOptimizer):
         raise ValueError(

@@ -1,13 +1,16 @@
 """Megatron's distributed optimizer, set up to match OpenRLHF's optimizer flags, and the learning-rate schedule."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from transformers import get_scheduler
 
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+
+if TYPE_CHECKING:
+    from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 
 def build_optimizer(chunks: list[torch.nn.Module], settings: ActorSettings) -> Any:
@@ -44,7 +47,7 @@ class LearningRate:
     rate as the GRPO run that it is compared with.
     """
 
-    def __init__(self, optimizer: Any, settings: OptimizerSettings) -> None:
+    def __init__(self, optimizer: "MegatronOptimizer", settings: OptimizerSettings) -> None:
         self._optimizer = optimizer
         self._total_steps = settings.total_steps
         self._factor = 1.0

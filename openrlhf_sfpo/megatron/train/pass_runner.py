@@ -3,14 +3,22 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from openrlhf_sfpo.megatron.data.batching import MicroBatch
 from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
-from openrlhf_sfpo.megatron.train.pipeline import LossFunction
+from openrlhf_sfpo.megatron.settings import ActorSettings
+from openrlhf_sfpo.megatron.train.main_parameters import MainShards
+from openrlhf_sfpo.megatron.train.optimizer import LearningRate
+from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm
 from openrlhf_sfpo.sfpo import Pass
+
+if TYPE_CHECKING:
+    from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 
 class NonFiniteUpdate(RuntimeError):
@@ -18,7 +26,7 @@ class NonFiniteUpdate(RuntimeError):
     gone into."""
 
 
-def check_norms(optimizer: Any) -> None:
+def check_norms(optimizer: "MegatronOptimizer") -> None:
     """Have the optimizer's step raise where it would clip by a norm that is not finite: that makes all weights NaN.
 
     The norm is the same on all ranks, so that all of them raise."""
@@ -33,6 +41,26 @@ def check_norms(optimizer: Any) -> None:
     optimizer.get_grad_norm = checked
 
 
+class Trained(Protocol):
+    """A model that trains, as a pass needs it."""
+
+    settings: ActorSettings
+    optimizer: "MegatronOptimizer"
+    learning_rate: LearningRate
+    shards: MainShards
+
+    def compute_gradients(
+        self, batches: list[MicroBatch], loss_function: LossFunction, norm: LossNorm
+    ) -> list[dict[str, Any]]:
+        """Leave the reduced gradients of a train batch with the optimizer; return the micro-batches' metrics."""
+
+    def add_start_entropies(self, entropies: torch.Tensor) -> None:
+        """Note entropies of the policy at theta_0, fp32 [n]."""
+
+    def take_start_entropy(self) -> float | None:
+        """Their mean since the last time, over all ranks."""
+
+
 class PassRunner:
     """`sfpo.PassRunner` over the actor and one rollout batch.
 
@@ -40,7 +68,7 @@ class PassRunner:
     theta_0, and with one step in a traversal no other sample is there that would have to be known before.
 
     Args:
-        actor: a `MegatronActor`.
+        actor: what trains.
         batch: the rollouts.
         loss_function: loss of a micro-batch.
         before_first_step: called on every rank when the first optimizer step's losses are computed, and before it.
@@ -51,7 +79,7 @@ class PassRunner:
 
     def __init__(
         self,
-        actor: Any,
+        actor: Trained,
         batch: RolloutBatch,
         loss_function: LossFunction,
         before_first_step: Callable[[], None] | None = None,

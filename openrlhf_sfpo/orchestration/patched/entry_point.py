@@ -12,6 +12,7 @@ from typing import Any
 
 from openrlhf_sfpo.config.checks import check_backend, check_no_other_models, check_values
 from openrlhf_sfpo.config.flags import add_sections, defaults
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import check_placement, engines_share_gpus, ray_address
 from openrlhf_sfpo.orchestration import hooks
 from openrlhf_sfpo.system import flash_attn_stub
@@ -31,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(**{"sfpo.enable": False})
 
 
-def train(openrlhf_train: Callable[[Any], None], args: Any) -> None:
+def train(openrlhf_train: Callable[[Any], None], args: NestedFlags) -> None:
     """Train as the flags say. Ends the process with status 2 where they do not fit together.
 
     Args:
@@ -50,7 +51,7 @@ def train(openrlhf_train: Callable[[Any], None], args: Any) -> None:
         openrlhf_train(args)
 
 
-def _check(args: Any) -> None:
+def _check(args: NestedFlags) -> None:
     from importlib.metadata import version
 
     check_values(args, ("sfpo", "megatron"))
@@ -72,7 +73,7 @@ def _check(args: Any) -> None:
 
 
 @contextmanager
-def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
+def _prepared(names: dict[str, Any], args: NestedFlags) -> Iterator[None]:
     """Put our classes where OpenRLHF's train function looks its own up, until the block ends.
 
     Args:
@@ -101,7 +102,7 @@ def _prepared(names: dict[str, Any], args: Any) -> Iterator[None]:
         yield
 
 
-def _resolve_defaults(args: Any, device: str) -> None:
+def _resolve_defaults(args: NestedFlags, device: str) -> None:
     """Fill in what depends on the device, and the settings of ours that have no flags here."""
     from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
     from openrlhf_sfpo.config.namespaces import dotted, nested
@@ -118,7 +119,7 @@ def _resolve_defaults(args: Any, device: str) -> None:
     vars(args).update(vars(nested(argparse.Namespace(**values))))
 
 
-def _engine_class(device: str, args: Any) -> Any:
+def _engine_class(device: str, args: NestedFlags) -> Any:
     from openrlhf_sfpo.orchestration.engine import EngineClass, engine_env
     from openrlhf_sfpo.rollout.weight_sync import backend_for
 

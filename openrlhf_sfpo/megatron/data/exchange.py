@@ -1,0 +1,144 @@
+"""Moving samples to the data-parallel ranks that train on them, and results back to the ranks that own them.
+
+Every rank knows the sizes of all samples, 24 bytes each; of the samples themselves it gets those that it trains on.
+What a rank sends and receives therefore falls with the number of data-parallel ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+
+from openrlhf_sfpo.megatron.data.batching import FLOAT_FIELDS, Sample
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """What every rank knows of all samples of a rollout batch. Samples are numbered through, rank after rank.
+
+    Attributes:
+        lengths: tokens of each sample, by the rank that owns it.
+        scored: how many positions of each sample are scored, by its number.
+        fields: the per-position fields that all samples have.
+    """
+
+    lengths: list[list[int]]
+    scored: list[int]
+    fields: tuple[str, ...]
+
+    @property
+    def flat_lengths(self) -> list[int]:
+        """Tokens of each sample, by its number."""
+        return [length for rank in self.lengths for length in rank]
+
+
+def gather_sizes(samples: Sequence[Sample], group: dist.ProcessGroup) -> BatchSizes:
+    """Tell all data-parallel ranks how large this rank's samples are. `group` must carry CPU tensors."""
+    own = torch.tensor([_sizes_of(sample) for sample in samples], dtype=torch.long).view(-1, 3)
+    if group.size() == 1:
+        parts = [own]
+    else:
+        counts = [torch.zeros(1, dtype=torch.long) for _ in range(group.size())]
+        dist.all_gather(counts, torch.tensor([len(own)]), group=group)
+        longest = int(max(counts))
+        padded = torch.zeros(longest, 3, dtype=torch.long)
+        padded[: len(own)] = own
+        gathered = [torch.zeros_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded, group=group)
+        parts = [part[: int(count)] for part, count in zip(gathered, counts, strict=True)]
+    everything = torch.cat(parts)
+    present = [bool((everything[:, 2] >> bit & 1).all()) for bit in range(len(FLOAT_FIELDS))]
+    return BatchSizes(
+        lengths=[part[:, 0].tolist() for part in parts],
+        scored=everything[:, 1].tolist(),
+        fields=tuple(name for name, found in zip(FLOAT_FIELDS, present, strict=True) if found),
+    )
+
+
+def _sizes_of(sample: Sample) -> tuple[int, int, int]:
+    """Tokens, scored positions, and a bit for each of `FLOAT_FIELDS` that is there."""
+    bits = sum(1 << bit for bit, name in enumerate(FLOAT_FIELDS) if getattr(sample, name) is not None)
+    return len(sample.tokens), int(sample.action_mask.sum()), bits
+
+
+class Route:
+    """The way of a rollout batch's samples between the ranks that own them and those that train on them.
+
+    Args:
+        lengths: tokens of each sample, by the rank that owns it.
+        trained_on: the numbers of the samples that each rank trains on.
+        group: the data-parallel group; it must carry CPU tensors.
+
+    Attributes:
+        sent: bytes that this rank has sent to other ranks so far.
+    """
+
+    def __init__(
+        self, lengths: Sequence[Sequence[int]], trained_on: Sequence[Sequence[int]], group: dist.ProcessGroup
+    ) -> None:
+        self._group = group
+        self._me = group.rank()
+        self._lengths = [length for rank in lengths for length in rank]
+        firsts = [sum(len(rank) for rank in lengths[:index]) for index in range(len(lengths) + 1)]
+        self._first = firsts[self._me]
+        owned = [range(first, end) for first, end in pairwise(firsts)]
+        # What this rank sends to each other one and receives from it, on the way to the trainers.
+        self._outgoing = [[n for n in sorted(numbers) if n in owned[self._me]] for numbers in trained_on]
+        self._incoming = [[n for n in sorted(trained_on[self._me]) if n in rank] for rank in owned]
+        self.sent = 0
+
+    @property
+    def own_count(self) -> int:
+        """How many samples this rank owns."""
+        return sum(map(len, self._outgoing))
+
+    def to_trainers(self, values: Sequence[torch.Tensor], shorter: int = 0) -> dict[int, torch.Tensor]:
+        """Send a value for each position of this rank's samples; return those of the samples that it trains on.
+
+        Args:
+            values: [length - shorter] for each sample that this rank owns, all of one dtype.
+            shorter: 0 for values of tokens, 1 for values of predictions.
+
+        Returns:
+            By sample number, [length - shorter], on the CPU.
+        """
+        numbers = [number for part in self._outgoing for number in part]
+        flat = self._flat([values[number - self._first] for number in numbers], values)
+        return self._move(flat, self._outgoing, self._incoming, shorter)
+
+    def to_owners(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """The way back.
+
+        Args:
+            values: fp32, the values [length - 1] of the samples that this rank trains on, one after the other by
+                their numbers; on the CPU.
+
+        Returns:
+            [length - 1] for each sample that this rank owns.
+        """
+        found = self._move(values, self._incoming, self._outgoing, shorter=1)
+        return [found[number] for number in range(self._first, self._first + self.own_count)]
+
+    @staticmethod
+    def _flat(parts: list[torch.Tensor], like: Sequence[torch.Tensor]) -> torch.Tensor:
+        if parts:
+            return torch.cat(parts)
+        return like[0].new_empty(0) if like else torch.empty(0)
+
+    def _move(
+        self, flat: torch.Tensor, outgoing: list[list[int]], incoming: list[list[int]], shorter: int
+    ) -> dict[int, torch.Tensor]:
+        sizes = [[self._lengths[number] - shorter for number in part] for part in incoming]
+        if self._group.size() == 1:
+            received = flat
+        else:
+            send = [sum(self._lengths[number] - shorter for number in part) for part in outgoing]
+            receive = [sum(part) for part in sizes]
+            received = flat.new_empty(sum(receive))
+            dist.all_to_all_single(received, flat, receive, send, group=self._group)
+            self.sent += flat.element_size() * (sum(send) - send[self._me])
+        numbers = [number for part in incoming for number in part]
+        parts = received.split([size for part in sizes for size in part])
+        return dict(zip(numbers, parts, strict=True))
