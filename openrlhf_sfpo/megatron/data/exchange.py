@@ -94,18 +94,22 @@ class Route:
         """How many samples this rank owns."""
         return sum(map(len, self._outgoing))
 
-    def to_trainers(self, values: Sequence[torch.Tensor], shorter: int = 0) -> dict[int, torch.Tensor]:
+    def to_trainers(
+        self, values: Sequence[torch.Tensor], dtype: torch.dtype, shorter: int = 0
+    ) -> dict[int, torch.Tensor]:
         """Send a value for each position of this rank's samples; return those of the samples that it trains on.
 
         Args:
-            values: [length - shorter] for each sample that this rank owns, all of one dtype.
+            values: [length - shorter] for each sample that this rank owns; none is fine.
+            dtype: in which they travel, and arrive.
             shorter: 0 for values of tokens, 1 for values of predictions.
 
         Returns:
             By sample number, [length - shorter], on the CPU.
         """
         numbers = [number for part in self._outgoing for number in part]
-        flat = self._flat([values[number - self._first] for number in numbers], values)
+        parts = [values[number - self._first].to(dtype) for number in numbers]
+        flat = torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
         return self._move(flat, self._outgoing, self._incoming, shorter)
 
     def to_owners(self, values: torch.Tensor) -> list[torch.Tensor]:
@@ -120,12 +124,6 @@ class Route:
         """
         found = self._move(values, self._incoming, self._outgoing, shorter=1)
         return [found[number] for number in range(self._first, self._first + self.own_count)]
-
-    @staticmethod
-    def _flat(parts: list[torch.Tensor], like: Sequence[torch.Tensor]) -> torch.Tensor:
-        if parts:
-            return torch.cat(parts)
-        return like[0].new_empty(0) if like else torch.empty(0)
 
     def _move(
         self, flat: torch.Tensor, outgoing: list[list[int]], incoming: list[list[int]], shorter: int

@@ -74,8 +74,8 @@ class RolloutBatch:
             for rank in range(self._group.size())
         ]
         self._route = Route(self._sizes.lengths, trained_on, self._group)
-        tokens = self._route.to_trainers([sample.tokens.to(torch.int32) for sample in self._own])
-        masks = self._route.to_trainers([sample.action_mask.to(torch.uint8) for sample in self._own], shorter=1)
+        tokens = self._route.to_trainers([sample.tokens for sample in self._own], torch.int32)
+        masks = self._route.to_trainers([sample.action_mask for sample in self._own], torch.uint8, shorter=1)
         fields = self._fields()
         self._samples = {
             number: Sample(
@@ -89,7 +89,7 @@ class RolloutBatch:
     def _fields(self) -> dict[str, dict[int, torch.Tensor]]:
         """The per-position fields of the samples that this rank trains on, by name and sample number."""
         return {
-            name: self._route.to_trainers([getattr(sample, name).float() for sample in self._own], shorter=1)
+            name: self._route.to_trainers([getattr(sample, name) for sample in self._own], torch.float32, shorter=1)
             for name in self._sizes.fields
         }
 
