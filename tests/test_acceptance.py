@@ -173,7 +173,6 @@ def test_accepted_by_every_command(
         ("sfpo.k=3", "Write --sfpo.k 3."),
         ("run.yaml", "Write --config run.yaml."),
         ("--data.input_template Q: {}", "Put a text with blanks into quotation marks."),
-        ("--config a.yaml --config b.yaml", "--config: is given twice."),
         ("--config=", "--config: is empty"),
         ("--config nowhere.yaml", "nowhere.yaml does not exist in "),
         ("--config .", "is a directory"),

@@ -133,12 +133,21 @@ def patched_statements(tree: Path) -> tuple[ast.stmt, ast.stmt, ast.stmt]:
     return importing, flags, main_block.body[-1]
 
 
+class Uninstalled:
+    """A finder by which this package does not exist."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name == "openrlhf_sfpo":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def test_a_patched_openrlhf_works_as_before_without_this_package(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be uninstalled later, or be missing in the environment that a source tree is run with."""
     assert main([str(tree)]) == 0
-    for name in [name for name in sys.modules if name.startswith("openrlhf_sfpo.")]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "openrlhf_sfpo"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "openrlhf_sfpo", None)  # as if it were not installed
+    monkeypatch.setattr(sys, "meta_path", [Uninstalled, *sys.meta_path])
     trained: list[str] = []
     scope: dict[str, Any] = {"train": trained.append, "args": "the arguments", "parser": None}
     for statement in patched_statements(tree):

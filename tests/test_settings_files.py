@@ -11,6 +11,7 @@ from openrlhf_sfpo.cli import compare, doctor, plan, train
 from openrlhf_sfpo.cli.flags import Flags, parse
 from openrlhf_sfpo.config.stored_settings import as_asked
 from openrlhf_sfpo.report.run_writer import _plain
+from openrlhf_sfpo.system.errors import UsageError
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("parsers_are_built_once")
@@ -128,7 +129,7 @@ def test_every_written_setting_reads_back_as_itself(tmp_path: Path) -> None:
     defaults = flags.defaults()
     file.write_text(yaml.safe_dump({name: _plain(value) for name, value in as_asked(defaults).items()}))
     read = {name: _plain(value) for name, value in vars(parse(["--config", str(file)])[0]).items()}
-    expected = {name: _plain(value) for name, value in defaults.items()} | {"config": str(file)}
+    expected = {name: _plain(value) for name, value in defaults.items()} | {"config": [str(file)]}
     # As `report` compares the settings of runs, to which 1 and 1.0 are two.
     assert {name: repr(value) for name, value in read.items()} == {
         name: repr(value) for name, value in expected.items()
@@ -164,3 +165,28 @@ def test_home_and_variables_are_put_into_paths(monkeypatch: pytest.MonkeyPatch, 
         "rollout.record_dir": "/scratch/r",
         "data.input_template": "~ {} $SCRATCH",
     }
+
+
+def test_later_files_win_setting_by_setting(tmp_path: Path) -> None:
+    """A recipe, what a model adds, and the flags."""
+    recipe, model = tmp_path / "recipe.yaml", tmp_path / "model.yaml"
+    recipe.write_text(
+        "sfpo: {k: 2, alpha: 0.7}\nactor.adam.betas: [0.8, 0.9]\nckpt.path: runs/a/saved\nrun.dir: runs/a\n"
+    )
+    model.write_text("sfpo.alpha: 0.9\nrun.dir: runs/b\n")
+    flat, given = parse(["--config", str(recipe), "--train.seed", "7", "--config", str(model), "--train.seed=8"])
+    values = vars(flat)
+    assert (values["sfpo.k"], values["sfpo.alpha"], values["train.seed"]) == (2, 0.9, 8)
+    assert values["actor.adam.betas"] == [0.8, 0.9]
+    assert (values["run.dir"], values["ckpt.path"]) == ("runs/b", "runs/b/saved"), "what is derived follows"
+    assert {"sfpo.k", "sfpo.alpha", "train.seed", "actor.adam.betas"} <= given
+    swapped = vars(parse(["--config", str(model), "--config", str(recipe)])[0])
+    assert (swapped["sfpo.alpha"], swapped["run.dir"]) == (0.7, "runs/a")
+
+
+def test_a_mistake_in_one_of_several_files_names_that_file(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("sfpo.k: 2\n")
+    second.write_text("sfpo.kay: 2\n")
+    with pytest.raises(UsageError, match=r"second\.yaml"):
+        parse(["--config", str(first), "--config", str(second)])

@@ -15,7 +15,7 @@ from typing import Any
 from openrlhf_sfpo.cli import derived
 from openrlhf_sfpo.config import suggestions
 from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, add_flags
-from openrlhf_sfpo.config.settings_file import Section, Settings, flatten, read_yaml
+from openrlhf_sfpo.config.settings_file import Section, flatten, read_yaml
 from openrlhf_sfpo.config.values import value_of
 from openrlhf_sfpo.system.errors import UsageError
 
@@ -118,19 +118,18 @@ class Flags:
         return nothing and any(flag.startswith(f"{name}.") for flag in self._actions)
 
     def read_words(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values of a command line, by dotted name; of flags given twice the last.
+        """The values of a command line, by dotted name; of flags given twice the last, and of `config` a list of all.
 
         Raises:
             UsageError: a word is no flag, or a value is none for it.
         """
         found: dict[str, Any] = {}
         for flag, action, given in self._split(words):
-            if action.dest == "config" and "config" in found:
-                raise UsageError("--config", "is given twice.", "Give one file, and the rest as flags.")
             if action.nargs == 0:
-                found[action.dest] = value_of(action, not flag.startswith("--no-"))
+                value = value_of(action, not flag.startswith("--no-"))
             else:
-                found[action.dest] = value_of(action, given if action.nargs is not None else given[0])
+                value = value_of(action, given if action.nargs is not None else given[0])
+            found[action.dest] = [*found.get("config", []), value] if action.dest == "config" else value
         return found
 
     def _split(self, words: Sequence[str]) -> Iterator[tuple[str, argparse.Action, list[str]]]:
@@ -159,7 +158,7 @@ class Flags:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, set[str]]:
-    """Flags from a --config file (if any) and the command line, which has the last word.
+    """Flags from --config files (if any), of which later ones win, and the command line, which has the last word.
 
     Returns:
         The flat namespace with dotted names, and the names that were set rather than left at their defaults.
@@ -169,11 +168,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, set[str]]:
     """
     flags = Flags()
     words = flags.read_words(argv)
-    settings = Settings()
-    if "config" in words:
-        path = Path(words["config"])
-        settings = derived.of_this_run(path, flatten(read_yaml("--config", path)), words)
-    return _together(flags, {**flags.read_settings(settings, f"--config {words.get('config')}"), **words})
+    files = [(path, flatten(read_yaml("--config", Path(path)))) for path in words.get("config", [])]
+    found: dict[str, Any] = {}
+    run_dir = words.get("run.dir")
+    for path, settings in reversed(files):
+        layer = derived.of_this_run(Path(path), settings, {"run.dir": run_dir})
+        run_dir = run_dir or layer.get("run.dir")
+        found = {**flags.read_settings(layer, f"--config {path}"), **found}
+    return _together(flags, {**found, **words})
 
 
 def parse_settings(settings: dict[str, Any], source: str) -> tuple[argparse.Namespace, set[str]]:

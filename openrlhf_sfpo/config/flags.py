@@ -344,7 +344,9 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of the sections above, --actor.backend and --config."""
     parser.add_argument(
-        "--config", metavar="FILE.yaml", help="settings with the same names as the flags, nested or not"
+        "--config",
+        metavar="FILE.yaml",
+        help="settings with the same names as the flags, nested or not; given several times, later files win",
     )
     add_sections(parser, SECTIONS, backend="megatron")
     parser.set_defaults(**{name: value for name, (value, _) in CHANGED_DEFAULTS.items()})
