@@ -7,13 +7,14 @@ import argparse
 from pathlib import Path
 
 from openrlhf_sfpo.cli.flags import Flags
-from openrlhf_sfpo.config.flags import SECTIONS, ranges
+from openrlhf_sfpo.config.flags import SECTIONS, may_change_on_resume, may_change_on_reuse, ranges
 
 FILE = Path(__file__).with_name("command_line.txt")
 
 
 def command_line() -> str:
-    """One line for each flag of this package: name, type, default and range."""
+    """One line for each flag of this package: name, type, default, range, and whether a run may be resumed, or
+    workers reused, with another value."""
     limits, lines = ranges(), []
     own = {*SECTIONS, "config"}
     for action in sorted(Flags().parser._actions, key=lambda action: action.dest):
@@ -24,7 +25,10 @@ def command_line() -> str:
         many = f" x {action.nargs}" if action.nargs not in (None, 0) else ""
         default = "" if isinstance(action, argparse._HelpAction) else f" = {action.default!r}"
         within = f" [{limits[action.dest]}]" if action.dest in limits else ""
-        lines.append(f"--{action.dest} {kind}{many}{choices}{default}{within}")
+        changes = [
+            word for word, may in (("resume", may_change_on_resume), ("reuse", may_change_on_reuse)) if may(action.dest)
+        ]
+        lines.append(f"--{action.dest} {kind}{many}{choices}{default}{within} {' '.join(changes)}".rstrip())
     return "\n".join(lines) + "\n"
 
 

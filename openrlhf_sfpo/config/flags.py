@@ -6,6 +6,7 @@ Importing this file imports nothing heavy, so that --help and bad flags answer a
 
 import argparse
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Collection, Iterator
@@ -17,71 +18,105 @@ from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.ranges import Range, above, at_least, between, share
 
 
-def _flag(default: Any, help_text: str, limits: Range | None = None, is_path: bool = False) -> Any:
-    """A field that becomes a flag. `limits`: the numbers that it takes; `is_path`: its value names a place on disk."""
-    return dataclasses.field(default=default, metadata={"help": help_text, "limits": limits, "is_path": is_path})
+def _flag(
+    default: Any,
+    help_text: str,
+    limits: Range | None = None,
+    is_path: bool = False,
+    resume: bool = False,
+    reuse: bool = False,
+) -> Any:
+    """A field that becomes a flag: everything that is known of it alone.
+
+    Args:
+        default: its default.
+        help_text: for --help.
+        limits: the numbers that it takes.
+        is_path: its value names a place on disk.
+        resume: it may change when a run is continued, for it does not change what is learnt.
+        reuse: engines and actors can be reused by a run with another value.
+    """
+    metadata = {"help": help_text, "limits": limits, "is_path": is_path, "resume": resume, "reuse": reuse}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class SFPOConfig:
     """--sfpo.*: the update."""
 
-    enable: bool = _flag(True, "train with SFPO; --no-sfpo.enable is plain GRPO")
+    enable: bool = _flag(True, "train with SFPO; --no-sfpo.enable is plain GRPO", reuse=True)
     k: int = _flag(
         3,
         "K: fast passes over each rollout batch before the reposition; 0 is GRPO",
         at_least(0, "Use 0 (plain GRPO) or more; the paper uses 3."),
+        reuse=True,
     )
     alpha: float = _flag(
         0.8,
         "step size of the reposition, theta_slow + alpha * (theta_fast - theta_slow), in [0, 1]",
         between(0.0, 1.0, "Use a number from 0 to 1; the paper uses 0.8."),
+        reuse=True,
     )
     gate: Literal["upper", "two_sided", "off"] = _flag(
         "upper",
         "which z-scores of the policy's entropy turn SFPO off: z >= threshold (upper, the authors' code), |z| >= "
         "threshold (two_sided, the paper), none (off)",
+        reuse=True,
     )
     gate_window: int = _flag(
         30,
         "rollout batches over which the entropy's mean and deviation are taken",
         at_least(2, "Use 2 or more; the paper uses 30."),
+        reuse=True,
     )
-    gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes", above(0))
+    gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes", above(0), reuse=True)
     stop_step: int | None = _flag(
         None,
         "turn SFPO off after this many rollout batches whatever the entropy does",
         at_least(0, "Use 0 or more, or leave it out."),
+        reuse=True,
     )
-    gate_warmup: int = _flag(0, "the first so many entropies go into the window but cannot close the gate", at_least(0))
-    gate_patience: int = _flag(1, "how many entropies in a row must be at the threshold", at_least(1))
+    gate_warmup: int = _flag(
+        0, "the first so many entropies go into the window but cannot close the gate", at_least(0), reuse=True
+    )
+    gate_patience: int = _flag(1, "how many entropies in a row must be at the threshold", at_least(1), reuse=True)
     gate_after: Literal["latch", "decay", "reopen"] = _flag(
         "latch",
         "what closing means: no SFPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
         "(decay), or no SFPO until the entropy is below the threshold again (reopen)",
+        reuse=True,
     )
     gate_decay_steps: int = _flag(
-        10, "rollout batches over which alpha falls, with --sfpo.gate_after decay", at_least(1)
+        10,
+        "rollout batches over which alpha falls, with --sfpo.gate_after decay",
+        at_least(1),
+        reuse=True,
     )
     gate_entropy: Literal["slow_pass", "start"] = _flag(
         "slow_pass",
         "the entropy that the gate reads: the slow pass's mean (the authors' code), or that of theta_0, the weights "
         "before the update (start, the paper)",
+        reuse=True,
     )
     preset: Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"] = _flag(
         "sfpo",
         "the update, or a control to compare it with: grpo, one pass; grpo_k_passes, K + 1 passes without reposition; "
         "grpo_scaled_lr, one pass at (K * alpha + 1) times the learning rate; lookahead, no slow pass; extragradient, "
         "a slow pass from theta_slow whose first gradient is taken at theta_fast",
+        reuse=True,
     )
     optimizer_state: Literal["maintain", "restore", "interpolate", "reset"] = _flag(
         "maintain",
         "Adam's moments and step count at the reposition: left as they are (maintain, the authors' code), as before "
         "the fast passes (restore), moments moved by alpha like the weights (interpolate), or as before the first step "
         "(reset)",
+        reuse=True,
     )
     snapshot_device: Literal["same", "cpu"] = _flag(
-        "same", "where theta_slow lives during the fast passes: beside the weights, or in pinned host memory"
+        "same",
+        "where theta_slow lives during the fast passes: beside the weights, or in pinned host memory",
+        resume=True,
+        reuse=True,
     )
 
 
@@ -90,33 +125,45 @@ class MegatronConfig:
     """--megatron.*: the actor."""
 
     tensor_model_parallel_size: int = _flag(
-        1, "ranks over which each layer is split; divides the key/value heads", at_least(1)
+        1,
+        "ranks over which each layer is split; divides the key/value heads",
+        at_least(1),
+        resume=True,
     )
-    pipeline_model_parallel_size: int = _flag(1, "stages over which the layers are split", at_least(1))
+    pipeline_model_parallel_size: int = _flag(1, "stages over which the layers are split", at_least(1), resume=True)
     virtual_pipeline_model_parallel_size: int = _flag(
         1,
         "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble",
         at_least(1),
+        resume=True,
     )
     context_parallel_size: int = _flag(
-        1, "ranks over which each sequence is split, for contexts too long for one GPU", at_least(1)
+        1,
+        "ranks over which each sequence is split, for contexts too long for one GPU",
+        at_least(1),
+        resume=True,
     )
     sequence_parallel: bool | None = _flag(
         None,
         "split norms and the residual stream over the tensor-parallel ranks by token, which divides their activations; "
         "default: with tensor parallelism",
+        resume=True,
     )
     layer_spec: Literal["auto", "te", "local"] = _flag(
         "auto",
         "whose layers: Transformer Engine's fused ones (te), or Megatron's and ours (local); auto takes Transformer "
         "Engine on CUDA where it is installed",
+        resume=True,
     )
     attention_backend: Literal["auto", "flash", "sdpa"] = _flag(
         "auto",
         "attention of the local layers: flash-attn, or PyTorch's scaled_dot_product_attention; auto takes flash-attn "
         "on CUDA in 16 bits where it is installed. (Transformer Engine chooses for itself)",
+        resume=True,
     )
-    device: Literal["auto", "cpu", "cuda"] = _flag("auto", "where the actor runs; auto takes CUDA where there is one")
+    device: Literal["auto", "cpu", "cuda"] = _flag(
+        "auto", "where the actor runs; auto takes CUDA where there is one", resume=True
+    )
     param_dtype: Literal["auto", "bf16", "fp32"] = _flag(
         "auto",
         "dtype of the parameters; with bf16 the optimizer keeps fp32 main parameters; auto is bf16, and fp32 on a CPU "
@@ -129,32 +176,46 @@ class MegatronConfig:
         "none",
         "activations recomputed in the backward pass: none, attention only (selective; with fused attention there is "
         "hardly anything to gain), MLPs only, or whole layers (--actor.gradient_checkpointing_enable means full)",
+        resume=True,
     )
     recompute_num_layers: int | None = _flag(
         None,
         "with --megatron.recompute full: how many layers of each model chunk are recomputed; default: all",
         at_least(1),
+        resume=True,
     )
     offload_parameters: bool = _flag(
         False,
         "with --ds.enable_sleep also move the parameters to host memory while the engines generate, and not only the "
         "optimizer's state and the gradients",
+        resume=True,
     )
-    overlap_grad_reduce: bool | None = _flag(None, "reduce gradients during the backward pass; default: on CUDA")
-    overlap_param_gather: bool | None = _flag(None, "gather parameters during the next forward pass; default: on CUDA")
-    ddp_bucket_size: int | None = _flag(None, "parameters per gradient bucket; default: Megatron's choice", at_least(1))
+    overlap_grad_reduce: bool | None = _flag(
+        None, "reduce gradients during the backward pass; default: on CUDA", resume=True
+    )
+    overlap_param_gather: bool | None = _flag(
+        None, "gather parameters during the next forward pass; default: on CUDA", resume=True
+    )
+    ddp_bucket_size: int | None = _flag(
+        None, "parameters per gradient bucket; default: Megatron's choice", at_least(1), resume=True, reuse=True
+    )
     old_log_probs: Literal["auto", "separate"] = _flag(
         "auto",
         "where the log-probabilities at theta_0 come from: a forward pass of their own before the update (separate), "
         "or the update's first forward pass where that is the same (auto): with one optimizer step for each rollout "
         "batch, no importance-sampling correction and no KL term in the reward",
+        resume=True,
     )
     log_prob_chunk_size: int | None = _flag(
         None,
         "tokens whose logits exist at the same time; default: 1024 on CUDA, 256 on CPU",
         at_least(1),
+        resume=True,
+        reuse=True,
     )
-    weight_bucket_mb: int = _flag(512, "megabytes of weights gathered and sent to vLLM at a time", at_least(1))
+    weight_bucket_mb: int = _flag(
+        512, "megabytes of weights gathered and sent to vLLM at a time", at_least(1), resume=True
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +223,9 @@ class ActorConfig:
     """Additions to OpenRLHF's --actor.*."""
 
     trust_remote_code: bool = _flag(
-        False, "run the code that a model directory brings along (auto_map in config.json or tokenizer_config.json)"
+        False,
+        "run the code that a model directory brings along (auto_map in config.json or tokenizer_config.json)",
+        resume=True,
     )
 
 
@@ -175,39 +238,57 @@ class RunConfig:
         "run directory (metrics, samples, plots, checkpoints, model); one that holds an unfinished run is continued "
         "from its newest checkpoint; default: runs/TIME",
         is_path=True,
+        resume=True,
+        reuse=True,
     )
     allow_changed: tuple[str, ...] = _flag(
-        (), "flags (such as actor.adam.lr) that may have other values than the run that is continued had"
+        (),
+        "flags (such as actor.adam.lr) that may have other values than the run that is continued had",
+        resume=True,
     )
     allow_open_ray: bool = _flag(
-        False, "join a Ray cluster (RAY_ADDRESS) that has no authentication: whoever reaches it can run programs as you"
+        False,
+        "join a Ray cluster (RAY_ADDRESS) that has no authentication: whoever reaches it can run programs as you",
+        resume=True,
     )
-    verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say")
+    verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say", resume=True)
     reward_trial: float = _flag(
         120.0,
         "seconds for a trial of your own reward function before anything is started: it is called once, in a process "
         "of its own, with the first row of the data and a made-up response; 0 skips it",
         at_least(0),
+        resume=True,
     )
     reward_timeout: float = _flag(
         600.0,
         "seconds in which your own reward function must grade a response; one that takes longer ends the run. 0 waits "
         "without end",
         at_least(0),
+        resume=True,
     )
     eval_at_ends: bool = _flag(
-        True, "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)"
+        True,
+        "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)",
+        resume=True,
+        reuse=True,
     )
-    samples_per_step: int = _flag(4, "rollouts of each step that are written to samples.jsonl", at_least(0))
+    samples_per_step: int = _flag(
+        4, "rollouts of each step that are written to samples.jsonl", at_least(0), resume=True, reuse=True
+    )
     interrupted_exit_status: int = _flag(
         0,
         "exit status of a run that SIGTERM or SIGHUP stopped. Kubernetes and Argo take 0 for finished; give another, "
         "such as 143, to have the run started again",
         between(0, 255),
+        resume=True,
     )
-    kv_cache_mb: int = _flag(1024, "key/value cache of each vLLM engine where there is no GPU", at_least(1))
+    kv_cache_mb: int = _flag(
+        1024, "key/value cache of each vLLM engine where there is no GPU", at_least(1), resume=True
+    )
     engine_dtype: Literal["auto", "bfloat16", "float32"] = _flag(
-        "auto", "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU"
+        "auto",
+        "dtype of the vLLM engines; auto is bfloat16 (as OpenRLHF has it), and float32 where there is no GPU",
+        resume=True,
     )
 
 
@@ -215,7 +296,9 @@ class RunConfig:
 class RolloutConfig:
     """Additions to OpenRLHF's --rollout.*."""
 
-    record_dir: str | None = _flag(None, "write every rollout batch to this directory", is_path=True)
+    record_dir: str | None = _flag(
+        None, "write every rollout batch to this directory", is_path=True, resume=True, reuse=True
+    )
     replay_dir: str | None = _flag(
         None, "train from rollout batches recorded with --rollout.record_dir, no engines", is_path=True
     )
@@ -229,12 +312,14 @@ class RolloutConfig:
         "seconds in which a vLLM engine that has started must answer a health check; one that does not is restarted, "
         "gets the current weights, and its prompts are sent again",
         above(0),
+        resume=True,
     )
     engine_start_timeout: float = _flag(
         1800.0,
         "seconds in which a vLLM engine must start, at the beginning and after a restart: reading the weights from a "
         "slow disk and capturing CUDA graphs take long",
         above(0),
+        resume=True,
     )
 
 
@@ -246,24 +331,28 @@ class TrainConfig:
         3,
         "how often a run restarts itself from its last checkpoint when a worker has died or a step hangs",
         at_least(0),
+        resume=True,
     )
     timeout: float = _flag(
         1800.0,
         "seconds without progress on any rank after which a step counts as hung: the run says where each rank is, and "
         "restarts. More than loading the model takes, the longest micro-batch and the longest checkpoint",
         above(0),
+        resume=True,
     )
     grace_seconds: float = _flag(
         60.0,
         "after SIGTERM, how long the step in progress may take until the run ends without it, with the checkpoint "
         "before; during a rollout the run ends at once",
         at_least(0),
+        resume=True,
     )
     on_nonfinite: Literal["stop", "skip"] = _flag(
         "stop",
         "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and go on with "
         "the weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
         "ranks) is then made for each rollout batch. The batch is recorded in both cases",
+        resume=True,
     )
     max_log_prob_diff: float | None = _flag(
         None,
@@ -271,6 +360,7 @@ class TrainConfig:
         "batch, before the run stops instead of training on it; 0 means any distance. Default: 0.02 where both compute "
         "in fp32 and 0.2 elsewhere, more at temperatures below 1 and with --rollout.top_p",
         at_least(0),
+        resume=True,
     )
 
 
@@ -283,6 +373,7 @@ class VLLMConfig:
         "with --vllm.enable_sleep, what engines do with their weights while the actor trains: move them to host memory "
         "(1), or forget them until the actor sends its own (2), which takes no host memory",
         between(1, 2),
+        resume=True,
     )
 
 
@@ -291,7 +382,10 @@ class CheckpointConfig:
     """Additions to OpenRLHF's --ckpt.*."""
 
     async_save: bool = _flag(
-        True, "write checkpoints beside the training, from copies in host memory (12 bytes a parameter, as above)"
+        True,
+        "write checkpoints beside the training, from copies in host memory (12 bytes a parameter, as above)",
+        resume=True,
+        reuse=True,
     )
 
 
@@ -299,7 +393,9 @@ class CheckpointConfig:
 class EvalConfig:
     """Additions to OpenRLHF's --eval.*."""
 
-    top_p: float | None = _flag(None, "top-p of evaluations; default: that of the rollouts", share())
+    top_p: float | None = _flag(
+        None, "top-p of evaluations; default: that of the rollouts", share(), resume=True, reuse=True
+    )
 
 
 SECTIONS: dict[str, type] = {
@@ -388,6 +484,21 @@ def ranges() -> dict[str, Range]:
 def path_flags() -> frozenset[str]:
     """The flags whose value names one place on disk, by dotted name."""
     return openrlhf_flags.PATHS | {name for name, field in _fields() if field.metadata["is_path"]} | {"config"}
+
+
+def may_change_on_resume(name: str) -> bool:
+    """Whether a run may be continued with another value of a flag. `name` is dotted, of any flag."""
+    return _own("resume").get(name, openrlhf_flags.is_one_of(name, openrlhf_flags.RESUME))
+
+
+def may_change_on_reuse(name: str) -> bool:
+    """Whether a run may reuse the workers of one with another value of a flag. `name` is dotted, of any flag."""
+    return _own("reuse").get(name, openrlhf_flags.is_one_of(name, openrlhf_flags.REUSE))
+
+
+@functools.cache
+def _own(what: str) -> dict[str, bool]:
+    return {name: field.metadata[what] for name, field in _fields()}
 
 
 def _fields() -> Iterator[tuple[str, Any]]:

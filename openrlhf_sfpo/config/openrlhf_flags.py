@@ -4,6 +4,8 @@ Read in OpenRLHF 0.11.2's train_ppo_ray.py and in what its trainers, our actors 
 the earlier names are those of its versions up to 0.10. Importing this file imports nothing heavy.
 """
 
+from fnmatch import fnmatchcase
+
 from openrlhf_sfpo.config.ranges import FINITE, Range, above, at_least, between, share
 
 _COUNT = at_least(1)
@@ -286,3 +288,64 @@ GONE: dict[str, str] = {
     "ptx_coef": "Leave it out: there is no pretraining loss.",
     "rollout_tasks_per_gpu": "Leave it out.",
 }
+
+# What may differ from the run that is continued: where and how fast it computes, what it shows and what it keeps.
+# Everything else changes what is learnt. `*` stands for any ending.
+RESUME: tuple[str, ...] = (
+    "ckpt.*",
+    "logger.*",
+    "eval.*",
+    "vllm.*",
+    "ref.*",
+    "reward.num*",
+    "critic.*",
+    "ds.*",
+    "run.*",  # what a run notes of itself, beside its flags
+    "actor.gradient_checkpointing_enable",
+    "actor.gradient_checkpointing_reentrant",
+    "actor.num_gpus_per_node",
+    "actor.num_nodes",
+    "config",
+    "local_rank",
+    "train.colocate_actor_ref",
+    "train.colocate_all",
+    "train.colocate_critic_reward",
+    "train.max_tokens_per_gpu",
+    "use_ms",
+)
+
+# What may differ between two runs that share their workers. Everything else (model, layout, engines, devices, and the
+# reward, which the engines compute) is decided when the workers start.
+REUSE: tuple[str, ...] = (
+    "ckpt.*",
+    "eval.*",
+    "logger.*",
+    "data.prompt*",
+    "algo.advantage.*",
+    "actor.adam.*",
+    "actor.lr_*",
+    "actor.dual_clip",
+    "actor.entropy_coef",
+    "actor.eps_clip",
+    "actor.eps_clip_low_high",
+    "actor.max_norm",
+    "actor.min_lr_ratio",
+    "config",
+    "data.max_samples",
+    "rollout.batch_size",
+    "rollout.max_new_tokens",
+    "rollout.n_samples_per_prompt",
+    "rollout.temperature",
+    "rollout.top_p",
+    "run.asked",
+    "train.batch_size",
+    "train.max_epochs",
+    "train.max_tokens_per_gpu",
+    "train.num_episodes",
+    "train.seed",
+)
+
+
+def is_one_of(name: str, names: tuple[str, ...]) -> bool:
+    """Whether a flag is among `RESUME` or `REUSE`."""
+    return any(fnmatchcase(name, pattern) for pattern in names)

@@ -7,36 +7,7 @@ processes, the engines get those weights, drop cached prefixes and are seeded, t
 from collections.abc import Callable
 from typing import Any
 
-# What may differ between two runs that share their workers. Everything else (model, layout, engines, devices, and the
-# reward, which the engines compute) is settled when the workers start.
-_FREE_SECTIONS = ("sfpo.", "ckpt.", "eval.", "logger.", "data.prompt", "algo.advantage.", "actor.adam.", "actor.lr_")
-_FREE = {
-    "config",
-    "run.asked",
-    "run.dir",
-    "run.eval_at_ends",
-    "run.samples_per_step",
-    "train.seed",
-    "train.batch_size",
-    "train.max_tokens_per_gpu",
-    "train.max_epochs",
-    "train.num_episodes",
-    "rollout.batch_size",
-    "rollout.n_samples_per_prompt",
-    "rollout.max_new_tokens",
-    "rollout.temperature",
-    "rollout.top_p",
-    "rollout.record_dir",
-    "actor.max_norm",
-    "actor.min_lr_ratio",
-    "actor.eps_clip",
-    "actor.eps_clip_low_high",
-    "actor.dual_clip",
-    "actor.entropy_coef",
-    "data.max_samples",
-    "megatron.log_prob_chunk_size",
-    "megatron.ddp_bucket_size",
-}
+from openrlhf_sfpo.config.flags import may_change_on_reuse
 
 
 def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
@@ -47,7 +18,7 @@ def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
         # GPUs first; DeepSpeed's engines are not built twice in a process.
         return False
     differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    return all(name in _FREE or name.startswith(_FREE_SECTIONS) for name in differing)
+    return all(may_change_on_reuse(name) for name in differing)
 
 
 class ReusedWorkers:

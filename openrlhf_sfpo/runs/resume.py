@@ -15,53 +15,11 @@ from openrlhf_sfpo.checkpoints.directory import (
     open_checkpoint,
     remove_leftovers,
 )
+from openrlhf_sfpo.config.flags import may_change_on_resume
 from openrlhf_sfpo.config.stored_settings import _RUN_DIR, portable
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 from openrlhf_sfpo.system.errors import UsageError
 
-# What may differ from the run that is continued: where and how fast it computes, what it shows and what it keeps.
-# Everything else changes what is learnt.
-_FREE_SECTIONS = ("run.", "ckpt.", "logger.", "eval.", "vllm.", "ref.", "reward.num", "critic.", "ds.", "ray.")
-_FREE = {
-    "config",
-    "local_rank",
-    "use_ms",
-    "actor.num_nodes",
-    "actor.num_gpus_per_node",
-    "actor.gradient_checkpointing_enable",
-    "actor.gradient_checkpointing_reentrant",
-    "actor.trust_remote_code",
-    "megatron.tensor_model_parallel_size",
-    "megatron.pipeline_model_parallel_size",
-    "megatron.virtual_pipeline_model_parallel_size",
-    "megatron.context_parallel_size",
-    "megatron.device",
-    "megatron.layer_spec",
-    "megatron.attention_backend",
-    "megatron.sequence_parallel",
-    "megatron.recompute",
-    "megatron.recompute_num_layers",
-    "megatron.old_log_probs",
-    "megatron.offload_parameters",
-    "megatron.overlap_grad_reduce",
-    "megatron.overlap_param_gather",
-    "megatron.ddp_bucket_size",
-    "megatron.log_prob_chunk_size",
-    "megatron.weight_bucket_mb",
-    "sfpo.snapshot_device",
-    "train.colocate_actor_ref",
-    "train.colocate_all",
-    "train.colocate_critic_reward",
-    "train.grace_seconds",
-    "train.max_log_prob_diff",
-    "train.max_restarts",
-    "train.max_tokens_per_gpu",
-    "train.on_nonfinite",
-    "train.timeout",
-    "rollout.engine_timeout",
-    "rollout.engine_start_timeout",
-    "rollout.record_dir",
-}
 _MARKS = {"run.dir", "sfpo.preset"}  # settings that the config.yaml of every run has
 
 
@@ -184,8 +142,8 @@ def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> Non
         name
         for name in sorted(before.keys() & now.keys())
         if before[name] != now[name]
-        and name not in _FREE | allowed
-        and not name.startswith(_FREE_SECTIONS)
+        and name not in allowed
+        and not may_change_on_resume(name)
         and now[name] not in ("auto", None)
         and not str(before[name]).startswith(f"{_RUN_DIR}/data/")  # an earlier version wrote where a data set was put
     ]
