@@ -2,7 +2,7 @@
 # SFPO on Llama-3.1-8B, asynchronously: engines on half of the GPUs of one node of 8 H100, the actor on the other half.
 #
 #   bash examples/llama-3.1-8b.sh --dry-run    # checks flags, memory and placement; takes nothing
-#   bash examples/llama-3.1-8b.sh              # the same command goes on with a run that was cut short
+#   bash examples/llama-3.1-8b.sh              # the same command continues an interrupted run
 #
 # More flags of `openrlhf-sfpo train` may follow; they win over those below. What it needs: examples/README.md.
 # The SFPO authors (arXiv 2510.04072) have not trained this model. What is marked "paper" is what they use for
@@ -66,7 +66,7 @@ flags=(
 
     # Placement: GPUs of their own for engines and actor, which work at the same time: with SFPO's K + 1 passes an
     # update is long enough to be worth hiding behind the next rollouts. Those are then one batch old, and with partial
-    # rollouts a response that the update interrupts goes on with the new weights; importance sampling corrects for
+    # rollouts a response that the update interrupts continues with the new weights; importance sampling corrects for
     # both. TP 4, because 4 GPUs share the optimizer that elsewhere 8 do; the slow copy is in host memory.
     --train.async_enable
     --train.partial_rollout_enable

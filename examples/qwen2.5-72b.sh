@@ -2,7 +2,7 @@
 # SFPO on Qwen2.5-72B, on eight nodes of 8 H100.
 #
 #   bash examples/qwen2.5-72b.sh --dry-run    # checks flags, memory and placement; takes nothing
-#   bash examples/qwen2.5-72b.sh              # the same command goes on with a run that was cut short
+#   bash examples/qwen2.5-72b.sh              # the same command continues an interrupted run
 #
 # More flags of `openrlhf-sfpo train` may follow; they win over those below. What it needs: examples/README.md.
 # The SFPO authors (arXiv 2510.04072) have not trained this model. What is marked "paper" is what they use for

@@ -2,7 +2,7 @@
 # SFPO on Qwen2.5-Math-1.5B as in the paper, on one node of 8 H100.
 #
 #   bash examples/qwen2.5-math-1.5b.sh --dry-run    # checks flags, memory and placement; takes nothing
-#   bash examples/qwen2.5-math-1.5b.sh              # the same command goes on with a run that was cut short
+#   bash examples/qwen2.5-math-1.5b.sh              # the same command continues an interrupted run
 #
 # More flags of `openrlhf-sfpo train` may follow; they win over those below. What it needs: examples/README.md.
 # What is marked "paper" is from the SFPO authors' scripts (arXiv 2510.04072); the rest is ours. Not yet run on GPUs.

@@ -3,9 +3,9 @@
 #
 #   RAY_DASHBOARD=http://HEAD:8265 bash examples/ray_job.sh examples/qwen2.5-32b.sh [FLAGS...]
 #
-# The run's own process is then on the cluster's head node, and goes on if this terminal closes. Code, model, data and
+# The run's own process is then on the cluster's head node, and continues if this terminal closes. Code, model, data and
 # run directory must be at the same places there: nothing is uploaded. MODEL, DATA, RUN_DIR and NODES are passed on if
-# they are set. The same command again goes on where a run was. The head must be started with --dashboard-host=0.0.0.0
+# they are set. The same command again continues the run. The head must be started with --dashboard-host=0.0.0.0
 # to be reached from other machines; or `ssh -L 8265:localhost:8265 HEAD` makes the default address reach it.
 #
 # Jobs are sent with the token that the cluster was started with: in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH, in

@@ -1,4 +1,4 @@
-"""A checkpoint is a directory with a manifest. It is written beside its place and renamed, so it is whole or not there.
+"""A checkpoint is a directory with a manifest. It is written to a temporary sibling, then renamed atomically.
 
 | file | content |
 | --- | --- |
@@ -39,7 +39,7 @@ class CheckpointRefused(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory whose manifest could be read; `verify` says whether the rest is there.
+    """A directory whose manifest could be read; `verify` says whether the rest is complete.
 
     Attributes:
         path: the directory.
@@ -91,7 +91,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def verify(checkpoint: Checkpoint, workers: int = 8) -> None:
-    """Check that every file is there, has its size and its checksum. Reads all of them.
+    """Check that every file exists with its size and checksum. Reads all of them.
 
     Raises:
         CheckpointRefused: naming the first file that is not as it was written.
@@ -202,10 +202,10 @@ def part_of(target: Path) -> Path:
 
 
 def seal(target: Path, manifest: dict[str, Any]) -> None:
-    """Give a checkpoint that is written beside its place its manifest and its place.
+    """Write the manifest of a finished checkpoint and rename it to its final name.
 
     Args:
-        target: the place; what is there goes once the new one is whole.
+        target: the destination; its old content is removed once the new one is complete.
         manifest: all of it but the format.
     """
     part = part_of(target)
@@ -276,7 +276,7 @@ def _directories(root: Path) -> list[Path]:
 
 
 def _sync(directory: Path) -> None:
-    """Have a directory's entries on the disk before what is said of them."""
+    """fsync the directory before publishing it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

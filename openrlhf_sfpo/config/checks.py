@@ -215,7 +215,7 @@ def check_no_other_models(args: NestedFlags, who: str) -> None:
 
     Args:
         args: nested.
-        who: cannot do with them, in words.
+        who: component name for the error message.
     """
     refusals = [
         ("--algo.advantage.estimator", args.algo.advantage.estimator == "gae", "Use group_norm: there is no critic."),

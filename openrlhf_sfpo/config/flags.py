@@ -114,7 +114,7 @@ class SFPOConfig:
     )
     snapshot_device: Literal["same", "cpu"] = _flag(
         "same",
-        "where theta_slow lives during the fast passes: beside the weights, or in pinned host memory",
+        "where theta_slow lives during the fast passes: on the device of the weights, or in pinned host memory",
         resume=True,
         reuse=True,
     )
@@ -383,7 +383,7 @@ class CheckpointConfig:
 
     async_save: bool = _flag(
         True,
-        "write checkpoints beside the training, from copies in host memory (12 bytes a parameter, as above)",
+        "write checkpoints while the training continues, from copies in host memory (12 bytes a parameter, as above)",
         resume=True,
         reuse=True,
     )

@@ -300,7 +300,7 @@ RESUME: tuple[str, ...] = (
     "reward.num*",
     "critic.*",
     "ds.*",
-    "run.*",  # what a run notes of itself, beside its flags
+    "run.*",  # what a run records about itself, in addition to its flags
     "actor.gradient_checkpointing_enable",
     "actor.gradient_checkpointing_reentrant",
     "actor.num_gpus_per_node",

@@ -8,7 +8,7 @@ import os
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.system.errors import UsageError
 
-_ROOMY = 0.6  # a part of the GPU's memory that vLLM may hold on to while an actor trains beside it
+_ROOMY = 0.6  # the share of GPU memory that vLLM may keep while an actor trains on the same GPU
 
 
 def engines_share_gpus(args: NestedFlags) -> bool:

@@ -23,7 +23,7 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def examine_quickly() -> Iterator[Finding]:
-    """What can be looked at beside a run, again and again: nothing is computed, and no GPU memory taken."""
+    """What can be looked at during a run, as often as one likes: nothing is computed, and no GPU memory taken."""
     import torch
 
     from openrlhf_sfpo.config.device_defaults import has_cuda

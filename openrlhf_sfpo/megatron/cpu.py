@@ -3,7 +3,7 @@
 Megatron-Core 0.16 calls torch.cuda in places where a CPU tensor and gloo would do. `install` replaces those calls in
 this process; nothing else of Megatron is touched, so that what trains on CPU is the real model, the real schedules and
 the real distributed optimizer. It patches torch for the whole process and is therefore installed only where the
-actor really runs on CPU; it refuses when CUDA is there.
+actor really runs on CPU; it refuses where CUDA is available.
 """
 
 import contextlib

@@ -257,7 +257,7 @@ class EngineClass:
 
     Args:
         env: environment variables of the engine processes.
-        extra: what `RolloutEngine` takes beside OpenRLHF's arguments.
+        extra: what `RolloutEngine` takes in addition to OpenRLHF's arguments.
     """
 
     def __init__(self, env: dict[str, str], **extra: Any) -> None:

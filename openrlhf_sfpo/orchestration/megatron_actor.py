@@ -249,13 +249,13 @@ class PolicyActor(MegatronModelActor):
 
     @_busy
     def offload_states(self) -> None:
-        """Leave the device to the engines, but for the parameters unless --megatron.offload_parameters."""
+        """Offload the training state to host memory, with --megatron.offload_parameters the parameters as well."""
         self._stage("moving the training state to host memory")
         self.actor.offload_states()
 
     @_busy
     def reload_states(self) -> None:
-        """Have the device again."""
+        """Reload the offloaded state."""
         self._stage("moving the training state back")
         self.actor.reload_states()
 
@@ -286,7 +286,7 @@ class PolicyActor(MegatronModelActor):
         metric_value: float | None = None,
         metric_key: str | None = None,
     ) -> None:
-        """Write the training's state as --ckpt.path/_actor/TAG, beside the training unless --no-ckpt.async_save, and
+        """Write the training's state as --ckpt.path/_actor/TAG, in the background unless --no-ckpt.async_save, and
         with --ckpt.save_hf the model as --ckpt.path/TAG_hf."""
         self._stage("saving a checkpoint")
         directory, states = Path(self.args.ckpt.path), client_states or {}

@@ -1,4 +1,4 @@
-"""The vLLM engines: weights, and how much key/value cache is left beside them."""
+"""The vLLM engines: weights, and how much key/value cache fits next to them."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@ class HostItem:
     """Bytes on each of the actor's nodes.
 
     Attributes:
-        what: in words.
+        what: as text.
         bytes: on the node that has most.
     """
 
@@ -21,7 +21,7 @@ class HostItem:
 
 
 def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
-    """What is in the host memory of a node that the actor has GPUs on; what is nought is left out. torch rounds each
+    """What is in the host memory of a node that the actor has GPUs on; zeros are left out. torch rounds each
     pinned tensor up to a power of two."""
     ranks = min(setup.gpus, setup.gpus_per_node)
     shard = max(state.shard for state in states) * ranks

@@ -31,7 +31,7 @@ class Phase:
 
     Attributes:
         name: one of `PHASES`.
-        items: bytes by what they are for, in the order of `ITEMS`; what is nought is left out.
+        items: bytes by what they are for, in the order of `ITEMS`; zeros are left out.
     """
 
     name: str

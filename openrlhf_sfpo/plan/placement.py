@@ -13,7 +13,7 @@ class Held:
 
     Attributes:
         gpus: the first and the last, numbered through all nodes that the owner has.
-        what: in words.
+        what: as text.
     """
 
     gpus: tuple[int, int]
@@ -63,7 +63,7 @@ def engine_ranks(setup: Setup) -> list[Held]:
 
 
 def place(gpus: tuple[int, int], per_node: int) -> str:
-    """Where neighbouring GPUs are, in words."""
+    """Where neighbouring GPUs are, as text."""
     (first_node, first), (last_node, last) = (divmod(gpu, per_node) for gpu in gpus)
     if first_node == last_node:
         return f"node {first_node}, GPU {first}" + (f"-{last}" if last > first else "")

@@ -62,7 +62,7 @@ class Plan:
 
     @functools.cached_property
     def problems(self) -> list[str]:
-        """What does not fit, in words; nothing if everything does."""
+        """What does not fit, as text; empty if everything does."""
         found = []
         peak = self.worst.worst
         if peak.total > self.gpu_bytes:

@@ -20,7 +20,7 @@ _COPIES = {"maintain": 1, "reset": 1, "restore": 3, "interpolate": 3}
 
 
 def gib(count: int) -> str:
-    """Bytes as GiB, in words."""
+    """Bytes as GiB, as text."""
     return f"{count / GIB:.1f}"
 
 
@@ -76,7 +76,7 @@ class Setup:
         async_checkpoint: checkpoints are written from copies in host memory.
         reference_gpus: of the reference model; 0 without one, or where it is on the actor's.
         reference_here: the reference model is on the actor's GPUs.
-        reference_offloaded: it is there while it computes, and in host memory otherwise.
+        reference_offloaded: it is on the GPU while it computes, and in host memory otherwise.
         engines: the vLLM engines.
         colocated: engines and actor are on the same GPUs.
         actor_sleeps: main parameters, moments and gradients leave the GPU while the engines generate.

@@ -1,4 +1,4 @@
-"""A plan in words and tables, and as JSON."""
+"""A plan as text with tables, and as JSON."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""Run directories: writing them while a run goes on, and drawing them."""
+"""Run directories: writing them during a run, and drawing them."""

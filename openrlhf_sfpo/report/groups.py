@@ -72,8 +72,8 @@ class Group:
     """Runs that differ in nothing but the seed.
 
     Attributes:
-        variant: the update in words, such as "sfpo K=3".
-        setting: what is swept, in words, such as "lr=0.001"; empty if nothing is.
+        variant: the update as text, such as "sfpo K=3".
+        setting: what is swept, as text, such as "lr=0.001"; empty if nothing is.
         update: the differing sfpo.* settings.
         swept: the other differing settings.
         runs: one for each seed.

@@ -11,7 +11,7 @@ METRICS, CONFIG, STATUS = "metrics.jsonl", "config.yaml", "status.json"
 def read_metrics(directory: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that are objects with a step that does not fall.
 
-    What cannot be read is left out, and is put into `problems` in words. A last line that is cut short is no problem:
+    What cannot be read is left out, and is described in `problems`. A last line that is cut short is no problem:
     it is being written.
     """
     problems = [] if problems is None else problems
@@ -88,5 +88,5 @@ def _lives(status: dict[str, Any]) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
         return False
-    except psutil.Error:  # it is there, and not ours to look at
+    except psutil.Error:  # the process exists, but we may not inspect it
         return True

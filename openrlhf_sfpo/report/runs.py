@@ -49,7 +49,7 @@ class Run:
         settings: config.yaml, by dotted name; empty if there is none.
         lines: the lines of metrics.jsonl that could be read, in order.
         status: status.json; empty if there is none.
-        problems: what could not be read, in words.
+        problems: what could not be read, as text.
     """
 
     directory: Path
@@ -92,7 +92,7 @@ class Run:
 
 
 def load_run(directory: Path) -> Run:
-    """Read a run directory; whatever cannot be read is named in `problems`, and the rest is there."""
+    """Read a run directory; whatever cannot be read is named in `problems`."""
     problems: list[str] = []
     settings = _read_settings(directory / CONFIG, problems)
     lines = read_metrics(directory, problems)

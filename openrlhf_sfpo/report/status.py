@@ -107,7 +107,7 @@ def _now() -> str:
 
 
 def _where() -> dict[str, Any]:
-    """What a measurement needs beside it: versions and machine."""
+    """What has to be recorded with a measurement: versions and machine."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -20,7 +20,7 @@ _DYNAMICS = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table in words.
+    """A table as text.
 
     Attributes:
         title: its heading.

@@ -37,7 +37,7 @@ def sleep(self: "CPUWorker", level: int = 1) -> None:
 
 
 def wake_up(self: "CPUWorker", tags: list[str] | None = None) -> None:
-    """Have memory again. Weights that were freed are NaN until they are sent.
+    """Allocate the memory again. Weights that were freed are NaN until they are sent.
 
     Args:
         self: vLLM's CPU worker.

@@ -169,7 +169,7 @@ def remove_leftovers() -> None:
     for path in _DIRECTORY.glob(f"{_PREFIX}*"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A new one is there for a moment before it is held.
+            # A new one exists for a moment before it is locked.
             if time.time() - path.stat().st_mtime > 10:
                 path.unlink()
 

@@ -1,4 +1,4 @@
-"""The places that a run writes to: which follow from --run.dir, and whether something else is there already."""
+"""The places that a run writes to: which follow from --run.dir, and whether they hold something else already."""
 
 import os
 from collections.abc import Container

@@ -136,7 +136,7 @@ class SlowCopy:
         """Copy the weights, and the optimizer's state if the mode needs it.
 
         Args:
-            overlap: let copies from a GPU to host memory go on beside what is computed next. The caller then calls
+            overlap: let copies from a GPU to host memory overlap with what is computed next. The caller then calls
                 `wait` before the weights change.
 
         Returns:

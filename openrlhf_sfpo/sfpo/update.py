@@ -69,14 +69,14 @@ class SlowFastUpdate:
     | `lookahead`      | K fast passes, reposition, no slow pass; the metrics are the last fast pass's.        |
     |                  | With `restore` Adam starts afresh in every batch, since no step follows the reposition |
     | `extragradient`  | K fast passes to look ahead; the slow pass's first gradient, taken there, is applied  |
-    |                  | at theta_slow (alpha = 0), and the rest of the slow pass goes on from there           |
+    |                  | at theta_slow (alpha = 0), and the rest of the slow pass continues from there         |
 
     Args:
         weights: what the optimizer owns.
         k: number of fast passes over the rollout batch.
         alpha: step size of the reposition, in [0, 1].
         gate: decides before each batch whether stages 1 and 2 run.
-        slow_copy: keeps theta_slow; by default a copy beside the weights, with the optimizer's state maintained.
+        slow_copy: keeps theta_slow; by default a copy on the same device, with the optimizer's state maintained.
         preset: one of the above.
         entropy_source: what the gate reads after each batch: the mean over the slow pass (`slow_pass`, the authors'
             code), or the entropy at theta_0 (`start`, the paper). Either decides about the batches after this one.

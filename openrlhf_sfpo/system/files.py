@@ -11,7 +11,7 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def check_writable(flag: str, directory: Path, probe: bool = True) -> None:
-    """Check that the directory can be made or is there, and can be written to; nothing is left behind.
+    """Check that the directory exists or can be made, and can be written to; nothing is left behind.
 
     Args:
         flag: that names the directory.
@@ -39,7 +39,7 @@ def check_writable(flag: str, directory: Path, probe: bool = True) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and rename it once it is on the disk, so that nobody ever finds half of it; return
+    """Write a file to a temporary sibling, fsync it, then rename it atomically, so that nobody finds half of it; return
     `path`."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
@@ -65,7 +65,7 @@ def locked(flag: str, directory: Path, who: str = "run") -> Iterator[None]:
     Args:
         flag: that names the directory.
         directory: whose `.lock` is held.
-        who: may hold it, in words.
+        who: what may hold it, for the error message.
 
     Raises:
         UsageError: another process holds it.

@@ -29,7 +29,7 @@ def split_spec(spec: str) -> tuple[str, str]:
 def load_file(path: str) -> ModuleType:
     """Run a Python file as a module.
 
-    Modules beside the file can be imported, before installed ones while the file is run. The module has the file's
+    Modules next to the file can be imported, before installed ones while the file is run. The module has the file's
     name where that is free, so that other processes of the user's (a process pool) can import it and what it defines.
     """
     file = Path(path).resolve()

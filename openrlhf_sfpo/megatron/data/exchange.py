@@ -58,7 +58,7 @@ def gather_sizes(samples: Sequence[Sample], group: dist.ProcessGroup) -> BatchSi
 
 
 def _sizes_of(sample: Sample) -> tuple[int, int, int]:
-    """Tokens, scored positions, and a bit for each of `FLOAT_FIELDS` that is there."""
+    """Tokens, scored positions, and a bit for each of `FLOAT_FIELDS` that the sample has."""
     bits = sum(1 << bit for bit, name in enumerate(FLOAT_FIELDS) if getattr(sample, name) is not None)
     return len(sample.tokens), int(sample.action_mask.sum()), bits
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints beside the training: copies first, then a thread on every rank that writes them.
+"""Writing checkpoints in the background: copies first, then a thread on every rank that writes them.
 
 Megatron's own asynchronous save forks a process and finishes it with collectives of the default group, for which the
 training has to stop and ask. Here the threads have a process group of their own, so that a checkpoint gets its place as
@@ -173,7 +173,7 @@ def _make_room(target: Path) -> None:
 def _caught(work: Callable[[], Any]) -> tuple[str | None, Any]:
     try:
         return None, work()
-    except (Exception, dcp.CheckpointException) as error:  # whatever it is, the training goes on and says so
+    except (Exception, dcp.CheckpointException) as error:  # training continues whatever it is, and reports it
         return _in_words(error), None
 
 

@@ -65,7 +65,7 @@ class PassRunner:
     """`sfpo.PassRunner` over the actor and one rollout batch.
 
     Without old log-probabilities in the samples, those of the first optimizer step are the old ones: it is made with
-    theta_0, and with one step in a traversal no other sample is there that would have to be known before.
+    theta_0, and with one step in a traversal no other sample needs them before.
 
     Args:
         actor: what trains.

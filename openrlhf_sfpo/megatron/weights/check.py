@@ -64,7 +64,7 @@ def shapes_of(entries: Iterable[Entry]) -> dict[str, Shape]:
 
 
 def check_headers(path: str | Path, headers: dict[str, Header], needed: dict[str, Shape]) -> None:
-    """Check that every needed tensor is there with its shape, in a dtype of 16 or 32 bits.
+    """Check that every needed tensor exists with its shape, in a dtype of 16 or 32 bits.
 
     Raises:
         UsageError: naming the first few that are not right, and how many there are.

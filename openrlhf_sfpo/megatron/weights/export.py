@@ -168,7 +168,7 @@ class WeightExchange:
 
 
 class _Sent:
-    """A tensor on its way to rank 0, kept until it is there."""
+    """A tensor on its way to rank 0, kept alive until it has arrived."""
 
     def __init__(self, flat: torch.Tensor) -> None:
         self._flat = flat
@@ -179,7 +179,7 @@ class _Sent:
 
 
 class _Received:
-    """A tensor on its way from a rank; called, it is there."""
+    """A tensor on its way from a rank; calling this waits for it."""
 
     def __init__(self, flat: torch.Tensor, sender: int) -> None:
         self._flat = flat
@@ -210,7 +210,7 @@ class _Stream:
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def finish(self) -> None:
-        """Wait for what was begun on it. What other streams do goes on, such as the next bucket's collectives."""
+        """Wait for what was begun on it. Other streams continue, such as the next bucket's collectives."""
         if self._stream is not None:
             self._stream.synchronize()
 

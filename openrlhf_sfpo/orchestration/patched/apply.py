@@ -16,7 +16,7 @@ from unidiff.patch import Hunk
 
 from openrlhf_sfpo.system.errors import UsageError
 
-# Beside this file in an installed package, beside the package in a checkout.
+# Inside the package where it is installed, next to the package in a checkout.
 PATCHES = next(
     (parent / "patches" for parent in Path(__file__).parents[2:4] if (parent / "patches").is_dir()),
     Path(__file__).parents[2] / "patches",
