@@ -187,7 +187,7 @@ def _held_by_schedule(setup: Setup, stage: int) -> int:
 
 
 def backward_of_layer(setup: Setup) -> int:
-    """Temporary tensors, in addition to what is saved, in the backward pass of the last layer's MLP, where most is still
+    """Temporary tensors, besides what is saved, in the backward pass of the last layer's MLP, where most is still
     saved.
 
     Its down product makes the gradients of the residual stream, r h, and of its input, b f, each of T tokens, and of
