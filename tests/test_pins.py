@@ -45,7 +45,7 @@ def test_the_files_agree() -> None:
         ("requirements/gpu-build.txt", r"^flash-attn==.*", "flash-attn==2.8.2", "setup.py asks for flash-attn==2.8.3"),
         ("requirements/gpu-build.txt", r"(-torch)==.*", r"\1==2.12.0", "Engine's packages are of several versions"),
         ("requirements/gpu-py312.txt", r"^cuda-toolkit==.*", "cuda-toolkit==13.1.0.0", "is built for CUDA 13.1.0"),
-        ("requirements/gpu.in", r"^torch==.*", "torch==2.12.0", "setup.py asks for torch>=2.13, and 2.12.0"),
+        ("requirements/gpu.in", r"^torch==.*", "torch==2.12.0", "setup.py asks for torch==2.13.0, and 2.12.0"),
         ("setup.py", r'"deepspeed==.*"', '"deepspeed==0.19.8"', "setup.py asks for deepspeed==0.19.8, and"),
         ("Dockerfile", r"^FROM nvidia/cuda:13.0.3", "FROM nvidia/cuda:12.8.1", "starts from nvidia/cuda:12.8.1"),
         ("Dockerfile", r"^RUN docker/install.sh packages\n", "", r"runs the steps ['built', 'project']"),

@@ -414,7 +414,7 @@ def test_the_key_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_ps_does_not_show_the_key() -> None:
-    code = "import pathlib, sys; from openrlhf_sfpo import keys; keys.hide(sys.argv);"
+    code = "import pathlib, sys; from openrlhf_sfpo.system import keys; keys.hide(sys.argv);"
     code += "print(pathlib.Path('/proc/self/cmdline').read_text())"
     command = [sys.executable, "-c", code, "--logger.wandb.key", KEY, "--x"]
     done = subprocess.run(command, capture_output=True, text=True)
