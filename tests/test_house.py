@@ -5,6 +5,7 @@ arrow. To add an arrow, move the code or the level, and say why in the commit.
 """
 
 import ast
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -119,3 +120,12 @@ def test_the_algorithm_imports_torch_alone() -> None:
         if other.split(".")[0] not in known
     }
     assert not strangers
+
+
+def test_commands_answer_before_anything_heavy_is_imported() -> None:
+    """Bad flags and --help must not wait for torch, which takes seconds."""
+    commands = [f"openrlhf_sfpo.cli.{path.stem}" for path in (PACKAGE / "cli").glob("*.py") if path.stem != "__init__"]
+    light = [*commands, "openrlhf_sfpo.config.checks", "openrlhf_sfpo.megatron.weights.model_directory"]
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {light}]; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "False\n", done.stderr

@@ -11,10 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE, some
 from openrlhf_sfpo.system.errors import NotThere, UsageError
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -173,9 +171,3 @@ def _open(file: Path) -> Any:
         raise UsageError(
             MODEL_FLAG, f"{file} is damaged or cut short ({error}).", "Download that file again."
         ) from None
-
-
-def some(names: list[str], count: int = 3) -> str:
-    """The first few names and how many more there are."""
-    rest = len(names) - count
-    return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from openrlhf_sfpo.checkpoints.hf_directory import INDEX, SINGLE
-from openrlhf_sfpo.checkpoints.model_files import copy_model_files
+from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE, copy_model_files
 from openrlhf_sfpo.system.files import set_usual_mode
 
 _SHARD_BYTES = 5 * 10**9

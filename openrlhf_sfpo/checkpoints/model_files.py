@@ -1,10 +1,12 @@
-"""The files of a Hugging Face model directory that go with every copy of the model: all but weights, what indexes them,
-and what is about the source's own training."""
+"""The files of a Hugging Face model directory: what those with weights are called, and which others go with every copy
+of the model (all but what is about the source's own training). Imports nothing heavy."""
 
 import json
 import shutil
 from pathlib import Path
 
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 _SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".vocab", ".bpe")
 _PREFIXES = ("tokenizer.model", "license", "notice", "use_policy")  # tokenizer.model.v3, LICENSE, USE_POLICY.md
 _DIRECTORIES = ("additional_chat_templates",)
@@ -57,3 +59,9 @@ def _uses_code(file: Path) -> bool:
         return "auto_map" in json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError):
         return False
+
+
+def some(names: list[str], count: int = 3) -> str:
+    """The first few names and how many more there are."""
+    rest = len(names) - count
+    return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")

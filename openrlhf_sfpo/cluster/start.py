@@ -236,8 +236,6 @@ def gpus_of_cluster(allow_open: bool) -> tuple[int, int]:
     """
     import ray
 
-    from openrlhf_sfpo.cluster.start import join_cluster
-
     try:
         join_cluster(allow_open, logging_level="ERROR", log_to_driver=False)
         return int(ray.cluster_resources().get("GPU", 0)), int(ray.available_resources().get("GPU", 0))

@@ -4,15 +4,18 @@ import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openrlhf_sfpo.cluster.start import gpus_of_cluster
 from openrlhf_sfpo.config.namespaces import NestedFlags
-from openrlhf_sfpo.config.placement import ray_address
+from openrlhf_sfpo.config.placement import gpus_needed, ray_address
 from openrlhf_sfpo.doctor.finding import Finding
 from openrlhf_sfpo.plan.allowances import CHECKPOINT_BYTES, PROCESS_BYTES
-from openrlhf_sfpo.plan.planner import Plan, make_plan
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.units import GIB
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.plan.planner import Plan
 
 
 def parameters_of(path: str) -> int:
@@ -49,7 +52,7 @@ def memory(args: NestedFlags, cuda: bool) -> Finding:
     return Finding("memory", "error", found, "Lower --actor.num_gpus_per_node or --vllm.num_engines.")
 
 
-def plan_of(args: NestedFlags, gpu_bytes: int) -> Plan:
+def plan_of(args: NestedFlags, gpu_bytes: int) -> "Plan":
     """The plan of a command line.
 
     Args:
@@ -59,12 +62,13 @@ def plan_of(args: NestedFlags, gpu_bytes: int) -> Plan:
     from openrlhf_sfpo.config.namespaces import dotted
     from openrlhf_sfpo.megatron.model.config import ModelConfig
     from openrlhf_sfpo.plan.flags import planned
+    from openrlhf_sfpo.plan.planner import make_plan
 
     model = ModelConfig.from_pretrained(args.actor.model_name_or_path)
     return make_plan(planned(argparse.Namespace(**dotted(args)), model), gpu_bytes / GIB)
 
 
-def host_memory(plan: Plan, available: int) -> Finding:
+def host_memory(plan: "Plan", available: int) -> Finding:
     """What is planned in a node's host memory against the bytes that are available there."""
     need = sum(item.bytes for item in plan.host)
     found = f"{available / GIB:.1f} GiB available, about {need / GIB:.1f} needed on each node of the actor"
@@ -79,7 +83,7 @@ def host_memory(plan: Plan, available: int) -> Finding:
     )
 
 
-def gpu_memory(plan: Plan) -> Finding:
+def gpu_memory(plan: "Plan") -> Finding:
     """What is planned for a GPU, of the actor and the engines, against its memory."""
     peak = plan.worst.worst
     found = f"{peak.total / GIB:.1f} of {plan.gpu_bytes / GIB:.1f} GiB planned, at most, in the {peak.name}"
@@ -91,8 +95,6 @@ def gpu_memory(plan: Plan) -> Finding:
 
 def ray_gpus(args: NestedFlags, cuda: bool) -> Finding:
     """The GPUs that a command line asks for, against those of the Ray cluster or of this machine."""
-    from openrlhf_sfpo.config.placement import gpus_needed
-
     needed = gpus_needed(args)
     fix = "Lower --actor.num_gpus_per_node, --ref.num_gpus_per_node or --vllm.num_engines, or add nodes."
     address = ray_address()

@@ -1,8 +1,12 @@
 """What cannot be worked out from shapes. None of it has been measured for this project yet; the figures are what is
 usually seen on H100s with CUDA 12 and NCCL 2, taken high."""
 
-from openrlhf_sfpo.plan.setup import Setup
+from typing import TYPE_CHECKING
+
 from openrlhf_sfpo.system.units import GIB
+
+if TYPE_CHECKING:  # it imports torch, and the constants are for commands that answer at once as well
+    from openrlhf_sfpo.plan.setup import Setup
 
 # Found on CPU, with the versions that requirements/ pins: a process that has imported OpenRLHF, Ray and Megatron.
 PROCESS_BYTES = int(1.2 * GIB)
@@ -21,7 +25,7 @@ ENGINE = 5 * GIB
 SLEEPING_ENGINE = 2 * GIB
 
 
-def context(setup: Setup) -> int:
+def context(setup: "Setup") -> int:
     """Of the actor's process on a GPU."""
     if not setup.cuda:
         return PROCESS_BYTES
@@ -30,6 +34,6 @@ def context(setup: Setup) -> int:
     return CONTEXT + NCCL_GROUP * (sum(size > 1 for size in sizes) + sends)
 
 
-def fragmentation(setup: Setup, passing: int) -> int:
+def fragmentation(setup: "Setup", passing: int) -> int:
     """Of what comes and goes."""
     return int(FRAGMENTATION * passing) if setup.cuda else 0

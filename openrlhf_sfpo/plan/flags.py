@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.checkpoints.hf_directory import INDEX, SINGLE
+from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE
 from openrlhf_sfpo.config.checks import check_values
 from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
 from openrlhf_sfpo.config.namespaces import nested

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
-from openrlhf_sfpo.checkpoints.hf_directory import CheckpointReader, Header, some
+from openrlhf_sfpo.checkpoints.hf_directory import CheckpointReader, Header
+from openrlhf_sfpo.checkpoints.model_files import some
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.megatron.weights.mapping import Entry, Shape, weight_plan

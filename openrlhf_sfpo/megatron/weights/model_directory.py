@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
-from openrlhf_sfpo.checkpoints.hf_directory import INDEX, SINGLE, some
+from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE, some
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
