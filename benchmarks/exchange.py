@@ -83,7 +83,7 @@ def measure(rank: int, ranks: int, port: int, args: argparse.Namespace, queue: A
 
 
 def samples_of(rank: int, ranks: int, args: argparse.Namespace) -> list[Sample]:
-    """This rank's samples, of lengths drawn evenly up to the longest; the fields are there for the update."""
+    """This rank's samples with what an update needs; their lengths are uniform up to the longest."""
     generator = torch.Generator().manual_seed(rank)
     samples = []
     for _ in range(args.samples // ranks):

@@ -488,17 +488,18 @@ def path_flags() -> frozenset[str]:
 
 def may_change_on_resume(name: str) -> bool:
     """Whether a run may be continued with another value of a flag. `name` is dotted, of any flag."""
-    return _own("resume").get(name, openrlhf_flags.is_one_of(name, openrlhf_flags.RESUME))
+    return _may_change("resume", openrlhf_flags.RESUME, name)
 
 
 def may_change_on_reuse(name: str) -> bool:
     """Whether a run may reuse the workers of one with another value of a flag. `name` is dotted, of any flag."""
-    return _own("reuse").get(name, openrlhf_flags.is_one_of(name, openrlhf_flags.REUSE))
+    return _may_change("reuse", openrlhf_flags.REUSE, name)
 
 
 @functools.cache
-def _own(what: str) -> dict[str, bool]:
-    return {name: field.metadata[what] for name, field in _fields()}
+def _may_change(what: str, of_openrlhf: tuple[str, ...], name: str) -> bool:
+    own = {flag: field.metadata[what] for flag, field in _fields()}
+    return own[name] if name in own else openrlhf_flags.is_one_of(name, of_openrlhf)
 
 
 def _fields() -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-_RUN_DIR = "RUN_DIR"
+RUN_DIR = "RUN_DIR"
 
 
 def portable(values: dict[str, Any]) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         if isinstance(value, str) and directory:
-            return value.replace(directory, _RUN_DIR)
+            return value.replace(directory, RUN_DIR)
         is_plain = isinstance(value, str | int | bool | None) or (isinstance(value, float) and math.isfinite(value))
         return value if is_plain else str(value)
 

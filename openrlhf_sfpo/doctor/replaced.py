@@ -8,7 +8,7 @@ from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.home import prepare_command
 from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
-from openrlhf_sfpo.system.replacements import CHECKED_VERSIONS, Reliance, Replacement, check
+from openrlhf_sfpo.system.replacements import CHECKED_VERSIONS, LibraryName, check
 
 
 def replaced_names() -> Iterator[Finding]:
@@ -16,16 +16,14 @@ def replaced_names() -> Iterator[Finding]:
     prepare_command()
     flash_attn_stub.install_if_missing()
     for entry in REPLACEMENTS.values():
-        what = f"replaced by {entry.by} in {entry.scope}: {entry.reason}"
-        yield _finding(entry, what)
+        yield _finding(entry, f"replaced by {entry.by} in {entry.scope}: {entry.reason}")
     for entry in RELIED_ON:
         yield _finding(entry, f"relied on by {entry.used_by}")
 
 
-def _finding(entry: Replacement | Reliance, what: str) -> Finding:
-    top = entry.owner.split(".")[0]
-    if importlib.util.find_spec(top) is None:
-        return Finding(entry.key, "warning", f"{what} ({CHECKED_VERSIONS[top][0]} is not installed)")
+def _finding(entry: LibraryName, what: str) -> Finding:
+    if importlib.util.find_spec(entry.package) is None:
+        return Finding(entry.key, "warning", f"{what} ({CHECKED_VERSIONS[entry.package][0]} is not installed)")
     try:
         check([entry])
     except UsageError as error:

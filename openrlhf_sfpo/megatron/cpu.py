@@ -16,8 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from openrlhf_sfpo.system.cpus import give_back_freed_memory
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
-from openrlhf_sfpo.system.replacements import check
-from openrlhf_sfpo.system.replacements import install as replace
+from openrlhf_sfpo.system.replacements import install_all
 
 _CPU = torch.device("cpu")
 _installed = False
@@ -132,10 +131,7 @@ def install() -> None:
         return
     if torch.cuda.is_available():
         raise RuntimeError("The CPU replacements must not be installed in a process that has CUDA.")
-    entries = {REPLACEMENTS[key]: value for key, value in _VALUES.items()}
-    check(entries)  # all of them, before the first is replaced
-    for entry, value in entries.items():
-        replace(entry, value)
+    install_all({REPLACEMENTS[key]: value for key, value in _VALUES.items()})
     keep_freed_memory()
     _installed = True
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from openrlhf_sfpo.megatron.cpu import keep_freed_memory
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
-from openrlhf_sfpo.system.replacements import install as replace
+from openrlhf_sfpo.system.replacements import install_all
 
 _CPU = torch.device("cpu")
 _installed = False
@@ -84,8 +84,7 @@ def install(num_threads: int) -> None:
     global _installed
     if _installed:
         return
-    for key, value in _VALUES.items():
-        replace(REPLACEMENTS[key], value)
+    install_all({REPLACEMENTS[key]: value for key, value in _VALUES.items()})
     torch.set_num_threads(num_threads)
     keep_freed_memory()
     _ZeroMeansCpu().__enter__()

@@ -204,7 +204,7 @@ def _run(session: "Session", run: PlannedRun) -> int:
         try:
             directory = preflight.prepare(run.flat, set(run.given))
             status = launcher.run_in(session, run.flat, directory, console)
-        except UsageError as error:  # one that only shows once Ray is there
+        except UsageError as error:  # one that only appears once Ray is up
             console.write(f"{error}\n")
             status = 2
         except Exception:  # a fault of this package

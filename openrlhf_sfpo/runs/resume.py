@@ -16,7 +16,7 @@ from openrlhf_sfpo.checkpoints.directory import (
     remove_leftovers,
 )
 from openrlhf_sfpo.config.flags import may_change_on_resume
-from openrlhf_sfpo.config.stored_settings import _RUN_DIR, portable
+from openrlhf_sfpo.config.stored_settings import RUN_DIR, portable
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 from openrlhf_sfpo.system.errors import UsageError
 
@@ -145,7 +145,7 @@ def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> Non
         and name not in allowed
         and not may_change_on_resume(name)
         and now[name] not in ("auto", None)
-        and not str(before[name]).startswith(f"{_RUN_DIR}/data/")  # an earlier version wrote where a data set was put
+        and not str(before[name]).startswith(f"{RUN_DIR}/data/")  # an earlier version wrote where a data set was put
     ]
     if changed:
         raise UsageError(

@@ -94,7 +94,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "flags that are parsed already; with the import hook a wrapper that adds ours",
             "OpenRLHF parses under __main__, out of reach",
             f"{_RUN}; {_HOOK}",
-            ("self", "args", "namespace"),
+            parameters=("self", "args", "namespace"),
         ),
         # Ray
         Replacement(
@@ -103,7 +103,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "nothing",
             "Ray would exit at SIGTERM, before a checkpoint is saved",
             _WRAPPED,
-            ("sigterm_handler",),
+            parameters=("sigterm_handler",),
         ),
         Replacement(
             "ray._private.ray_constants",
@@ -119,7 +119,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "loopback.keep_stores_narrow",
             "TCPStore listens on all interfaces",
             _EVERYWHERE,
-            ("hostname", "port", "rank", "world_size", "timeout", "use_libuv"),
+            parameters=("hostname", "port", "rank", "world_size", "timeout", "use_libuv"),
         ),
         Replacement(
             "multiprocessing.shared_memory",
@@ -164,7 +164,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "the CPU's state",
             "the RNG tracker and activation recomputation read the CUDA state through it",
             _MEGATRON_CPU,
-            ("device", "clone", "graph_safe"),
+            parameters=("device", "clone", "graph_safe"),
         ),
         Replacement(
             _RANDOM,
@@ -172,7 +172,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "the CPU's state",
             "the same, writing",
             _MEGATRON_CPU,
-            ("new_state", "device", "graph_safe"),
+            parameters=("new_state", "device", "graph_safe"),
         ),
         Replacement(
             _BUFFER,
@@ -195,7 +195,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "a mesh of CPUs",
             "the mesh is one of CUDA devices",
             _DEEPSPEED_CPU,
-            ("device_type", "mesh_shape", "mesh_dim_names", "backend_override"),
+            parameters=("device_type", "mesh_shape", "mesh_dim_names", "backend_override"),
         ),
         Replacement(
             _DS,
@@ -211,7 +211,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "stage 3 waits for the last of several gathers; gloo may end it before others (DeepSpeed's pull request "
             "8539)",
             _DEEPSPEED_CPU,
-            ("args", "kwargs"),
+            parameters=("args", "kwargs"),
         ),
         Replacement(
             "openrlhf.utils.utils",
@@ -219,7 +219,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "the same with fp32",
             "fp32 is no choice there, and bf16 is ten times slower on a CPU without instructions for it",
             _DEEPSPEED_CPU,
-            ("param_dtype",),
+            parameters=("param_dtype",),
         ),
         # vLLM without CUDA
         Replacement(
@@ -242,7 +242,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "cpu_sleep.sleep",
             "vLLM's CPU worker ignores sleep",
             _ENGINE_CPU,
-            ("self", "level"),
+            parameters=("self", "level"),
         ),
         Replacement(
             "vllm.v1.worker.cpu_worker.CPUWorker",
@@ -250,7 +250,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "cpu_sleep.wake_up",
             "the same",
             _ENGINE_CPU,
-            ("self", "tags"),
+            parameters=("self", "tags"),
         ),
     )
 }

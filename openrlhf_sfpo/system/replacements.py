@@ -6,9 +6,9 @@ for. A release that renames or changes something therefore fails at the start, w
 
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -30,48 +30,56 @@ MISSING = ("missing",)
 
 
 @dataclass(frozen=True)
-class Replacement:
-    """A name of another library that this package replaces.
+class LibraryName:
+    """A name in another library.
 
     Attributes:
         owner: the module, or the class with its module, that has the name: "package.module" or "package.module.Class".
         name: the attribute.
-        by: what takes its place, for readers.
-        reason: why.
-        scope: in which processes, and for how long.
-        parameters: those of the function that is replaced; None where they do not matter, or where it is no function.
-    """
-
-    owner: str
-    name: str
-    by: str
-    reason: str
-    scope: str
-    parameters: tuple[str, ...] | None = None
-
-    @property
-    def key(self) -> str:
-        """What `install` and `replaced` call it."""
-        return f"{self.owner}.{self.name}"
-
-
-@dataclass(frozen=True)
-class Reliance:
-    """A name that is not replaced but called or overridden by a subclass, and that no documentation promises.
-
-    Attributes:
-        owner, name, parameters: as those of `Replacement`.
-        used_by: which part of this package would break.
+        parameters: those of the function; None where they do not matter, or where it is no function.
     """
 
     owner: str
     name: str
     parameters: tuple[str, ...] | None
-    used_by: str
 
     @property
     def key(self) -> str:
+        """The whole dotted name."""
         return f"{self.owner}.{self.name}"
+
+    @property
+    def package(self) -> str:
+        """The top-level package, a key of `CHECKED_VERSIONS`."""
+        return self.owner.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Reliance(LibraryName):
+    """A name that is not replaced but called or overridden by a subclass, and that no documentation promises.
+
+    Attributes:
+        used_by: which part of this package would break.
+    """
+
+    used_by: str
+
+
+@dataclass(frozen=True)
+class Replacement(LibraryName):
+    """A name that this package replaces.
+
+    Attributes:
+        parameters: of the function that is replaced.
+        by: what takes its place, for readers.
+        reason: why.
+        scope: in which processes, and for how long.
+    """
+
+    parameters: tuple[str, ...] | None = field(default=None, kw_only=True)
+    by: str
+    reason: str
+    scope: str
 
 
 def install(entry: Replacement, value: object) -> None:
@@ -82,6 +90,13 @@ def install(entry: Replacement, value: object) -> None:
     """
     check([entry])
     setattr(resolve(entry.owner), entry.name, value)
+
+
+def install_all(values: Mapping[Replacement, Any]) -> None:
+    """`install` several names: all of them are checked before the first is replaced."""
+    check(values)
+    for entry, value in values.items():
+        install(entry, value)
 
 
 @contextmanager
@@ -101,7 +116,7 @@ def replaced(entry: Replacement, value: object) -> Iterator[None]:
         setattr(owner, entry.name, original)
 
 
-def check(entries: Iterable[Replacement | Reliance]) -> None:
+def check(entries: Iterable[LibraryName]) -> None:
     """Check that names exist, and have the parameters that are expected. Imports their owners.
 
     Raises:
@@ -113,14 +128,13 @@ def check(entries: Iterable[Replacement | Reliance]) -> None:
             raise _changed(entry, found)
 
 
-def check_library(top: str, entries: Iterable[Replacement | Reliance]) -> None:
+def check_library(package: str, entries: Iterable[LibraryName]) -> None:
     """`check` of those entries whose owner is in one top-level package."""
-    check(entry for entry in entries if entry.owner.split(".")[0] == top)
+    check(entry for entry in entries if entry.package == package)
 
 
-def _changed(entry: Replacement | Reliance, found: tuple[str, ...] | None) -> UsageError:
-    top = entry.owner.split(".")[0]
-    library, works = CHECKED_VERSIONS[top]
+def _changed(entry: LibraryName, found: tuple[str, ...] | None) -> UsageError:
+    library, works = CHECKED_VERSIONS[entry.package]
     try:
         installed = version(library)
     except PackageNotFoundError:
