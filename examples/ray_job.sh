@@ -49,6 +49,9 @@ settings=()
 for name in MODEL DATA RUN_DIR NODES; do
     [ -n "${!name:-}" ] && settings+=("$name=${!name}")
 done
-# Ray gives the words to a shell; `env` sets what would otherwise be lost on the way, and relative paths are from there.
+# Relative paths are from there. Ray joins the words and gives them to a shell in double quotes, where `$` and backticks
+# would be expanded once more: encoded, the command arrives as it was typed. The name is for whoever looks at the job.
 command="$(printf '%q ' cd "${REMOTE_DIR:-$PWD}") && exec env $(printf '%q ' ${settings[@]+"${settings[@]}"} bash "$script" "${@:2}" ${flags[@]+"${flags[@]}"})"
-exec ray job submit --address "${RAY_DASHBOARD:-http://127.0.0.1:8265}" -- bash -c "$command"
+encoded="$(printf %s "$command" | base64 | tr -d '\n')"
+name="$(basename "$script" | tr -c 'A-Za-z0-9._\n-' _)"
+exec ray job submit --address "${RAY_DASHBOARD:-http://127.0.0.1:8265}" -- bash -c ". <(base64 -d <<<$encoded)" "$name"

@@ -34,10 +34,11 @@ def machines_of_ranks(strategy: Any) -> list[str]:
     """The machine of each rank, with `strategy` where OpenRLHF has Ray's."""
     from openrlhf.trainer.ray import launcher
 
-    from openrlhf_sfpo.orchestration.hooks import replaced
+    from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
+    from openrlhf_sfpo.system.replacements import replaced
 
     asked = Asked()
-    with replaced(launcher, "PlacementGroupSchedulingStrategy", strategy):
+    with replaced(REPLACEMENTS["openrlhf.trainer.ray.launcher.PlacementGroupSchedulingStrategy"], strategy):
         launcher.RayActorGroup(MACHINES, GPUS, asked)
     group = asked.strategies[0].placement_group
     machines = ray.util.placement_group_table(group)["bundles_to_node_id"]

@@ -319,6 +319,10 @@ def ray_job(tmp_path: Path) -> Path:
     return tmp_path / "bin"
 
 
+# Everything that a shell would take for its own.
+TEMPLATE = "$x$ costs $HOME `id` $(id) \\$5 \\\\ \"quoted\" 'so' \\\"both\\\" !! * ~ #\nQ: {}\\"
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_ray_job(ray_job: Path, tmp_path: Path, remote: bool) -> None:
     """From here as things are called here; with REMOTE_DIR as they are called at the head."""
@@ -326,7 +330,7 @@ def test_ray_job(ray_job: Path, tmp_path: Path, remote: bool) -> None:
     there.mkdir(exist_ok=True)
     (there / "a script.sh").write_text('printf "%s|" "$PWD" "$MODEL" "$NODES" "$@"\n')
     done = subprocess.run(
-        ["bash", str(EXAMPLES / "ray_job.sh"), "a script.sh", "--data.input_template", "Q: {}", "--dry-run"],
+        ["bash", str(EXAMPLES / "ray_job.sh"), "a script.sh", "--data.input_template", TEMPLATE, "--dry-run"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -339,7 +343,7 @@ def test_ray_job(ray_job: Path, tmp_path: Path, remote: bool) -> None:
             RAY_AUTH_TOKEN="secret",
         ),
     )
-    assert done.stdout == f"{there}|models/my model|4|--data.input_template|Q: {{}}|--dry-run|", done.stderr
+    assert done.stdout == f"{there}|models/my model|4|--data.input_template|{TEMPLATE}|--dry-run|", done.stderr
 
 
 @pytest.mark.parametrize("place", [".ray-token", "home/.ray/auth_token"])
