@@ -101,12 +101,13 @@ class MegatronActor:
 
     def _build(self, train: bool) -> None:
         config, self._chunks = build_model(self.path, self.model_config, self.layout, self.settings, train)
-        plain = [getattr(chunk, "module", chunk) for chunk in self._chunks]
+        plain = [chunk.module if train else chunk for chunk in self._chunks]
+        assert self.settings.layer_spec != "auto"  # see __init__
         plan = weight_plan(self.model_config, self.layout, self.settings.layer_spec)
         self.weights = WeightExchange(self.model_config, self.layout, plain, plan, self.settings.weight_bucket_bytes)
         self.weights.load(self.path)
         self._pipeline = Pipeline(config, self._chunks)
-        self._report: Callable[[], None] = lambda: None
+        self._report = lambda: None
         self._trains = train
         self._scored: RolloutBatch | None = None
         self._start_entropy = torch.zeros(2, dtype=torch.float64)  # sum and tokens

@@ -32,7 +32,7 @@ def _heading(setup: Setup) -> str:
     model = setup.model
     dtype = {2: "bf16", 4: "fp32"}[setup.element]
     kernels = "Transformer Engine" if setup.layers == "te" else f"local layers, {setup.attention}"
-    recompute = setup.recompute
+    recompute: str = setup.recompute
     if recompute == "full" and setup.recompute_layers:
         recompute = f"full, {setup.recompute_layers} layers of each chunk"
     update = f"SFPO, which copies {setup.snapshot} fp32 shard{'s' * (setup.snapshot > 1)}" if setup.snapshot else "GRPO"

@@ -32,7 +32,7 @@ def sleep(self: "CPUWorker", level: int = 1) -> None:
         for module in model.modules():
             # A linear layer's weight is packed for its kernel, which nothing but this function knows.
             if hasattr(module, "cpu_linear"):
-                module.cpu_linear = _without_weight
+                module.cpu_linear = _without_weight  # type: ignore[assignment]  # vLLM keeps a function there
     give_back_freed_memory()
 
 
@@ -53,9 +53,7 @@ def wake_up(self: "CPUWorker", tags: list[str] | None = None) -> None:
 
 def _asleep(worker: "CPUWorker") -> dict[str, _Freed]:
     """What of the worker's memory is freed, by tag."""
-    if not hasattr(worker, "_openrlhf_sfpo_asleep"):
-        worker._openrlhf_sfpo_asleep = {}
-    return worker._openrlhf_sfpo_asleep
+    return vars(worker).setdefault("_openrlhf_sfpo_asleep", {})
 
 
 def _key_value_caches(worker: "CPUWorker") -> list[torch.Tensor]:

@@ -86,8 +86,8 @@ def save_rollouts(directory: str | Path, number: int, records: list[RolloutRecor
         "scores": torch.tensor([record.score for record in records], dtype=torch.float32),
         "truncated": torch.tensor([record.truncated for record in records], dtype=torch.uint8),
     }
-    log_probs = [record.rollout_log_probs for record in records]
-    if all(value is not None for value in log_probs):
+    log_probs = [record.rollout_log_probs for record in records if record.rollout_log_probs is not None]
+    if len(log_probs) == len(records):
         tensors["rollout_log_probs"] = torch.cat(log_probs).float()
     texts: dict[str, Any] = {
         "prompts": [record.prompt for record in records],

@@ -4,7 +4,7 @@ import functools
 import os
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.system import loopback, search_path
@@ -12,6 +12,7 @@ from openrlhf_sfpo.system.scratch import Scratch
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from vllm.outputs import CompletionOutput
 
 
@@ -46,7 +47,7 @@ class Engine:
         trust_remote_code: run code that comes with the model.
     """
 
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     kv_cache_mb: int = 1024
@@ -88,20 +89,19 @@ def sample(
         os.environ.update(cpu_environment(eager=True))
         options = {"kv_cache_memory_bytes": engine.kv_cache_mb * 2**20, "enforce_eager": True}
         options.update(executor(engine.tensor_parallel_size))
+    options.update(HUGGING_FACE_FILES)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from tqdm import tqdm
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
-    dtype = ("bfloat16" if cuda else "float32") if engine.dtype == "auto" else engine.dtype
     llm = LLM(
         model=model,
-        dtype=dtype,
+        dtype=("bfloat16" if cuda else "float32") if engine.dtype == "auto" else engine.dtype,
         seed=sampling.seed,
         tensor_parallel_size=engine.tensor_parallel_size,
         trust_remote_code=engine.trust_remote_code,
         max_model_len=max(map(len, prompts)) + sampling.max_new_tokens,
-        **HUGGING_FACE_FILES,
         **options,
     )
     outputs = llm.generate(
@@ -115,7 +115,8 @@ def sample(
         ),
         use_tqdm=functools.partial(tqdm, file=progress) if progress else False,
     )
-    decode = ResponseDecoder(llm.get_tokenizer())
+    # HUGGING_FACE_FILES has vLLM take transformers' tokenizer, and its signature names what all kinds have.
+    decode = ResponseDecoder(cast("PreTrainedTokenizerBase", llm.get_tokenizer()))
     return [
         [_response(decode, prompt, part) for part in output.outputs]
         for prompt, output in zip(prompts, outputs, strict=True)

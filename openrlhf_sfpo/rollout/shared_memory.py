@@ -74,9 +74,11 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
         layers = [layer for layer in self.model.modules() if isinstance(layer, VocabParallelEmbedding)]
-        embeddings = {layer.weight.data_ptr() for layer in layers if not isinstance(layer, ParallelLMHead)}
+        embeddings = {
+            layer.get_parameter("weight").data_ptr() for layer in layers if not isinstance(layer, ParallelLMHead)
+        }
         for layer in layers:
-            if isinstance(layer, ParallelLMHead) and layer.weight.data_ptr() in embeddings:
+            if isinstance(layer, ParallelLMHead) and layer.get_parameter("weight").data_ptr() in embeddings:
                 layer.quant_method.process_weights_after_loading(layer)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -94,7 +96,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         packed = _map(update_info.path, sum(update_info.tensor_sizes)).clone()
         dtypes = [getattr(torch, name) for name in update_info.dtype_names]
         weights = unpack_tensor(packed, update_info.names, update_info.shapes, dtypes, update_info.tensor_sizes)
-        self.model.load_weights(weights)
+        self.model.load_weights(weights)  # type: ignore[operator]  # all models of vLLM have it; Module has not
 
     def shutdown(self) -> None:
         """Nothing is held between updates."""
@@ -136,6 +138,7 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
 
     def send_weights(self) -> None:
         """One full update: start, one update for each bucket, finish."""
+        assert self.source is not None  # see trainer_init
         weights = iter(self.source)
         if not self.is_sender:
             for _ in weights:

@@ -153,7 +153,7 @@ class EngineClient:
     def start_weight_update(self) -> None:
         self._call("start_weight_update")
 
-    def update_weights(self, update_info: object) -> None:
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         self.updates += 1

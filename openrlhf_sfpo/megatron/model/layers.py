@@ -162,8 +162,8 @@ class PackedAttention(MegatronModule):
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
         asking, known = len(query), len(key)
         causal = torch.ones(asking, known, dtype=torch.bool, device=query.device).tril(known - asking)
-        parts = (_by_sequence(part, len(part)) for part in (query, key, value))
-        output = F.scaled_dot_product_attention(*parts, attn_mask=causal, scale=self.softmax_scale)
+        query, key, value = (_by_sequence(part, len(part)) for part in (query, key, value))
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=causal, scale=self.softmax_scale)
         return output.transpose(1, 2).flatten(0, 1)
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -187,11 +187,15 @@ class PackedSDPA(PackedAttention):
         with _kernels(query, max(lengths)):
             outputs = [
                 F.scaled_dot_product_attention(
-                    *(_by_sequence(part, length) for part in parts), is_causal=True, scale=self.softmax_scale
+                    _by_sequence(asking, length),
+                    _by_sequence(keys, length),
+                    _by_sequence(values, length),
+                    is_causal=True,
+                    scale=self.softmax_scale,
                 )
                 .transpose(1, 2)
                 .flatten(0, 1)
-                for (length, _), *parts in zip(
+                for (length, _), asking, keys, values in zip(
                     runs, query.split(sizes), key.split(sizes), value.split(sizes), strict=True
                 )
             ]
@@ -235,8 +239,9 @@ class RMSNorm(torch.nn.Module):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        # Where each tensor-parallel rank norms its own positions, Megatron adds up what they want of the weight.
-        self.weight.sequence_parallel = config.sequence_parallel
+        # Where each tensor-parallel rank norms its own positions, Megatron adds up what they want of the weight:
+        # it reads this attribute, which torch's parameters do not have.
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         self.eps = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:

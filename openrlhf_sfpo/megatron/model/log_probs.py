@@ -137,7 +137,7 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, valid: int, temperature:
 
 @contextlib.contextmanager
 def _bf16_products() -> Iterator[None]:
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # of the object that replaces the module
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
         yield

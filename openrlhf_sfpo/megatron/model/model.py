@@ -204,7 +204,7 @@ def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:
 
 def build_model(
     path: str, model: ModelConfig, layout: Layout, settings: ActorSettings, train: bool = True
-) -> tuple[TransformerConfig, list[torch.nn.Module]]:
+) -> tuple[TransformerConfig, list[PolicyModel | DistributedDataParallel]]:
     """Build this rank's chunks of the model, with unset weights.
 
     Args:
@@ -249,6 +249,7 @@ def _build_chunk(
     inv_freq: torch.Tensor,
     vp_stage: int | None,
 ) -> PolicyModel:
+    assert settings.layer_spec != "auto" and settings.attention != "auto", "choose_layers comes first"
     chunk = PolicyModel(
         config=config,
         transformer_layer_spec=layer_spec(

@@ -57,6 +57,7 @@ def shard_slices(converter: Converter, rank: int, size: int, start: int, stop: i
 
 def _rectangles(block: Block, first: int, last: int, start: int) -> Iterator[ShardSlice]:
     """A range of a flattened block: the rest of a row, whole rows, the beginning of a row, as far as there are any."""
+    assert block.name is not None  # it is not padding
     width = block.columns
     while first < last:
         row, column = divmod(first, width)

@@ -17,7 +17,14 @@ from megatron.core.transformer.module import param_is_not_shared
 from openrlhf_sfpo.sfpo import Shard
 
 if TYPE_CHECKING:
+    from megatron.core.distributed import DistributedDataParallel
     from megatron.core.optimizer.optimizer import MegatronOptimizer
+
+    class TrainedParameter(torch.nn.Parameter):
+        """A parameter with what Megatron's DDP adds to it."""
+
+        main_grad: torch.Tensor
+
 
 _REFUSAL = "SFPO does not work with {} yet: its main parameters are not repositioned. Turn it off."
 
@@ -33,7 +40,7 @@ class MainShards:
         ValueError: the optimizer keeps its main parameters somewhere that is not handled here.
     """
 
-    def __init__(self, optimizer: "MegatronOptimizer", chunks: list[torch.nn.Module]) -> None:
+    def __init__(self, optimizer: "MegatronOptimizer", chunks: "list[DistributedDataParallel]") -> None:
         self._children: list[DistributedOptimizer] = [
             child
             for child in getattr(optimizer, "chained_optimizers", [optimizer])
@@ -46,7 +53,7 @@ class MainShards:
             if any(getattr(chunk.config, setting, False) for chunk in chunks):
                 raise ValueError(_REFUSAL.format(f"{name} parameters"))
 
-    def pairs(self) -> Iterator[tuple[DistributedOptimizer, torch.nn.Parameter, torch.Tensor]]:
+    def pairs(self) -> Iterator[tuple[DistributedOptimizer, "TrainedParameter", torch.Tensor]]:
         """(optimizer, model parameter, this rank's fp32 shard of it), in a fixed order."""
         for child in self._children:
             sixteen_bit = zip(child.model_float16_groups, child.shard_fp32_from_float16_groups, strict=True)

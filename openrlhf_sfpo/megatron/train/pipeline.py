@@ -81,7 +81,7 @@ class Pipeline:
 
     def forward_backward(
         self, batches: list[MicroBatch], loss_function: LossFunction, norm: LossNorm
-    ) -> list[dict[str, torch.Tensor]]:
+    ) -> list[dict[str, torch.Tensor | int]]:
         """Add the gradients of a train batch to the DDP buffers and reduce them over data-parallel ranks.
 
         Returns:
@@ -96,9 +96,9 @@ class Pipeline:
                 return output.sum() * 0.0, torch.tensor(0), {"loss": output.new_zeros(()), "tokens": 0}
             log_probs, entropy = batch.padded(output[0]), batch.padded(output[1])
             loss, metrics = loss_function(log_probs, entropy, batch, norm)
-            metrics = {name: value.detach() for name, value in metrics.items()}
-            metrics.update(loss=loss.detach(), tokens=count, entropy=output[1].detach().mean())
-            return loss, torch.tensor(count, dtype=torch.int, device=loss.device), metrics
+            detached: dict[str, torch.Tensor | int] = {name: value.detach() for name, value in metrics.items()}
+            detached.update(loss=loss.detach(), tokens=count, entropy=output[1].detach().mean())
+            return loss, torch.tensor(count, dtype=torch.int, device=loss.device), detached
 
         return self._run(batches, loss_and_metrics, forward_only=False)
 

@@ -121,7 +121,9 @@ class WeightExchange:
             if rank != sender or rank == 0:
                 return gathered
             # This rank has nobody else to wait for: it may as well wait here.
-            return _Sent(gathered())
+            flat = gathered()
+            assert flat is not None  # the sender's tensor-parallel rank is 0
+            return _Sent(flat)
         if rank != 0:
             return lambda: None
         return _Received(
@@ -175,6 +177,7 @@ class _Sent:
         self._work = dist.isend(flat, dst=0)
 
     def __call__(self) -> None:
+        assert self._work is not None  # this rank is in the group
         self._work.wait()
 
 
@@ -186,6 +189,7 @@ class _Received:
         self._work = dist.irecv(flat, src=sender)
 
     def __call__(self) -> torch.Tensor:
+        assert self._work is not None  # this rank is in the group
         self._work.wait()
         return self._flat
 

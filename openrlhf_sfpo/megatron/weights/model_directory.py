@@ -105,7 +105,7 @@ def check_stop_tokens(path: str | Path, vocab_size: int) -> None:
 
 def _used(names: set[str]) -> list[str]:
     """The files that actor, engines or tokenizer read; people who clone a repository often leave out the others."""
-    endings = (".json", ".jinja", ".model", ".safetensors")
+    endings: tuple[str, ...] = (".json", ".jinja", ".model", ".safetensors")
     if SINGLE not in names and INDEX not in names:
         endings = (*endings, ".bin", ".gguf", ".pth")
     elsewhere = ("consolidated", "adapter_model")
