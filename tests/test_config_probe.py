@@ -219,5 +219,5 @@ def test_sequences_that_reach_beyond_a_window_are_refused(family: str, edits: An
     assert model.sliding_window == longest
     model.check_sequence_length(longest or 10**6)
     if longest:
-        with pytest.raises(UsageError, match=rf"--data\.max_len: is {longest + 1}.* {longest} or less"):
+        with pytest.raises(UsageError, match=rf"max_len: is {longest + 1}.* {longest} or less"):
             model.check_sequence_length(longest + 1)

@@ -1,6 +1,7 @@
 """The command line: OpenRLHF's flags, ours, YAML, and every bad input with its message and status."""
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from tiny_models import make_model
 
 from openrlhf_sfpo.cli import train
 from openrlhf_sfpo.cli.flags import build_parser, openrlhf_parser, parse
-from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, SECTIONS, SFPOConfig
-from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, SECTIONS, SFPOConfig, setting_flags
+from openrlhf_sfpo.config.setting_names import flags_named
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 # Run in a fresh process: what OpenRLHF's own __main__ hands to parse_args.
 PRINT_OPENRLHF_FLAGS = """
@@ -619,3 +621,33 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         assert built(*flags)[name] == value
     off = built("--no-sfpo.enable", "--sfpo.preset", "grpo_scaled_lr")
     assert (off["preset"], off["k"], off["_scale"]) == ("grpo", 0, 0.0)
+
+
+def test_every_setting_of_the_actor_has_a_flag_or_is_made_by_its_adapter() -> None:
+    from openrlhf_sfpo.megatron.layout import Layout
+    from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+
+    fields = {field.name for kind in (Layout, ActorSettings, OptimizerSettings) for field in dataclasses.fields(kind)}
+    made = {"num_threads", "timeout", "batch_cache_bytes", "optimizer", "total_steps"}
+    converted = {"weight_bucket_bytes": "weight_bucket_mb", "skip_nonfinite": "on_nonfinite"}
+    assert {converted.get(name, name) for name in fields - made} == set(setting_flags())
+
+
+def test_errors_name_the_flag_of_a_setting() -> None:
+    """Of the one at fault and of those that the advice names; another role has other flags."""
+
+    @flags_named(world_size="--ref.num_nodes, --ref.num_gpus_per_node")
+    def refuse(setting: str) -> None:
+        raise NotThere(setting, "is `attention`.", "Raise `pp`, not `this`.")
+
+    for setting, flag in (
+        ("tp", "--megatron.tensor_model_parallel_size"),
+        ("model", "--actor.model_name_or_path"),
+        ("world_size", "--ref.num_nodes, --ref.num_gpus_per_node"),
+        ("--data.max_len", "--data.max_len"),
+    ):
+        with pytest.raises(NotThere) as refused:
+            refuse(setting)
+        assert refused.value.flag == flag
+        assert refused.value.problem == "is --megatron.attention_backend."
+        assert refused.value.fix == "Raise --megatron.pipeline_model_parallel_size, not `this`."

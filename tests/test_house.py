@@ -5,6 +5,7 @@ arrow. To add an arrow, move the code or the level, and say why in the commit.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -129,3 +130,10 @@ def test_commands_answer_before_anything_heavy_is_imported() -> None:
     code = f"import importlib, sys; [importlib.import_module(name) for name in {light}]; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_the_megatron_actor_speaks_of_its_own_settings() -> None:
+    """Whoever reads a setting from a flag names the flag (`config.setting_names`)."""
+    flags = re.compile(r"--[a-z_]+\.[a-z_]+")
+    for file in (PACKAGE / "megatron").rglob("*.py"):
+        assert not flags.search(file.read_text(encoding="utf-8")), file

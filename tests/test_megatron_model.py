@@ -168,12 +168,12 @@ def test_kernels_are_chosen_by_what_the_machine_has() -> None:
     assert choose_layers(ActorSettings(device="cpu")) == ("local", "sdpa")
     assert choose_layers(ActorSettings(device="cuda", param_dtype=torch.float32)) == ("local", "sdpa")
     for settings, flag, reason in (
-        (ActorSettings(layer_spec="te"), "--megatron.layer_spec", "runs on CUDA only"),
-        (ActorSettings(device="cuda", layer_spec="te", fp32_residual=True), "--megatron.layer_spec", "does not take"),
-        (ActorSettings(attention="flash"), "--megatron.attention_backend", "runs on CUDA only"),
+        (ActorSettings(layer_spec="te"), "layer_spec", "runs on CUDA only"),
+        (ActorSettings(device="cuda", layer_spec="te", fp32_residual=True), "layer_spec", "does not take"),
+        (ActorSettings(attention="flash"), "attention", "runs on CUDA only"),
         (
             ActorSettings(device="cuda", attention="flash", param_dtype=torch.float32),
-            "--megatron.attention_backend",
+            "attention",
             "takes 16 bits only",
         ),
     ):

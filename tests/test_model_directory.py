@@ -547,7 +547,7 @@ def test_other_formats_are_said_to_be_what_they_are(
 ) -> None:
     with pytest.raises(UsageError) as refused:
         check_model_directory(make_files(tmp_path / "model", contents))
-    assert refused.value.flag == "--actor.model_name_or_path"
+    assert refused.value.flag == "model"
     assert not [part for part in expected if part not in str(refused.value)], str(refused.value)
 
 

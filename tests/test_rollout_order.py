@@ -63,7 +63,7 @@ def test_a_start_that_nobody_adds_is_named(adds: bool, prompt: str, said: bool) 
 
 
 def test_copies_of_a_prompt_are_one_prompt_in_evaluations(in_lasting_order: Any) -> None:
-    from openrlhf_sfpo.orchestration.sample_generator import evaluation_errors
+    from openrlhf_sfpo.orchestration.evaluation import Evaluated, evaluation_errors
 
     samples = []
     for prompt in ("1+1=", "2+2=", "1+1=", "2+2="):
@@ -72,6 +72,6 @@ def test_copies_of_a_prompt_are_one_prompt_in_evaluations(in_lasting_order: Any)
             sample.rewards = torch.tensor([reward if prompt == "2+2=" else 0.0])
             samples.append(sample)
     loader = [(["sums"] * 4, ["1+1=", "2+2=", "1+1=", "2+2="], [""] * 4, [None] * 4)]
-    errors = evaluation_errors(samples, 2, loader)
+    errors = evaluation_errors(Evaluated(samples, 2), loader)
     assert errors["eval_sums_prompts"] == 2
     assert errors["eval_sums_pass1_stderr"] == pytest.approx(0.25)

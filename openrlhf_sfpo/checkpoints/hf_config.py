@@ -15,7 +15,8 @@ from openrlhf_sfpo.system.errors import UsageError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-MODEL_FLAG = "--actor.model_name_or_path"
+# What errors call the model directory; whoever reads it from a flag knows the flag.
+MODEL_SETTING = "model"
 # Where vLLM looks for the longest sequence; the smallest counts.
 LENGTH_KEYS = (
     "max_position_embeddings",
@@ -40,20 +41,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_dir():
         raise UsageError(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"{str(path)!r} is not a directory.",
             "Give the path of a Hugging Face model directory (config.json, *.safetensors, tokenizer files).",
         )
     file = path / "config.json"
     if not file.is_file():
-        raise UsageError(MODEL_FLAG, f"{path} has no config.json.", "Download or save the whole model directory.")
+        raise UsageError(MODEL_SETTING, f"{path} has no config.json.", "Download or save the whole model directory.")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UsageError(MODEL_FLAG, f"{file} is not JSON ({error}).", "Download the file again.") from None
+        raise UsageError(MODEL_SETTING, f"{file} is not JSON ({error}).", "Download the file again.") from None
     if not isinstance(raw, dict):
         raise UsageError(
-            MODEL_FLAG, f"{file} is a JSON {_kind(raw)}, not an object with settings.", "Download the file again."
+            MODEL_SETTING, f"{file} is a JSON {_kind(raw)}, not an object with settings.", "Download the file again."
         )
     return raw
 
@@ -74,7 +75,9 @@ def build_config(raw: dict[str, Any], where: str = "config.json") -> Any:
         kind = raw.get("model_type")
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             raise UsageError(
-                MODEL_FLAG, f"{where} says model_type {kind!r}, which transformers does not know.", "Use another model."
+                MODEL_SETTING,
+                f"{where} says model_type {kind!r}, which transformers does not know.",
+                "Use another model.",
             )
         try:
             config = CONFIG_MAPPING[kind].from_dict(raw)
@@ -83,7 +86,7 @@ def build_config(raw: dict[str, Any], where: str = "config.json") -> Any:
         except Exception as error:  # the classes raise whatever an unexpected value leads to
             problem = " ".join(str(error).split())
             raise UsageError(
-                MODEL_FLAG,
+                MODEL_SETTING,
                 f"transformers refuses {where}: {problem.rstrip('.')}.",
                 "Correct the setting, or download the file again.",
             ) from None

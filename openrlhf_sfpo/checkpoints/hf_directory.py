@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.checkpoints.hf_config import MODEL_SETTING
 from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE, some
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 
@@ -42,7 +42,7 @@ def tensor_headers(path: str | Path) -> dict[str, Header]:
     files = sorted({*index.values()}) if index is not None else [SINGLE]
     if index is None and not (path / SINGLE).is_file():
         raise NotThere(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"{path} has neither {SINGLE} nor {INDEX}.",
             f"Download the model (hf download NAME --local-dir {path}); the actor reads safetensors: convert other "
             "formats with save_pretrained of transformers.",
@@ -55,7 +55,7 @@ def tensor_headers(path: str | Path) -> dict[str, Header]:
                 part = opened.get_slice(name)
                 if name in found:
                     problem = f"{name} is in both {found[name].file.name} and {file} of {path}."
-                    raise UsageError(MODEL_FLAG, problem, "Download the whole model again.")
+                    raise UsageError(MODEL_SETTING, problem, "Download the whole model again.")
                 found[name] = Header(path / file, tuple(part.get_shape()), part.get_dtype())
     _check_index(path, index or {}, found)
     return found
@@ -72,12 +72,12 @@ def _read_index(path: Path) -> dict[str, str] | None:
             raise ValueError("its weight_map does not name files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            MODEL_FLAG, f"{file} is damaged or cut short ({error!r}).", "Download that file again."
+            MODEL_SETTING, f"{file} is damaged or cut short ({error!r}).", "Download that file again."
         ) from None
     for name in weight_map.values():
         if Path(name).name != name or not name.endswith(".safetensors"):
             problem = f"{file} names {name!r}, which is no safetensors file in that directory."
-            raise UsageError(MODEL_FLAG, problem, "Download the model's safetensors and their index.")
+            raise UsageError(MODEL_SETTING, problem, "Download the model's safetensors and their index.")
     return weight_map
 
 
@@ -85,14 +85,14 @@ def _check_one_set(path: Path, files: list[str], has_index: bool) -> None:
     """transformers prefers model.safetensors, and vLLM without an index reads every safetensors file."""
     if has_index and SINGLE not in files and (path / SINGLE).is_file():
         raise UsageError(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"{path} holds two sets of weights, {SINGLE} and the files that {INDEX} names.",
             "Remove the one that is not the model (transformers would read the first, vLLM the second).",
         )
     others = sorted(file.name for file in path.glob("*.safetensors") if file.name not in files)
     if others and not has_index:
         raise UsageError(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"{path} holds {some(others)} next to {SINGLE}, and vLLM would load all of them.",
             "Move what does not belong to the model elsewhere.",
         )
@@ -102,13 +102,13 @@ def _check_index(path: Path, index: dict[str, str], found: dict[str, Header]) ->
     absent = sorted(name for name in index if name not in found)
     if absent:
         problem = f"{path / INDEX} lists {some(absent)}, and none of its files holds that."
-        raise UsageError(MODEL_FLAG, problem, "Download the whole model again.")
+        raise UsageError(MODEL_SETTING, problem, "Download the whole model again.")
     moved = sorted(name for name, file in index.items() if found[name].file.name != file)
     if moved:
         one = moved[0]
         more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
         raise UsageError(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"{path / INDEX} says that {one} is in {index[one]}, and it is in {found[one].file.name}{more}.",
             "The index is of another version of the model: download the whole model again.",
         )
@@ -122,7 +122,9 @@ def check_tokenizer_files(path: str | Path) -> None:
     """
     path = Path(path)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise NotThere(MODEL_FLAG, f"{path} has no tokenizer.", "Add tokenizer.json (and tokenizer_config.json) to it.")
+        raise NotThere(
+            MODEL_SETTING, f"{path} has no tokenizer.", "Add tokenizer.json (and tokenizer_config.json) to it."
+        )
 
 
 class CheckpointReader:
@@ -148,7 +150,9 @@ class CheckpointReader:
     def __call__(self, name: str, rows: slice | None, columns: slice | None) -> torch.Tensor:
         """The given rows and columns of tensor `name`; only those bytes are read."""
         if name not in self.headers:
-            raise UsageError(MODEL_FLAG, f"the checkpoint lacks the tensor {name}.", "Download the whole model again.")
+            raise UsageError(
+                MODEL_SETTING, f"the checkpoint lacks the tensor {name}.", "Download the whole model again."
+            )
         file = self.headers[name].file
         if file not in self._opened:
             self._opened[file] = self._stack.enter_context(_open(file))
@@ -162,12 +166,12 @@ class CheckpointReader:
 def _open(file: Path) -> Any:
     """safe_open with the errors that a user can act on. Opening checks the file's length against its header."""
     if not file.is_file():
-        raise NotThere(MODEL_FLAG, f"{file} is missing.", "Download the whole model again.")
+        raise NotThere(MODEL_SETTING, f"{file} is missing.", "Download the whole model again.")
     try:
         return safe_open(file, framework="pt")
     except OSError as error:
-        raise UsageError(MODEL_FLAG, f"{file} cannot be read ({error}).", "Change its permissions.") from None
+        raise UsageError(MODEL_SETTING, f"{file} cannot be read ({error}).", "Change its permissions.") from None
     except SafetensorError as error:
         raise UsageError(
-            MODEL_FLAG, f"{file} is damaged or cut short ({error}).", "Download that file again."
+            MODEL_SETTING, f"{file} is damaged or cut short ({error}).", "Download that file again."
         ) from None

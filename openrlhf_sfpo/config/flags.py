@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from openrlhf_sfpo.config import openrlhf_flags
-from openrlhf_sfpo.config.namespaces import NestedFlags
+from openrlhf_sfpo.config.namespaces import NestedFlags, value_of
 from openrlhf_sfpo.config.ranges import Range, above, at_least, between, share
 
 
@@ -25,6 +25,7 @@ def _flag(
     is_path: bool = False,
     resume: bool = False,
     reuse: bool = False,
+    setting: str | None = None,
 ) -> Any:
     """A field that becomes a flag: everything that is known of it alone.
 
@@ -35,8 +36,17 @@ def _flag(
         is_path: its value names a place on disk.
         resume: it may change when a run is continued, for it does not change what is learnt.
         reuse: engines and actors can be reused by a run with another value.
+        setting: the setting of the Megatron actor (`megatron.settings`, `megatron.layout`) that it gives the value of.
+            The planner reads these as well.
     """
-    metadata = {"help": help_text, "limits": limits, "is_path": is_path, "resume": resume, "reuse": reuse}
+    metadata = {
+        "help": help_text,
+        "limits": limits,
+        "is_path": is_path,
+        "resume": resume,
+        "reuse": reuse,
+        "setting": setting,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -125,79 +135,97 @@ class MegatronConfig:
     """--megatron.*: the actor."""
 
     tensor_model_parallel_size: int = _flag(
-        1,
-        "ranks over which each layer is split; divides the key/value heads",
-        at_least(1),
-        resume=True,
+        1, "ranks over which each layer is split; divides the key/value heads", at_least(1), resume=True, setting="tp"
     )
-    pipeline_model_parallel_size: int = _flag(1, "stages over which the layers are split", at_least(1), resume=True)
+    pipeline_model_parallel_size: int = _flag(
+        1, "stages over which the layers are split", at_least(1), resume=True, setting="pp"
+    )
     virtual_pipeline_model_parallel_size: int = _flag(
         1,
         "model chunks on each stage; more than 1 is the interleaved schedule, with a smaller pipeline bubble",
         at_least(1),
         resume=True,
+        setting="vpp",
     )
     context_parallel_size: int = _flag(
         1,
         "ranks over which each sequence is split, for contexts too long for one GPU",
         at_least(1),
         resume=True,
+        setting="cp",
     )
     sequence_parallel: bool | None = _flag(
         None,
         "split norms and the residual stream over the tensor-parallel ranks by token, which divides their activations; "
         "default: with tensor parallelism",
         resume=True,
+        setting="sequence_parallel",
     )
     layer_spec: Literal["auto", "te", "local"] = _flag(
         "auto",
         "whose layers: Transformer Engine's fused ones (te), or Megatron's and ours (local); auto takes Transformer "
         "Engine on CUDA where it is installed",
         resume=True,
+        setting="layer_spec",
     )
     attention_backend: Literal["auto", "flash", "sdpa"] = _flag(
         "auto",
         "attention of the local layers: flash-attn, or PyTorch's scaled_dot_product_attention; auto takes flash-attn "
         "on CUDA in 16 bits where it is installed. (Transformer Engine chooses for itself)",
         resume=True,
+        setting="attention",
     )
     device: Literal["auto", "cpu", "cuda"] = _flag(
-        "auto", "where the actor runs; auto takes CUDA where there is one", resume=True
+        "auto", "where the actor runs; auto takes CUDA where there is one", resume=True, setting="device"
     )
     param_dtype: Literal["auto", "bf16", "fp32"] = _flag(
         "auto",
         "dtype of the parameters; with bf16 the optimizer keeps fp32 main parameters; auto is bf16, and fp32 on a CPU "
         "without bf16 instructions, where bf16 is ten times slower",
+        setting="param_dtype",
     )
     fp32_residual_connection: bool | None = _flag(
-        None, "keep the residual stream between layers in fp32; halves the error of log-probabilities; default: on CPU"
+        None,
+        "keep the residual stream between layers in fp32; halves the error of log-probabilities; default: on CPU",
+        setting="fp32_residual",
     )
     recompute: Literal["none", "selective", "mlp", "full"] = _flag(
         "none",
         "activations recomputed in the backward pass: none, attention only (selective; with fused attention there is "
         "hardly anything to gain), MLPs only, or whole layers (--actor.gradient_checkpointing_enable means full)",
         resume=True,
+        setting="recompute",
     )
     recompute_num_layers: int | None = _flag(
         None,
         "with --megatron.recompute full: how many layers of each model chunk are recomputed; default: all",
         at_least(1),
         resume=True,
+        setting="recompute_num_layers",
     )
     offload_parameters: bool = _flag(
         False,
         "with --ds.enable_sleep also move the parameters to host memory while the engines generate, and not only the "
         "optimizer's state and the gradients",
         resume=True,
+        setting="offload_parameters",
     )
     overlap_grad_reduce: bool | None = _flag(
-        None, "reduce gradients during the backward pass; default: on CUDA", resume=True
+        None, "reduce gradients during the backward pass; default: on CUDA", resume=True, setting="overlap_grad_reduce"
     )
     overlap_param_gather: bool | None = _flag(
-        None, "gather parameters during the next forward pass; default: on CUDA", resume=True
+        None,
+        "gather parameters during the next forward pass; default: on CUDA",
+        resume=True,
+        setting="overlap_param_gather",
     )
     ddp_bucket_size: int | None = _flag(
-        None, "parameters per gradient bucket; default: Megatron's choice", at_least(1), resume=True, reuse=True
+        None,
+        "parameters per gradient bucket; default: Megatron's choice",
+        at_least(1),
+        resume=True,
+        reuse=True,
+        setting="ddp_bucket_size",
     )
     old_log_probs: Literal["auto", "separate"] = _flag(
         "auto",
@@ -212,9 +240,14 @@ class MegatronConfig:
         at_least(1),
         resume=True,
         reuse=True,
+        setting="log_prob_chunk_size",
     )
     weight_bucket_mb: int = _flag(
-        512, "megabytes of weights gathered and sent to vLLM at a time", at_least(1), resume=True
+        512,
+        "megabytes of weights gathered and sent to vLLM at a time",
+        at_least(1),
+        resume=True,
+        setting="weight_bucket_mb",
     )
 
 
@@ -353,6 +386,7 @@ class TrainConfig:
         "the weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
         "ranks) is then made for each rollout batch. The batch is recorded in both cases",
         resume=True,
+        setting="on_nonfinite",
     )
     max_log_prob_diff: float | None = _flag(
         None,
@@ -506,6 +540,20 @@ def _fields() -> Iterator[tuple[str, Any]]:
     for section_name, config in SECTIONS.items():
         for field in dataclasses.fields(config):
             yield f"{section_name}.{field.name}", field
+
+
+def setting_flags() -> dict[str, str]:
+    """The flag that gives the value of each setting of the Megatron actor: dotted name by name of the setting."""
+    own = {field.metadata["setting"]: name for name, field in _fields() if field.metadata["setting"] is not None}
+    return {**openrlhf_flags.SETTINGS, **own}
+
+
+def settings(args: NestedFlags) -> dict[str, Any]:
+    """The values of the Megatron actor's settings, by the name of the setting."""
+    values = {setting: value_of(args, flag) for setting, flag in setting_flags().items()}
+    if args.actor.gradient_checkpointing_enable:  # OpenRLHF's flag for it
+        values["recompute"] = "full"
+    return values
 
 
 def defaults(name: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 from openrlhf_sfpo.config.ranges import FINITE, Range, above, at_least, between, share
 
+MODEL_FLAG = "--actor.model_name_or_path"
+
 _COUNT = at_least(1)
 _STEPS = at_least(1, also={-1: "for never"})  # OpenRLHF takes the step modulo this number
 
@@ -344,6 +346,23 @@ REUSE: tuple[str, ...] = (
     "train.num_episodes",
     "train.seed",
 )
+
+
+# The settings of the Megatron actor (megatron/settings.py) that these flags give the values of.
+SETTINGS: dict[str, str] = {
+    "temperature": "rollout.temperature",
+    "train_batch_size": "train.batch_size",
+    "max_tokens_per_gpu": "train.max_tokens_per_gpu",
+    "epochs": "train.max_epochs",
+    "lr": "actor.adam.lr",
+    "betas": "actor.adam.betas",
+    "eps": "actor.adam.eps",
+    "weight_decay": "actor.adam.weight_decay",
+    "max_norm": "actor.max_norm",
+    "schedule": "actor.lr_scheduler",
+    "warmup_ratio": "actor.lr_warmup_ratio",
+    "min_lr_ratio": "actor.min_lr_ratio",
+}
 
 
 def is_one_of(name: str, names: tuple[str, ...]) -> bool:

@@ -1,26 +1,14 @@
 """How the ranks are laid out, and starting torch.distributed and Megatron's groups accordingly."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Any
 
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.loopback import keep_stores_narrow
-
-
-class Sizes(Protocol):
-    """What names the sizes of a layout, such as the section of --megatron.*."""
-
-    @property
-    def tensor_model_parallel_size(self) -> int: ...
-    @property
-    def pipeline_model_parallel_size(self) -> int: ...
-    @property
-    def virtual_pipeline_model_parallel_size(self) -> int: ...
-    @property
-    def context_parallel_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -44,14 +32,9 @@ class Layout:
     cp: int = 1
 
     @classmethod
-    def of(cls, megatron: "Sizes") -> "Layout":
-        """From the --megatron.* flags."""
-        return cls(
-            megatron.tensor_model_parallel_size,
-            megatron.pipeline_model_parallel_size,
-            megatron.virtual_pipeline_model_parallel_size,
-            megatron.context_parallel_size,
-        )
+    def of(cls, values: Mapping[str, Any]) -> "Layout":
+        """From values by the name of the size; other settings may be among them."""
+        return cls(values["tp"], values["pp"], values["vpp"], values["cp"])
 
     @property
     def model_parallel_size(self) -> int:
@@ -96,50 +79,44 @@ class Layout:
             distributed_timeout_minutes=minutes,
         )
 
-    def check(self, world_size: int, model: ModelConfig, role: str = "actor") -> None:
-        """Check the layout against a number of ranks and a model. `role` names the flags: actor or ref.
+    def check(self, world_size: int, model: ModelConfig) -> None:
+        """Check the layout against a number of ranks and a model.
 
         Raises:
-            UsageError: naming the flag that does not fit and values that do.
+            UsageError: naming the size that does not fit (tp, pp, vpp, cp or world_size) and values that do.
         """
-        for flag, value in (
-            ("--megatron.tensor_model_parallel_size", self.tp),
-            ("--megatron.pipeline_model_parallel_size", self.pp),
-            ("--megatron.virtual_pipeline_model_parallel_size", self.vpp),
-            ("--megatron.context_parallel_size", self.cp),
-        ):
-            if value < 1:
-                raise UsageError(flag, f"is {value}.", "Use 1 or more.")
+        for size in ("tp", "pp", "vpp", "cp"):
+            if getattr(self, size) < 1:
+                raise UsageError(size, f"is {getattr(self, size)}.", "Use 1 or more.")
         undivided = _undivided(model, self.tp)
         if undivided:
             fits = [size for size in range(1, model.num_kv_heads + 1) if not _undivided(model, size)]
             raise UsageError(
-                "--megatron.tensor_model_parallel_size",
+                "tp",
                 f"is {self.tp}, which does not divide the model's {' and '.join(undivided)}.",
                 f"Use one of {fits}.",
             )
         num_layers = model.num_layers
         if self.vpp > 1 and self.pp == 1:
             raise UsageError(
-                "--megatron.virtual_pipeline_model_parallel_size",
+                "vpp",
                 f"is {self.vpp}, but there is only one pipeline stage to interleave.",
-                "Use 1, or raise --megatron.pipeline_model_parallel_size.",
+                "Use 1, or raise `pp`.",
             )
         if num_layers % (self.pp * self.vpp):
             fits = [n for n in range(1, num_layers + 1) if num_layers % n == 0]
-            flag = "virtual_pipeline" if num_layers % self.pp == 0 else "pipeline"
             raise UsageError(
-                f"--megatron.{flag}_model_parallel_size",
+                "vpp" if num_layers % self.pp == 0 else "pp",
                 f"{self.pp} stages x {self.vpp} chunks do not divide the model's {num_layers} layers.",
                 f"Choose them so that their product is one of {fits}.",
             )
         if world_size % self.model_parallel_size:
             raise UsageError(
-                f"--{role}.num_nodes, --{role}.num_gpus_per_node",
-                f"ask for {world_size} ranks, which is not a multiple of the {self.model_parallel_size} "
+                "world_size",
+                f"{world_size} ranks is not a multiple of the {self.model_parallel_size} "
                 f"(tensor parallel {self.tp} x context parallel {self.cp} x pipeline parallel {self.pp}) that work on "
                 "one sequence together.",
-                f"Use a multiple of {self.model_parallel_size}, or other --megatron.*_parallel_size.",
+                f"Use a multiple of {self.model_parallel_size}, or change `tp`, `cp` or `pp`.",
             )
 
 

@@ -1,5 +1,7 @@
 """Settings of the Megatron actor that are neither the model's nor the layout's."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -7,6 +9,7 @@ import torch
 
 LayerSpec = Literal["te", "local"]
 Attention = Literal["flash", "sdpa"]
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def limits(device: str, sixteen_bits: bool, fp32_residual: bool) -> tuple[str | None, str | None]:
@@ -21,7 +24,7 @@ def limits(device: str, sixteen_bits: bool, fp32_residual: bool) -> tuple[str | 
         return ("runs on CUDA only",) * 2
     if not sixteen_bits:
         return "attends to packs in 16 bits only", "takes 16 bits only"
-    return "does not take --megatron.fp32_residual_connection" if fp32_residual else None, None
+    return "does not take `fp32_residual`" if fp32_residual else None, None
 
 
 def chosen(asked: object, best: object, obstacle: str | None, instead: object) -> Any:
@@ -73,8 +76,8 @@ class ActorSettings:
         layer_spec: Transformer Engine's layers or the local ones; `auto` takes the first where it can.
         attention: of the local layers: flash-attn's or PyTorch's; `auto` takes the first where it can.
         sequence_parallel: with tensor parallelism, split norms and the residual stream by token.
-        recompute: recompute activations in the backward pass: of whole layers, of the MLPs only, of attention only, or
-            not at all.
+        recompute: recompute activations in the backward pass: of whole layers, of the MLPs only, of attention only
+            (`selective`), or not at all.
         recompute_num_layers: with whole layers, how many of each model chunk; None for all.
         overlap_grad_reduce: reduce gradients while the backward pass runs.
         overlap_param_gather: gather updated parameters while the next forward pass runs.
@@ -100,7 +103,7 @@ class ActorSettings:
     layer_spec: Literal["auto", "te", "local"] = "auto"
     attention: Literal["auto", "flash", "sdpa"] = "auto"
     sequence_parallel: bool = False
-    recompute: Literal["full", "mlp", "selective"] | None = None
+    recompute: Literal["none", "selective", "mlp", "full"] = "none"
     recompute_num_layers: int | None = None
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
@@ -113,3 +116,26 @@ class ActorSettings:
     batch_cache_bytes: int = 2**30
     timeout: float = 3600.0
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], **others: Any) -> "ActorSettings":
+        """From values by the name of the setting, as a configuration file has them.
+
+        Args:
+            values: of settings here or in `OptimizerSettings`; `param_dtype` is "bf16" or "fp32", and
+                `weight_bucket_mb` and `on_nonfinite` ("stop" or "skip") stand for `weight_bucket_bytes` and
+                `skip_nonfinite`. Names of other settings are ignored.
+            others: values of further settings, as they are.
+        """
+        optimizer = OptimizerSettings(**_of(OptimizerSettings, values))
+        own = _of(cls, values) | {
+            "param_dtype": DTYPES[values["param_dtype"]],
+            "weight_bucket_bytes": values["weight_bucket_mb"] * 2**20,
+            "skip_nonfinite": values["on_nonfinite"] == "skip",
+        }
+        return cls(**own | {"optimizer": optimizer} | others)
+
+
+def _of(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the settings that a dataclass has."""
+    return {item.name: values[item.name] for item in dataclasses.fields(settings) if item.name in values}

@@ -271,7 +271,7 @@ class EngineClass:
 
     def options(self, **options: Any) -> "EngineClass":
         # One that dies is started again by Ray under the same handle, but with the model's first weights: its prompts
-        # are sent again only when it has the current ones (`rollouts.Rollouts`), and not by Ray.
+        # are sent again only when it has the current ones (`engine_pool.EnginePool`), and not by Ray.
         lasting = {"max_restarts": -1, "max_task_retries": 0}
         self._options = {**options, **lasting, "runtime_env": {"env_vars": self._env}}
         return self

@@ -1,7 +1,8 @@
-"""Looking after the vLLM engines while they work: noticing those that die or hang, and restarting them."""
+"""The vLLM engines of a run: their health, sleep and restarts, and the delivery of weights to them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -9,6 +10,7 @@ import ray
 from openrlhf_sfpo.cluster.failures import failed_to_start
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import kill_on
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.orchestration.engine_starts import start_error
 from openrlhf_sfpo.system.errors import WeightSyncFailed, WorkerLost
 
@@ -17,7 +19,7 @@ _DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the
 
 
 class EnginePool:
-    """Watches a run's engines and restarts them.
+    """Watches a run's engines, restarts them, lets them sleep and sends them weights.
 
     Ray restarts a dead actor under its handle, which stays valid. What is left to do here: kill a hanging engine with
     its child processes, wait for the restart, and have the policy reconnect and send its weights.
@@ -43,6 +45,35 @@ class EnginePool:
         self._next_round = 0.0
         self._restarts = 0
         self._processes: dict[int, tuple[str, dict[int, float]]] = {}
+        self._awake = False
+
+    @classmethod
+    def of(cls, engines: list[Any], args: NestedFlags, events: Events) -> "EnginePool":
+        """With the flags' time limits, of engines that sleep if the flags say so."""
+        limits = args.rollout
+        return cls(engines, limits.engine_timeout, events, args.vllm.enable_sleep, limits.engine_start_timeout)
+
+    def send_weights(self, broadcast: Callable[[], None]) -> None:
+        """Send the weights: by `broadcast`, or by restarting engines that have failed since the rollouts."""
+        self.look_at_all()
+        if self.all_well:
+            self.deliver(broadcast, resting=True)
+        else:
+            self.restore(resting=True)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Around whatever asks the engines for responses; may be nested."""
+        if self._awake:
+            yield
+            return
+        self.wake_up()
+        self._awake = True
+        try:
+            yield
+        finally:
+            self._awake = False
+            self.put_to_sleep()
 
     def batch_is_complete(self) -> None:
         """Forget the restarts so far: the engines have answered everything that they were asked."""

@@ -18,14 +18,15 @@ from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole, rotate
 from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
-from openrlhf_sfpo.config.flags import MegatronConfig, SFPOConfig, section
+from openrlhf_sfpo.config.flags import SFPOConfig, section, settings
 from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags, dotted
 from openrlhf_sfpo.config.placement import engines_share_gpus
+from openrlhf_sfpo.config.setting_names import flags_named
 from openrlhf_sfpo.config.stored_settings import portable
 from openrlhf_sfpo.megatron.actor import MegatronActor
 from openrlhf_sfpo.megatron.data.batching import Sample
 from openrlhf_sfpo.megatron.layout import Layout
-from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
+from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.state.writer import CheckpointWriter, Saved
 from openrlhf_sfpo.orchestration.algorithm import build_update, needs_old_log_probs
 from openrlhf_sfpo.orchestration.engine_gap import GapWatch
@@ -82,14 +83,15 @@ class MegatronModelActor(BaseModelActor):
             outputs.append(padded)
         return outputs
 
+    @flags_named()
     def _start(self, strategy: HoldsFlags, pretrain: str, max_steps: int | None, train: bool) -> None:
         self.strategy = strategy
         self.args = strategy.args
         if self.actor is not None:
             self.actor.close()
             self.actor = None
-        megatron = section(MegatronConfig, self.args.megatron)
-        self.actor = MegatronActor(pretrain, Layout.of(megatron), actor_settings(self.args, megatron, max_steps), train)
+        layout = Layout.of(settings(self.args))
+        self.actor = MegatronActor(pretrain, layout, actor_settings(self.args, max_steps), train)
 
 
 def _busy(method: Callable[P, R]) -> Callable[P, R]:
@@ -378,46 +380,15 @@ class ReferenceActor(MegatronModelActor):
             self.actor.offload_states()  # and it comes back for each `forward`
 
 
-def actor_settings(args: NestedFlags, megatron: MegatronConfig, max_steps: int | None) -> ActorSettings:
-    """The Megatron actor's settings from OpenRLHF's flags and ours, which the launcher has settled for the device."""
-    cuda = megatron.device == "cuda"
-    assert megatron.device != "auto", "the launcher decides before any actor starts"
-    recompute = "full" if args.actor.gradient_checkpointing_enable else megatron.recompute
-    adam = args.actor.adam
-    return ActorSettings(
-        device=megatron.device,
-        param_dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[megatron.param_dtype],
-        fp32_residual=megatron.fp32_residual_connection,
-        temperature=args.rollout.temperature,
-        train_batch_size=args.train.batch_size,
-        max_tokens_per_gpu=args.train.max_tokens_per_gpu,
-        epochs=args.train.max_epochs,
-        layer_spec=megatron.layer_spec,
-        attention=megatron.attention_backend,
-        sequence_parallel=megatron.sequence_parallel,
-        recompute=None if recompute == "none" else recompute,
-        recompute_num_layers=megatron.recompute_num_layers,
-        overlap_grad_reduce=megatron.overlap_grad_reduce,
-        overlap_param_gather=megatron.overlap_param_gather,
-        ddp_bucket_size=megatron.ddp_bucket_size,
-        log_prob_chunk_size=megatron.log_prob_chunk_size,
-        weight_bucket_bytes=megatron.weight_bucket_mb * 1024 * 1024,
-        offload_parameters=megatron.offload_parameters,
-        skip_nonfinite=args.train.on_nonfinite == "skip",
+def actor_settings(args: NestedFlags, max_steps: int | None) -> ActorSettings:
+    """The Megatron actor's settings from the flags, which the launcher has settled for the device."""
+    assert args.megatron.device != "auto", "the launcher decides before any actor starts"
+    on_cpu = args.megatron.device == "cpu"
+    return ActorSettings.of(
+        settings(args) | {"total_steps": _schedule_steps(args, max_steps or 0)},
         # Later than whoever watches the run, which says more about a hang than the collective does.
         timeout=2 * args.train.timeout + 60,
-        num_threads=None if cuda else max(1, usable_cpus() // args.actor.num_gpus_per_node),
-        optimizer=OptimizerSettings(
-            lr=adam.lr,
-            betas=tuple(adam.betas),
-            eps=adam.eps,
-            weight_decay=adam.weight_decay,
-            max_norm=args.actor.max_norm,
-            schedule=args.actor.lr_scheduler,
-            warmup_ratio=args.actor.lr_warmup_ratio,
-            min_lr_ratio=args.actor.min_lr_ratio,
-            total_steps=_schedule_steps(args, max_steps or 0),
-        ),
+        num_threads=max(1, usable_cpus() // args.actor.num_gpus_per_node) if on_cpu else None,
     )
 
 

@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
+from openrlhf_sfpo.config.flags import settings
 from openrlhf_sfpo.config.namespaces import NestedFlags
+from openrlhf_sfpo.config.setting_names import flags_named
 from openrlhf_sfpo.system.errors import UsageError
 
 
+@flags_named()
 def check_layout(args: NestedFlags) -> None:
     """The model's configuration against the layout and the sequence length."""
     from openrlhf_sfpo.megatron.layout import Layout
@@ -15,13 +18,15 @@ def check_layout(args: NestedFlags) -> None:
     if args.actor.backend == "deepspeed":  # transformers' own implementations, of any architecture
         return
     model = ModelConfig.from_pretrained(args.actor.model_name_or_path)
-    layout = Layout.of(args.megatron)
+    layout = Layout.of(settings(args))
     for role in ("actor", "ref") if args.algo.kl.init_coef > 0 else ("actor",):
         group = getattr(args, role)
-        layout.check(group.num_nodes * group.num_gpus_per_node, model, role)
+        with flags_named(world_size=f"--{role}.num_nodes, --{role}.num_gpus_per_node"):
+            layout.check(group.num_nodes * group.num_gpus_per_node, model)
     model.check_sequence_length(args.data.max_len)
 
 
+@flags_named()
 def check_engine_limits(args: NestedFlags) -> None:
     """The model's configuration against what vLLM can run."""
     from openrlhf_sfpo.config.device_defaults import runs_on_cpu
@@ -45,6 +50,7 @@ def check_model(args: NestedFlags) -> None:
     check_against_config(args)
 
 
+@flags_named()
 def check_directory(args: NestedFlags) -> None:
     """Whether the model is a directory in a format that actor and engines read alike."""
     from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
@@ -55,6 +61,7 @@ def check_directory(args: NestedFlags) -> None:
     check_model_directory(path, bin_files=through_transformers)
 
 
+@flags_named()
 def check_against_config(args: NestedFlags) -> None:
     """The tensors in the model directory against its configuration."""
     from openrlhf_sfpo.checkpoints.hf_directory import check_tokenizer_files

@@ -17,9 +17,13 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags
+from openrlhf_sfpo.orchestration.data_position import DataPosition
+from openrlhf_sfpo.orchestration.engine_pool import EnginePool
+from openrlhf_sfpo.orchestration.evaluation import evaluation_errors
 from openrlhf_sfpo.orchestration.gate_notices import NOTICE
 from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
-from openrlhf_sfpo.orchestration.sample_generator import DataPosition, Replay, Rollouts, to_record
+from openrlhf_sfpo.orchestration.recorded_samples import Replay, to_record
+from openrlhf_sfpo.orchestration.sample_generator import SampleGenerator
 from openrlhf_sfpo.rollout.recording import save_rollouts
 from openrlhf_sfpo.system.errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.system.random_state import random_numbers_kept
@@ -145,17 +149,33 @@ class _Reports:
         }
 
 
-class Trainer(_Reports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
+class _EvaluationReports:
+    """What the two classes add that evaluate."""
+
+    samples_generator: Any
+    eval_dataloader: Any
+
+    def _report_evaluation(self, step: int, logs: dict[str, float]) -> dict[str, float]:
+        """The metrics of the evaluation just made, with their standard errors; announced as well."""
+        logs = {**logs, **evaluation_errors(self.samples_generator.evaluated, self.eval_dataloader)}
+        Events().send("eval", step=step, metrics=logs)
+        return logs
+
+
+class Trainer(_Reports, _EvaluationReports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
     """The synchronous trainer."""
 
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
         self._events().register("trainer")
+        self._pool: EnginePool | None = None
         if self.args.rollout.replay_dir:
             self.samples_generator = Replay(self.args.rollout.replay_dir)
         else:
-            self.samples_generator = Rollouts(self.samples_generator, self._events(), pretrain, ends_on_request=True)
+            generator, events = self.samples_generator, self._events()
+            self._pool = EnginePool.of(generator.vllm_engines, self.args, events)
+            self.samples_generator = SampleGenerator(generator, self._pool, events, pretrain, ends_on_request=True)
         self.prompts_dataloader = DataPosition(self.prompts_dataloader, self.samples_generator)
         self._evaluated_at = -1
         self._taken_up = False
@@ -189,8 +209,8 @@ class Trainer(_Reports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
         return status, self._last_step
 
     def broadcast_to_vllm(self) -> None:
-        if isinstance(self.samples_generator, Rollouts):  # a recording needs no weights
-            self.samples_generator.send_weights(super().broadcast_to_vllm)
+        if self._pool is not None:  # a recording needs no weights
+            self._pool.send_weights(super().broadcast_to_vllm)
         if self._known is not None:
             # The step that a run continues from: its lines are missing if the run ended before they were written.
             step = self._known["global_step"]
@@ -210,7 +230,7 @@ class Trainer(_Reports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
         with random_numbers_kept():
             logs = super().evaluate(global_step, **generate_kwargs)
             self._evaluated_at = global_step
-            return self.samples_generator.report_evaluation(global_step, logs, self.eval_dataloader)
+            return self._report_evaluation(global_step, logs)
 
     @property
     def _evaluates_at_ends(self) -> bool:
@@ -271,14 +291,16 @@ class TrainingActor(_Reports, unwrap_ray_class(ppo_trainer_async.TrainingActor))
         super().broadcast_to_vllm()
 
 
-class GenerateSamplesActor(unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)):
+class GenerateSamplesActor(_EvaluationReports, unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)):
     """The rollout half of the asynchronous trainer; evaluations run here."""
 
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
         # The training half ends the run: the step in progress would be lost otherwise.
-        self.samples_generator = Rollouts(self.samples_generator, Events(), pretrain, ends_on_request=False)
+        generator, events = self.samples_generator, Events()
+        pool = EnginePool.of(generator.vllm_engines, generator.args, events)
+        self.samples_generator = SampleGenerator(generator, pool, events, pretrain, ends_on_request=False)
         self.prompts_dataloader = DataPosition(self.prompts_dataloader, self.samples_generator)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -288,7 +310,7 @@ class GenerateSamplesActor(unwrap_ray_class(ppo_trainer_async.GenerateSamplesAct
     def _run_eval(self) -> dict[str, float]:
         with random_numbers_kept():
             logs = super()._run_eval()
-            return self.samples_generator.report_evaluation(self._last_eval_step, logs, self.eval_dataloader)
+            return self._report_evaluation(self._last_eval_step, logs)
 
 
 def _reward(sample: Experience) -> float:

@@ -9,6 +9,7 @@ from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE
 from openrlhf_sfpo.config.checks import check_values
 from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
 from openrlhf_sfpo.config.namespaces import nested
+from openrlhf_sfpo.config.setting_names import flags_named
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.megatron.weights.check import check_weights
 from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
@@ -26,6 +27,7 @@ def with_device_defaults(flat: argparse.Namespace) -> Any:
     return nested(argparse.Namespace(**values))
 
 
+@flags_named()
 def model_at(path: str | Path) -> ModelConfig:
     """The model whose directory or config.json this is. Weights that are in the directory must fit.
 
@@ -43,6 +45,7 @@ def model_at(path: str | Path) -> ModelConfig:
     return model
 
 
+@flags_named()
 def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = True) -> Setup:
     """What the flags ask for.
 

@@ -5,11 +5,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from openrlhf_sfpo.config.flags import settings
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model.config import ModelConfig
-from openrlhf_sfpo.megatron.settings import chosen, limits
+from openrlhf_sfpo.megatron.settings import ActorSettings, chosen, limits
 from openrlhf_sfpo.megatron.weights.mapping import Entry, buckets, weight_plan
 from openrlhf_sfpo.system.units import GIB
 
@@ -190,36 +191,35 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         args: nested, and settled for the device (`resolve_device_defaults`).
         model: what --actor.model_name_or_path is.
     """
-    megatron, tp = args.megatron, args.megatron.tensor_model_parallel_size
-    cuda = megatron.device == "cuda"
-    element = {"bf16": 2, "fp32": 4}[megatron.param_dtype]
-    full = args.actor.gradient_checkpointing_enable
+    values = settings(args)
+    actor = ActorSettings.of(values)
+    element = actor.param_dtype.itemsize
     reference = args.algo.kl.init_coef > 0
     shared = reference_shares_gpus(args)
     replayed = bool(args.rollout.replay_dir)
-    no_te, no_flash = limits(megatron.device, element == 2, megatron.fp32_residual_connection)
-    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    no_te, no_flash = limits(actor.device, element == 2, actor.fp32_residual)
+    layout = Layout.of(values)
     return Setup(
         model=model,
-        layout=Layout.of(megatron),
+        layout=layout,
         gpus=args.actor.num_nodes * args.actor.num_gpus_per_node,
         gpus_per_node=args.actor.num_gpus_per_node,
-        cuda=cuda,
+        cuda=actor.device == "cuda",
         element=element,
-        residual=4 if megatron.fp32_residual_connection else element,
+        residual=4 if actor.fp32_residual else element,
         # Both are taken to be installed.
-        layers=chosen(megatron.layer_spec, "te", no_te, "local"),
-        attention=chosen(megatron.attention_backend, "flash", no_flash, "sdpa"),
-        sequence_parallel=megatron.sequence_parallel and tp > 1,
-        recompute="full" if full else megatron.recompute,
-        recompute_layers=megatron.recompute_num_layers,
-        chunk=megatron.log_prob_chunk_size,
-        bucket_bytes=megatron.weight_bucket_mb * 2**20,
-        ddp_bucket=megatron.ddp_bucket_size,
-        overlap=megatron.overlap_grad_reduce,
+        layers=chosen(actor.layer_spec, "te", no_te, "local"),
+        attention=chosen(actor.attention, "flash", no_flash, "sdpa"),
+        sequence_parallel=actor.sequence_parallel and layout.tp > 1,
+        recompute=actor.recompute,
+        recompute_layers=actor.recompute_num_layers,
+        chunk=actor.log_prob_chunk_size,
+        bucket_bytes=actor.weight_bucket_bytes,
+        ddp_bucket=actor.ddp_bucket_size,
+        overlap=actor.overlap_grad_reduce,
         snapshot=_snapshot(args.sfpo),
         snapshot_on_host=args.sfpo.snapshot_device == "cpu",
-        skip_nonfinite=args.train.on_nonfinite == "skip",
+        skip_nonfinite=actor.skip_nonfinite,
         async_checkpoint=args.ckpt.async_save and not args.ckpt.disable_ds and args.ckpt.save_steps > 0,
         reference_gpus=args.ref.num_nodes * args.ref.num_gpus_per_node if reference and not shared else 0,
         reference_here=reference and shared,
@@ -234,10 +234,10 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         ),
         colocated=engines_share_gpus(args) and not replayed,
         actor_sleeps=args.ds.enable_sleep,
-        parameters_sleep=args.ds.enable_sleep and megatron.offload_parameters,
+        parameters_sleep=args.ds.enable_sleep and actor.offload_parameters,
         max_len=args.data.max_len,
-        samples=min(samples, args.train.batch_size),
-        max_tokens=args.train.max_tokens_per_gpu,
+        samples=min(args.rollout.batch_size * args.rollout.n_samples_per_prompt, actor.train_batch_size),
+        max_tokens=actor.max_tokens_per_gpu,
     )
 
 

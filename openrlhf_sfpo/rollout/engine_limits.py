@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG, build_config, longest_sequence, read_config
+from openrlhf_sfpo.checkpoints.hf_config import build_config, longest_sequence, read_config
+from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
 from openrlhf_sfpo.system.errors import UsageError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
 from openrlhf_sfpo.config.namespaces import NestedFlags
+from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks import data, generated
 from openrlhf_sfpo.tasks.answers import expected_text

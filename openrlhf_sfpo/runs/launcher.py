@@ -10,7 +10,7 @@ from openrlhf_sfpo.checkpoints.directory import PLACE, CheckpointRefused, open_c
 from openrlhf_sfpo.cluster.failures import Repetitions, details, full_text, may_pass, reason, root_of
 from openrlhf_sfpo.cluster.start import keep_logs
 from openrlhf_sfpo.cluster.worker_logs import collect
-from openrlhf_sfpo.config.flags import SFPOConfig, section
+from openrlhf_sfpo.config.flags import SFPOConfig, section, settings
 from openrlhf_sfpo.config.namespaces import NestedFlags, nested
 from openrlhf_sfpo.config.placement import crowded
 from openrlhf_sfpo.megatron.layout import Layout
@@ -208,7 +208,7 @@ def _what_runs(args: NestedFlags) -> str:
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     sfpo = _update_in_words(section(SFPOConfig, args.sfpo))
     engines = f"{args.vllm.num_engines or 0} vLLM engine(s)" if not args.rollout.replay_dir else "replayed rollouts"
-    return f"{ranks} rank(s) {Layout.of(args.megatron).in_words(ranks)}, {engines}, {sfpo}"
+    return f"{ranks} rank(s) {Layout.of(settings(args)).in_words(ranks)}, {engines}, {sfpo}"
 
 
 def _update_in_words(sfpo: SFPOConfig) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
 from openrlhf_sfpo.cluster import address as ray_cluster
 from openrlhf_sfpo.config.checks import check_flags
 from openrlhf_sfpo.config.namespaces import NestedFlags, nested
+from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
 from openrlhf_sfpo.orchestration import hooks, model_checks
 from openrlhf_sfpo.rollout.recording import load_rollouts, record_files
 from openrlhf_sfpo.runs import data_check, resume, run_data
@@ -105,7 +105,7 @@ def _steps(
 def _check_given(args: NestedFlags) -> None:
     hooks.check_version()
     if not args.actor.model_name_or_path:
-        raise UsageError("--actor.model_name_or_path", "is not given.", "Give a Hugging Face model directory.")
+        raise UsageError(MODEL_FLAG, "is not given.", "Give a Hugging Face model directory.")
     if not args.data.prompt_dataset:
         raise UsageError(
             "--data.prompt_dataset", "is not given.", "Give a file, a Hugging Face name or reasoning_gym:NAME."

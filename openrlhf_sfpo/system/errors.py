@@ -1,12 +1,15 @@
 """Exceptions that are meant for the person at the keyboard."""
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, Self
 
 
 class UsageError(ValueError):
-    """Bad input. The message names the flag (or file) at fault and how to mend it.
+    """Bad input. The message names the flag (or file) at fault and how to fix it.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Rooms that know no flags, such as
+    `megatron`, name the setting at fault, and write other settings in backticks: `config.setting_names` has the flags.
     """
 
     def __init__(self, flag: str, problem: str, fix: str) -> None:
@@ -17,6 +20,14 @@ class UsageError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.flag, self.problem, self.fix)  # arrives whole from another process
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same error with other names for settings: for the one at fault, and for those in backticks."""
+
+        def rename(text: str) -> str:
+            return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), text)
+
+        return type(self)(names.get(self.flag, self.flag), rename(self.problem), rename(self.fix))
 
 
 class NotThere(UsageError):

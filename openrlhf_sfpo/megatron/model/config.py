@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG, build_config, longest_sequence, read_config
+from openrlhf_sfpo.checkpoints.hf_config import MODEL_SETTING, build_config, longest_sequence, read_config
 from openrlhf_sfpo.megatron.model.config_checks import refuse_foreign, refuse_unsupported, unread_settings, window_of
 from openrlhf_sfpo.megatron.model.refusals import refused
 from openrlhf_sfpo.system.errors import UsageError
@@ -61,13 +61,13 @@ class ModelConfig:
         model = cls.from_dict(read_config(path), str(path / "config.json"))
         if (path / "hf_quant_config.json").is_file():
             raise UsageError(
-                MODEL_FLAG,
+                MODEL_SETTING,
                 f"{path} has hf_quant_config.json: quantized weights, which the Megatron actor does not support.",
                 "Use the original model.",
             )
         if (path / "params.json").is_file() and any(path.glob("consolidated*.safetensors")):
             raise UsageError(
-                MODEL_FLAG,
+                MODEL_SETTING,
                 f"{path} holds the model twice, and vLLM would read params.json and consolidated*.safetensors instead "
                 "of config.json and model*.safetensors.",
                 "Move those two away.",
@@ -84,13 +84,13 @@ class ModelConfig:
         family = raw.get("model_type")
         if not isinstance(family, str) or family not in FAMILIES:
             raise UsageError(
-                MODEL_FLAG,
+                MODEL_SETTING,
                 f"{where} says model_type {family!r}, which the Megatron actor does not know.",
                 f"Supported are {', '.join(sorted(FAMILIES))}.",
             )
         missing = [key for key in _REQUIRED if raw.get(key) is None]
         if missing:
-            raise UsageError(MODEL_FLAG, f"{where} lacks {', '.join(missing)}.", "Download the file again.")
+            raise UsageError(MODEL_SETTING, f"{where} lacks {', '.join(missing)}.", "Download the file again.")
         for key in _REQUIRED:
             if not isinstance(raw[key], int) or isinstance(raw[key], bool):
                 raise refused(where, key, raw[key], "where a whole number above 0 is expected", "Correct it.")
@@ -138,7 +138,7 @@ class ModelConfig:
         """
         if self.sliding_window is not None and max_len > self.sliding_window:
             raise UsageError(
-                "--data.max_len",
+                "max_len",
                 f"is {max_len}, but beyond {self.sliding_window} tokens this model uses sliding-window attention "
                 "(sliding_window in config.json, or the default of its model_type), which the Megatron actor does not "
                 "have.",

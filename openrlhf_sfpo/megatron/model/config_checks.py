@@ -7,7 +7,7 @@ all three.
 
 from typing import TYPE_CHECKING, Any
 
-from openrlhf_sfpo.checkpoints.hf_config import LENGTH_KEYS, MODEL_FLAG
+from openrlhf_sfpo.checkpoints.hf_config import LENGTH_KEYS, MODEL_SETTING
 from openrlhf_sfpo.megatron.model.refusals import is_one_of, refused
 from openrlhf_sfpo.megatron.model.rope_checks import ROPE_NEUTRAL, ROPE_SETTINGS, check_rope, refuse_unreadable
 from openrlhf_sfpo.system.errors import UsageError
@@ -254,14 +254,14 @@ def _check_architecture(raw: dict[str, Any], where: str) -> None:
     found, expected = raw.get("architectures"), ARCHITECTURES[raw["model_type"]]
     if not found and raw["model_type"] == "qwen3":
         why = f"without which vLLM takes a qwen3 model for an embedding model. Write architectures ['{expected[0]}']."
-        raise UsageError(MODEL_FLAG, f"{where} lacks architectures,", why)
+        raise UsageError(MODEL_SETTING, f"{where} lacks architectures,", why)
     if not found:
         return
     names = found if isinstance(found, list) else [found]
     for name in names:
         if name not in expected:
             raise UsageError(
-                MODEL_FLAG,
+                MODEL_SETTING,
                 f"{where} says architectures {found!r}, and only {expected[0]} is trained: a language model of "
                 f"model_type {raw['model_type']!r}.",
                 f"Use a model for text generation; if this is one, write architectures ['{expected[0]}'].",

@@ -44,11 +44,9 @@ def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
     no_te, no_flash = limits(settings.device, sixteen_bits, settings.fp32_residual)
     lacks_te, lacks_flash = no_te or _missing("transformer_engine"), no_flash or _missing("flash_attn")
     if settings.layer_spec == "te" and lacks_te:
-        raise UsageError("--megatron.layer_spec", f"is te, and Transformer Engine {lacks_te}.", "Use auto or local.")
+        raise UsageError("layer_spec", f"is te, and Transformer Engine {lacks_te}.", "Use auto or local.")
     if settings.attention == "flash" and lacks_flash:
-        raise UsageError(
-            "--megatron.attention_backend", f"is flash, and flash-attn {lacks_flash}.", "Use auto or sdpa."
-        )
+        raise UsageError("attention", f"is flash, and flash-attn {lacks_flash}.", "Use auto or sdpa.")
     return chosen(settings.layer_spec, "te", lacks_te, "local"), chosen(
         settings.attention, "flash", lacks_flash, "sdpa"
     )

@@ -186,7 +186,7 @@ def _kernels(settings: ActorSettings) -> dict[str, Any]:
 
 
 def _recomputation(settings: ActorSettings) -> dict[str, Any]:
-    if settings.recompute is None:
+    if settings.recompute == "none":
         return {}
     if settings.recompute != "full":
         module = {"selective": "core_attn", "mlp": "mlp"}[settings.recompute]

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.checkpoints.hf_config import MODEL_SETTING
 from openrlhf_sfpo.system.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def refused(where: str, name: str, value: object, why: str, fix: str = "Use a mo
     text = json.dumps(value, default=repr)
     if len(text) > 100:
         text = text[:100] + "..."
-    return UsageError(MODEL_FLAG, f"{where} sets {name} to {text}, {why}.", fix)
+    return UsageError(MODEL_SETTING, f"{where} sets {name} to {text}, {why}.", fix)
 
 
 def is_one_of(value: object, neutral: tuple[Any, ...]) -> bool:

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.checkpoints.hf_config import MODEL_SETTING
 from openrlhf_sfpo.megatron.model.refusals import is_number, is_one_of, refused
 from openrlhf_sfpo.system.errors import UsageError
 
@@ -77,7 +77,7 @@ def check_rope(config: "PretrainedConfig", where: str) -> None:
 def _check_kind(kind: object, where: str) -> None:
     if kind not in ROPE_TYPES:
         raise UsageError(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"{where} asks for RoPE scaling {kind!r}, which the Megatron actor does not support.",
             f"Supported are {', '.join(ROPE_TYPES)}.",
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.checkpoints.hf_config import MODEL_SETTING
 from openrlhf_sfpo.checkpoints.hf_directory import CheckpointReader, Header
 from openrlhf_sfpo.checkpoints.model_files import some
 from openrlhf_sfpo.megatron.layout import Layout
@@ -78,7 +78,7 @@ def check_headers(path: str | Path, headers: dict[str, Header], needed: dict[str
         kinds = sorted({headers[name].dtype for name in unfit})
         fix = "save it in torch.float32" if kinds == ["F64"] else "use the model before quantisation, or dequantise it"
         raise UsageError(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"{path} has weights in {', '.join(kinds)}: {some(unfit)}.",
             f"The actor needs floats of 16 or 32 bits ({', '.join(DTYPES)}): {fix}.",
         )
@@ -101,7 +101,7 @@ def _other_shapes(
     problem = f"the weights in {path} have other shapes than config.json asks for{why}: {shown}."
     value = _value_of(keys.pop(), headers, needed) if len(keys) == 1 else None
     or_set = f", or set {value} in config.json if the weights are right" if value else ""
-    return UsageError(MODEL_FLAG, problem, f"{_ANOTHER_MODEL}: download both again{or_set}.")
+    return UsageError(MODEL_SETTING, problem, f"{_ANOTHER_MODEL}: download both again{or_set}.")
 
 
 def _value_of(key: str, headers: dict[str, Header], needed: dict[str, Shape]) -> str | None:
@@ -160,7 +160,7 @@ def _missing(path: str | Path, headers: dict[str, Header], missing: list[str]) -
             f"The weights have {last + 1} layers, and num_hidden_layers in config.json is larger: {_ANOTHER_MODEL}, or "
             "the download is not whole."
         )
-    return UsageError(MODEL_FLAG, problem, fix)
+    return UsageError(MODEL_SETTING, problem, fix)
 
 
 def _layer(name: str) -> int:
@@ -188,7 +188,7 @@ def _check_unused(path: str | Path, unused: list[str], model: ModelConfig) -> No
         why = f"models of model_type {model.family} have none of that name"
         fix = "config.json is of another model than they are; or remove them from the files if nothing needs them."
     problem = f"{path} has weights that would not be used, as {why}: {some(sorted(unused))}."
-    raise UsageError(MODEL_FLAG, problem, fix)
+    raise UsageError(MODEL_SETTING, problem, fix)
 
 
 def _check_tied_head(path: str | Path, reader: CheckpointReader) -> None:
@@ -196,7 +196,7 @@ def _check_tied_head(path: str | Path, reader: CheckpointReader) -> None:
     same = embedding.shape == head.shape and head.dtype in DTYPES
     if not same or not _equal(reader, EMBEDDING, HEAD):
         raise UsageError(
-            MODEL_FLAG,
+            MODEL_SETTING,
             f"config.json in {path} sets tie_word_embeddings, and {HEAD} differs from {EMBEDDING}.",
             f"Set tie_word_embeddings to false in config.json to train with that head, or remove {HEAD} from the files "
             "to train with the embedding as the head.",

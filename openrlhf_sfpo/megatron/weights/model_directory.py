@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.checkpoints.hf_config import MODEL_FLAG
+from openrlhf_sfpo.checkpoints.hf_config import MODEL_SETTING
 from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE, some
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 
@@ -39,7 +39,7 @@ def check_model_directory(path: str | Path, needs_weights: bool = True, bin_file
     if not path.is_dir():
         if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
             fix = f"If that is a name on the Hugging Face Hub: hf download {path} --local-dir DIRECTORY, and give that."
-            raise UsageError(MODEL_FLAG, f"{str(path)!r} is not a directory.", fix)
+            raise UsageError(MODEL_SETTING, f"{str(path)!r} is not a directory.", fix)
         return
     try:
         names = {entry.name for entry in path.iterdir()}
@@ -123,7 +123,7 @@ def _is_lfs_pointer(file: Path) -> bool:
 
 
 def _problem(problem: str, fix: str) -> UsageError:
-    return UsageError(MODEL_FLAG, f"{problem}.", fix)
+    return UsageError(MODEL_SETTING, f"{problem}.", fix)
 
 
 _Found = tuple[str, str] | None
@@ -277,7 +277,7 @@ def _unfinished(path: Path, names: set[str]) -> _Found:
     if not shards or "config.json" not in names:
         return None
     problem = f"{path} has {some(shards)}, but neither {SINGLE} nor {INDEX}."
-    raise NotThere(MODEL_FLAG, problem, f"Download the model again (hf download NAME --local-dir {path}).")
+    raise NotThere(MODEL_SETTING, problem, f"Download the model again (hf download NAME --local-dir {path}).")
 
 
 _FORMATS: list[Callable[[Path, set[str]], Any]] = [

@@ -1,0 +1,33 @@
+"""From settings, of which the Megatron actor and the checkpoints speak, to the flags that the user knows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from openrlhf_sfpo.config.flags import setting_flags
+from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
+from openrlhf_sfpo.system.errors import UsageError
+
+
+@contextmanager
+def flags_named(**others: str) -> Iterator[None]:
+    """Around code that knows no flags, or as a decorator: its errors name the flag instead of the setting.
+
+    Args:
+        others: names for settings that another flag than the actor's gives the value of.
+    """
+    try:
+        yield
+    except UsageError as error:
+        renamed = error.renamed(_names() | others)
+        if str(renamed) == str(error):
+            raise
+        raise renamed from error
+
+
+def _names() -> dict[str, str]:
+    names = {setting: f"--{flag}" for setting, flag in setting_flags().items()}
+    return names | {
+        "model": MODEL_FLAG,
+        "max_len": "--data.max_len",
+        "world_size": "--actor.num_nodes, --actor.num_gpus_per_node",
+    }

@@ -1,0 +1,31 @@
+"""Where a run is in its data, as OpenRLHF saves and restores it."""
+
+from typing import Any, Protocol
+
+
+class HasPosition(Protocol):
+    """A samples generator that knows where it is in the data."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was called."""
+
+
+class DataPosition:
+    """Stands for the prompts' loader where OpenRLHF saves and restores it, and answers for the generator, which also
+    knows the random numbers and the samples that are left over.
+
+    Args:
+        loader: OpenRLHF's.
+        generator: a `SampleGenerator` or a `Replay`.
+    """
+
+    def __init__(self, loader: Any, generator: HasPosition) -> None:
+        self._loader = loader
+        self.state_dict = generator.state_dict
+        self.load_state_dict = generator.load_state_dict
+
+    def __len__(self) -> int:
+        return len(self._loader)

@@ -1,0 +1,40 @@
+"""The samples of an evaluation, and how exact its metrics are."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from openrlhf.trainer.ppo_utils.experience import Experience
+
+from openrlhf_sfpo.system.statistics import standard_errors
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation sampled: those of one prompt are neighbours."""
+
+    samples: list[Experience]
+    per_prompt: int
+
+
+def evaluation_errors(evaluated: Evaluated, eval_dataloader: "DataLoader[Any]") -> dict[str, float]:
+    """Standard errors of each data source's pass1, named as OpenRLHF names its evaluation metrics. Copies of a prompt
+    are one prompt with the samples of all of them."""
+    source_of = {
+        prompt: source
+        for sources, prompts, *_ in eval_dataloader
+        for source, prompt in zip(sources, prompts, strict=True)
+    }
+    scores: dict[str, dict[str, list[float]]] = {}
+    samples, per_prompt = evaluated
+    for start in range(0, len(samples), per_prompt):
+        group = samples[start : start + per_prompt]
+        prompt = group[0].prompts[0]
+        of_prompt = scores.setdefault(source_of.get(prompt, "unknown"), {}).setdefault(prompt, [])
+        of_prompt += [sample.rewards[0].item() for sample in group]
+    errors = {}
+    for source, by_prompt in scores.items():
+        errors[f"eval_{source}_prompts"] = float(len(by_prompt))
+        for name, value in standard_errors(list(by_prompt.values())).items():
+            errors[f"eval_{source}_pass1_{name}"] = value
+    return errors
