@@ -4,82 +4,23 @@
 #   bash examples/llama-3.1-8b.sh --dry-run    # checks flags, memory and placement; takes nothing
 #   bash examples/llama-3.1-8b.sh              # the same command continues an interrupted run
 #
-# More flags of `openrlhf-sfpo train` may follow; they win over those below. What it needs: examples/README.md.
-# The SFPO authors (arXiv 2510.04072) have not trained this model. What is marked "paper" is what they use for
-# DeepSeek-R1-Distill-Qwen; the rest is ours. Not yet run on GPUs.
+# More flags of `openrlhf-sfpo train` may follow; they win over those below. MODEL, DATA, RUN_DIR, NODES and what a run
+# needs: examples/README.md. A checkpoint takes 96 GB. Not yet run on GPUs, and not trained by the SFPO authors.
 set -euo pipefail
 
-MODEL="${MODEL:-$PWD/models/Llama-3.1-8B}"                      # a Hugging Face directory
-DATA="${DATA:-$PWD/data}"                                       # what examples/prepare_math.py has written
-RUN_DIR="${RUN_DIR:-$PWD/runs/llama-3.1-8b}"                    # metrics, checkpoints, the final model
-NODES="${NODES:-1}"                                             # of 8 H100 with 80 GB; 4 GPUs for the actor, 4 engines
+NODES="${NODES:-1}" # of 8 H100 with 80 GB
+recipes="$(dirname "${BASH_SOURCE[0]}")/recipes"
 
 flags=(
-    --actor.model_name_or_path "$MODEL"
-    --run.dir "$RUN_DIR"
+    --config "$recipes/paper.yaml" --config "$recipes/async-8xh100.yaml"
 
-    # Problems: paper. The wording of the prompt: ours.
-    --data.prompt_dataset "$DATA/train.jsonl"
-    --data.input_key prompt
-    --data.label_key label
-    --data.input_template '<|begin_of_text|>{}'  # what a base model has for a chat template
-    --reward.remote_url math_boxed          # paper: 1 if right, 0.1 if wrong in \boxed{}, else 0
+    # What a base model has for a chat template.
+    --no-data.apply_chat_template --data.input_template '<|begin_of_text|>{}'
 
-    # Rollouts: paper.
-    --rollout.batch_size 256
-    --rollout.n_samples_per_prompt 8
-    --rollout.temperature 1.0
-    --rollout.top_p 1.0
-    --rollout.max_new_tokens 6144
-    --data.max_len 8192                     # prompt and response: 2048 + 6144
-
-    # The update: paper. (No KL term; the learning rate is constant from the first step.)
-    --sfpo.k 3
-    --sfpo.alpha 0.8
-    --sfpo.gate upper
-    --sfpo.gate_window 30
-    --sfpo.gate_threshold 1.0
-    --train.batch_size 512                  # 64 prompts x 8: four optimizer steps in each of the K + 1 passes
-    --train.num_episodes 4                  # paper: 400 steps, which is four times the problems
-    --actor.adam.lr 1e-6
-    --actor.lr_scheduler constant
-    --actor.lr_warmup_ratio 0
-    --actor.adam.betas 0.9 0.999
-    --actor.adam.weight_decay 0.01
-    --actor.max_norm 1.0
-    --actor.eps_clip 0.2
-    --actor.entropy_coef 0.001
-    --algo.advantage.estimator group_norm
-    --algo.kl.init_coef 0
-
-    # Every 5 steps, 4 samples to each problem at temperature 1 and top_p 0.7: paper.
-    --eval.dataset "$DATA/eval.jsonl"
-    --eval.steps 5
-    --eval.n_samples_per_prompt 4
-    --eval.temperature 1.0
-    --eval.top_p 0.7
-
-    # Checkpoints: 12 bytes a parameter, so 96 GB each. The best one on MATH-500 stays as well.
-    --ckpt.save_steps 20
-    --ckpt.max_num 2
-    --ckpt.best_metric_key eval_math500_pass1
-
-    # Placement: GPUs of their own for engines and actor, which work at the same time: with SFPO's K + 1 passes an
-    # update is long enough to be worth hiding behind the next rollouts. Those are then one batch old, and with partial
-    # rollouts a response that the update interrupts continues with the new weights; importance sampling corrects for
-    # both. TP 4, because 4 GPUs share the optimizer that elsewhere 8 do; the slow copy is in host memory.
-    --train.async_enable
-    --train.partial_rollout_enable
-    --train.async_queue_size 1
-    --algo.advantage.is_correction_level token
-    --algo.advantage.is_correction_mode clip
-    --vllm.num_engines "$((NODES * 4))"
-    --vllm.tensor_parallel_size 1
-    --vllm.gpu_memory_utilization 0.9
-    --actor.num_nodes "$NODES"
-    --actor.num_gpus_per_node 4
+    # An engine on each GPU of the engines' half. TP 4, because the optimizer state is spread over 4 GPUs here, not 8;
+    # the slow copy is in host memory.
+    --actor.num_nodes "$NODES" --vllm.num_engines "$((NODES * 4))"
     --megatron.tensor_model_parallel_size 4
     --sfpo.snapshot_device cpu
-    --train.max_tokens_per_gpu 8192         # of a micro-batch; samples are packed
 )
-exec openrlhf-sfpo train "${flags[@]}" "$@"
+exec bash "$recipes/train.sh" Llama-3.1-8B "${flags[@]}" "$@"

@@ -22,7 +22,7 @@ EXAMPLES = ROOT / "examples"
 # Every script that trains a model of the hub: they are called after it, in small letters.
 TRAINING = sorted(path for path in EXAMPLES.glob("*.sh") if path.name not in ("quickstart.sh", "ray_job.sh"))
 MODELS = {name.lower(): name for name in CONFIGS}
-SHELL = sorted([*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.sbatch"), *(ROOT / "docker").glob("*.sh")])
+SHELL = sorted(path for place in (EXAMPLES, EXAMPLES / "recipes", ROOT / "docker") for path in place.glob("*.s[hb]*"))
 DISTILLED = {"rollout.max_new_tokens": 6144, "data.max_len": 8192, "vllm.gpu_memory_utilization": 0.7}
 MATH = {"rollout.max_new_tokens": 2560, "data.max_len": 4096, "vllm.gpu_memory_utilization": 0.6}
 # The authors' scripts: what is the same in all of them, and what is not.
@@ -43,6 +43,7 @@ PAPER = {
     "rollout.top_p": 1.0,
     "train.batch_size": 64 * 8,
     "train.max_epochs": 1,
+    "train.num_episodes": 4,
     "sfpo.enable": True,
     "sfpo.k": 3,
     "sfpo.gate": "upper",
@@ -52,6 +53,7 @@ PAPER = {
     "eval.steps": 5,
     "eval.n_samples_per_prompt": 4,
     "eval.temperature": 1.0,
+    "eval.top_p": 0.7,
 }
 PAPER_OF = {
     "qwen2.5-math-1.5b": {**MATH, "sfpo.alpha": 0.8},
@@ -59,6 +61,18 @@ PAPER_OF = {
     "deepseek-r1-distill-qwen-1.5b": {**DISTILLED, "sfpo.alpha": 0.8},
     "deepseek-r1-distill-qwen-7b": {**DISTILLED, "sfpo.alpha": 0.8},
     "qwen3-4b-base": {**DISTILLED, "sfpo.alpha": 0.9},
+}
+# What a script adds to the recipes, which all of them share: nodes; engines and GPUs of each; GPUs of a node for the
+# actor, TP, PP, tokens of a micro-batch.
+PLACEMENT = {
+    "qwen2.5-math-1.5b": (1, 8, 1, 8, 1, 1, 16384),
+    "deepseek-r1-distill-qwen-1.5b": (1, 8, 1, 8, 1, 1, 16384),
+    "qwen3-4b-base": (1, 8, 1, 8, 2, 1, 16384),
+    "qwen2.5-math-7b": (1, 8, 1, 8, 2, 1, 8192),
+    "deepseek-r1-distill-qwen-7b": (1, 8, 1, 8, 2, 1, 8192),
+    "llama-3.1-8b": (1, 4, 1, 4, 4, 1, 8192),
+    "qwen2.5-32b": (4, 8, 4, 8, 8, 1, 8192),
+    "qwen2.5-72b": (8, 8, 8, 8, 8, 4, 8192),
 }
 
 
@@ -151,6 +165,45 @@ def test_settings(script: Path, tmp_path: Path) -> None:
         assert values["train.async_enable"] and gpus + 4 * values["actor.num_gpus_per_node"] == 4 * 8
     assert values["train.max_tokens_per_gpu"] >= values["data.max_len"]
     assert not {"sfpo.preset", "ckpt.path"} & given
+
+
+@pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.stem)
+def test_placement(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is without environment variables; and a file of one's own wins over the recipes."""
+    for name in ("MODEL", "DATA", "RUN_DIR", "NODES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("sfpo: {k: 7, gate: 'off'}\ntrain.seed: 5\n")
+    values = vars(parse(words_of(script, tmp_path, "--config", "my.yaml")[1:])[0])
+    assert (values["sfpo.k"], values["sfpo.gate"], values["train.seed"]) == (7, "off", 5)
+    assert values["actor.model_name_or_path"] == f"{tmp_path}/models/{MODELS[script.stem]}"
+    assert (values["data.prompt_dataset"], values["run.dir"]) == (
+        f"{tmp_path}/data/train.jsonl",
+        f"{tmp_path}/runs/{script.stem}",
+    )
+    assert PLACEMENT[script.stem] == tuple(
+        values[name]
+        for name in (
+            "actor.num_nodes",
+            "vllm.num_engines",
+            "vllm.tensor_parallel_size",
+            "actor.num_gpus_per_node",
+            "megatron.tensor_model_parallel_size",
+            "megatron.pipeline_model_parallel_size",
+            "train.max_tokens_per_gpu",
+        )
+    )
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script that examples/README.md shows, as it stands there."""
+    (text,) = re.findall(r"```bash\n(recipes=.*?)```", (EXAMPLES / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my.sh").write_text(text)
+    monkeypatch.chdir(ROOT)
+    words = words_of(tmp_path / "my.sh", tmp_path, "--sfpo.alpha", "0.5", MODEL="/m", DATA="/d", RUN_DIR="/r")
+    values = vars(parse(words[1:])[0])
+    expected = {**PAPER, **DISTILLED, "sfpo.alpha": 0.5, "actor.model_name_or_path": "/m", "train.colocate_all": True}
+    assert {name: values[name] for name in expected} == expected
 
 
 @pytest.fixture
@@ -320,7 +373,7 @@ def ray_job(tmp_path: Path) -> Path:
 
 
 # Everything that a shell would take for its own.
-TEMPLATE = "$x$ costs $HOME `id` $(id) \\$5 \\\\ \"quoted\" 'so' \\\"both\\\" !! * ~ #\nQ: {}\\"
+TEMPLATE = '$x$ costs $HOME `id` $(id) \\$5 \\\\ "quoted" \'so\' \\"both\\" !! * ~ #\nQ: {}\\'
 
 
 @pytest.mark.parametrize("remote", [False, True])
