@@ -8,12 +8,26 @@ import torch
 from ranks import RankPool
 from tiny_models import make_samples
 
+
+def correction(level: str, mode: str, *threshold: float, gating: str = "ratio") -> list[str]:
+    """The flags of a correction of the difference between engine and actor."""
+    flags = {"level": [level], "mode": [mode], "gating": [gating], "threshold": [str(one) for one in threshold]}
+    return [word for name, values in flags.items() for word in (f"--algo.advantage.is_correction_{name}", *values)]
+
+
 CASES: dict[str, list[str]] = {
     "clip": [],
     "uneven clip": ["--actor.eps_clip_low_high", "0.05", "0.3"],
     "dual clip": ["--actor.dual_clip", "1.5"],
     "entropy bonus": ["--actor.entropy_coef", "0.01"],
     "sequence mean": ["--actor.loss_agg_mode", "seq-mean-token-mean"],
+    "GSPO": ["--actor.policy_loss_type", "gspo", "--actor.eps_clip_low_high", "0.02", "0.03"],
+    "GSPO against the engine": ["--actor.policy_loss_type", "gspo", *correction("token", "mask", 0.5, 5.0)],
+    "truncated importance sampling": correction("token", "clip", 0.0, 1.2),
+    "IcePop": correction("token", "mask", 0.7, 1.3),
+    "sequences in a band": correction("seq", "mask", 0.9, 1.1),
+    "tokens by binary KL": correction("token", "mask", 0.0, 0.05, gating="binary_kl"),
+    "sequences by total variation": correction("seq", "mask", 0.0, 0.12, gating="tv"),
     "KL loss": ["--algo.kl.init_coef", "0.05", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"],
 }
 
@@ -49,6 +63,8 @@ def both(words: list[str], samples: list[Any]) -> tuple[tuple[float, torch.Tenso
         size = (len(sample.action_mask),)
         sample.old_log_probs = -torch.rand(size, generator=generator)
         sample.base_log_probs = -torch.rand(size, generator=generator)
+        apart = 0.8 * torch.rand(size, generator=generator) - 0.4
+        sample.rollout_log_probs = (sample.old_log_probs + apart).clamp(max=-0.01)
     values = [torch.stack([-torch.rand(len(s.action_mask)), torch.rand(len(s.action_mask))]) for s in samples]
     return packed(args, samples, values), formula(args, samples, values)
 
@@ -83,18 +99,21 @@ def packed(args: Any, samples: list[Any], values: list[torch.Tensor]) -> tuple[f
 
 def formula(args: Any, samples: list[Any], values: list[torch.Tensor]) -> tuple[float, torch.Tensor]:
     low, high = args.actor.eps_clip_low_high
-    by_sequence = args.actor.loss_agg_mode.startswith("seq")
+    is_gspo = args.actor.policy_loss_type == "gspo"
+    by_sequence = args.actor.loss_agg_mode.startswith("seq") or is_gspo
     tokens = sum(int(sample.action_mask.sum()) for sample in samples)
 
     def loss_of(leaves: list[torch.Tensor]) -> torch.Tensor:
         total = torch.zeros(())
         for sample, (log_probs, entropy) in zip(samples, leaves, strict=True):
             mask = sample.action_mask
-            ratio = (log_probs - sample.old_log_probs).exp()
+            ratio = gspo_ratio(args, sample, log_probs) if is_gspo else (log_probs - sample.old_log_probs).exp()
             gain = torch.minimum(ratio * sample.advantages, ratio.clamp(1 - low, 1 + high) * sample.advantages)
             if args.actor.dual_clip:
                 floor = torch.maximum(gain, args.actor.dual_clip * sample.advantages)
                 gain = torch.where(sample.advantages < 0, floor, gain)
+            if not is_gspo:
+                gain = gain * importance(args.algo.advantage, sample)
             weight = 1 / (mask.sum() * len(samples)) if by_sequence else 1 / tokens
             total = total - (gain * mask).sum() * weight
             if args.actor.entropy_coef:
@@ -105,3 +124,35 @@ def formula(args: Any, samples: list[Any], values: list[torch.Tensor]) -> tuple[
         return total
 
     return gradient(values, loss_of)
+
+
+def gspo_ratio(args: Any, sample: Any, log_probs: torch.Tensor) -> torch.Tensor:
+    """The sequence's likelihood ratio to the power of one over its length (GSPO, arXiv 2507.18071, equation 7); to the
+    engine's likelihood if differences from it are corrected."""
+    corrected = args.algo.advantage.is_correction_level != "off"
+    before = sample.rollout_log_probs if corrected else sample.old_log_probs
+    mask = sample.action_mask
+    return (log_probs[mask].sum() - before[mask].sum()).div(mask.sum()).exp()
+
+
+def importance(advantage: Any, sample: Any) -> torch.Tensor | float:
+    """The weight of each token: actor's over engine's probability, bounded, or 0 where the token or the sequence is
+    outside of the band."""
+    if advantage.is_correction_level == "off":
+        return 1.0
+    low, high = advantage.is_correction_threshold
+    actor, engine, mask = sample.old_log_probs.exp(), sample.rollout_log_probs.exp(), sample.action_mask
+    if advantage.is_correction_mode == "clip":
+        return (actor / engine).clamp(low, high)
+    if advantage.is_correction_gating == "ratio":
+        distance = actor / engine
+    elif advantage.is_correction_gating == "tv":
+        distance = (engine - actor).abs()
+    else:
+        distance = engine * (engine / actor).log() + (1 - engine) * ((1 - engine) / (1 - actor)).log()
+    if advantage.is_correction_level == "seq":
+        is_ratio = advantage.is_correction_gating == "ratio"
+        of_tokens = distance[mask].log() if is_ratio else distance[mask]
+        distance = of_tokens.mean().exp() if is_ratio else of_tokens.mean()
+    keep = (low <= distance) & (distance <= high)
+    return keep * actor / engine
