@@ -123,12 +123,13 @@ class Comparison:
 
     def reach(self, group: Group, axis: str) -> float:
         """How far along an axis a group takes to the target; infinite if it never gets there."""
+        assert self.target is not None  # there is a baseline
         return float(group.curve.reach(axis, self.target)[0])
 
     def _result(self, groups: list[Group]) -> Result:
         group = _best_group(groups)
         best, last = self.best(group), self.last(group)
-        if self.baseline is None:
+        if self.target is None:
             return Result(group, best, last, 0, None, {}, {}, {})
         to_target = {axis: self.reach(group, axis) for axis in AXES}
         after = None
@@ -141,17 +142,17 @@ class Comparison:
             reached=group.count_reached(self.target),
             after=after,
             to_target=to_target,
-            ratio=self._ratios(groups, group),
+            ratio=self._ratios(groups, group, self.target),
             budgets={axis: self._within_budget(groups, axis) for axis in AXES},
         )
 
-    def _ratios(self, groups: list[Group], best: Group) -> dict[str, Estimate]:
+    def _ratios(self, groups: list[Group], best: Group, target: float) -> dict[str, Estimate]:
         baseline, mine = self._reference.curve, best.curve
-        values = {axis: _divide(baseline.reach(axis, self.target), mine.reach(axis, self.target)) for axis in AXES}
-        if groups is self.variants[self.baseline]:
+        values = {axis: _divide(baseline.reach(axis, target), mine.reach(axis, target)) for axis in AXES}
+        if groups is self._baseline_groups:
             return {axis: _estimate(value, value) for axis, value in values.items()}
-        target, reference = self._baseline_resampled
-        reaches = self._reach_resampled(groups, target)
+        targets, reference = self._baseline_resampled
+        reaches = self._reach_resampled(groups, targets)
         return {axis: _estimate(values[axis], _divide(reference[axis], reaches[axis])) for axis in AXES}
 
     def _within_budget(self, groups: list[Group], axis: str) -> Budget:
@@ -161,14 +162,19 @@ class Comparison:
         drawn = self._medians(group).within(axis, budget)
         return Budget(group, _estimate(group.curve.within(axis, budget), drawn))
 
+    @property
+    def _baseline_groups(self) -> list[Group]:
+        assert self.baseline is not None
+        return self.variants[self.baseline]
+
     @cached_property
     def _reference(self) -> Group:
-        return _best_group(self.variants[self.baseline])
+        return _best_group(self._baseline_groups)
 
     @cached_property
     def _baseline_resampled(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The target in each resample, and how far the baseline takes to it, by axis."""
-        groups = self.variants[self.baseline]
+        groups = self._baseline_groups
         target = np.nanmax([self._medians(group).best for group in groups], axis=0)
         return target, self._reach_resampled(groups, target)
 

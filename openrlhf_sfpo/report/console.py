@@ -53,7 +53,8 @@ class Console:
         step = f"step {line['step']}" + (f"/{total_steps}" if total_steps else "")
         datasets = evaluated_datasets([line])
         if datasets:
-            shown = ", ".join(f"{name} {accuracy(*accuracy_of(line, name))}" for name in datasets)
+            known = ((name, accuracy_of(line, name)) for name in datasets)
+            shown = ", ".join(f"{name} {accuracy(*measured)}" for name, measured in known if measured)
             self.say(f"{step}: held-out accuracy {shown}")
             return
         parts = [
@@ -97,17 +98,18 @@ def before_and_after(lines: list[dict[str, Any]]) -> list[str]:
     """For each evaluated data set, its first and its last accuracy as text, from the lines of metrics.jsonl."""
     sentences = []
     for name in evaluated_datasets(lines):
-        found = [line for line in lines if accuracy_of(line, name)]
-        first, last = found[0], found[-1]
+        found = [(line, measured) for line in lines if (measured := accuracy_of(line, name))]
+        (first, before), (last, after) = found[0], found[-1]
         if first["step"] == last["step"]:
             continue
         gain = 100 * (last[f"eval/{name}_pass1"] - first[f"eval/{name}_pass1"])
         sentences.append(
-            f"held-out accuracy {name}: {accuracy(*accuracy_of(first, name))} before, "
-            f"{accuracy(*accuracy_of(last, name))} after step {last['step']} ({gain:+.1f} points)"
+            f"held-out accuracy {name}: {accuracy(*before)} before, "
+            f"{accuracy(*after)} after step {last['step']} ({gain:+.1f} points)"
         )
-        errors = [line.get(f"eval/{name}_pass1_stderr") for line in (first, last)]
-        if f"eval/{name}_pass1_sampling_stderr" in last and None not in errors:
+        key = f"eval/{name}_pass1_stderr"
+        errors = [error for line in (first, last) if (error := line.get(key)) is not None]
+        if f"eval/{name}_pass1_sampling_stderr" in last and len(errors) == 2:
             sentences.append(
                 f"  (± is the standard error on these {last[f'eval/{name}_prompts']:.0f} prompts; taking them as draws "
                 f"from others like them it is {100 * errors[0]:.1f} and {100 * errors[1]:.1f})"

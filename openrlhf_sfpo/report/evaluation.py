@@ -80,7 +80,7 @@ def measure(graded: list[Graded]) -> dict[str, Any]:
 
 
 def _ends(interval: Interval | None) -> tuple[float, float] | None:
-    return interval and (interval.low, interval.high)
+    return (interval.low, interval.high) if interval else None
 
 
 def _measure_set(problems: list[list[Graded]]) -> dict[str, Any]:

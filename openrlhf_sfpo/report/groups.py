@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -226,7 +227,7 @@ def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, index[:, None], axis=1)[:, 0]
 
 
-def _nan(statistic: object, values: np.ndarray) -> np.ndarray:
+def _nan(statistic: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
     """A NaN-aware statistic over axis 1; NaN where there is nothing but NaN."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(All-NaN slice|Mean of empty slice)")

@@ -56,7 +56,7 @@ def write_report(comparison: Comparison, directory: Path, title: str) -> tuple[l
 
 def summary(comparison: Comparison) -> list[str]:
     """The result in sentences: each variant's rollouts to the baseline's best accuracy."""
-    if comparison.baseline is None:
+    if comparison.target is None:
         return []
     sentences = []
     for result in comparison.results[1:]:

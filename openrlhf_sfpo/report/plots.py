@@ -64,10 +64,10 @@ def accuracy(comparison: Comparison) -> Any:
             fontsize=8,
         )
     _legend(figure, panels[0])
-    runs = max(len(group.run_curves) for group in groups)
+    most = max(len(group.run_curves) for group in groups)
     title = ["Held-out accuracy"]
-    if runs > 1:
-        title.append(f"median of up to {runs} runs, band from the lowest to the highest")
+    if most > 1:
+        title.append(f"median of up to {most} runs, band from the lowest to the highest")
     if comparison.smooth > 1:
         title.append(f"means of {comparison.smooth} neighbouring evaluations")
     figure.suptitle("; ".join(title))

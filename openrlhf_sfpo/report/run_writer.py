@@ -118,12 +118,12 @@ class RunWriter:
                 write_whole(path, _joined(kept))
             if name == SAMPLES and kept:
                 self._last_samples = json.loads(kept[-1])["step"]
-        lines = read_metrics(self.directory) if (self.directory / METRICS).exists() else []
-        if lines:
-            self._last = lines[-1]
-            self._last_offset = (self.directory / METRICS).stat().st_size - len(json.dumps(self._last).encode()) - 1
-            self._rollouts = self._last["rollouts_total"]
-            self._started -= self._last["wall_seconds"]
+        steps = read_metrics(self.directory) if (self.directory / METRICS).exists() else []
+        if steps:
+            self._last = last = steps[-1]
+            self._last_offset = (self.directory / METRICS).stat().st_size - len(json.dumps(last).encode()) - 1
+            self._rollouts = last["rollouts_total"]
+            self._started -= last["wall_seconds"]
 
     def _aside(self, name: str, number: int) -> Path:
         return self.directory / f"{name}.{number}"

@@ -68,7 +68,7 @@ def all_tables(comparison: Comparison) -> list[Table]:
 
 def results(comparison: Comparison) -> Table:
     """Each variant's accuracy at its best setting."""
-    against = comparison.baseline is not None
+    against = comparison.target is not None
     head = ["variant", "best setting", "runs", "best accuracy, %", "last accuracy, %"]
     if against:
         head += ["reach it", "mean after it, %"]
@@ -83,7 +83,7 @@ def results(comparison: Comparison) -> Table:
     note = f"Of the median curve over the runs, with {100 * LEVEL:.0f} % bootstrap intervals."
     if comparison.smooth > 1:
         note += f" An accuracy is the mean of {comparison.smooth} neighbouring evaluations."
-    if against:
+    if comparison.target is not None:
         note += (
             f" Runs that reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %, at some point "
             "are counted one by one."
@@ -106,6 +106,7 @@ def to_target(comparison: Comparison) -> Table:
         "not reach the target."
     )
     head = ["variant", *(column for axis in AXES for column in (axis, f"{axis} ratio"))]
+    assert comparison.target is not None  # there is a baseline
     return Table(
         f"Needed to reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %", head, rows, note
     )
@@ -132,8 +133,7 @@ def budgets(comparison: Comparison) -> Table:
 def settings(comparison: Comparison) -> Table:
     """Every variant at every setting."""
     head = ["variant", "setting", "runs", "best accuracy, %", "last accuracy, %"]
-    against = comparison.baseline is not None
-    if against:
+    if comparison.target is not None:
         head += ["reach it", *AXES]
     rows = []
     groups = [group for result in comparison.results for group in comparison.variants[result.group.variant]]
@@ -145,7 +145,7 @@ def settings(comparison: Comparison) -> Table:
             percent(comparison.best(group)),
             percent(comparison.last(group)),
         ]
-        if against:
+        if comparison.target is not None:
             row.append(f"{group.count_reached(comparison.target)}/{len(group.run_curves)}")
             row += [number(comparison.reach(group, axis)) for axis in AXES]
         rows.append(row)

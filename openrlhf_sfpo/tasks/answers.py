@@ -10,7 +10,7 @@ from openrlhf_sfpo.tasks.responses import response_text
 __all__ = ["answer_of_solution", "expected_text", "last_boxed", "last_integer", "reasoning_gym_label", "response_text"]
 
 
-def reasoning_gym_label(label: str) -> dict[str, Any] | None:
+def reasoning_gym_label(label: object) -> dict[str, Any] | None:
     """The entry that a generated data set's label carries, None if the label is plain text."""
     if not isinstance(label, str) or not label.lstrip().startswith("{"):
         return None

@@ -139,10 +139,10 @@ class _Worker:
         started = False
         reason = ""
         for _ in range(_TRIES):
-            if self.process is None or self.process.poll() is not None:
-                self._start()
+            process = self.process  # `close` may take it away at any time
+            if process is None or process.poll() is not None:
+                process = self._start()
             try:
-                process = self.process
                 self._send(process, request)
                 message = self._receive(process, _START_SECONDS, _START_SECONDS)
                 if "started" in message:
@@ -171,22 +171,23 @@ class _Worker:
                 process.kill()
             process.wait()
             for stream in (process.stdin, process.stdout):
-                with suppress(OSError):
-                    stream.close()
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
 
     def close(self) -> None:
         """End the process for good."""
         self._closed = True
         self.kill()
 
-    def _start(self) -> None:
+    def _start(self) -> "subprocess.Popen[bytes]":
         self.kill()
         if self._closed:
             raise GradingError("the pool of grading processes is closed")
         self._buffer = b""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its last reference
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self.process = subprocess.Popen(
+        self.process = process = subprocess.Popen(
             python_command("openrlhf_sfpo.tasks.grading_worker", str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -194,8 +195,10 @@ class _Worker:
             env={**os.environ, **one_thread, "PYTHONWARNINGS": "ignore"},
             bufsize=0,
         )
+        return process
 
     def _send(self, process: subprocess.Popen[bytes], request: bytes) -> None:
+        assert process.stdin is not None  # a pipe
         view = memoryview(request)
         while view:
             try:
@@ -212,6 +215,7 @@ class _Worker:
             _Died: there is none.
             _TookTooLong: there was none in that time.
         """
+        assert process.stdout is not None  # a pipe
         readable = select.poll()  # select.select cannot look at file numbers above 1023
         try:
             readable.register(process.stdout, select.POLLIN)

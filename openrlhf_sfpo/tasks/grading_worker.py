@@ -51,7 +51,8 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
         function = _function(request["function"])
         _write(answers, {"started": True})
         value = function(*request["arguments"])
-        _write(answers, {"value": dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value})
+        is_instance = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        _write(answers, {"value": dataclasses.asdict(value) if is_instance else value})
     except Exception as error:
         _write(answers, {"error": f"{type(error).__name__}: {error}"})
 

@@ -85,7 +85,7 @@ class _ProblemScorer:
     The entry is read in the way in which the problem's own answer gets the most.
     """
 
-    def __init__(self, score_answer: Callable[[str, dict[str, Any]], float], entry: dict[str, Any]) -> None:
+    def __init__(self, score_answer: Callable[[str | None, dict[str, Any]], float], entry: dict[str, Any]) -> None:
         self._score_answer = score_answer
         answer = entry["answer"]
         self.reference = None if answer is None else str(answer)

@@ -71,8 +71,9 @@ def _prompt_end(query: str, prompt: str) -> int:
             return end
     for start in starts:
         rest = _cut_rest(query[start:], wanted)
-        if len(rest) >= _MIN_REST:
-            return _folded_end(query, start, rest)
+        end = _folded_end(query, start, rest) if len(rest) >= _MIN_REST else None
+        if end is not None:
+            return end
     raise ValueError(
         f"the query {query[:60]!r} does not begin with its prompt {prompt[:60]!r}, so that the response cannot be told "
         "from the prompt. A query is the prompt followed by the response."
@@ -175,7 +176,9 @@ class ResponseDecoder:
         return whole[len(before) :] if whole.startswith(before) else self._decode(tokens)
 
     def _decode(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)  # of several sequences it would be a list
+        return text
 
 
 class Output(Protocol):

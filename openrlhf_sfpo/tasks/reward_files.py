@@ -35,6 +35,7 @@ def load_file(path: str) -> ModuleType:
     file = Path(path).resolve()
     name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None  # it is a .py file
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and pickle look it up

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 WANTED = 'Return {"rewards": [one number for each query]}, or just that list'
 _WRONG_KEYS = ("reward", "score", "scores", "acc")
@@ -88,8 +88,7 @@ def _numbers(values: object, count: int, key: str, finite: bool) -> list[float]:
 def _number(item: object, key: str) -> float:
     if hasattr(item, "tolist"):
         item = item.tolist()
-    is_number = hasattr(item, "__float__") or hasattr(item, "__index__")
-    if not is_number:
+    if not isinstance(item, SupportsFloat | SupportsIndex):
         wanted = WANTED if key in ("rewards", "scores") else "Only numbers can be logged"
         raise BadResult(f"it returned {_what(item)} among the {key!r}. {wanted}")
     return float(item)

@@ -151,9 +151,9 @@ def check_reward(spec: str, flag: str = FLAG) -> None:
                 f"{spec!r} is neither a built-in reward, FILE.py, MODULE:FUNCTION nor a URL.",
                 f"Built in are {', '.join(BUILTIN)}.",
             )
-        if not (found.origin or "").endswith(".py"):
+        source = found.origin or ""
+        if not source.endswith(".py"):
             return  # a compiled module can only be asked by importing it
-        source = found.origin
     fix = f"Define {name}(queries, prompts, labels), or name another function as {source}:FUNCTION."
     reward_files.check_file(flag, Path(source), name, fix)
 
@@ -202,8 +202,9 @@ class CheckedReward:
             response: without special tokens, for built-in rewards.
             raw: all of it, for others.
         """
-        if isinstance(self._function, BuiltinReward):
-            return self._for_openrlhf(lambda: self._function.grade([response.strip()], [label]), 1)
+        function = self._function
+        if isinstance(function, BuiltinReward):
+            return self._for_openrlhf(lambda: function.grade([response.strip()], [label]), 1)
         return self([prompt + raw], [prompt], [label])
 
     def of_all(self, items: Sequence[tuple[str, str, str, str]]) -> RewardResult:

@@ -35,9 +35,9 @@ def make(directory: str | Path) -> Path:
     source = str(Path(spec.origin).parent)
     part = directory.with_name(f".{directory.name}.part")
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
-    model.to(torch.bfloat16).save_pretrained(part)
+    model.bfloat16().save_pretrained(part)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
-    tokenizer.add_special_tokens(_TOKENS)
+    tokenizer.add_special_tokens(dict(_TOKENS))
     tokenizer.save_pretrained(part)
     for file in part.glob("*.safetensors"):
         set_usual_mode(file)

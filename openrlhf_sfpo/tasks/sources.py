@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -115,16 +116,16 @@ def _opened(path: Path) -> Any:
 
 
 def _text_rows(flag: str, path: Path, kind: str) -> Iterator[Row]:
-    read: Callable[[str, Path, TextIO], Iterator[Row]] = {
+    readers: dict[str, Callable[[str, Path, TextIO], Iterator[Row]]] = {
         ".jsonl": _json_lines,
         ".json": _json,
-        ".csv": lambda *args: _table(*args, delimiter=","),
-        ".tsv": lambda *args: _table(*args, delimiter="\t"),
-    }[kind]
+        ".csv": partial(_table, delimiter=","),
+        ".tsv": partial(_table, delimiter="\t"),
+    }
     try:
         # utf-8-sig leaves out the byte-order mark that Excel and Windows write.
         with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-            yield from read(flag, path, file)
+            yield from readers[kind](flag, path, file)
     except UnicodeDecodeError as error:
         raise UsageError(flag, f"{path} is not UTF-8 text ({error}).", "Save it as UTF-8.") from None
     except (gzip.BadGzipFile, EOFError) as error:

@@ -144,7 +144,9 @@ def check_vocabulary(flag: str, tokenizer: "PreTrainedTokenizerBase", directory:
     if len(beyond) < _ADDED_BY_CLASS and (directory / "tokenizer.json").is_file():
         # Tokens that only transformers' class for this kind of model adds, such as an unknown token, are in no text.
         texts = [path.read_text(encoding="utf-8") for path in directory.glob("*.json") if "token" in path.name]
-        beyond = [one for one in beyond if any(json.dumps(one[1], ensure_ascii=a) in t for t in texts for a in (0, 1))]
+        beyond = [
+            one for one in beyond if any(json.dumps(one[1], ensure_ascii=a) in t for t in texts for a in (False, True))
+        ]
     if beyond:
         names = ", ".join(f"{token!r} is {number}" for number, token in beyond[:3])
         raise UsageError(

@@ -51,10 +51,10 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return _regions(gold, answer)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         return _matrices(gold, answer)
-    if (isinstance(gold, Matrix) and isinstance(answer, Group)) or (
-        isinstance(gold, Group) and isinstance(answer, Matrix)
-    ):
-        return _vector(gold, answer)
+    if isinstance(gold, Matrix) and isinstance(answer, Group):
+        return _vector(gold, answer, matrix_is_gold=True)
+    if isinstance(gold, Group) and isinstance(answer, Matrix):
+        return _vector(answer, gold, matrix_is_gold=False)
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _relations(gold, answer)
     if isinstance(gold, Clock) and isinstance(answer, Clock):
@@ -77,7 +77,7 @@ def _quantities(gold: Quantity, answer: Quantity) -> bool:
             return False
         return judging.equal_expressions(gold.expression, answer.expression, 1 / same_size(one, other))
     unit = one or other
-    if unit.percent:
+    if unit is not None and unit.percent:
         return _percent(gold, answer)
     return judging.equal_expressions(gold.expression, answer.expression)
 
@@ -145,8 +145,8 @@ def _by_name(group: Group, other: Group) -> tuple[Readings, ...]:
     """A list's items in the order of their names (y = 2, x = 1) for comparing with a tuple; else in their own order."""
     if group.kind != "list" or other.kind != "tuple":
         return group.items
-    names = _names(group)
-    if not all(names) or len(set(names)) < len(names):
+    names = [name for name in _names(group) if name]
+    if len(set(names)) < len(group.items):
         return group.items
     return tuple(item for _, item in sorted(zip(names, group.items, strict=True), key=lambda pair: pair[0]))
 
@@ -198,19 +198,18 @@ def _matrices(gold: Matrix, answer: Matrix) -> bool:
     return all(agree(one, other) for one, other in pairs)
 
 
-def _vector(gold: Matrix | Group, answer: Matrix | Group) -> bool:
+def _vector(matrix: Matrix, group: Group, matrix_is_gold: bool) -> bool:
     """A column (or, in brackets, rows) of numbers written as a tuple."""
-    matrix, group = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
     if matrix.determinant or group.kind not in {"tuple", "brackets"} or len(matrix.rows) != len(group.items):
         return False
     if all(len(row) == 1 for row in matrix.rows):
-        cells = [row[0] for row in matrix.rows]
+        cells: list[Readings] = [row[0] for row in matrix.rows]
     elif group.kind == "brackets":
         cells = [(Group("brackets", row),) for row in matrix.rows]
     else:
         return False
     return all(
-        agree(cell, item) if matrix is gold else agree(item, cell)
+        agree(cell, item) if matrix_is_gold else agree(item, cell)
         for cell, item in zip(cells, group.items, strict=True)
     )
 

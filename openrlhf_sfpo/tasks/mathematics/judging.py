@@ -328,8 +328,8 @@ def common_factor(gold: tuple[str, str], answer: tuple[str, str]) -> float | Non
 
     Two equations with such a factor have the same solutions; two inequalities, if it is positive.
     """
-    trees = [parsed(side) for side in (*gold, *answer)]
-    if any(tree is None for tree in trees):
+    trees = [tree for side in (*gold, *answer) if (tree := parsed(side)) is not None]
+    if len(trees) < 4:
         return None
     try:
         differences = [trees[0] - trees[1], trees[2] - trees[3]]
@@ -339,9 +339,9 @@ def common_factor(gold: tuple[str, str], answer: tuple[str, str]) -> float | Non
     quotients = []
     for shift in range(len(_POINTS)):
         place = {name: _POINTS[(index + shift) % len(_POINTS)] for index, name in enumerate(names)}
-        values = [_values(tree, place) for tree in differences]
-        if all(value_ is not None and abs(value_) > 1e-30 for value_ in values):
-            quotients.append(values[0] / values[1])
+        mine, others = (_values(tree, place) for tree in differences)
+        if mine is not None and others is not None and abs(mine) > 1e-30 and abs(others) > 1e-30:
+            quotients.append(mine / others)
     if len(quotients) < 3 or any(abs(one - quotients[0]) > 1e-12 * abs(quotients[0]) for one in quotients):
         return None
     return float(quotients[0].real) if abs(quotients[0].imag) < 1e-12 else None

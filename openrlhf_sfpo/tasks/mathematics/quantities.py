@@ -1,6 +1,7 @@
 """Readings of an answer that is one number or expression: its unit, and the special ways to write numbers."""
 
 import re
+from fractions import Fraction
 
 from openrlhf_sfpo.tasks.mathematics import judging
 from openrlhf_sfpo.tasks.mathematics.cleaning import words_of
@@ -88,16 +89,17 @@ def read_compound(text: str) -> Quantity | None:
     number = r"(\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s*\\text\{([^{}]+)\}"
     if not re.fullmatch(rf"{number}(?:\s*(?:,|\\text\{{and\}})?\s*{number})+", text):
         return None
-    parts = [
-        (judging.number(value), parse_unit(phrase)) for value, phrase in re.findall(number, text) if phrase != "and"
-    ]
-    units = [unit for _, unit in parts]
-    if len(units) < 2 or any(unit is None or not unit.powers or unit.powers != units[0].powers for unit in units):
+    pairs = [(value, phrase) for value, phrase in re.findall(number, text) if phrase != "and"]
+    values = [exact for value, _ in pairs if (exact := judging.number(value)) is not None]
+    units = [unit for _, phrase in pairs if (unit := parse_unit(phrase)) is not None]
+    if len(pairs) < 2 or len(values) < len(pairs) or len(units) < len(pairs):
+        return None
+    if any(not unit.powers or unit.powers != units[0].powers for unit in units):
         return None
     sizes = [unit.factor for unit in units]
     if sorted(set(sizes), reverse=True) != sizes:
         return None
-    total = sum(value * size for (value, _), size in zip(parts, sizes, strict=True)) / sizes[-1]
+    total = sum((value * size for value, size in zip(values, sizes, strict=True)), Fraction(0)) / sizes[-1]
     return Quantity(f"\\frac{{{total.numerator}}}{{{total.denominator}}}", units[-1])
 
 
@@ -108,7 +110,8 @@ def read_ratio(text: str) -> list[Reading]:
     found: list[Reading] = [Ratio(tuple(parts))]
     clock = _CLOCK.fullmatch(text)
     if clock and clock.group(2):
-        found.append(Clock(*(int(part or 0) for part in clock.groups()[:3]), None))
+        hour, minute, second = (int(part or 0) for part in clock.groups()[:3])
+        found.append(Clock(hour, minute, second, None))
     if len(parts) == 2:
         found.append(Quantity(f"\\frac{{{parts[0]}}}{{{parts[1]}}}"))
     return found

@@ -253,14 +253,14 @@ def _is_bound(text: str) -> bool:
 def _listed(text: str, reference: bool) -> list[Reading]:
     """Readings of a text with several parts: unions, and lists by commas, "and" and "or"."""
     if r"\cup" in text or re.search(r"\)\s*U\s*[(\[]", text):
-        parts = [read(part, reference) for part in split_top(re.sub(r"^[a-zA-Z]\s*\\in", "", text), _CUP)]
-        regions = [next((one for one in part if isinstance(one, Region)), None) or _points(part) for part in parts]
-        if len(parts) > 1 and all(regions):
-            return [Region(tuple(interval for region in regions for interval in region.intervals))]
+        joined = [read(part, reference) for part in split_top(re.sub(r"^[a-zA-Z]\s*\\in", "", text), _CUP)]
+        united = [region for part in joined if (region := _region(part) or _points(part))]
+        if len(joined) > 1 and len(united) == len(joined):
+            return [Region(tuple(interval for region in united for interval in region.intervals))]
     if without := re.fullmatch(r"(?:([a-zA-Z])\s*\\in\s*)?(.+?)\s*(?:\\setminus|-|\\backslash)\s*\\\{(.*)\\\}", text):
-        points = all_but([part.strip() for part in without.group(3).split(",")], without.group(1))
+        others = all_but([part.strip() for part in without.group(3).split(",")], without.group(1))
         whole = [one for one in read(without.group(2), reference) if isinstance(one, Region)]
-        return [Region(intersect(one.intervals, points.intervals), without.group(1)) for one in whole[:1]]
+        return [Region(intersect(one.intervals, others.intervals), without.group(1)) for one in whole[:1]]
     if unequal := re.fullmatch(r"([a-zA-Z])\s*\\ne\s*((?:(?!\\ne)[^=<>])+)", text):
         points = split_top(unequal.group(2), _COMMA)
         if len(points) > 1 and all(map(_is_bound, points)):
@@ -276,14 +276,16 @@ def _listed(text: str, reference: bool) -> list[Reading]:
         return []
     found: list[Reading] = []
     readings = tuple(read(part, reference) for part in parts)
-    regions = [next((one for one in part if isinstance(one, Region)), None) for part in readings]
-    if all(regions):
-        found += combine([region for region in regions if region], _joint(text, parts))
-    constants = [numeric_part(part) for part in parts]
-    if all(constants) and _joint(text, parts) == "or":
-        first, *others = [constant for constant in constants if constant]
-        if all(judging.equal_expressions(first, other) for other in others):
-            found += readings[0]  # one value in two forms
+    regions = [region for part in readings if (region := _region(part))]
+    if len(regions) == len(parts):
+        found += combine(regions, _joint(text, parts))
+    constants = [constant for part in parts if (constant := numeric_part(part))]
+    if (
+        len(constants) == len(parts)
+        and _joint(text, parts) == "or"
+        and all(judging.equal_expressions(constants[0], other) for other in constants[1:])
+    ):
+        found += readings[0]  # one value in two forms
     if compound := read_compound(text):
         found.append(compound)
     found.append(Group("list", readings))
@@ -299,13 +301,19 @@ def _joint(text: str, parts: list[str]) -> str:
     return "and" if r"\text{and}" in text else ","
 
 
+def _region(readings: tuple[Reading, ...]) -> Region | None:
+    """The first reading as a region."""
+    return next((one for one in readings if isinstance(one, Region)), None)
+
+
 def _points(readings: tuple[Reading, ...]) -> Region | None:
     """A finite set of numbers as a region, to be joined with intervals."""
     group = next((one for one in readings if isinstance(one, Group) and one.kind == "set"), None)
     if group is None:
         return None
-    values = [next((one.expression for one in item if isinstance(one, Quantity)), None) for item in group.items]
-    return Region(tuple((value, True, value, True) for value in values)) if all(values) else None
+    firsts = [next((one.expression for one in item if isinstance(one, Quantity)), None) for item in group.items]
+    values = [value for value in firsts if value]
+    return Region(tuple((value, True, value, True) for value in values)) if len(values) == len(firsts) else None
 
 
 def _both_signs(text: str, reference: bool) -> list[Reading]:

@@ -5,33 +5,33 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-_LENGTHS = {
+_LENGTHS: dict[str, int | str] = {
     "m": 1, "meter": 1, "metre": 1, "km": 1000, "kilometer": 1000, "kilometre": 1000, "cm": "0.01",
     "centimeter": "0.01", "centimetre": "0.01", "dm": "0.1", "decimeter": "0.1", "mm": "0.001", "millimeter": "0.001",
     "millimetre": "0.001", "nm": "1e-9", "nanometer": "1e-9", "micrometer": "1e-6", "micron": "1e-6",
     "in": "0.0254", "inch": "0.0254", "inches": "0.0254", "ft": "0.3048", "foot": "0.3048", "feet": "0.3048",
     "yd": "0.9144", "yard": "0.9144", "mi": "1609.344", "mile": "1609.344",
 }  # fmt: skip
-_TIMES = {
+_TIMES: dict[str, int | str] = {
     "s": 1, "sec": 1, "second": 1, "ms": "0.001", "millisecond": "0.001", "min": 60, "minute": 60, "h": 3600,
     "hr": 3600, "hour": 3600, "day": 86400, "week": 604800,
 }  # fmt: skip
-_MASSES = {
+_MASSES: dict[str, int | str] = {
     "g": 1, "gram": 1, "kg": 1000, "kilogram": 1000, "mg": "0.001", "milligram": "0.001", "lb": "453.59237",
     "pound": "453.59237", "oz": "28.349523125", "ounce": "28.349523125", "ton": 1000000, "tonne": 1000000,
 }  # fmt: skip
-_VOLUMES = {
+_VOLUMES: dict[str, int | str] = {
     "L": "0.001", "l": "0.001", "liter": "0.001", "litre": "0.001", "mL": "1e-6", "ml": "1e-6", "milliliter": "1e-6",
     "millilitre": "1e-6", "cc": "1e-6", "gallon": "0.003785411784", "gal": "0.003785411784",
 }  # fmt: skip
-_MONEY = {
+_MONEY: dict[str, tuple[str, int | str]] = {
     "¤": ("dollar", 1), "usd": ("dollar", 1), "dollar": ("dollar", 1), "buck": ("dollar", 1),
     "cent": ("dollar", "0.01"), "penny": ("dollar", "0.01"), "pennies": ("dollar", "0.01"), "¢": ("dollar", "0.01"),
     "gbp": ("sterling", 1), "£": ("sterling", 1), "pence": ("sterling", "0.01"), "eur": ("euro", 1), "€": ("euro", 1),
     "euro": ("euro", 1), "¥": ("yen", 1), "yen": ("yen", 1), "jpy": ("yen", 1), "₹": ("rupee", 1), "rs": ("rupee", 1),
     "rupee": ("rupee", 1), "inr": ("rupee", 1), "yuan": ("yuan", 1), "rmb": ("yuan", 1), "cny": ("yuan", 1),
 }  # fmt: skip
-_OTHER = {
+_OTHER: dict[str, tuple[str, int | str]] = {
     "month": ("month", 1), "year": ("month", 12), "yr": ("month", 12), "decade": ("month", 120),
     "century": ("month", 1200), "centuries": ("month", 1200),
     "degree": ("degree", 1), "deg": ("degree", 1), "°": ("degree", 1), "radian": ("radian", 1), "rad": ("radian", 1),
