@@ -1,4 +1,4 @@
-"""Alarms: metrics of a run that docs/operators.md calls unhealthy, each said once on the console."""
+"""Alarms: metrics of a run that docs/tuning.md calls unhealthy, each said once on the console."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
