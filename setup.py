@@ -55,7 +55,7 @@ setup(
             "transformer-engine-torch==2.11.0",
             "flash-attn==2.8.3",
         ],
-        "test": ["pytest", "pytest-timeout", "hypothesis", "trl==1.16.0"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "jaxtyping", "trl==1.16.0"],
     },
     entry_points={
         "console_scripts": ["openrlhf-sfpo = openrlhf_sfpo.cli.main:main"],

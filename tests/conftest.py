@@ -15,6 +15,7 @@ from ranks import RankPool
 from tiny_runs import command, flags
 
 ROOT = Path(__file__).parent.parent
+SUPPORT = ROOT / "tests" / "support"
 # A reward that a model without any training gets for half of its answers.
 REWARD = (
     'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'

@@ -3,7 +3,7 @@
 ZeRO keeps fp32 copies of the weights next to the (16-bit) parameters that the model computes with, each rank its
 partition of every parameter group. The optimizer step reads the copies only: what is written to the parameters alone is
 lost, and what is written to the copies alone is not seen by the next forward pass. All of it is DeepSpeed's private
-state; `tests/test_deepspeed.py` says for each stage that it is still where it is looked for here.
+state; `tests/deepspeed/test_zero.py` says for each stage that it is still where it is looked for here.
 """
 
 from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from openrlhf_sfpo.checkpoints.directory import COMMON
 from openrlhf_sfpo.checkpoints.hf_writer import save_model_directory
 from openrlhf_sfpo.megatron import cpu
-from openrlhf_sfpo.megatron.data.batching import MicroBatch, Sample
+from openrlhf_sfpo.megatron.data.batching import MicroBatch, Sample, Scored
 from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
 from openrlhf_sfpo.megatron.model.config import ModelConfig
@@ -134,7 +134,7 @@ class MegatronActor:
         self._offload.reload()
 
     @_on_device
-    def forward(self, samples: list[Sample]) -> list[torch.Tensor]:
+    def forward(self, samples: list[Sample]) -> list[Annotated[torch.Tensor, "float32 _"]]:
         """Log-probabilities at the current weights.
 
         Args:
@@ -163,7 +163,7 @@ class MegatronActor:
                     log_probs[number] = on_cpu[row, : batch.length(number) - 1]
         return log_probs
 
-    def add_start_entropies(self, entropies: torch.Tensor) -> None:
+    def add_start_entropies(self, entropies: Scored) -> None:
         """Note entropies of the policy at theta_0, fp32 [n]."""
         self._start_entropy += torch.tensor([entropies.sum(dtype=torch.float64).item(), len(entropies)])
 

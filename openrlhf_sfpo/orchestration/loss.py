@@ -5,8 +5,8 @@ from openrlhf.models import PolicyLoss, aggregate_loss
 from openrlhf.models.utils import compute_approx_kl
 
 from openrlhf_sfpo.config.namespaces import NestedFlags
-from openrlhf_sfpo.megatron.data.batching import MicroBatch
-from openrlhf_sfpo.megatron.train.pipeline import LossNorm
+from openrlhf_sfpo.megatron.data.batching import MicroBatch, PerPosition
+from openrlhf_sfpo.megatron.train.pipeline import LossAndMetrics, LossNorm
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap
 
 
@@ -42,8 +42,8 @@ class OpenRLHFLoss:
         )
 
     def __call__(
-        self, log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, log_probs: PerPosition, entropy: PerPosition, batch: MicroBatch, norm: LossNorm
+    ) -> LossAndMetrics:
         """See `openrlhf_sfpo.megatron.train.pipeline.LossFunction`."""
         mask, old = batch.action_mask, batch.floats["old_log_probs"]
         rollout = batch.floats.get("rollout_log_probs")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -45,7 +45,7 @@ class SquaredNorms:
     slow: list[torch.Tensor] = field(default_factory=list)
     _scratch: torch.Tensor | None = None
 
-    def add(self, fast: torch.Tensor, slow: torch.Tensor) -> None:
+    def add(self, fast: Annotated[torch.Tensor, "float32 n"], slow: Annotated[torch.Tensor, "float32 n"]) -> None:
         """Both flat, and no longer than a piece."""
         if self._scratch is None or len(self._scratch) < len(fast):
             self._scratch = torch.empty_like(fast)
@@ -58,7 +58,12 @@ class SquaredNorms:
         return [torch.stack(parts).double().sum().item() if parts else 0.0 for parts in (self.moved, self.slow)]
 
 
-def reposition_(fast: torch.Tensor, slow: torch.Tensor, alpha: float, norms: SquaredNorms | None = None) -> None:
+def reposition_(
+    fast: Annotated[torch.Tensor, "float32 *shape"],
+    slow: Annotated[torch.Tensor, "float32 *shape"],
+    alpha: float,
+    norms: SquaredNorms | None = None,
+) -> None:
     """fast <- slow + alpha * (fast - slow), in place.
 
     alpha = 1 leaves `fast` and alpha = 0 gives `slow` to the bit (a property of `lerp`).

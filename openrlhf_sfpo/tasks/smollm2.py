@@ -7,6 +7,8 @@ the quickstart and the tests, which must run where no model hub can be reached.
 """
 
 import importlib.util
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def make(directory: str | Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = str(Path(spec.origin).parent)
-    part = directory.with_name(f".{directory.name}.part")
+    part = directory.with_name(f".{directory.name}.{os.getpid()}")
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
     model.bfloat16().save_pretrained(part)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
@@ -42,7 +44,13 @@ def make(directory: str | Path) -> Path:
     for file in part.glob("*.safetensors"):
         set_usual_mode(file)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    part.rename(directory)
+    try:
+        part.rename(directory)
+    except OSError:
+        shutil.rmtree(part)
+        if not (directory / "config.json").exists():
+            raise
+        # Another process has made it in the meantime.
     return directory
 
 

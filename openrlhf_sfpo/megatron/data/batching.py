@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from openrlhf_sfpo.megatron.model.context_parallel import positions_of
+
+# A dtype and dimensions, which the tests check at run time. One sample; a batch with a row for each sample; the scored
+# positions of a pack.
+Predictions: TypeAlias = Annotated[torch.Tensor, "float32 length-1"]
+PerPosition: TypeAlias = Annotated[torch.Tensor, "float32 batch actions"]
+Scored: TypeAlias = Annotated[torch.Tensor, "float32 scored"]
 
 # Per-position fields of a sample that may or may not be there, all fp32 [length - 1].
 FLOAT_FIELDS = ("old_log_probs", "advantages", "base_log_probs", "rollout_log_probs")
@@ -25,12 +32,12 @@ class Sample:
         rollout_log_probs: fp32 [length - 1], as the rollout engine reported them.
     """
 
-    tokens: torch.Tensor
-    action_mask: torch.Tensor
-    old_log_probs: torch.Tensor | None = None
-    advantages: torch.Tensor | None = None
-    base_log_probs: torch.Tensor | None = None
-    rollout_log_probs: torch.Tensor | None = None
+    tokens: Annotated[torch.Tensor, "int64 length"]
+    action_mask: Annotated[torch.Tensor, "bool length-1"]
+    old_log_probs: Predictions | None = None
+    advantages: Predictions | None = None
+    base_log_probs: Predictions | None = None
+    rollout_log_probs: Predictions | None = None
 
 
 @dataclass
@@ -52,16 +59,16 @@ class MicroBatch:
         floats: the per-position fields of `Sample` that are there, fp32 [B, A], right-padded with zeros.
     """
 
-    tokens: torch.Tensor
+    tokens: Annotated[torch.Tensor, "int64 1 positions"]
     packed: PackedSeqParams
-    positions: torch.Tensor
-    selected: torch.Tensor
-    labels: torch.Tensor
-    places: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-    action_mask: torch.Tensor
-    floats: dict[str, torch.Tensor]
+    positions: Annotated[torch.Tensor, "int64 positions"]
+    selected: Annotated[torch.Tensor, "int64 here"]
+    labels: Annotated[torch.Tensor, "int64 here"]
+    places: Annotated[torch.Tensor, "int64 here"]
+    rows: Annotated[torch.Tensor, "int64 scored"]
+    columns: Annotated[torch.Tensor, "int64 scored"]
+    action_mask: PerPosition
+    floats: dict[str, PerPosition]
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +76,7 @@ class MicroBatch:
         tensors = [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
         return sum(tensor.nbytes for tensor in [*tensors, *self.floats.values()])
 
-    def padded(self, values: torch.Tensor) -> torch.Tensor:
+    def padded(self, values: Scored) -> PerPosition:
         """Spread values [n] of the scored positions over a [B, A] tensor that is zero elsewhere."""
         return values.new_zeros(self.action_mask.shape).index_put((self.rows, self.columns), values)
 
@@ -202,7 +209,7 @@ def pack(samples: Sequence[Sample], device: torch.device | str, sharding: PackSh
     )
 
 
-def per_position(samples: Sequence[Sample], width: int, device: torch.device | str) -> dict[str, torch.Tensor]:
+def per_position(samples: Sequence[Sample], width: int, device: torch.device | str) -> dict[str, PerPosition]:
     """The per-position fields that all samples have, fp32 [B, width], right-padded with zeros."""
     found = {}
     for name in FLOAT_FIELDS:

@@ -7,6 +7,7 @@ What a rank sends and receives therefore falls with the number of data-parallel 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
@@ -112,7 +113,9 @@ class Route:
         flat = torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
         return self._move(flat, self._outgoing, self._incoming, shorter)
 
-    def to_owners(self, values: torch.Tensor) -> list[torch.Tensor]:
+    def to_owners(
+        self, values: Annotated[torch.Tensor, "float32 positions"]
+    ) -> list[Annotated[torch.Tensor, "float32 _"]]:
         """The way back.
 
         Args:

@@ -1,7 +1,7 @@
 """Which settings of a config.json are refused: those that transformers, vLLM and the Megatron actor would not all
 compute alike.
 
-Of vLLM, version 0.29 is meant: its models, `get_rope`, and its reading of configs. tests/test_config_probe.py compares
+Of vLLM, version 0.29 is meant: its models, `get_rope`, and its reading of configs. tests/megatron/test_config_probe.py compares
 all three.
 """
 

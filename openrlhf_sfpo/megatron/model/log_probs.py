@@ -5,7 +5,7 @@ Logits exist for one chunk of rows at a time, in the forward and again in the ba
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -87,15 +87,15 @@ class _LogProbsAndEntropy(torch.autograd.Function):
 
 
 def log_probs_and_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    labels: torch.Tensor,
+    hidden: Annotated[torch.Tensor, "float rows hidden_size"],
+    weight: Annotated[torch.Tensor, "float vocabulary hidden_size"],
+    labels: Annotated[torch.Tensor, "int64 rows"],
     *,
     vocab_size: int,
     temperature: float,
     chunk_size: int,
     group: dist.ProcessGroup,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Annotated[torch.Tensor, "float32 rows"], Annotated[torch.Tensor, "float32 rows"]]:
     """Log-probability of each label and entropy of each distribution, differentiable in `hidden` and `weight`.
 
     Logits are fp32 out of the matrix product, also for bf16 operands: rounded to bf16 they would be off by up to 0.06

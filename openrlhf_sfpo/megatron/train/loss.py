@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from openrlhf_sfpo.megatron.data.batching import MicroBatch
-from openrlhf_sfpo.megatron.train.pipeline import LossNorm
+from openrlhf_sfpo.megatron.data.batching import MicroBatch, PerPosition
+from openrlhf_sfpo.megatron.train.pipeline import LossAndMetrics, LossNorm
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class PPOClipLoss:
     entropy_coef: float = 0.0
 
     def __call__(
-        self, log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, log_probs: PerPosition, entropy: PerPosition, batch: MicroBatch, norm: LossNorm
+    ) -> LossAndMetrics:
         """See `pipeline.LossFunction`."""
         mask = batch.action_mask
         log_ratio = log_probs - batch.floats["old_log_probs"]

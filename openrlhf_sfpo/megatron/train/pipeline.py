@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import torch
 from megatron.core import parallel_state
@@ -10,8 +10,10 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from openrlhf_sfpo.megatron.data.batching import MicroBatch
+from openrlhf_sfpo.megatron.data.batching import MicroBatch, PerPosition
 from openrlhf_sfpo.megatron.model.context_parallel import merged
+
+LossAndMetrics: TypeAlias = tuple[Annotated[torch.Tensor, "float32"], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class LossFunction(Protocol):
     """Loss of one micro-batch."""
 
     def __call__(
-        self, log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self, log_probs: PerPosition, entropy: PerPosition, batch: MicroBatch, norm: LossNorm
+    ) -> LossAndMetrics:
         """Compute the loss.
 
         Args:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SUPPORT
 from tiny_models import make_model
 from tiny_runs import assert_the_same, flags, train
 
@@ -37,7 +38,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "initializer_range": 0.03,
     }
     models = [make_model(directory / f"{seed}", "qwen2", tied=True, seed=seed, **shape) for seed in (1, 2)]
-    command = [sys.executable, str(Path(__file__).parent / "sleep_probe.py"), *map(str, models)]
+    command = [sys.executable, str(SUPPORT / "sleep_probe.py"), *map(str, models)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
@@ -88,7 +89,7 @@ def with_reference(run_dir: Path, problems: Path, **changes: Any) -> list[str]:
         "algo__kl__use_loss": True,
         "algo__kl__estimator": "k3",
         "ref__num_gpus_per_node": 1,
-        "reward__remote_url": f"{Path(__file__).parent / 'rewards_and_scores.py'}:reward",
+        "reward__remote_url": f"{SUPPORT / 'rewards_and_scores.py'}:reward",
         "eval__steps": 2,
         "ckpt__save_steps": 2,
         **changes,

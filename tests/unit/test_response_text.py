@@ -5,7 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from text_tokenizers import QWEN, ids, tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token, response_text
@@ -69,23 +70,6 @@ def test_a_box_in_the_prompt_is_not_graded(query: str) -> None:
 @pytest.mark.parametrize("reward", ["exact", "last_integer"])
 def test_stop_tokens_are_not_graded(reward: str, ending: str) -> None:
     assert BUILTIN[reward]([f"P4{ending}"], ["P"], ["4"])["rewards"] == [1.0]
-
-
-def tokenizer(**special: Any) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with Qwen's normaliser."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-
-
-QWEN = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-
-
-def ids(one: Any, text: str) -> list[int]:
-    return one(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("cut", [0, 30], ids=["whole prompt", "cut prompt"])

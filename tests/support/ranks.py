@@ -122,6 +122,7 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
     faulthandler.dump_traceback_later(PREPARATION_S - 5)  # where it hangs
     try:
         prepare()
+        importlib.import_module("shapes").install()
     except BaseException:
         pipe.send(traceback.format_exc())
         return

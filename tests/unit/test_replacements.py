@@ -16,7 +16,7 @@ from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
 from openrlhf_sfpo.system.replacements import CHECKED_VERSIONS, Reliance, Replacement, check, install, replaced
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "openrlhf_sfpo"
 MECHANISM = PACKAGE / "system" / "replacements.py"
 # The interpreter's own state, which is meant to be set.

@@ -13,6 +13,7 @@ import jobs
 import offload_jobs
 import pytest
 import torch
+from conftest import SUPPORT
 from ranks import RankPool
 from tiny_models import make_model
 
@@ -27,7 +28,7 @@ SHAPE = {
 
 
 def probe(*arguments: Any) -> dict[str, Any]:
-    script = Path(__file__).parent / "engine_probe.py"
+    script = SUPPORT / "engine_probe.py"
     done = subprocess.run(
         [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, timeout=600
     )

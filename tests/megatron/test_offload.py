@@ -6,10 +6,10 @@ from typing import Any
 import offload_jobs
 import pytest
 import torch
+from checkpoint_jobs import without_times
 from jobs import LAYOUTS
 from ranks import RankPool
 from reference import flat
-from test_checkpoints import without_times
 from tiny_models import make_model, make_samples
 
 FP32, BF16 = torch.float32, torch.bfloat16

@@ -8,46 +8,10 @@ import pytest
 import torch
 from jobs import LAYOUTS
 from ranks import RankPool
-from reference import PlainSFPO, flat, load, log_probs_of, old_log_probs
+from reference import STATE_MODES, PlainSFPO, flat, load, log_probs_of, recorded, with_old_log_probs
 from tiny_models import make_model, make_samples
 
-from openrlhf_sfpo.megatron.data.batching import Sample, plan_micro_batches
-from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, save_rollouts
-
-STATE_MODES = ("maintain", "restore", "interpolate", "reset")
-
-
-def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
-    for sample, log_probs in zip(samples, old_log_probs(path, samples), strict=True):
-        sample.old_log_probs = log_probs
-    return samples
-
-
-def recorded(directory: Path, samples: list[Any]) -> list[Any]:
-    """The samples after a way through a rollout file; what it calls the reward is the advantage here."""
-    records = [
-        RolloutRecord(
-            tokens=sample.tokens,
-            action_mask=sample.action_mask,
-            rollout_log_probs=sample.old_log_probs,
-            reward=float(sample.advantages.sum() / sample.action_mask.sum()),
-            score=0.0,
-            truncated=False,
-            prompt="",
-            label="",
-            info={},
-        )
-        for sample in samples
-    ]
-    return [
-        Sample(
-            record.tokens,
-            record.action_mask,
-            old_log_probs=record.rollout_log_probs,
-            advantages=record.reward * record.action_mask.float(),
-        )
-        for record in load_rollouts(save_rollouts(directory, 1, records))
-    ]
+from openrlhf_sfpo.megatron.data.batching import plan_micro_batches
 
 
 def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list[Any]]:

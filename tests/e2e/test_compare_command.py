@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 from conftest import REWARD, ROOT
-from test_comparison import make_run
+from made_runs import make_run
 
 from openrlhf_sfpo.cli import compare as compare_command
 from openrlhf_sfpo.cli.compare import plan

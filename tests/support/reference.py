@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,3 +240,58 @@ def _move(
                     start = before.get(name, torch.zeros_like(entries[name]))
                     entries[name] = start + alpha * (entries[name] - start)
     optimizer.load_state_dict({**now, "state": kept})
+
+
+STATE_MODES = ("maintain", "restore", "interpolate", "reset")
+
+
+def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
+    for sample, log_probs in zip(samples, old_log_probs(path, samples), strict=True):
+        sample.old_log_probs = log_probs
+    return samples
+
+
+def recorded(directory: Path, samples: list[Any]) -> list[Any]:
+    """The samples after a way through a rollout file; what it calls the reward is the advantage here."""
+    from openrlhf_sfpo.megatron.data.batching import Sample
+    from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, save_rollouts
+
+    records = [
+        RolloutRecord(
+            tokens=sample.tokens,
+            action_mask=sample.action_mask,
+            rollout_log_probs=sample.old_log_probs,
+            reward=float(sample.advantages.sum() / sample.action_mask.sum()),
+            score=0.0,
+            truncated=False,
+            prompt="",
+            label="",
+            info={},
+        )
+        for sample in samples
+    ]
+    return [
+        Sample(
+            record.tokens,
+            record.action_mask,
+            old_log_probs=record.rollout_log_probs,
+            advantages=record.reward * record.action_mask.float(),
+        )
+        for record in load_rollouts(save_rollouts(directory, 1, records))
+    ]
+
+
+def updated_twice(model: str, batches: list[list[Any]], **how: Any) -> tuple[PlainSFPO, torch.Tensor]:
+    """The plain loop after two rollout batches with K = 2 and alpha = 0.8, and its weights before them."""
+    plain = PlainSFPO(model, lr=5e-5)
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain.update(batches, k=2, alpha=0.8, **how)
+    return plain, start
+
+
+def assert_same(weights: dict[str, torch.Tensor], plain: PlainSFPO, start: torch.Tensor) -> None:
+    moved = (flat(plain.weights()) - start).norm()
+    difference = (flat(weights) - flat(plain.weights())).norm()
+    assert difference <= 1e-3 * moved
+    assert difference <= 1e-6 * flat(weights).norm()

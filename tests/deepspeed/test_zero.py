@@ -10,12 +10,17 @@ import jobs
 import pytest
 import torch
 from ranks import RankPool
-from reference import PlainSFPO, flat, log_probs_of
-from test_megatron_training import STATE_MODES, recorded, with_old_log_probs
-from tiny_models import make_model, make_samples
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
+from reference import (
+    STATE_MODES,
+    PlainSFPO,
+    assert_same,
+    flat,
+    log_probs_of,
+    recorded,
+    updated_twice,
+    with_old_log_probs,
+)
+from tiny_models import make_model, make_samples, with_tokenizer
 
 from openrlhf_sfpo.config.checks import check_backend
 from openrlhf_sfpo.deepspeed.compiled_ops import left_locks
@@ -23,13 +28,6 @@ from openrlhf_sfpo.system.errors import UsageError
 
 # ZeRO stage and ranks.
 RANKS = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
-
-
-def with_tokenizer(path: Path) -> str:
-    """A tokenizer beside a tiny model, because OpenRLHF's actor loads one."""
-    words = Tokenizer(WordLevel({str(number): number for number in range(131)}, unk_token="3"))
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="2").save_pretrained(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +57,6 @@ def train_batches(samples: list[Any], world: int, size: int) -> list[list[Any]]:
     part = size // world
     steps = len(samples) // size
     return [[sample for share in shares for sample in share[step * part : (step + 1) * part]] for step in range(steps)]
-
-
-def updated_twice(model: str, batches: list[list[Any]], **how: Any) -> tuple[PlainSFPO, torch.Tensor]:
-    """The plain loop after two rollout batches with K = 2 and alpha = 0.8, and its weights before them."""
-    plain = PlainSFPO(model, lr=5e-5)
-    start = flat(plain.weights())
-    for _ in range(2):
-        plain.update(batches, k=2, alpha=0.8, **how)
-    return plain, start
-
-
-def assert_same(weights: dict[str, torch.Tensor], plain: PlainSFPO, start: torch.Tensor) -> None:
-    moved = (flat(plain.weights()) - start).norm()
-    difference = (flat(weights) - flat(plain.weights())).norm()
-    assert difference <= 1e-3 * moved
-    assert difference <= 1e-6 * flat(weights).norm()
 
 
 @pytest.mark.parametrize(("stage", "world"), RANKS)

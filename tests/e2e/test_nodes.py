@@ -3,14 +3,15 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
+
+from conftest import SUPPORT
 
 from openrlhf_sfpo.cluster.nodes import divided_groups
 
 
 def test_neighbouring_ranks_are_on_one_machine() -> None:
     """Three machines of Ray's with six GPUs each, and a placement group for all of them."""
-    command = [sys.executable, str(Path(__file__).parent / "bundles_probe.py")]
+    command = [sys.executable, str(SUPPORT / "bundles_probe.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])

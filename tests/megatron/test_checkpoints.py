@@ -13,6 +13,7 @@ from typing import Any
 import checkpoint_jobs
 import pytest
 import torch
+from checkpoint_jobs import without_times
 from jobs import LAYOUTS, ranks_of
 from ranks import RankPool
 from reference import flat
@@ -304,7 +305,3 @@ def test_export_refuses_what_is_not_whole(checkpoint: tuple[Path, Any], tmp_path
     assert done.returncode == 2
     assert f"{file} is damaged" in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if "seconds" not in name}

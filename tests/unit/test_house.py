@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "openrlhf_sfpo"
+PACKAGE = Path(__file__).parents[2] / "openrlhf_sfpo"
 
 # Lowest first. A room imports rooms of lower levels only, and never another room of its own level.
 LEVELS = (

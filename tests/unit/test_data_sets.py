@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_prompts import CHAT_TEMPLATE, edit
+from text_tokenizers import CHAT_TEMPLATE, edit
 from tiny_models import make_tokenizer
 
 from openrlhf_sfpo.cli.flags import parse

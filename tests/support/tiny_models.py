@@ -84,3 +84,14 @@ def make_samples(count: int, seed: int = 0, vocab: int = SHAPES["vocab_size"], l
         tokens = torch.randint(3, vocab, (length,), generator=generator)
         samples.append(Sample(tokens, mask, advantages=torch.full((length - 1,), advantage) * mask))
     return samples
+
+
+def with_tokenizer(path: Path) -> str:
+    """A tokenizer beside a tiny model, because OpenRLHF's actor loads one."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({str(number): number for number in range(131)}, unk_token="3"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="2").save_pretrained(path)
+    return str(path)

@@ -6,17 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from text_tokenizers import CHAT_TEMPLATE, edit
 from tiny_models import make_tokenizer
 
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks import tokenizers
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode, prompt_problem
-
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +153,6 @@ def write_model(directory: Path, **config: Any) -> Path:
     make_tokenizer(directory)
     (directory / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 131, **config}))
     return directory
-
-
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7031645\n"

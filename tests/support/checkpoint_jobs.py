@@ -71,3 +71,7 @@ def whole_state(actor: Any) -> dict[str, torch.Tensor]:
     assert not any(tensor.isnan().any() for tensor in whole.values()), "nobody stores some of it"
     whole.update({f"model/{name}": tensor for name, tensor in jobs.weights_of(actor).items()})
     return whole
+
+
+def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if "seconds" not in name}

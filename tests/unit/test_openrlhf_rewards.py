@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from openrlhf.utils.agent import SingleTurnAgentExecutor
-from test_responses import QWEN, ids, tokenizer
+from text_tokenizers import QWEN, ids, tokenizer
 
 from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response, reward_response
 from openrlhf_sfpo.tasks.responses import Response, ResponseDecoder, ended_by_token

@@ -14,11 +14,10 @@ from typing import Any
 import openrlhf_versions
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SUPPORT
 from openrlhf_versions import VERSIONS
-from test_deepspeed import assert_same, updated_twice, with_tokenizer
-from test_megatron_training import recorded, with_old_log_probs
-from tiny_models import make_model, make_samples
+from reference import assert_same, recorded, updated_twice, with_old_log_probs
+from tiny_models import make_model, make_samples, with_tokenizer
 
 from openrlhf_sfpo.cli.patch import main
 from openrlhf_sfpo.orchestration.patched import apply as patching
@@ -290,7 +289,7 @@ def test_an_interrupted_patch_leaves_the_file_as_it_was(tree: Path, monkeypatch:
 
 
 def run_python(tree: Path, *words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(ROOT), str(ROOT / "tests")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(ROOT), str(SUPPORT)])}
     return subprocess.run(
         [sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout
     )
@@ -307,9 +306,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]
 
 
 def train(tree: Path, model: str, *flags: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Two updates as `tests/openrlhf_training.py` makes them: what it says of them, and the weights."""
+    """Two updates as `openrlhf_training.py` makes them: what it says of them, and the weights."""
     target = tree / "weights.pt"
-    words = [str(ROOT / "tests" / "openrlhf_training.py"), model, str(Path(model) / "samples.pt"), str(target)]
+    words = [str(SUPPORT / "openrlhf_training.py"), model, str(Path(model) / "samples.pt"), str(target)]
     done = run_python(tree, *words, *COMPLETE, *TRAINING, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), torch.load(target)

@@ -1,6 +1,6 @@
 """The command line is frozen in a file, so that a change of it is seen in review.
 
-python tests/test_command_line.py    writes the file anew
+python tests/unit/test_command_line.py    writes the file anew
 """
 
 import argparse
@@ -33,7 +33,7 @@ def command_line() -> str:
 
 
 def test_the_command_line_is_that_of_the_file() -> None:
-    assert command_line() == FILE.read_text(encoding="utf-8"), "python tests/test_command_line.py writes it anew"
+    assert command_line() == FILE.read_text(encoding="utf-8"), "python tests/unit/test_command_line.py writes it anew"
 
 
 if __name__ == "__main__":

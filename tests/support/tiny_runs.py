@@ -9,7 +9,7 @@ from typing import Any
 
 from openrlhf_sfpo.report.reading import read_metrics
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).parent
 STEPS = 8
 
 
@@ -58,9 +58,9 @@ def replayed(run_dir: Path, problems: Path, recording: Path, **changes: Any) -> 
 def command(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> dict[str, Any]:
     """What `subprocess` takes to train with faults."""
     done.mkdir(exist_ok=True)
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "FAULTS": json.dumps(faults), "FAULTS_DONE": str(done)}
-    return {"args": [sys.executable, str(TESTS / "faulty_train.py"), *arguments], "text": True, "env": environment}
+    return {"args": [sys.executable, str(HERE / "faulty_train.py"), *arguments], "text": True, "env": environment}
 
 
 def train(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> subprocess.CompletedProcess[str]:

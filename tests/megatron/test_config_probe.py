@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from config_variants import VARIANTS, Variant
+from conftest import SUPPORT
 from ranks import RankPool
 from tiny_models import CLASSES
 
@@ -90,7 +91,7 @@ def engines(paths: list[str], sequences: list[list[int]], directory: Path) -> li
         input=json.dumps(job),
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
         timeout=120 + 30 * len(paths),
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Everything that can be checked without running the code; `tests/run.sh` begins with it.
+#
+#   bash tests/gates.sh                  all gates
+#   bash tests/gates.sh types spelling   some of them
+#
+#   lint        ruff's rules                     scripts     shellcheck on every shell script
+#   format      ruff's formatting                docs        the documentation builds, and its links lead somewhere
+#   types       mypy, strict in sfpo, config and system
+#   spelling    codespell                        imports     which room of the package imports which
+set -uo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="${VENV:-$root/.venv}"
+bin="$venv/bin"
+all=(lint format spelling scripts imports docs types)
+cd "$root" || exit 1
+
+lint() { "$bin/ruff" check --quiet .; }
+format() { "$bin/ruff" format --quiet --check . || { echo "Run ruff format."; return 1; }; }
+types() { "$bin/mypy" --no-error-summary; }
+spelling() { "$bin/codespell"; }
+docs() { PATH="$bin:$PATH" bash docs/build.sh; }
+imports() { "$bin/python" -m pytest -q --no-header --durations=0 -p no:cacheprovider tests -m imports; }
+scripts() {
+    local files
+    mapfile -t files < <(grep -rlE '^#!.*\bbash' .ci docker docs examples requirements tests --include='*.sh' \
+        --include='*.sbatch' --include=run)
+    "$bin/shellcheck" --severity=style "${files[@]}"
+}
+
+wanted=("${@:-${all[@]}}")
+for name in "${wanted[@]}"; do
+    case " ${all[*]} " in *" $name "*) ;; *) echo "gates.sh: there is no gate $name: ${all[*]}" >&2; exit 2 ;; esac
+done
+
+# The tools, pinned; apart from the packages of a run, which need none of them.
+list="$root/requirements/gates.txt"
+stamp="$venv/.openrlhf_sfpo_gates"
+if ! cmp -s "$list" "$stamp"; then
+    "$bin/python" -m pip --disable-pip-version-check install --quiet --no-deps -r "$list" || exit 1
+    cp "$list" "$stamp"
+fi
+
+# Types take as long as all others together, hence at the same time.
+logs="$(mktemp -d)"
+trap 'rm -rf "$logs"' EXIT
+run() {
+    local started=$SECONDS
+    "$1" >"$logs/$1" 2>&1
+    echo "$? $((SECONDS - started))" >"$logs/$1.status"
+}
+for name in "${wanted[@]}"; do [ "$name" != types ] || run types & done
+for name in "${wanted[@]}"; do [ "$name" = types ] || run "$name"; done
+wait
+
+failed=()
+for name in "${wanted[@]}"; do
+    read -r status seconds <"$logs/$name.status"
+    printf '%-10s %-7s %3d s\n' "$name" "$([ "$status" = 0 ] && echo ok || echo FAILED)" "$seconds"
+    [ "$status" = 0 ] || { failed+=("$name"); cat "$logs/$name"; }
+done
+[ ${#failed[@]} = 0 ] || { echo "gates.sh: ${failed[*]} failed; again with: bash tests/gates.sh ${failed[*]}" >&2; exit 1; }
