@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# Sets everything up (requirements/install.sh) and runs the tests. Arguments go to pytest:
+# Sets everything up (requirements/install.sh), runs the gates (tests/gates.sh) and the tests:
 #
-#   bash tests/run.sh              all but the slow ones
+#   bash tests/run.sh              all tests but the slow ones
 #   bash tests/run.sh --slow       those too
+#   bash tests/run.sh --quick      those that need a few minutes together, for one who changes one thing
+#
+# Other arguments go to pytest, without the gates:
+#
 #   bash tests/run.sh -k reposition
+#   bash tests/run.sh tests/megatron
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -11,4 +16,7 @@ venv="${VENV:-$root/.venv}"
 
 bash "$root/requirements/install.sh" "$venv"
 cd "$root"
-exec "$venv/bin/python" -m pytest "$@"
+status=0
+case "$*" in "" | --slow | --quick) bash tests/gates.sh || status=1 ;; esac
+"$venv/bin/python" -m pytest "$@" || status=$?
+[ $status = 0 ] || exit $status

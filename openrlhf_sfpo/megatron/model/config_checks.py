@@ -1,8 +1,8 @@
 """Which settings of a config.json are refused: those that transformers, vLLM and the Megatron actor would not all
 compute alike.
 
-Of vLLM, version 0.29 is meant: its models, `get_rope`, and its reading of configs. tests/megatron/test_config_probe.py compares
-all three.
+Of vLLM, version 0.29 is meant: its models, `get_rope`, and its reading of configs. All three are compared by
+tests/megatron/test_config_probe.py.
 """
 
 from typing import TYPE_CHECKING, Any
