@@ -1,7 +1,8 @@
 """Checks of the documentation that need nothing but Python.
 
-`python docs/check.py` checks links and anchors of every Markdown file, as GitHub resolves them;
-`python docs/check.py --site DIR` that the built site loads nothing from other servers.
+`python docs/check.py` checks that links and anchors of every Markdown file lead somewhere, as GitHub resolves them; that
+the code has the names that pages give as `room/file.py:name`; and that the page about metrics has those that the code
+names. `python docs/check.py --site DIR` checks that the built site loads nothing from other servers.
 """
 
 import re
@@ -16,6 +17,8 @@ _FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(?P<title>.+?)\s*$", re.MULTILINE)
+_NAME = re.compile(r"`(\w+(?:/\w+)+\.py):([\w.]+)`")
+_METRIC = re.compile(r"\"((?:checkpoint|rollout|sfpo|time|train|weight_sync)/[a-z_]+)\"")
 # Where a browser loads something of its own accord; links that a reader follows are not among them.
 _LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
 
@@ -81,10 +84,33 @@ def external_loads(site: Path) -> Iterator[str]:
             yield f"{sheet.relative_to(site)} loads {address}"
 
 
+def missing_names() -> Iterator[str]:
+    """References to code, as `room/file.py:Class.method`, that the package does not have."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for file, name in _NAME.findall(page.read_text(encoding="utf-8")):
+            path = ROOT / "openrlhf_sfpo" / file
+            source = path.read_text(encoding="utf-8") if path.exists() else ""
+            for part in name.split("."):
+                if not re.search(rf"\b(def|class) {part}\b", source):
+                    yield f"{page.relative_to(ROOT)}: openrlhf_sfpo/{file} has no {name}"
+                    break
+
+
+def missing_metrics() -> Iterator[str]:
+    """Metrics that the code names and the page about metrics does not."""
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "openrlhf_sfpo").rglob("*.py"))]
+    for metric in sorted({name for source in sources for name in _METRIC.findall(source)}):
+        if f"`{metric}`" not in page:
+            yield f"docs/metrics.md: {metric} is missing"
+
+
 def main() -> int:
     """Print what is wrong; return 1 if anything is."""
-    is_site = sys.argv[1:2] == ["--site"]
-    problems = list(external_loads(Path(sys.argv[2])) if is_site else broken_links())
+    if sys.argv[1:2] == ["--site"]:
+        problems = [*external_loads(Path(sys.argv[2]))]
+    else:
+        problems = [*broken_links(), *missing_names(), *missing_metrics()]
     print("\n".join(problems), end="\n" * bool(problems))
     return int(bool(problems))
 
