@@ -1,8 +1,8 @@
 """Checks of the documentation that need nothing but Python.
 
-`python docs/check.py` checks that links and anchors of every Markdown file lead somewhere, as GitHub resolves them; that
-the code has the names that pages give as `room/file.py:name`; and that the page about metrics has those that the code
-names. `python docs/check.py --site DIR` checks that the built site loads nothing from other servers.
+`python docs/check.py` checks that links and anchors of every Markdown file lead somewhere, as GitHub resolves them;
+that the code has the names that pages give as `room/file.py:name`; and that the page about metrics has those that the
+code names. `python docs/check.py --site DIR` checks that the built site loads nothing from other servers.
 """
 
 import re
