@@ -196,9 +196,10 @@ def _variants(config: Path, content: Section) -> list[tuple[str, Settings]]:
 
 def _written(value: object) -> str:
     """A value of the file as its author would recognize it."""
-    for kind in (int, float):
-        with suppress(ValueError, TypeError):
-            return str(kind(value))
+    if isinstance(value, str | int | float):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return str(kind(value))
     return "empty" if value is None else repr(value)
 
 

@@ -206,7 +206,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     prompts = [_prompt(prompt_format, name, sets[name][number]) for name, number in names]
     tokens = [encode(tokenizer, prompt) for prompt in prompts]
     _check_engine(args, max(map(len, tokens)))
-    graders = load_graders(args.grader, sets)
+    first = {name: prompt for (name, number), prompt in zip(names, prompts, strict=True) if number == 0}
+    graders = load_graders(args.grader, sets, first)
     args.out.mkdir(parents=True, exist_ok=True)
     with quiet(args.out / "driver.log", args.verbose) as stream:
         console = Console(stream)
@@ -279,9 +280,11 @@ def _regrade(args: argparse.Namespace) -> int:
         args.out = args.regrade
     _check_out(args)
     sets: dict[str, list[Problem]] = {}
+    first: dict[str, str] = {}
     for one in sampled:
         sets.setdefault(one.set_name, []).append(Problem(one.prompt, one.label))
-    graders = load_graders(args.grader, sets)
+        first.setdefault(one.set_name, one.prompt)
+    graders = load_graders(args.grader, sets, first)
     args.out.mkdir(parents=True, exist_ok=True)
     settings = _settings(args.regrade) | {"grader": args.grader, "regrade": str(args.regrade)}
     with quiet(args.out / "driver.log", args.verbose) as stream:

@@ -149,7 +149,7 @@ class Flags:
             if switch and equals:
                 raise suggestions.takes_no_value(flag, text)
             given = [text] if equals else []
-            limit = {None: 1, 0: 0, "*": len(words), "+": len(words)}.get(action.nargs, action.nargs)
+            limit = action.nargs if isinstance(action.nargs, int) else 1 if action.nargs in (None, "?") else len(words)
             while len(given) < limit and rest and not suggestions.ends_values(rest[0]):
                 given.append(rest.pop(0))
             if action.nargs is None and not given:

@@ -38,12 +38,13 @@ def check_grader(grader: str) -> None:
         check_reward(grader, FLAG)
 
 
-def load_graders(grader: str, sets: dict[str, list[Problem]]) -> dict[str, CheckedReward]:
+def load_graders(grader: str, sets: dict[str, list[Problem]], prompts: dict[str, str]) -> dict[str, CheckedReward]:
     """The grader of each set, ready to be called.
 
     Args:
         grader: a --grader value; "auto" chooses for each set.
         sets: problems by the name of their set.
+        prompts: of each set's first problem, as the model gets it.
 
     Raises:
         UsageError: a grader that cannot be loaded, does not work on a set's first problem, or cannot use its labels.
@@ -62,7 +63,7 @@ def load_graders(grader: str, sets: dict[str, list[Problem]]) -> dict[str, Check
                 )
         if spec not in loaded:
             if spec not in BUILTIN:
-                sample = Sample(problems[0].text, problems[0].label, f"the first problem of {name}")
+                sample = Sample(prompts[name], problems[0].label, f"the first problem of {name}")
                 try_reward(FLAG, spec, sample, _TRIAL_SECONDS, "")
             loaded[spec] = CheckedReward(spec)
         graders[name] = loaded[spec]

@@ -90,7 +90,8 @@ def _shown(action: argparse.Action) -> argparse.Action:
     if limits is not None:
         action.help = f"{(action.help or '').strip()} [{limits}]".lstrip()
     if action.nargs != 0 and action.choices is None:
-        action.metavar = "PATH" if action.dest in path_flags() else {int: "N", float: "X"}.get(action.type, "TEXT")
+        numbers: dict[object, str] = {int: "N", float: "X"}
+        action.metavar = "PATH" if action.dest in path_flags() else numbers.get(action.type, "TEXT")
     return action
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import TypeVar
 
 from openrlhf_sfpo.system.errors import UsageError
 
@@ -16,6 +17,8 @@ a checkpoint, from a model directory's config.json (or that file) and the flags;
   --json              print an object with the keys plan and suggestions; sizes are in bytes
 
 The exit status is 0 if the plan fits, 1 if it does not, 2 for bad input."""
+
+Default = TypeVar("Default", float, None)
 
 GPU_MEMORY_GB = 80.0
 # Given any of these, the layout of the flags is planned and not the best one.
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _number(words: list[str], flag: str, default: float | None) -> float | None:
+def _number(words: list[str], flag: str, default: Default) -> float | Default:
     """The flag's value; the flag is taken out of the words."""
     for index, word in enumerate(words):
         name, _, text = word.partition("=")

@@ -91,7 +91,7 @@ def use_token_authentication() -> None:
 
 def read_settings_again() -> None:
     """Have Ray read RAY_AUTH_* again, which it does by itself when it is imported only."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # not in its stub
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
@@ -175,7 +175,8 @@ def _ask(address: str, bearer: str | None) -> str:
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         try:
-            stub.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=_SECONDS, metadata=metadata)
+            request = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined]  # made at run time
+            stub.GetClusterId(request, timeout=_SECONDS, metadata=metadata)
         except grpc.RpcError as error:
             return error.code().name
     return "OK"

@@ -136,7 +136,7 @@ def failed_to_start(error: BaseException) -> bool:
     """Whether an actor is dead because its constructor raised an exception: the same would come again."""
     if not isinstance(error, _of_ray("RayActorError")):
         return False
-    if not error.actor_init_failed and "raised in its creation task" not in str(error):
+    if not getattr(error, "actor_init_failed", False) and "raised in its creation task" not in str(error):
         return False
     return killing_signal(str(error)) is None
 

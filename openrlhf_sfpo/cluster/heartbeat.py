@@ -32,7 +32,9 @@ class Heartbeat:
     def __init__(self, send: Callable[[dict[str, Any]], None], timeout: float) -> None:
         self._send = send
         self._timeout = timeout
-        self._main = threading.main_thread().ident
+        main = threading.main_thread().ident
+        assert main is not None  # it is running
+        self._main = main
         self._phase, self._busy, self._progress = "", False, 0
         self._moved = time.monotonic()
         self._started = psutil.Process().create_time()

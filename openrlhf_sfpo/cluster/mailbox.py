@@ -20,7 +20,8 @@ class Events:
     def __init__(self) -> None:
         import ray
 
-        self._mailbox = None  # where no driver listens: an actor without Ray, or in somebody else's OpenRLHF
+        # None where no driver listens: in an actor without Ray, or in somebody else's OpenRLHF.
+        self._mailbox: ActorHandle | None = None
         if ray.is_initialized():
             with suppress(ValueError):
                 self._mailbox = ray.get_actor(NAME)
@@ -79,7 +80,7 @@ class Events:
         """Whether the run is to stop as soon as nothing is lost by that."""
         import ray
 
-        return self._mailbox is not None and ray.get(self._mailbox.stop_requested.remote())
+        return self._mailbox is not None and bool(ray.get(self._mailbox.stop_requested.remote()))
 
 
 class Mailbox:
@@ -134,7 +135,8 @@ def workers(mailbox: "ActorHandle", role: str) -> list[Any]:
     """The handles of a role that a mailbox keeps, by rank."""
     import ray
 
-    return [ray.cloudpickle.loads(handle) for handle in ray.get(mailbox.workers.remote(role))]
+    handles: list[bytes] = ray.get(mailbox.workers.remote(role))
+    return [ray.cloudpickle.loads(handle) for handle in handles]
 
 
 @contextmanager
@@ -142,7 +144,7 @@ def mailbox() -> Iterator[Any]:
     """Start a `Mailbox` under the name by which `Events` finds it."""
     import ray
 
-    actor = ray.remote(num_cpus=0, name=NAME)(Mailbox).remote()
+    actor: Any = ray.remote(Mailbox).options(num_cpus=0, name=NAME).remote()
     try:
         yield actor
     finally:

@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from ray._private.node import Node
+
+
+def this_node() -> "Node":
+    """Ray's own account of this machine, in a process that is connected to it."""
+    from ray._private import worker
+
+    return cast("Node", worker._global_node)  # which is declared as None
 
 
 def on_node(node: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -20,7 +30,8 @@ def on_node(node: str, function: Callable[..., Any], *args: Any) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.get(ray.remote(num_cpus=0, scheduling_strategy=there)(function).remote(*args), timeout=60)
+    remote = ray.remote(function).options(num_cpus=0, scheduling_strategy=there)
+    return ray.get(remote.remote(*args), timeout=60)
 
 
 def kill_on(node: str, processes: dict[int, float]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from openrlhf_sfpo.cluster import address as ray_cluster
 from openrlhf_sfpo.cluster.local import LocalSurroundings, keep_ray_logs
+from openrlhf_sfpo.cluster.nodes import this_node
 from openrlhf_sfpo.cluster.worker import KEYS_VARIABLE
 from openrlhf_sfpo.config.device_defaults import has_cuda
 from openrlhf_sfpo.config.namespaces import NestedFlags
@@ -60,7 +61,7 @@ def keep_logs(target: Path) -> Path | None:
 
     if not ray.is_initialized():
         return None
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    session = Path(this_node().get_session_dir_path())
     return keep_ray_logs(session, target) if _surroundings else session / "logs"
 
 

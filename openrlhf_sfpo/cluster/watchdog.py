@@ -47,8 +47,10 @@ class Watchdog:
         now = self._clock()
         for number, beat in beats.items():
             before = self._ranks.get(number)
-            stands = before is not None and before.beat["progress"] == beat["progress"] and before.beat["busy"]
-            self._ranks[number] = _Rank(beat, now, before.moved if stands else now)
+            moved = now
+            if before is not None and before.beat["progress"] == beat["progress"] and before.beat["busy"]:
+                moved = before.moved
+            self._ranks[number] = _Rank(beat, now, moved)
 
     def verdict(self) -> str | None:
         """What is wrong, once no busy rank has made progress for the timeout; None before. Writes the stacks."""

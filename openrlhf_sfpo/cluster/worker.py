@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from openrlhf_sfpo.cluster.nodes import this_node
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.home import have_home
 from openrlhf_sfpo.system.scratch import VARIABLE, name_shared_memory
@@ -27,9 +28,7 @@ def setup() -> None:
 
 def _use_session_directory() -> None:
     """Temporary files go into the session's directory on this node, if sockets fit there, and so does a home."""
-    import ray
-
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    session = Path(this_node().get_session_dir_path())
     directory = session / "tmp"
     # Python's and vLLM's sockets have names of up to 37 bytes.
     if len(os.fsencode(directory)) + 38 <= 107:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.cluster.failures import exception_line, killing_signal, plain, reason
+from openrlhf_sfpo.cluster.nodes import this_node
 
 _TAIL = 64 * 1024  # bytes of each file that are looked at
 # vLLM's logger: "(EngineCore pid=7) ERROR 11-26 01:00:00 [core.py:900] text"; what is printed has the first part only.
@@ -76,7 +77,7 @@ def _logged_exception(text: str) -> str | None:
             return None
         block = [_PREFIX.sub("", line) for line in lines]
     else:  # the logger repeats its prefix in each line of a message
-        logged = itertools.takewhile(lambda line: _PREFIX.match(line)["level"], lines[start:])
+        logged = itertools.takewhile(lambda line: (found := _PREFIX.match(line)) and found["level"], lines[start:])
         block = [_PREFIX.sub("", line) for line in logged][1:]
     found = exception_line("\n".join(block))
     return None if not block or _ELSEWHERE.search(found) else found
@@ -115,15 +116,13 @@ def _ask(node: str, job: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_printed_by).remote(job)
+    return ray.remote(_printed_by).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(job)
 
 
 def _printed_by(job: str) -> dict[str, str]:
     """The ends of the files of a job's workers on this machine, by a name that says whose they are."""
-    from ray._private import worker
-
     found = {}
-    logs = Path(worker._global_node.get_logs_dir_path())
+    logs = Path(this_node().get_logs_dir_path())
     for path in sorted(logs.glob(f"worker-*-{job}-*")):
         with path.open(errors="replace", encoding="utf-8") as file:
             head = file.read(4096)

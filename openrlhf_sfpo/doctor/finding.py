@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+State = Literal["ok", "warning", "error"]
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -16,6 +18,6 @@ class Finding:
     """
 
     check: str
-    state: Literal["ok", "warning", "error"]
+    state: State
     found: str
     fix: str = ""

@@ -15,10 +15,10 @@ def replaced_names() -> Iterator[Finding]:
     """One finding for each name; a warning where its library is not installed. Imports the libraries."""
     prepare_command()
     flash_attn_stub.install_if_missing()
-    for entry in REPLACEMENTS.values():
-        yield _finding(entry, f"replaced by {entry.by} in {entry.scope}: {entry.reason}")
-    for entry in RELIED_ON:
-        yield _finding(entry, f"relied on by {entry.used_by}")
+    for name in REPLACEMENTS.values():
+        yield _finding(name, f"replaced by {name.by} in {name.scope}: {name.reason}")
+    for reliance in RELIED_ON:
+        yield _finding(reliance, f"relied on by {reliance.used_by}")
 
 
 def _finding(entry: LibraryName, what: str) -> Finding:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from openrlhf_sfpo.cluster.start import gpus_of_cluster
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import gpus_needed, ray_address
-from openrlhf_sfpo.doctor.finding import Finding
+from openrlhf_sfpo.doctor.finding import Finding, State
 from openrlhf_sfpo.plan.allowances import CHECKPOINT_BYTES, PROCESS_BYTES
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.units import GIB
@@ -106,7 +106,7 @@ def ray_gpus(args: NestedFlags, cuda: bool) -> Finding:
         found = f"{needed} GPUs are asked for; the cluster at {address} has {there}, {free} of them free"
         if there == 0:
             fix = f"Without real GPUs, start Ray with --num-gpus={needed}: logical GPUs."
-        state = "ok" if free >= needed else "warning" if there >= needed else "error"
+        state: State = "ok" if free >= needed else "warning" if there >= needed else "error"
         return Finding("Ray", state, found, {"ok": "", "warning": "Wait for what uses them.", "error": fix}[state])
     if not cuda:
         return Finding(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from openrlhf_sfpo.config.placement import ray_address
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
@@ -139,7 +139,7 @@ class ParallelRuns:
         for number in range(min(self._count, len(runs))):
             self._hand_out(self._start_lane(number), waiting)
         while self._busy:
-            for pipe in wait(list(self._busy)):
+            for pipe in cast("list[Connection]", wait(list(self._busy))):  # declared for sockets and files, too
                 run, since = self._busy.pop(pipe)
                 try:
                     status = pipe.recv()

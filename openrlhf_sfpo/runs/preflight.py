@@ -76,7 +76,7 @@ def _with_places(flat: argparse.Namespace, given: Container[str]) -> argparse.Na
 
 def _steps(
     flat: argparse.Namespace, given: Container[str], data: data_check.DataCheck, probe: bool = True
-) -> Iterator[partial[None]]:
+) -> Iterator[partial[None] | partial[ray_cluster.Cluster | None]]:
     """What is checked, in this order. `probe`: try directories by writing to them."""
     args = nested(flat)
     yield partial(check_packages)

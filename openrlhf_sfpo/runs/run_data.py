@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def prepare(args: NestedFlags, directory: Path) -> None:
     """
     specs = [(flag, spec) for flag, spec in ((PROMPTS, args.data.prompt_dataset), (EVAL, args.eval.dataset)) if spec]
     if left_to_openrlhf(args):
-        files = {flag.removeprefix("--"): _generated_only(args, flag, spec, directory) for flag, spec in specs}
-        _write_manifest(directory, {"rendered": False, "files": files})
+        paths = {flag.removeprefix("--"): _generated_only(args, flag, spec, directory) for flag, spec in specs}
+        _write_manifest(directory, {"rendered": False, "files": paths})
         return
     check = DataCheck(args)
     prompt_format = PromptFormat(check.template(), args.data.apply_chat_template, tokenizer_of(args))
@@ -66,8 +67,8 @@ def _write(
     own: list[list[Any] | None] = [None] * len(sources)
     if fields.reward is None and fields.label:
         # Generated labels are text: there is no need to generate all of them twice.
-        own = data.own_labels([data.scan(s, fields, 1 if s.kind == "generated" else None) for s in sources])
-        own = [None if s.kind == "generated" else found for s, found in zip(sources, own, strict=True)]
+        labels = data.own_labels([data.scan(s, fields, 1 if s.kind == "generated" else None) for s in sources])
+        own = [None if s.kind == "generated" else found for s, found in zip(sources, labels, strict=True)]
     written = {}
     for index, source in enumerate(sources):
         samples = data.samples_of(source, fields)
@@ -78,7 +79,7 @@ def _write(
         path = directory / f"{flag.removeprefix('--')}_{index}.parquet"
         written[path.name] = data.write_rendered(
             samples,
-            lambda sample, source=source: render(prompt_format, source, sample),
+            partial(render, prompt_format, source),
             path,
             fields.label is not None,
             own[index],
