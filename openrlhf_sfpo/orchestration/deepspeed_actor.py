@@ -27,11 +27,18 @@ from openrlhf_sfpo.system.replacements import install as replace
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from openrlhf.trainer.ppo_utils.experience import Experience
+    from openrlhf.trainer.ray.launcher import BaseModelActor as _AddedTo
+else:
+    _AddedTo = object
 
 _STATE = "sfpo"  # our part of a checkpoint's client states
 
 
-class _OnAnyDevice:
+_PolicyModelActor: Any = unwrap_ray_class(ppo_actor.PolicyModelActor)
+_ReferenceModelActor: Any = unwrap_ray_class(ReferenceModelActor)
+
+
+class _OnAnyDevice(_AddedTo):
     """Prepares the process of a rank before OpenRLHF starts its process group."""
 
     def _setup_distributed(self, strategy: HoldsFlags) -> None:
@@ -41,7 +48,7 @@ class _OnAnyDevice:
         super()._setup_distributed(strategy)
 
 
-class PolicyActor(_OnAnyDevice, unwrap_ray_class(ppo_actor.PolicyModelActor)):
+class PolicyActor(_OnAnyDevice, _PolicyModelActor):
     """OpenRLHF's policy, whose `fit` is an SFPO update."""
 
     _sync: Any = None
@@ -136,7 +143,7 @@ class PolicyActor(_OnAnyDevice, unwrap_ray_class(ppo_actor.PolicyModelActor)):
             self.events.send("phase", text=text)
 
 
-class ReferenceActor(_OnAnyDevice, unwrap_ray_class(ReferenceModelActor)):
+class ReferenceActor(_OnAnyDevice, _ReferenceModelActor):
     """OpenRLHF's reference model."""
 
 

@@ -12,7 +12,7 @@ import torch
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
 from openrlhf_sfpo.config.flags import SFPOConfig, section
-from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags
+from openrlhf_sfpo.config.namespaces import HoldsFlags
 from openrlhf_sfpo.deepspeed.zero import ZeroWeights
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
@@ -92,12 +92,12 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         """Add up the entropies that the model computes. OpenRLHF's own `entropy_loss` weighs the tokens of a step's
         micro-batches differently, and with dynamic batches depends on their number."""
 
-        def ask(model: Any, args: NestedFlags, kwargs: dict[str, Any]) -> Any:
+        def ask(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             # Without gradients it is asked for old log-probabilities, and for nothing else.
             asked = at_start and not torch.is_grad_enabled()
             return args, {**kwargs, "return_output": True, "return_entropy": True} if asked else kwargs
 
-        def add(model: Any, args: NestedFlags, kwargs: dict[str, Any], output: Any) -> Any:
+        def add(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             training = torch.is_grad_enabled()
             if training or at_start:
                 mask = args[1] if len(args) > 1 else kwargs["action_mask"]

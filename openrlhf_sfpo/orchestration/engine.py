@@ -35,7 +35,10 @@ class RewardFailure(RuntimeError):
     """A reward could not be computed; the message has the reason."""
 
 
-class RolloutEngine(unwrap_ray_class(RolloutRayActor)):
+_RolloutRayActor: Any = unwrap_ray_class(RolloutRayActor)
+
+
+class RolloutEngine(_RolloutRayActor):
     """One vLLM engine.
 
     Args:
@@ -52,7 +55,9 @@ class RolloutEngine(unwrap_ray_class(RolloutRayActor)):
         agent_func_path: as OpenRLHF's.
     """
 
-    async def __init__(self, *args: Any, index: int = 0, **kwargs: Any) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, *args: Any, index: int = 0, **kwargs: Any
+    ) -> None:
         with start_reported(index, Events()):
             await self._start(*args, **kwargs)
 

@@ -10,6 +10,7 @@ import runpy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.orchestration.bundle_order import node_by_node
@@ -93,10 +94,15 @@ def model_actors(backend: str) -> tuple[Any, Any]:
     """
     import ray
 
+    actors: ModuleType
     if backend == "deepspeed":
-        from openrlhf_sfpo.orchestration import deepspeed_actor as actors
+        from openrlhf_sfpo.orchestration import deepspeed_actor
+
+        actors = deepspeed_actor
     else:
-        from openrlhf_sfpo.orchestration import megatron_actor as actors
+        from openrlhf_sfpo.orchestration import megatron_actor
+
+        actors = megatron_actor
     on_gpu = ray.remote(num_gpus=1)
     return on_gpu(actors.PolicyActor), on_gpu(actors.ReferenceActor)
 

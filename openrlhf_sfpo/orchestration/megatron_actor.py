@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 import torch
@@ -43,7 +43,7 @@ R = TypeVar("R")
 class MegatronModelActor(BaseModelActor):
     """What the policy and the reference actor have in common: a Megatron model that gives log-probabilities."""
 
-    actor: MegatronActor | None = None
+    actor: MegatronActor
 
     def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
         """As OpenRLHF's, but `forward` gets its whole chunk at once, to pack and pipeline it."""
@@ -87,18 +87,18 @@ class MegatronModelActor(BaseModelActor):
     def _start(self, strategy: HoldsFlags, pretrain: str, max_steps: int | None, train: bool) -> None:
         self.strategy = strategy
         self.args = strategy.args
-        if self.actor is not None:
+        if hasattr(self, "actor"):
             self.actor.close()
-            self.actor = None
+            del self.actor
         layout = Layout.of(settings(self.args))
         self.actor = MegatronActor(pretrain, layout, actor_settings(self.args, max_steps), train)
 
 
-def _busy(method: Callable[P, R]) -> Callable[P, R]:
+def _busy(method: "Callable[Concatenate[PolicyActor, P], R]") -> "Callable[Concatenate[PolicyActor, P], R]":
     """The trainer waits for this method: without progress in it the run hangs."""
 
     @functools.wraps(method)
-    def wrapped(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(self: "PolicyActor", *args: P.args, **kwargs: P.kwargs) -> R:
         with self.heartbeat.busy(method.__name__.replace("_", " ")):
             return method(self, *args, **kwargs)
 
@@ -114,14 +114,14 @@ class PolicyActor(MegatronModelActor):
 
     _sync: Any = None
     _has_old_log_probs = True
-    heartbeat: Heartbeat | None = None
+    heartbeat: Heartbeat
 
     def init_model_from_pretrained(
         self, strategy: HoldsFlags, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
     ) -> None:
         self.events = Events()
         self.events.register("policy", self._rank)
-        if self.heartbeat is not None:
+        if hasattr(self, "heartbeat"):
             self.heartbeat.close()
         self.heartbeat = Heartbeat(self._beat, strategy.args.train.timeout)
         with self.heartbeat.busy("loading the model"):

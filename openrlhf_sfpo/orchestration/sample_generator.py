@@ -15,6 +15,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool, is_engine_failure
 from openrlhf_sfpo.orchestration.evaluation import Evaluated
 from openrlhf_sfpo.orchestration.recorded_samples import to_experience, to_record
@@ -50,10 +51,12 @@ class SampleGenerator(SamplesGenerator):
         evaluated: what the last evaluation sampled.
     """
 
+    args: NestedFlags
+
     def __init__(
         self, generator: SamplesGenerator, pool: EnginePool, events: Events, pretrain: str, ends_on_request: bool
     ) -> None:
-        vars(self).update(vars(generator))
+        self.__dict__.update(vars(generator))
         missing = missing_start(generator.tokenizer, generator.prompts_dataloader.dataset.prompts[0])
         if missing:
             events.send("notice", text=missing)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -29,6 +29,14 @@ from openrlhf_sfpo.system.errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.system.random_state import random_numbers_kept
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
+_PPOTrainer: Any = unwrap_ray_class(ppo_trainer.PPOTrainer)
+_TrainingActor: Any = unwrap_ray_class(ppo_trainer_async.TrainingActor)
+_GenerateSamplesActor: Any = unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)
+if TYPE_CHECKING:
+    from openrlhf.trainer.ppo_trainer import BasePPOTrainer as _AddedTo
+else:
+    _AddedTo = object
+
 
 def _seed(args: NestedFlags) -> None:
     """Make --train.seed decide the order of the prompts. OpenRLHF seeds the processes of the actors, not the one that
@@ -36,7 +44,7 @@ def _seed(args: NestedFlags) -> None:
     transformers.set_seed(args.train.seed)
 
 
-class _Reports:
+class _Reports(_AddedTo):
     """What both trainers add around BasePPOTrainer's methods."""
 
     args: NestedFlags
@@ -55,8 +63,8 @@ class _Reports:
         bad = next((r for s in rollout_samples if not math.isfinite(r := _reward(s))), None)
         if bad is not None:
             source = ", ".join(self.args.reward.remote_url or ["the agent"])
-            reason = f"a reward is {bad}; rewards must be finite numbers (it comes from {source})"
-            self._put_aside(step, rollout_samples, reason)
+            what = f"a reward is {bad}; rewards must be finite numbers (it comes from {source})"
+            self._put_aside(step, rollout_samples, what)
             return {"skipped_update": 1.0, "rollout/num_samples": float(len(rollout_samples))}, step
         try:
             status, step = super().train_step(rollout_samples, global_step)
@@ -162,8 +170,11 @@ class _EvaluationReports:
         return logs
 
 
-class Trainer(_Reports, _EvaluationReports, unwrap_ray_class(ppo_trainer.PPOTrainer)):
+class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
     """The synchronous trainer."""
+
+    prompts_dataloader: Any
+    _last_states: dict[str, Any] | None
 
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
@@ -183,8 +194,8 @@ class Trainer(_Reports, _EvaluationReports, unwrap_ray_class(ppo_trainer.PPOTrai
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
         """Reinitialize in place, for the next run."""
-        vars(self).clear()
-        self.__init__(*args, **kwargs)
+        self.__dict__.clear()
+        type(self).__init__(self, *args, **kwargs)
 
     def fit(self, global_step: int = 0) -> None:
         states = self.init_checkpoint_states()
@@ -272,7 +283,7 @@ class Trainer(_Reports, _EvaluationReports, unwrap_ray_class(ppo_trainer.PPOTrai
             logger.close()
 
 
-class TrainingActor(_Reports, unwrap_ray_class(ppo_trainer_async.TrainingActor)):
+class TrainingActor(_Reports, _TrainingActor):
     """The training half of the asynchronous trainer.
 
     OpenRLHF's methods that call super() are repeated here, because Ray sends inherited methods by value, and their
@@ -291,8 +302,10 @@ class TrainingActor(_Reports, unwrap_ray_class(ppo_trainer_async.TrainingActor))
         super().broadcast_to_vllm()
 
 
-class GenerateSamplesActor(_EvaluationReports, unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)):
+class GenerateSamplesActor(_EvaluationReports, _GenerateSamplesActor):
     """The rollout half of the asynchronous trainer; evaluations run here."""
+
+    prompts_dataloader: Any
 
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
