@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--top_p", type=float, help="(default: 1)")
     add("--max_new_tokens", type=int, help="(default: 1024)")
     add("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
-    add("--limit", type=int, help="take the first so many problems of each set")
+    add("--limit", type=int, help="take this many problems of each set, from its start")
     add("--grader", help=f"{', '.join(BUILTIN)}, FILE.py:FUNCTION, or auto: the generator's scorer, else math")
     add("--input_key", help="field of the problem (default: prompt, problem, question or input)")
     add("--label_key", help="field of the answer (default: label, answer, final_answer or reference_answer)")

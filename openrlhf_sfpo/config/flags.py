@@ -82,18 +82,18 @@ class SFPOConfig:
     gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes", above(0), reuse=True)
     stop_step: int | None = _flag(
         None,
-        "turn SFPO off after this many rollout batches whatever the entropy does",
+        "turn SFPO off after this many rollout batches, whatever the entropy does",
         at_least(0, "Use 0 or more, or leave it out."),
         reuse=True,
     )
     gate_warmup: int = _flag(
-        0, "the first so many entropies go into the window but cannot close the gate", at_least(0), reuse=True
+        0, "rollout batches at the start whose entropies enter the window but cannot close the gate", at_least(0), reuse=True
     )
-    gate_patience: int = _flag(1, "how many entropies in a row must be at the threshold", at_least(1), reuse=True)
+    gate_patience: int = _flag(1, "consecutive entropies beyond the threshold that close the gate", at_least(1), reuse=True)
     gate_after: Literal["latch", "decay", "reopen"] = _flag(
         "latch",
-        "what closing means: no SFPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
-        "(decay), or no SFPO until the entropy is below the threshold again (reopen)",
+        "what closing means: GRPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
+        "(decay), or GRPO until the entropy is below the threshold again (reopen)",
         reuse=True,
     )
     gate_decay_steps: int = _flag(
@@ -295,7 +295,7 @@ class RunConfig:
     reward_timeout: float = _flag(
         600.0,
         "seconds in which your own reward function must grade a response; one that takes longer ends the run. 0 waits "
-        "without end",
+        "forever",
         at_least(0),
         resume=True,
     )
@@ -382,7 +382,7 @@ class TrainConfig:
     )
     on_nonfinite: Literal["stop", "skip"] = _flag(
         "stop",
-        "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and go on with "
+        "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and continue with "
         "the weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
         "ranks) is then made for each rollout batch. The batch is recorded in both cases",
         resume=True,

@@ -136,7 +136,7 @@ class _Reports(_AddedTo):
         what = f"step {step}: {reason}; the batch is recorded in {file} (--rollout.replay_dir {directory})"
         if self.args.train.on_nonfinite == "stop":
             raise NonFiniteBatch(
-                f"{what}. The weights of the last checkpoint are from before it. To go on without such batches, run "
+                f"{what}. The weights of the last checkpoint are from before it. To continue without such batches, run "
                 "the same command with --train.on_nonfinite skip."
             )
         self._events().send("notice", text=f"{what}. The update is skipped: the weights are those from before it.")

@@ -30,7 +30,7 @@ def register() -> None:
 
 
 def _wait_without_spinning() -> None:
-    """vLLM's processes wait for each other in a loop without sleep, and go on with that for a second after the last
+    """vLLM's processes wait for each other in a loop without sleep, and keep doing so for a second after the last
     message. Where rollout and training have the same processors that second is taken from the training.
 
     Asleep, they wait for a notification that now and then gets lost (vllm-project/vllm#45224). vLLM looks for the

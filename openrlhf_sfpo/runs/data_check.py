@@ -27,7 +27,7 @@ PROMPTS, EVAL = "--data.prompt_dataset", "--eval.dataset"
 CODE_FLAG = "--actor.trust_remote_code"
 # A built-in reward may also be named by its module and function.
 _BUILT_IN = "openrlhf_sfpo.tasks.rewards:"
-# Of a data set that would have to be generated, so many problems are looked at before the run.
+# How many problems of a data set that is generated are looked at before the run.
 _GENERATED = 16
 _PARSED_LABELS = 200
 _SHOWN = 300

@@ -25,7 +25,7 @@ class EntropyGate:
         window: how many entropies are kept; nothing fires before that many were seen.
         threshold: tau, in standard deviations.
         stop_step: close after this many batches whatever the entropy does; None for never.
-        warmup: the first so many entropies go into the window but do not fire.
+        warmup: entropies at the start that enter the window but do not fire.
         patience: how many values in a row must fire.
         after: what closing means. `latch`: no SFPO any more. `decay`: alpha falls linearly to zero over the next
             `decay_steps` batches, then the same. `reopen`: no SFPO until a value does not fire.

@@ -192,7 +192,7 @@ def scan(source: Source, fields: Fields, first: int | None = None) -> Scan:
     Args:
         source: the data set.
         fields: what is read.
-        first: only the first so many rows (of a data set that would have to be generated).
+        first: how many rows, from the start (of a data set that would have to be generated).
     """
     found = Scan()
     for sample in samples_of(source, fields, first):

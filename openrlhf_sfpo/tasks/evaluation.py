@@ -80,7 +80,7 @@ def load_problems(
             left out) where they have splits. Rows of an unnamed file are sorted into sets by their `datasource`, if
             they have one.
         input_key, label_key: the fields of problem and answer; None finds them by their usual names.
-        limit: the first so many problems of each set.
+        limit: the number of problems of each set, from its start.
         grader: a built-in grader gets labels as text, the user's own as the data has them.
 
     Raises:

@@ -24,7 +24,7 @@ def generate(flag: str, spec: str, input_key: str, label_key: str, first: int | 
         spec: its name and options.
         input_key: the question's field in the rows; a metadata field of that name that is text is the prompt itself.
         label_key: the label's field in the rows.
-        first: only the first so many.
+        first: how many, from the start.
 
     Raises:
         UsageError: an unknown name or option, or a value that the data set does not take.

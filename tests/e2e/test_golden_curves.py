@@ -1,0 +1,76 @@
+"""Learning curves of SFPO and GRPO on the testbed, for one seed, against those kept in golden_curves.json.
+
+Processors differ in the last bits of a sum, so that samples, and with them the curves, differ a little. An accuracy may
+be off by what two evaluations of equally good models differ by; the first step, which starts from the same weights, by
+rounding alone.
+
+python tests/e2e/test_golden_curves.py    writes the file anew, in about ten minutes
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from openrlhf_sfpo.report.runs import load_run
+
+ROOT = Path(__file__).parents[2]
+FILE = Path(__file__).with_name("golden_curves.json")
+BATCHES, EVERY = 30, 5
+LR = 3e-5
+# What the first step's line says of the model, the samples and the update, whatever the machine.
+FIRST_STEP = ("reward_mean", "sfpo/entropy", "train/policy_loss", "train/actor_grad_norm", "sfpo/displacement")
+# An evaluation draws 2 samples for each of some 300 problems; its standard error is about 0.02.
+APART = 0.08
+
+
+def curves(directory: Path) -> dict[str, Any]:
+    """Make the testbed, train on it twice, and return the accuracies by step and the first step's numbers."""
+    run([str(ROOT / "examples" / "testbed" / "prepare.py"), str(directory)], directory)
+    base = yaml.safe_load((ROOT / "examples" / "testbed" / "base.yaml").read_text(encoding="utf-8"))
+    base["actor"]["model_name_or_path"] = str(directory / "model")
+    base["data"] |= {"prompt_dataset": str(directory / "train.jsonl"), "max_samples": 16 * BATCHES}
+    base["eval"] |= {"dataset": str(directory / "eval.jsonl"), "steps": EVERY}
+    variants = {preset: {"sfpo.preset": preset, "actor.adam.lr": LR} for preset in ("sfpo", "grpo")}
+    config = directory / "golden.yaml"
+    config.write_text(yaml.safe_dump({"base": base, "variants": variants, "seeds": [1]}), encoding="utf-8")
+    out = directory / "out"
+    run(["-m", "openrlhf_sfpo.cli.main", "compare", str(config), "--out", str(out)], directory)
+    found = {}
+    for preset in variants:
+        one = load_run(out / "runs" / f"{preset}_seed=1")
+        first = next(line for line in one.lines if line["step"] == 1)
+        found[preset] = {
+            "accuracy": {str(point.step): point.accuracy for point in one.points()},
+            "first step": {name: first[name] for name in FIRST_STEP if first.get(name) is not None},
+        }
+    return found
+
+
+def run(words: list[str], directory: Path) -> None:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=1500)
+    logs = "\n".join(path.read_text(encoding="utf-8")[-3000:] for path in directory.rglob("console.log"))
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{logs}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_curves_are_those_of_the_file(tmp_path: Path) -> None:
+    golden, found = json.loads(FILE.read_text(encoding="utf-8")), curves(tmp_path)
+    for preset, wanted in golden.items():
+        for step, accuracy in wanted["accuracy"].items():
+            assert found[preset]["accuracy"][step] == pytest.approx(accuracy, abs=APART), (preset, step)
+    before, after = (curve["accuracy"] for curve in (found["sfpo"], found["grpo"]))
+    last = str(BATCHES)
+    assert before[last] > before["0"] + 0.1
+    assert before[last] > after[last] - APART
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        FILE.write_text(json.dumps(curves(Path(place)), indent=1) + "\n", encoding="utf-8")
