@@ -15,7 +15,7 @@ from ranks import RankPool
 from tiny_runs import command, flags
 
 ROOT = Path(__file__).parent.parent
-SUPPORT = ROOT / "tests" / "support"
+UNIT, SUPPORT = ROOT / "tests" / "unit", ROOT / "tests" / "support"
 # A reward that a model without any training gets for half of its answers.
 REWARD = (
     'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
@@ -36,6 +36,7 @@ def make_traps(directory: Path) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+    parser.addoption("--quick", action="store_true", help="run tests/unit, and of the others those that are marked so")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,6 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     import torch
 
+    if config.getoption("--quick"):
+        chosen = [item for item in items if UNIT in item.path.parents or "quick" in item.keywords]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))

@@ -53,6 +53,7 @@ def test_updates_equal_a_plain_pytorch_loop(ranks: RankPool, tmp_path: Path, tie
         assert other == metrics, "every rank must report the same"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_updates_with_sgd_are_equal_element_by_element(ranks: RankPool, tmp_path: Path, name: str) -> None:
     layout, dp = LAYOUTS[name]
