@@ -87,9 +87,14 @@ class SFPOConfig:
         reuse=True,
     )
     gate_warmup: int = _flag(
-        0, "rollout batches at the start whose entropies enter the window but cannot close the gate", at_least(0), reuse=True
+        0,
+        "rollout batches at the start whose entropies enter the window but cannot close the gate",
+        at_least(0),
+        reuse=True,
     )
-    gate_patience: int = _flag(1, "consecutive entropies beyond the threshold that close the gate", at_least(1), reuse=True)
+    gate_patience: int = _flag(
+        1, "consecutive entropies beyond the threshold that close the gate", at_least(1), reuse=True
+    )
     gate_after: Literal["latch", "decay", "reopen"] = _flag(
         "latch",
         "what closing means: GRPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
@@ -382,8 +387,8 @@ class TrainConfig:
     )
     on_nonfinite: Literal["stop", "skip"] = _flag(
         "stop",
-        "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and continue with "
-        "the weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
+        "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and keep the "
+        "weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
         "ranks) is then made for each rollout batch. The batch is recorded in both cases",
         resume=True,
         setting="on_nonfinite",
