@@ -12,6 +12,7 @@ import pytest
 from tiny_models import make_model
 
 from openrlhf_sfpo.cli.evaluate import main
+from openrlhf_sfpo.cli.grading import load_graders
 from openrlhf_sfpo.report.evaluation import Graded, measure, read_samples, table, write_evaluation, write_samples
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks.evaluation import PAPER_SETS, Problem, grader_for, load_problems, paper_specs
@@ -285,6 +286,15 @@ def test_graders_are_refused_before_anything_is_sampled(
     assert main(["--regrade", str(out), *(word.replace("{tmp}", str(tmp_path)) for word in arguments)]) == 2
     assert message.replace("{tmp}", str(tmp_path)) in capsys.readouterr().err
     assert not (out / "eval.json").exists()
+
+
+def test_a_grader_of_ones_own_is_tried_on_the_rendered_prompt(tmp_path: Path) -> None:
+    grader = tmp_path / "starts.py"
+    grader.write_text(
+        "def reward_func(queries, prompts, labels):\n    return [float(queries[0].startswith('<user>'))]\n"
+    )
+    problem = Problem([{"role": "user", "content": "1 + 1"}], "2")  # a chat, which no response can be added to
+    assert list(load_graders(str(grader), {"chats": [problem]}, {"chats": "<user>1 + 1<assistant>"})) == ["chats"]
 
 
 def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:

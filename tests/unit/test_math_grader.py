@@ -10,6 +10,7 @@ from math_answers import ACCEPTED, REFUSED
 from openrlhf_sfpo.tasks.boxes import answer_of_solution, find_boxes, last_boxed
 from openrlhf_sfpo.tasks.math_grader import MathGrade, grade, only_words, readable, references
 from openrlhf_sfpo.tasks.mathematics.numerals import spoken_number
+from openrlhf_sfpo.tasks.mathematics.quantities import read_compound
 from openrlhf_sfpo.tasks.mathematics.units import compatible, parse_unit
 
 
@@ -220,6 +221,11 @@ def test_grading_off_the_main_thread_gives_the_same() -> None:
 )
 def test_units(one: str, other: str, agree: bool) -> None:
     assert compatible(parse_unit(one), parse_unit(other)) is agree
+
+
+def test_an_amount_without_a_value_is_no_quantity() -> None:
+    assert read_compound(r"1\text{ hour } 30\text{ minutes}") is not None
+    assert read_compound(r"\frac{1}{0}\text{ hours } 30\text{ minutes}") is None
 
 
 def test_words_that_are_no_unit() -> None:
