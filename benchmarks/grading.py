@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     cases = generate(load(args.data), args.answers, args.seed, args.held_out_from)
+    if not cases:
+        parser.error("no reference answer is left: give more --data, or fewer --answers or --held_out_from")
     graders = {"ours": ours} if args.only_ours else {"ours": ours, "math-verify": math_verify}
     verdicts: dict[str, list[bool]] = {}
     seconds: dict[str, float] = {}

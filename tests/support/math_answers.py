@@ -598,6 +598,64 @@ Choice C ;; C
 option (C) ;; C
 \text{The answer is C} ;; C
 \text{The correct option is } C ;; C
+{10 \choose 3} ;; 120
+10 \choose 3 ;; 120
+120 ;; {10 \choose 3}
+{n \choose 2} ;; \binom{n}{2}
+{5 \choose 2}{4 \choose 2} ;; 60
+\binom52 ;; 10
+{}_5C_2 ;; 10
+{}_{5}C_{2} ;; 10
+{}^5C_2 ;; 10
+{}_5P_2 ;; 20
+3 \cdot {}_5C_2 ;; 30
+7 \pmod{12} ;; 7 \pmod{12}
+7 \pmod{12} ;; 7
+7 ;; 7 \pmod{12}
+x \equiv 7 \pmod{12} ;; 7
+7 ;; x \equiv 7 \pmod{12}
+7 (mod 12) ;; 7 \pmod{12}
+7 \bmod 12 ;; 7 \pmod{12}
+19 \pmod{12} ;; 7 \pmod{12}
+4, 1 \pmod 6 ;; 1, 4 \pmod{6}
+17 \bmod 5 = 2 ;; 2
+5\ \Omega ;; 5
+5 Ω ;; 5
+5 ;; 5\ \Omega
+R = 5\ \Omega ;; 5
+5\ \mathrm{k\Omega} ;; 5000\,\Omega
+5 \text{ ohms} ;; 5\ \Omega
+5\ \mu\text{m} ;; 5
+500\ \mu m ;; 0.5\text{ mm}
+5\text{ mA} ;; 0.005\text{ A}
+a third ;; 1/3
+\text{a third} ;; \frac13
+one third ;; 1/3
+a half ;; \frac12
+half ;; 0.5
+two thirds ;; \frac23
+a quarter ;; \frac14
+three quarters ;; 0.75
+two and a half ;; \frac52
+\frac13 ;; a third
+(1,2)^T ;; (1,2)
+(1,2) ;; (1,2)^T
+(1,2)^{\top} ;; \begin{pmatrix}1\\2\end{pmatrix}
+\left[1,2\right]^{\mathsf T} ;; (1,2)
+\vec{x} = (1,2)^T ;; (1,2)
+\begin{pmatrix}1&2\\3&4\end{pmatrix}^T ;; \begin{pmatrix}1&3\\2&4\end{pmatrix}
+\begin{pmatrix}1&2\end{pmatrix}^T ;; \begin{pmatrix}1\\2\end{pmatrix}
+0.666667 ;; \frac23
+0.666666 ;; \frac23
+-0.666667 ;; -\frac23
+1.414213 ;; \sqrt2
+3.141593 ;; \pi
+0.33333333 ;; 0.333333
+1,5 ;; 1.5
+1,5 ;; \frac32
+1, 5 ;; 1,5
+100,200 ;; 100, 200
+1, 234 ;; 1,234
 """
 
 REFUSED = r"""
@@ -884,4 +942,43 @@ C+1 ;; C
 C=12 ;; D
 \sqrt{2}^2 ;; \sqrt{2}
 x*x+1 ;; x^2-1
+third ;; 1/3
+the third ;; 1/3
+quarter ;; 1/4
+a third ;; 3
+a ;; a third
+a third of them ;; \frac13
+two and a half ;; 2
+8 \pmod{12} ;; 7
+19 ;; 7 \pmod{12}
+19 \pmod{12} ;; 7
+7 \pmod{5} ;; 7 \pmod{12}
+{10 \choose 3} ;; 720
+{}_5C_2 ;; 20
+{}_5P_2 ;; 10
+5\ \Omega ;; 6
+6\ k\Omega ;; 6\ \Omega
+5\ \Omega ;; 5\text{ V}
+(2,1)^T ;; (1,2)
+(1,2)^2 ;; (1,2)
+(1,2)^T ;; \begin{pmatrix}1&2\end{pmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}^T ;; \begin{pmatrix}1&2\\3&4\end{pmatrix}
+0.333334 ;; \frac13
+0.333332 ;; \frac13
+0.3333334 ;; \frac13
+0.666665 ;; \frac23
+0.666668 ;; \frac23
+-0.666668 ;; -\frac23
+1.414215 ;; \sqrt2
+3.141594 ;; \pi
+0.6666671 ;; 0.666666
+0.000000 ;; 1e-10
+1 and 234 ;; 1,234
+1 or 234 ;; 1,234
+1 \text{ and } 234 \text{ dollars} ;; \$1,234
+\{1,234\} ;; 1,234
+1, 5 ;; 1.5
+1 and 5 ;; 1.5
+(1,5) ;; 1.5
+1.5 ;; 1,5
 """

@@ -11,6 +11,7 @@ import re
 import unicodedata
 
 from openrlhf_sfpo.tasks.boxes import closing_brace
+from openrlhf_sfpo.tasks.mathematics.notations import greek_units, standard_notation
 from openrlhf_sfpo.tasks.mathematics.numerals import NUMBER_WORDS
 from openrlhf_sfpo.tasks.mathematics.units import is_unit_symbol
 
@@ -127,9 +128,9 @@ def clean(text: str) -> str:
     text = _plain_mathematics(text)
     if prefix := _PREFIX.match(text):
         text = ("" if prefix.group(2) else prefix.group(1) or "") + text[prefix.end() :]
-    text = _hoist_words(text)
+    text = _hoist_words(greek_units(text))
     text = _PLAIN_SPACES.sub(lambda found: found.group().replace(" ", ""), text)
-    text = _arguments(text)
+    text = standard_notation(_arguments(text))
     text = re.sub(r"\^\s*\{\s*\\circ\s*\}|\{\}\^\s*\\circ|\^\s*\\circ|\\circ(?![a-zA-Z])", r"^\\circ ", text)
     text = _DEGREES_OF.sub(
         lambda found: rf"\{found[1]}{found[2] or ''}(\frac{{{found[3] or found[4]} \pi}}{{180}})", text
@@ -361,12 +362,12 @@ def _arguments(text: str) -> str:
     text = re.sub(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
     one = r"\s*(?:\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}|(\d|[a-zA-Z]|\\[a-zA-Z]+))"
     text = re.sub(
-        rf"\\frac{one}{one}",
+        rf"\\(frac|binom){one}{one}",
         lambda found: (
-            "\\frac"
+            f"\\{found[1]}"
             + "".join(
                 f"{{{a if a is not None else b}}}"
-                for a, b in zip(found.groups()[::2], found.groups()[1::2], strict=True)
+                for a, b in zip(found.groups()[1::2], found.groups()[2::2], strict=True)
             )
         ),
         text,

@@ -16,6 +16,7 @@ from openrlhf_sfpo.tasks.mathematics.readings import (
     Reading,
     Region,
     Relation,
+    Residue,
     Words,
 )
 from openrlhf_sfpo.tasks.mathematics.units import compatible, same_size
@@ -57,6 +58,8 @@ def _equal(gold: Reading, answer: Reading) -> bool:
         return _vector(answer, gold, matrix_is_gold=False)
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _relations(gold, answer)
+    if isinstance(gold, Residue) or isinstance(answer, Residue):
+        return _residues(gold, answer)
     if isinstance(gold, Clock) and isinstance(answer, Clock):
         return _clocks(gold, answer)
     if isinstance(gold, Ratio) and isinstance(answer, Ratio):
@@ -245,6 +248,20 @@ def _clocks(gold: Clock, answer: Clock) -> bool:
 
 def _hours(clock: Clock, half: str) -> int:
     return clock.hour if clock.half is None else clock.hour % 12 + (12 if half == "pm" else 0)
+
+
+def _residues(gold: Reading, answer: Reading) -> bool:
+    """With two moduli: congruent numbers. A number alone is the residue itself: 7, not 19, for 7 (mod 12)."""
+    if isinstance(gold, Residue) and isinstance(answer, Residue):
+        if not _same_name(gold.name, answer.name) or not judging.equal_expressions(gold.modulus, answer.modulus):
+            return False
+        numbers = [judging.number(part) for part in (gold.value, answer.value, gold.modulus)]
+        if all(number is not None and number.denominator == 1 for number in numbers):
+            first, second, modulus = (int(number or 0) for number in numbers)
+            return first == second or (modulus != 0 and (first - second) % modulus == 0)
+        return judging.equal_expressions(gold.value, answer.value)
+    plain = [Quantity(one.value, None, one.name) if isinstance(one, Residue) else one for one in (gold, answer)]
+    return all(isinstance(one, Quantity) and one.unit is None for one in plain) and _equal(*plain)
 
 
 def _ratios(gold: Ratio, answer: Ratio) -> bool:

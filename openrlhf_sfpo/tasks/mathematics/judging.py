@@ -142,7 +142,15 @@ def _equal_numbers(gold: Fraction, answer: Fraction, gold_decimals: int | None, 
     if gold == answer:
         return True
     places = _rounding(gold_decimals, answer_decimals)
-    return places is not None and abs(gold - answer) < Fraction(1, 10**places)
+    if places is None:
+        return False
+    return _stands_for(gold, answer, places) if gold_decimals == places else _stands_for(answer, gold, places)
+
+
+def _stands_for(decimal: Any, exact: Any, places: int) -> bool:
+    """Whether a decimal with so many places is the other number, rounded or cut off there; zero is only itself."""
+    error = (exact - decimal) * 10**places
+    return bool(decimal != 0 and (2 * abs(error) <= 1 or (abs(error) < 1 and (error > 0) == (exact > 0))))
 
 
 def _rounding(gold: int | None, answer: int | None) -> int | None:
@@ -162,7 +170,8 @@ def _for_math_verify(expression: str) -> str:
     text = re.sub(r"(?<![\d.}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", _mixed, text)
     # The parser takes numbers side by side for a mixed number: 2(13) is 15, 2 \\binom{3}{2} is 5.
     text = re.sub(
-        r"(?<=[\d)])\s*(?=\()|(?<=\))\s*(?=\d)|(?<=\d)\s*(?=\\(?:frac|binom)(?![a-z]))|(?<=\\pi)\s*(?=\()",
+        r"(?<=[\d)])\s*(?=\()|(?<=\))\s*(?=\d)|(?<=\d)\s*(?=\\(?:frac|binom)(?![a-z]))"
+        r"|(?<=\})\s*(?=\\binom(?![a-z]))|(?<=\\pi)\s*(?=\()",
         r" \\cdot ",
         text,
     )
@@ -259,7 +268,12 @@ def _evaluated(gold: Any, answer: Any, gold_decimals: int | None, answer_decimal
     if len(compared) < (1 if not names else 3):
         return None
     places = None if names else _rounding(gold_decimals, answer_decimals)
-    return all(_close(first, second, places) for first, second, _ in compared)
+    rounded = gold_decimals is not None and gold_decimals == places
+    return all(
+        _close(first, second)
+        or (places is not None and _rounds(*((first, second) if rounded else (second, first)), places))
+        for first, second, _ in compared
+    )
 
 
 def _bounded_evaluated(gold: Any, answer: Any, gold_decimals: int | None, answer_decimals: int | None) -> bool | None:
@@ -281,11 +295,12 @@ def _is_real(number_: Any) -> bool:
     return abs(number_.imag) <= 1e-20 * max(1, abs(number_.real))
 
 
-def _close(first: Any, second: Any, places: int | None) -> bool:
-    difference = abs(first - second)
-    if places is not None and difference < 10.0**-places:
-        return True
-    return bool(difference <= 1e-40 * max(abs(first), abs(second)))
+def _close(first: Any, second: Any) -> bool:
+    return bool(abs(first - second) <= 1e-40 * max(abs(first), abs(second)))
+
+
+def _rounds(decimal: Any, exact: Any, places: int) -> bool:
+    return _is_real(exact) and _stands_for(decimal.real, exact.real, places)
 
 
 def _values(tree: Any, place: dict[str, float]) -> Any | None:

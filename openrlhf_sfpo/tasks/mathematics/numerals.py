@@ -1,5 +1,6 @@
 """Numbers that are written as words."""
 
+import re
 from fractions import Fraction
 
 _SMALL = [
@@ -24,6 +25,13 @@ def spoken_number(words: str) -> Fraction | None:
         if words.startswith(sign):
             value = spoken_number(words.removeprefix(sign))
             return None if value is None else -value
+    if words == "half":
+        return Fraction(1, 2)
+    whole, found, part = words.rpartition(" and a")
+    fraction = spoken_number(f"a{part}") if found and re.match("n? ", part) else None
+    if fraction is not None:  # two and a half
+        count = _whole(whole)
+        return None if count is None else count + fraction
     above, _, part = words.rpartition(" ")
     parts = _PARTS.get(part.replace("halves", "half").removesuffix("s"))
     if parts is None or not above:

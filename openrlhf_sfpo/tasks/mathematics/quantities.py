@@ -5,8 +5,9 @@ from fractions import Fraction
 
 from openrlhf_sfpo.tasks.mathematics import judging
 from openrlhf_sfpo.tasks.mathematics.cleaning import words_of
-from openrlhf_sfpo.tasks.mathematics.numerals import NUMBER_WORDS
-from openrlhf_sfpo.tasks.mathematics.readings import Based, Clock, Quantity, Ratio, Reading
+from openrlhf_sfpo.tasks.mathematics.notations import residue_parts
+from openrlhf_sfpo.tasks.mathematics.numerals import NUMBER_WORDS, spoken_number
+from openrlhf_sfpo.tasks.mathematics.readings import Based, Clock, Quantity, Ratio, Reading, Residue
 from openrlhf_sfpo.tasks.mathematics.units import Unit, parse_unit
 
 _BASED = re.compile(r"\(?\s*(\d[\dA-F]*|[A-F][\dA-F]*\d[\dA-F]*)\s*\)?\s*_\s*(?:\{(.*)\}|\((\d+)\)|(\\text\{[^{}]*\}))")
@@ -101,6 +102,26 @@ def read_compound(text: str) -> Quantity | None:
         return None
     total = sum((value * size for value, size in zip(values, sizes, strict=True)), Fraction(0)) / sizes[-1]
     return Quantity(f"\\frac{{{total.numerator}}}{{{total.denominator}}}", units[-1])
+
+
+def read_spoken(text: str, plain: str) -> Quantity | None:
+    """A number written as words. Without its article, "a third" would be an ordinal."""
+    if re.sub(r"\\text\{[^{}]*\}|[aA]n?(?![a-zA-Z])|[-\s]", "", text):
+        return None
+    value = spoken_number(f"a {plain}" if re.match(r"(?:\\text\{\s*)?an?\b", text, re.IGNORECASE) else plain)
+    if value is None:
+        return None
+    above, below = value.as_integer_ratio()
+    return Quantity(str(above) if below == 1 else f"\\frac{{{above}}}{{{below}}}")
+
+
+def read_residue(text: str) -> list[Reading]:
+    r"""A value with its modulus: 7 \pmod{12}. An operation, 19 mod 12, is also a number."""
+    parts = residue_parts(text)
+    if parts is None or not all(judging.is_readable(part) for part in parts[:2]):
+        return []
+    value, modulus, is_statement = parts
+    return [Residue(value, modulus), *([] if is_statement else read_quantities(text, True))]
 
 
 def read_ratio(text: str) -> list[Reading]:

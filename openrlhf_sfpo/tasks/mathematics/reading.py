@@ -5,17 +5,21 @@ open interval, 1,241 a number or two, and C a variable or a choice. Which one wa
 """
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 
 from openrlhf_sfpo.tasks.mathematics import judging
+from openrlhf_sfpo.tasks.mathematics.brackets import hide_brackets, inside_brackets, is_bracketed
 from openrlhf_sfpo.tasks.mathematics.cleaning import split_top, words_of
-from openrlhf_sfpo.tasks.mathematics.numerals import spoken_number
+from openrlhf_sfpo.tasks.mathematics.notations import transposed_part
 from openrlhf_sfpo.tasks.mathematics.quantities import (
     read_based,
     read_clock,
     read_compound,
     read_quantities,
     read_ratio,
+    read_residue,
+    read_spoken,
 )
 from openrlhf_sfpo.tasks.mathematics.readings import (
     Choice,
@@ -26,6 +30,7 @@ from openrlhf_sfpo.tasks.mathematics.readings import (
     Reading,
     Region,
     Relation,
+    Residue,
     Words,
 )
 from openrlhf_sfpo.tasks.mathematics.relations import (
@@ -46,7 +51,7 @@ _ONLY_OR = re.compile(_OR)
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|\bU\b(?=\s*[(\[])")
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|[=<>]")
 _EQUALS = {"=", r"\approx", r"\equiv"}
-_THOUSANDS = re.compile(r"(-?\d{1,3}(?:,\d{3})+|-?\d{1,2}(?:,\d{2})+,\d{3})(\.\d+)?")
+_THOUSANDS = re.compile(r"(-?(?!0)\d{1,3}(?:,\d{3})+|-?\d{1,2}(?:,\d{2})+,\d{3})(\.\d+)?")
 _DOTTED = re.compile(r"(-?\d{1,3}(?:\.\d{3}){2,}|-?\d{1,3}(?:\.\d{3})+(?=,)|-?\d{1,3}(?: \d{3})+(?=,))(?:,(\d+))?")
 # The readings of what the next two sets hold.
 NO_SOLUTION, UNDEFINED = "no solution", "undefined"
@@ -90,11 +95,12 @@ def read(text: str, reference: bool) -> tuple[Reading, ...]:
     found: list[Reading] = []
     found += _choices(text, reference)
     found += _separated_number(text, reference)
-    if re.search(r"\\pm|\\mp", text):
+    if re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
         return tuple(_both_signs(text, reference))
     found += _bracketed(text, reference)
-    if not _is_bracketed(text):
-        found += _listed(text, reference) or _single(text, reference)
+    if not is_bracketed(text):
+        is_number = reference and "," in text and "," not in _without_thousands(text)
+        found += (not is_number and _listed(text, reference)) or _single(text, reference)
     found += _words(text, reference)
     return tuple(dict.fromkeys(found))
 
@@ -110,6 +116,10 @@ def _special(text: str, reference: bool) -> tuple[Reading, ...]:
         return (Region(((r"-\infty", False, r"\infty", False),)),)
     if found := (read_based(text) or _matrix(text, reference)):
         return (found,)
+    if (base := transposed_part(text)) and (turned := _transposed(read(base, reference))):
+        return (turned,)
+    if (value := read_spoken(text, plain)) is not None:
+        return (Words(plain), value)
     if letters := re.fullmatch(r"(?:\\(?:text|overline|overrightarrow|overleftrightarrow)\{)?([A-Z]{2,}'*)\}?", text):
         return (Letters(letters.group(1)),)
     clock = read_clock(text)
@@ -131,6 +141,17 @@ def _matrix(text: str, reference: bool) -> Matrix | None:
         for row in rows
     )
     return Matrix(cells, determinant=kind in {"vmatrix", "Vmatrix"} or opening == "|")
+
+
+def _transposed(readings: tuple[Reading, ...]) -> Reading | None:
+    """A matrix transposed, or a row of numbers as a column, which is a tuple; None if there is neither."""
+    for one in readings:
+        if isinstance(one, Matrix) and len({len(row) for row in one.rows}) == 1:
+            return Matrix(tuple(zip(*one.rows, strict=True)), one.determinant)
+        if isinstance(one, Group) and one.kind in {"tuple", "brackets"}:
+            nested = any(isinstance(inner, Group) for item in one.items for inner in item)
+            return None if nested else Group("tuple", one.items)
+    return None
 
 
 def _choices(text: str, reference: bool) -> list[Reading]:
@@ -162,11 +183,8 @@ def _choices(text: str, reference: bool) -> list[Reading]:
 def _separated_number(text: str, reference: bool) -> list[Reading]:
     """Readings of commas and dots inside numbers as thousands separators or as a decimal comma."""
     found: list[Reading] = []
-    body = text
-    joined = re.sub(
-        rf"(?<![\d.,])(?:{_THOUSANDS.pattern})(?!\d)(?!,\d)(?!\.\d)", lambda one: one.group().replace(",", ""), body
-    )
-    if joined != body and not (_is_bracketed(text) and "," not in joined) and _are_thousands(joined, text):
+    joined = _without_thousands(text)
+    if joined != text and not (is_bracketed(text) and "," not in joined) and _are_thousands(joined, text):
         found += read(joined, reference)
     if dotted := _DOTTED.fullmatch(text):
         whole, part = dotted.groups()
@@ -178,49 +196,19 @@ def _separated_number(text: str, reference: bool) -> list[Reading]:
     return found
 
 
+def _without_thousands(text: str) -> str:
+    return re.sub(
+        rf"(?<![\d.,])(?:{_THOUSANDS.pattern})(?!\d)(?!,\d)(?!\.\d)", lambda one: one.group().replace(",", ""), text
+    )
+
+
 def _are_thousands(joined: str, text: str) -> bool:
     """Whether commas without a space are thousands separators: the text is one number, or its other commas have one."""
     return "," not in joined or bool(re.search(r",\s", text))
 
 
-def _is_bracketed(text: str) -> bool:
-    """Whether one pair of brackets encloses the whole text."""
-    return _inside(text) is not None
-
-
-def _inside(text: str) -> tuple[str, str, str] | None:
-    """The opening bracket, what it encloses and the closing one, if they enclose the whole text."""
-    for opening, closing in (
-        (r"\{", r"\}"),
-        (r"\langle", r"\rangle"),
-        ("(", ")"),
-        ("[", "]"),
-        ("(", "]"),
-        ("[", ")"),
-        ("]", "["),
-        ("]", "]"),
-        ("[", "["),
-        ("<", ">"),
-    ):
-        if not (text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)):
-            continue
-        inside = text[len(opening) : len(text) - len(closing)]
-        if opening == "]" or closing == "[" or _balanced(inside):
-            return opening, inside.strip(), closing
-    return None
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for character in text.replace(r"\{", "(").replace(r"\}", ")"):
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
 def _bracketed(text: str, reference: bool) -> list[Reading]:
-    parts = _inside(text)
+    parts = inside_brackets(text)
     if parts is None:
         return []
     opening, inside, closing = parts
@@ -296,7 +284,7 @@ def _listed(text: str, reference: bool) -> list[Reading]:
 
 def _joint(text: str, parts: list[str]) -> str:
     """What joins the parts of a list: "or", "and", or a comma. Intervals in a list make a union, with "and" too."""
-    if len(split_top(text, _ONLY_OR)) == len(parts) or all(_is_bracketed(part) for part in parts):
+    if len(split_top(text, _ONLY_OR)) == len(parts) or all(is_bracketed(part) for part in parts):
         return "or"
     return "and" if r"\text{and}" in text else ","
 
@@ -335,7 +323,7 @@ def _single(text: str, reference: bool) -> list[Reading]:
         return [one for one in read(builder.group(1), reference) if isinstance(one, Region)]
     parts = split_top(text, _RELATION)
     if len(parts) > 1:
-        signs = _RELATION.findall(_hide_brackets(text))
+        signs = _RELATION.findall(hide_brackets(text))
         if len(signs) == len(parts) - 1:
             return _relation(parts, signs, reference)
     if (named := re.fullmatch(r"\\text\{([^{}]{2,})\}\s*:\s*(.+)", text)) and not _NEGATION.search(text):
@@ -345,25 +333,13 @@ def _single(text: str, reference: bool) -> list[Reading]:
     )
     if sentence and not _NEGATION.search(text):
         return list(read(sentence.group(1), reference))
+    if residue := read_residue(text):
+        return residue
     if ratio := read_ratio(text):
         return ratio
     if compound := read_compound(text):
         return [compound]
     return read_quantities(text, reference)
-
-
-def _hide_brackets(text: str) -> str:
-    """The text with everything inside brackets as dots, so that only outer signs are found."""
-    shown, depth, index = [], 0, 0
-    while index < len(text):
-        two = text[index : index + 2]
-        opening, closing = two == r"\{" or text[index] in "([{", two == r"\}" or text[index] in ")]}"
-        step = 2 if two in (r"\{", r"\}") else 1
-        depth -= closing
-        shown.append("." * step if depth or opening or closing else text[index])
-        depth += opening
-        index += step
-    return "".join(shown)
 
 
 def _relation(parts: list[str], signs: list[str], reference: bool) -> list[Reading]:
@@ -399,7 +375,7 @@ def _equality(parts: list[str], signs: list[str], reference: bool) -> list[Readi
         values = parts if name is None else parts[1:]
     for value in values:
         for one in read(value, reference):
-            found.append(Quantity(one.expression, one.unit, name) if isinstance(one, Quantity) else one)
+            found.append(replace(one, name=name) if isinstance(one, Quantity | Residue) else one)
     return found
 
 
@@ -413,9 +389,4 @@ def _words(text: str, reference: bool) -> list[Reading]:
     plain = words_of(text)
     if len(re.sub(r"[^a-z]", "", plain)) < 2:
         return []
-    found: list[Reading] = [Words(plain)]
-    value = spoken_number(plain)
-    if value is not None:
-        above, below = value.as_integer_ratio()
-        found.append(Quantity(str(above) if below == 1 else f"\\frac{{{above}}}{{{below}}}"))
-    return found
+    return [Words(plain)]

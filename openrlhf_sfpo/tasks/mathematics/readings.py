@@ -89,10 +89,19 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Residue:
+    """A value modulo another, as expressions, and the name that it was given."""
+
+    value: str
+    modulus: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Ratio:
     """Parts of a ratio such as 3:1, as expressions."""
 
     parts: tuple[str, ...]
 
 
-Reading = Quantity | Words | Letters | Choice | Group | Region | Matrix | Relation | Based | Clock | Ratio
+Reading = Quantity | Words | Letters | Choice | Group | Region | Matrix | Relation | Based | Clock | Ratio | Residue

@@ -13,12 +13,13 @@ _LENGTHS: dict[str, int | str] = {
     "yd": "0.9144", "yard": "0.9144", "mi": "1609.344", "mile": "1609.344",
 }  # fmt: skip
 _TIMES: dict[str, int | str] = {
-    "s": 1, "sec": 1, "second": 1, "ms": "0.001", "millisecond": "0.001", "min": 60, "minute": 60, "h": 3600,
-    "hr": 3600, "hour": 3600, "day": 86400, "week": 604800,
+    "s": 1, "sec": 1, "second": 1, "ms": "0.001", "millisecond": "0.001", "microsecond": "1e-6", "min": 60,
+    "minute": 60, "h": 3600, "hr": 3600, "hour": 3600, "day": 86400, "week": 604800,
 }  # fmt: skip
 _MASSES: dict[str, int | str] = {
-    "g": 1, "gram": 1, "kg": 1000, "kilogram": 1000, "mg": "0.001", "milligram": "0.001", "lb": "453.59237",
-    "pound": "453.59237", "oz": "28.349523125", "ounce": "28.349523125", "ton": 1000000, "tonne": 1000000,
+    "g": 1, "gram": 1, "kg": 1000, "kilogram": 1000, "mg": "0.001", "milligram": "0.001", "microgram": "1e-6",
+    "lb": "453.59237", "pound": "453.59237", "oz": "28.349523125", "ounce": "28.349523125", "ton": 1000000,
+    "tonne": 1000000,
 }  # fmt: skip
 _VOLUMES: dict[str, int | str] = {
     "L": "0.001", "l": "0.001", "liter": "0.001", "litre": "0.001", "mL": "1e-6", "ml": "1e-6", "milliliter": "1e-6",
@@ -40,7 +41,11 @@ _OTHER: dict[str, tuple[str, int | str]] = {
     "Hz": ("hertz", 1), "kHz": ("hertz", 1000), "N": ("newton", 1), "newton": ("newton", 1), "J": ("joule", 1),
     "joule": ("joule", 1), "kJ": ("joule", 1000), "eV": ("joule", "1.602176634e-19"), "W": ("watt", 1),
     "watt": ("watt", 1), "kW": ("watt", 1000), "V": ("volt", 1), "volt": ("volt", 1), "A": ("ampere", 1),
-    "Pa": ("pascal", 1), "pascal": ("pascal", 1), "kPa": ("pascal", 1000), "ohm": ("ohm", 1), "mol": ("mole", 1),
+    "Pa": ("pascal", 1), "pascal": ("pascal", 1), "kPa": ("pascal", 1000), "MPa": ("pascal", 10**6), "mol": ("mole", 1),
+    "ohm": ("ohm", 1), "mohm": ("ohm", "0.001"), "kohm": ("ohm", 1000), "Mohm": ("ohm", 10**6), "Gohm": ("ohm", 10**9),
+    "kilohm": ("ohm", 1000), "megohm": ("ohm", 10**6), "MHz": ("hertz", 10**6), "GHz": ("hertz", 10**9),
+    "mA": ("ampere", "0.001"), "mV": ("volt", "0.001"), "kV": ("volt", 1000), "MW": ("watt", 10**6),
+    "MJ": ("joule", 10**6),
     "acre": ("acre", 1), "hectare": ("hectare", 1), "unit": ("unit", 1),
 }  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
