@@ -207,7 +207,10 @@ def _check_rollout(args: NestedFlags) -> None:
         )
     check_no_other_models(args, "openrlhf-sfpo train")
     if not args.rollout.replay_dir and not args.vllm.num_engines:
-        raise UsageError("--vllm.num_engines", "is not given.", "Use 1 or more, or --rollout.replay_dir.")
+        problem = "is not given." if args.vllm.num_engines is None else "is 0, and no engine would sample responses."
+        raise UsageError(
+            "--vllm.num_engines", problem, "Use 1 or more, or --rollout.replay_dir to train on recorded ones."
+        )
 
 
 def check_no_other_models(args: NestedFlags, who: str) -> None:

@@ -14,6 +14,10 @@ import yaml
 from openrlhf_sfpo.system.errors import UsageError
 
 _NULL = ("", "~", "null", "Null", "NULL")
+_LINES = "Write `name: value` lines, with text that has braces in quotes."
+_SETTING = re.compile(r"\s*(?:-\s+)?([\w.-]+)\s*:\s+([^\s'\"].*?)\s*")
+# Plain text that YAML reads as something else: brackets that more text follows, a sign with a meaning, or a colon.
+_NOT_PLAIN = re.compile(r"\{[^{}]*\}.*\S|\[[^\[\]]*\].*\S|[*&!%@`|>?].*|.*:(?:\s.*)?")
 
 
 class Section(dict[str, Any]):
@@ -75,7 +79,7 @@ def read_yaml(flag: str, path: Path) -> Section:
     try:
         root = yaml.compose(text, yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise UsageError(flag, f"{path} is not YAML ({_reason(error, text)}).", "Correct it.") from None
+        raise UsageError(flag, f"{path} is not YAML ({_reason(error, text)}).", _quoting(error, text)) from None
     if root is None:
         return Section(str(path))
     content = _Reader(flag, str(path)).value(root)
@@ -112,6 +116,26 @@ def _reason(error: yaml.YAMLError, text: str) -> str:
     return f"line {mark.line + 1}: {problem.removeprefix('but ')}"
 
 
+def _quoting(error: yaml.YAMLError, text: str) -> str:
+    """What to do about an error: put a text in quotes, if it is one that YAML takes for something else."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    for line in reversed(text.splitlines()[: mark.line + 1] if mark is not None else []):
+        setting = _SETTING.fullmatch(line)
+        if setting is None and line.strip():
+            continue  # the text may have begun in a line above
+        if setting is None or not _NOT_PLAIN.fullmatch(setting[2]):
+            break
+        return f"Put the text in quotes: {setting[1]}: {_quoted(setting[2])}."
+    return "Correct it."
+
+
+def _quoted(text: str) -> str:
+    """Text in YAML's quotes: double ones where \\n is to be a line break."""
+    if "\\n" in text and not re.search(r'\\[^n]|"', text):
+        return f'"{text}"'
+    return "'" + text.replace("'", "''") + "'"
+
+
 class _Reader:
     """Makes values of nodes."""
 
@@ -141,7 +165,7 @@ class _Reader:
         merged: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, "has a list or a mapping for a name", "Write `name: value` lines.")
+                raise self._error(key, "has a list or a mapping for a name", _LINES)
             name = key.value.strip()
             if name == "<<" and key.style is None:
                 merged = {**self._merged(value), **merged}

@@ -10,6 +10,25 @@ from openrlhf_sfpo.system.errors import UsageError
 # What word processors and web pages make of hyphens.
 DASHES = "-\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{EM DASH}\N{HORIZONTAL BAR}\N{MINUS SIGN}"
 _MANY = 4
+# Values by other names that people know them by, and why; names without hyphens and underscores.
+_GRPO = ("group_norm", "group_norm is GRPO")
+_ALSO_CALLED: dict[str, dict[str, tuple[str, str]]] = {
+    "algo.advantage.estimator": {
+        "grpo": _GRPO,
+        "dapo": _GRPO,
+        "gspo": ("group_norm", "GSPO is group_norm with --actor.policy_loss_type gspo"),
+        "reinforce++": ("reinforce", "reinforce is REINFORCE++"),
+        "reinforceplusplus": ("reinforce", "reinforce is REINFORCE++"),
+        "reinforce++baseline": ("reinforce_baseline", "reinforce_baseline is REINFORCE++-baseline"),
+    },
+    "actor.policy_loss_type": {"grpo": ("ppo", "GRPO clips as PPO does")},
+    "actor.optim": {"adamw": ("adam", "with decoupled weight decay, --actor.adam.weight_decay")},
+    "ds.param_dtype": {"bfloat16": ("bf16", ""), "float16": ("fp16", "")},
+    "megatron.param_dtype": {"bfloat16": ("bf16", ""), "float32": ("fp32", "")},
+    "run.engine_dtype": {"bf16": ("bfloat16", ""), "fp32": ("float32", "")},
+    "megatron.attention_backend": dict.fromkeys(("flashattention2", "flashattn", "fa2"), ("flash", "")),
+    "megatron.device": {"gpu": ("cuda", "")},
+}
 
 
 def unknown_flag(word: str, names: Iterable[str]) -> UsageError:
@@ -40,7 +59,8 @@ def unknown_setting(name: str, place: str, names: Iterable[str]) -> UsageError:
         return UsageError(place, "sets 'config', and a file cannot include another one.", "Put its lines here.")
     above = next((flag for flag in known if name.startswith(f"{flag}.")), None)
     if above is not None:
-        return UsageError(place, f"sets {name!r}, but {above} takes a value and no settings of its own.", "Correct it.")
+        fix = "Write a text in quotes, such as '{}'." if above.endswith("template") else "Correct it."
+        return UsageError(place, f"sets {name!r}, but {above} takes a value and no settings of its own.", fix)
     if name.startswith("no-") and name.removeprefix("no-") in known:
         return UsageError(place, f"sets {name!r}, which is no flag.", f"Write {name.removeprefix('no-')}: false.")
     inside = [flag for flag in known if flag.startswith(f"{name}.")]
@@ -145,6 +165,24 @@ def _advice(name: str, known: list[str], dashes: str) -> tuple[str, str]:
             return "is no flag", f"`openrlhf-sfpo train --help {topic}` lists its flags."
         return "is no flag", "`openrlhf-sfpo train --help` lists the topics."
     return "is no flag", f"Did you mean {' or '.join(f'{dashes}{one}' for one in close)}?"
+
+
+def meant(name: str, value: str, choices: Iterable[str]) -> str:
+    """A question for which of a flag's values was meant by another one; no text if that is unclear.
+
+    Args:
+        name: of the flag, without dashes.
+        value: what was given.
+        choices: that the flag has.
+    """
+    known = list(choices)
+    close, reason = _ALSO_CALLED.get(name, {}).get(_plain(value), ("", ""))
+    if close not in known:
+        found = similar(value, known)
+        close, reason = (found[0], "") if len(found) == 1 else ("", "")
+    if not close:
+        return ""
+    return f"Did you mean {close}{f' ({reason})' if reason else ''}?"
 
 
 def similar(name: str, known: Iterable[str]) -> list[str]:

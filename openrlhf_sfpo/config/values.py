@@ -10,7 +10,7 @@ from typing import Any
 from openrlhf_sfpo.config.flags import path_flags
 from openrlhf_sfpo.config.openrlhf_flags import SOURCES
 from openrlhf_sfpo.config.settings_file import Section, flow_list
-from openrlhf_sfpo.config.suggestions import similar, truth
+from openrlhf_sfpo.config.suggestions import meant, truth
 from openrlhf_sfpo.system.errors import UsageError
 
 # Text flags for which no text at all is a value of its own.
@@ -37,7 +37,8 @@ def value_of(action: argparse.Action, given: object, place: str = "") -> Any:
     """
     flag = action.option_strings[0]
     if isinstance(given, Section | dict):
-        raise _error(flag, "is given a mapping", place, "Give it a value.")
+        fix = "" if given or action.type in _KINDS else " If {} is meant as text, put it in quotes: '{}'."
+        raise _error(flag, "is given a mapping", place, f"Give it a value.{fix}")
     if action.nargs == 0:
         return _boolean(action, given, place)
     convert = _converter(action, place)
@@ -95,9 +96,9 @@ def _converter(action: argparse.Action, place: str) -> Callable[[str], Any]:
                 what, fix = _KINDS[kind]
                 raise _error(flag, f"is {text!r}, which is {what}", place, fix) from None
         if action.choices is not None and text not in action.choices:
-            close = similar(text, map(str, action.choices))
-            fix = f"Did you mean {close[0]}? " if len(close) == 1 else ""
-            raise _error(flag, f"is {text!r}", place, f"{fix}Use one of {', '.join(map(str, action.choices))}.")
+            hint = meant(name, text, map(str, action.choices))
+            fix = f"Use one of {', '.join(map(str, action.choices))}."
+            raise _error(flag, f"is {text!r}", place, f"{hint} {fix}".strip())
         if not text.strip() and name not in _MAY_BE_EMPTY:
             hint = "" if place else " (is a variable of the shell not set?)"
             raise _error(flag, f"is empty{hint}", place, "Give it a value, or drop it.")

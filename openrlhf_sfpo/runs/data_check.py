@@ -83,6 +83,7 @@ class DataCheck:
         self._found: dict[str, list[_Found]] = {}
         self._unread: set[str] = set()  # flags with data sets that are still to be downloaded
         self._tokenizer: Any = None
+        self.notes: list[str] = []  # further warnings
 
     def template(self) -> Template | None:
         """--data.input_template, parsed."""
@@ -212,12 +213,17 @@ class DataCheck:
 
     def warnings(self) -> list[str]:
         """What to know about data that can be trained on all the same, a line each."""
-        lines: list[str] = []
+        lines = list(self.notes)
         template = self._args.data.input_template
         if template and "\\n" in template:
             lines.append(
                 "--data.input_template has a backslash and an n where a line break may be meant: write $'...\\n...' in "
                 "bash."
+            )
+        if template and (odd := re.search(r"[\x07\x08\x0b\x0c\x1b]", template)):
+            lines.append(
+                f"--data.input_template has the control character {odd[0]!r}: in double quotes, YAML reads a backslash "
+                "and a letter as one. Write single quotes, or two backslashes."
             )
         for one in (one for found in self._found.values() for one in found):
             lines += [f"{one.source.place}: {line}" for line in self._warnings_of(one)]

@@ -69,12 +69,22 @@ def try_rewards(args: NestedFlags, data: DataCheck) -> None:
         file = Path(split_spec(spec)[0])
         changed = file.stat().st_mtime_ns if file.is_file() else 0
         sample = Sample(first[0], "" if first[1] is None else first[1], first[2]) if first else MADE_UP
-        _try_once(spec, json.dumps(dataclasses.astuple(sample)), seconds, changed)
+        not_finite = _try_once(spec, json.dumps(dataclasses.astuple(sample)), seconds, changed)
+        if not_finite and args.train.on_nonfinite == "stop":
+            fix = "Return finite numbers, or give --train.on_nonfinite skip, which leaves batches with others out."
+            raise UsageError(FLAG, not_finite, fix)
+        if not_finite:
+            data.notes.append(f"{FLAG}: {not_finite} --train.on_nonfinite skip leaves such batches out.")
 
 
 @functools.cache
-def _try_once(spec: str, sample: str, seconds: float, changed: int) -> None:
-    """The runs of a comparison have the same reward. `sample` is a row as JSON; `changed` is when the file was."""
-    from openrlhf_sfpo.tasks.reward_trial import Sample, try_reward
+def _try_once(spec: str, sample: str, seconds: float, changed: int) -> str:
+    """What is wrong if a reward is not a finite number, else no text. The runs of a comparison have the same reward.
+    `sample` is a row as JSON; `changed` is when the file was."""
+    from openrlhf_sfpo.tasks.reward_trial import NotFiniteError, Sample, try_reward
 
-    try_reward(FLAG, spec, Sample(*json.loads(sample)), seconds, "--run.reward_trial 0 skips this trial.")
+    try:
+        try_reward(FLAG, spec, Sample(*json.loads(sample)), seconds, "--run.reward_trial 0 skips this trial.")
+    except NotFiniteError as error:
+        return error.problem
+    return ""

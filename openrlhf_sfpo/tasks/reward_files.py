@@ -15,6 +15,10 @@ from openrlhf_sfpo.system.errors import UsageError
 DEFAULT_NAME = "reward_func"
 
 
+class NoFunction(TypeError):
+    """A file has no function of a name."""
+
+
 def split_spec(spec: str) -> tuple[str, str]:
     """(source, name) of FILE.py, FILE.py:NAME, MODULE or MODULE:NAME."""
     if spec.endswith(".py"):
@@ -132,11 +136,13 @@ def attribute(module: ModuleType, source: str, name: str) -> Any:
     """A callable of a module.
 
     Raises:
-        AttributeError, TypeError: it has none of that name, or that is not callable.
+        NoFunction: it has none of that name, or that is not callable.
     """
     found = getattr(module, name, None)
     if found is None:
-        raise AttributeError(f"{source} does not define {name}")
+        raise NoFunction(f"{source} does not define {name}")
     if not callable(found):
-        raise TypeError(f"{name} of {source} is not a function but {type(found).__name__}")
+        text = repr(found)
+        shown = f" ({text})" if len(text) <= 60 and "\n" not in text else ""
+        raise NoFunction(f"{name} of {source} is not a function but {type(found).__name__}{shown}")
     return found

@@ -14,6 +14,10 @@ class BadResult(ValueError):
     """A reward function returned something else; the message, in one line, says what and what is wanted."""
 
 
+class NotFinite(BadResult):
+    """A reward function returned NaN or infinity."""
+
+
 @dataclass(frozen=True)
 class RewardResult:
     """One number for each sample.
@@ -36,10 +40,10 @@ def read_result(result: object, count: int, finite: bool = True) -> RewardResult
         result: {"rewards": ..., "scores": ..., "extra_logs": {...}} with numbers as lists, tensors or arrays, as
             OpenRLHF has it (the last two may be missing), or the rewards alone, as TRL and verl have it.
         count: how many samples it was asked about.
-        finite: refuse NaN and infinity.
+        finite: refuse rewards and scores that are NaN or infinite.
 
     Raises:
-        BadResult: it is something else.
+        BadResult: it is something else; `NotFinite` for such numbers.
     """
     if isinstance(result, Mapping):
         if "rewards" not in result:
@@ -52,7 +56,7 @@ def read_result(result: object, count: int, finite: bool = True) -> RewardResult
         return RewardResult(
             rewards,
             rewards if scores is None else _numbers(scores, count, "scores", finite),
-            {str(key): _numbers(values, count, str(key), finite) for key, values in (extra or {}).items()},
+            {str(key): _numbers(values, count, str(key), False) for key, values in (extra or {}).items()},
         )
     rewards = _numbers(result, count, "rewards", finite)
     return RewardResult(rewards, rewards)
@@ -81,7 +85,7 @@ def _numbers(values: object, count: int, key: str, finite: bool) -> list[float]:
     if len(numbers) != count:
         raise BadResult(f"it returned {len(numbers)} {key!r} for {count} sample{'s' * (count != 1)}. {WANTED}")
     if finite and not all(map(math.isfinite, numbers)):
-        raise BadResult(f"it returned {key!r} = {numbers}; rewards must be finite numbers")
+        raise NotFinite(f"it returned {key!r} = {numbers}; rewards must be finite numbers")
     return numbers
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 from openrlhf_sfpo.tasks.child_process import python_command
-from openrlhf_sfpo.tasks.reward_files import split_spec
-from openrlhf_sfpo.tasks.reward_results import WANTED, BadResult, read_result
+from openrlhf_sfpo.tasks.reward_files import NoFunction, split_spec
+from openrlhf_sfpo.tasks.reward_results import WANTED, BadResult, NotFinite, read_result
 from openrlhf_sfpo.tasks.rewards import load_reward
 
 # What the function sees as a response: text such as models write.
@@ -35,6 +35,10 @@ class Sample:
     source: str | None
 
 
+class NotFiniteError(UsageError):
+    """The function works, but has returned NaN or infinity."""
+
+
 MADE_UP = Sample("What is 6 * 7?", "42", None)
 
 
@@ -49,7 +53,8 @@ def try_reward(flag: str, spec: str, sample: Sample, seconds: float, skip: str) 
         skip: how to do without the trial, a sentence.
 
     Raises:
-        UsageError: it cannot be loaded, raises, or returns no rewards. `NotThere` if it could not reach a server.
+        UsageError: it cannot be loaded, raises, or returns no rewards. `NotThere` if it could not reach a server,
+            `NotFiniteError` if a reward or score is no finite number.
     """
     try:
         found = _in_child(spec, sample, seconds)
@@ -60,9 +65,15 @@ def try_reward(flag: str, spec: str, sample: Sample, seconds: float, skip: str) 
     stage, what = found["stage"], found["what"]
     if stage == "load":
         raise UsageError(flag, f"{source} cannot be loaded: {what}.", f"Fix it. {skip}".strip())
+    if stage == "name":
+        raise UsageError(flag, f"{what}.", f"Name a function of (queries, prompts, labels): {source}:FUNCTION.")
     if stage == "result":
         returned, _, wanted = what.partition(". ")
         raise UsageError(flag, f"{name} of {source} does not work on {_place(sample)}: {returned}.", f"{wanted}.")
+    if stage == "not finite":
+        returned, _, wanted = what.partition("; ")
+        problem = f"{name} of {source} does not work on {_place(sample)}: {returned}, and {wanted}."
+        raise NotFiniteError(flag, problem, "Return a number for every response, such as 0 for one without an answer.")
     if stage == "server":
         problem = f"{name} of {source} reaches no server: {what}."
         raise NotThere(flag, problem, f"Start the server. {skip}".strip())
@@ -117,6 +128,8 @@ def main(answer: int) -> None:
 def _try(spec: str, sample: Sample) -> dict[str, Any]:
     try:
         function = load_reward(spec)
+    except NoFunction as error:
+        return {"stage": "name", "what": str(error)}
     except BaseException as error:
         return {"stage": "load", "what": _described(error, spec)}
     try:
@@ -125,7 +138,9 @@ def _try(spec: str, sample: Sample) -> dict[str, Any]:
         stage = "server" if _is_connection(error) else "call"
         return {"stage": stage, "what": _described(error, spec), "signature": _is_signature(error)}
     try:
-        read_result(result, 1, finite=False)
+        read_result(result, 1)
+    except NotFinite as error:
+        return {"stage": "not finite", "what": str(error)}
     except BadResult as error:
         return {"stage": "result", "what": str(error)}
     except Exception as error:

@@ -140,6 +140,11 @@ def check_reward(spec: str, flag: str = FLAG) -> None:
     if spec in BUILTIN or is_url(spec):
         return
     source, name = reward_files.split_spec(spec)
+    path = Path(source)
+    is_package = "/" not in source and (path / "__init__.py").is_file()
+    if not source.endswith(".py") and path.exists() and not is_package:
+        what = "a directory" if path.is_dir() else "a file whose name does not end with .py"
+        raise UsageError(flag, f"{source} is {what}.", f"Give a Python file with {name}(queries, prompts, labels).")
     if not source.endswith(".py"):
         try:
             found = importlib.util.find_spec(source)
@@ -162,13 +167,16 @@ def load_reward(spec: str) -> RewardFunction:
     """The function that a --reward.remote_url value names (not a URL).
 
     Raises:
-        Exception: whatever the user's file raises, AttributeError or TypeError if the function is not in there.
+        Exception: whatever the user's file raises, `NoFunction` if the function is not in there.
     """
     if spec in BUILTIN:
         return BUILTIN[spec]
     source, name = reward_files.split_spec(spec)
     module = reward_files.load_file(source) if source.endswith(".py") else importlib.import_module(source)
-    return reward_files.attribute(module, source, name)
+    found = reward_files.attribute(module, source, name)
+    if isinstance(found, type):
+        raise reward_files.NoFunction(f"{name} of {source} is not a function but a class")
+    return found
 
 
 class CheckedReward:

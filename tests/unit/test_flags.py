@@ -370,7 +370,8 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         {"--rollout.n_samples_per_prompt": 1},
         ["--rollout.n_samples_per_prompt", "--algo.advantage.estimator", "2 or more"],
     ),
-    ("no engines", {"--vllm.num_engines": None}, ["--vllm.num_engines", "--rollout.replay_dir"]),
+    ("no engines", {"--vllm.num_engines": None}, ["--vllm.num_engines: is not given", "--rollout.replay_dir"]),
+    ("zero engines", {"--vllm.num_engines": 0}, ["--vllm.num_engines: is 0", "Use 1 or more, or --rollout.replay_dir"]),
     (
         "asynchronous and deterministic",
         {"--train.async_enable": True, "--rollout.deterministic": True},
