@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import absence
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -42,7 +43,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UsageError(
             MODEL_SETTING,
-            f"{str(path)!r} is not a directory.",
+            f"{str(path)!r} is not a directory." if path.exists() else f"{path} {absence(path)}.",
             "Give the path of a Hugging Face model directory (config.json, *.safetensors, tokenizer files).",
         )
     file = path / "config.json"

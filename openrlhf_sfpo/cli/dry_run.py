@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openrlhf_sfpo.cli.plan import GPU_MEMORY_GB
+from openrlhf_sfpo.config.device_defaults import has_cuda
 from openrlhf_sfpo.config.namespaces import nested
 from openrlhf_sfpo.system.errors import UsageError
 
@@ -63,7 +64,14 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
         print(model.warning)
     setup = planned(flat, model)
     plan = make_plan(setup, GPU_MEMORY_GB)
-    print(f"\n{placement_text(setup)}\n\n{as_text(plan)}")
+    print(f"\n{placement_text(setup)}\n")
+    if setup.cuda:
+        here = "" if has_cuda() else ", as this machine has none"
+        print(
+            f"GPUs of {GPU_MEMORY_GB:g} GiB are assumed{here}; for others: openrlhf-sfpo plan MODEL_DIR "
+            "--gpu_memory_gb G, with the same flags.\n"
+        )
+    print(as_text(plan))
     return 0 if plan.fits else 1
 
 

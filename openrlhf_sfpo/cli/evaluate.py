@@ -12,7 +12,7 @@ from openrlhf_sfpo.cli.parser import Parser
 from openrlhf_sfpo.config.ranges import at_least, between, check_ranges, share
 from openrlhf_sfpo.config.values import as_path, expanded
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.files import check_writable
+from openrlhf_sfpo.system.files import absence, check_writable
 from openrlhf_sfpo.system.home import prepare_command
 from openrlhf_sfpo.tasks.evaluation import PAPER_TEMPLATE, Problem, load_problems, paper_specs
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
@@ -166,7 +166,7 @@ def _model(path: str) -> str:
     if directory.is_dir():
         raise UsageError("MODEL", f"{path} holds no model (no config.json).", "Give a Hugging Face model directory.")
     if not directory.exists() and (path.startswith(("/", ".")) or path.count("/") > 1):
-        raise UsageError("MODEL", f"{path} does not exist.", "Give a Hugging Face model directory.")
+        raise UsageError("MODEL", f"{path} {absence(path)}.", "Give a Hugging Face model directory.")
     return path
 
 

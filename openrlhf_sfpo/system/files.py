@@ -38,6 +38,19 @@ def check_writable(flag: str, directory: Path, probe: bool = True) -> None:
         raise UsageError(flag, f"{directory} cannot be written ({error.strerror}).", "Choose another one.") from None
 
 
+def absence(path: str | Path) -> str:
+    """That a path does not exist, and which part of it is missing, to be put after the path: "does not exist: models
+    has no 'Qwen'"."""
+    path = Path(path)
+    existing = next((one for one in path.parents if os.path.exists(one)), Path())
+    (missing, *below) = path.relative_to(existing).parts if existing != path else (path.name,)
+    if existing.is_file():
+        return f"does not exist: {existing} is a file"
+    if existing == Path():
+        return f"does not exist: {Path.cwd()} has no {missing!r}" if below else f"does not exist in {Path.cwd()}"
+    return f"does not exist: {existing} has no {missing!r}"
+
+
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a file to a temporary sibling, fsync it, then rename it atomically, so that nobody finds half of it; return
     `path`."""

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.files import absence
 
 DEFAULT_NAME = "reward_func"
 
@@ -97,7 +98,7 @@ def check_file(flag: str, path: Path, name: str, usage: str) -> None:
     if path.is_dir():
         raise UsageError(flag, f"{path} is a directory.", "Give the path of a Python file.")
     if not path.is_file():
-        raise UsageError(flag, f"{path} does not exist.", "Give the path of a Python file.")
+        raise UsageError(flag, f"{path} {absence(path)}.", "Give the path of a Python file.")
     try:
         tree = ast.parse(path.read_bytes(), filename=path.name)  # bytes: the file may declare its encoding
     except (SyntaxError, ValueError) as error:

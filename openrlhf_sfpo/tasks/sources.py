@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from openrlhf_sfpo.system.errors import NotThere, UsageError
+from openrlhf_sfpo.system.files import absence
 
 REASONING_GYM = "reasoning_gym:"
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -69,7 +71,7 @@ def _source(flag: str, name: str) -> Source:
         raise UsageError(flag, f"{place} is not a kind of file that is read.", f"Give {_KINDS}.")
     if kind is not None or _is_path(place):
         if not path.is_file():
-            raise NotThere(flag, f"{place} does not exist.", f"Give the path of a file: {_KINDS}.")
+            raise NotThere(flag, f"{place} {absence(place)}.", f"Give the path of a file: {_KINDS}.")
         return Source(flag, name, "file", place, part)
     return Source(flag, name, "hub", place, part)
 
@@ -100,7 +102,7 @@ def read_rows(flag: str, path: Path) -> Iterator[Row]:
     """
     kind = file_kind(path)
     if not path.is_file():
-        raise NotThere(flag, f"{path} does not exist.", f"Give the path of a file: {_KINDS}.")
+        raise NotThere(flag, f"{path} {absence(path)}.", f"Give the path of a file: {_KINDS}.")
     if kind == ".parquet":
         yield from _parquet(flag, path)
     elif kind == ".arrow":
@@ -146,7 +148,9 @@ def _json(flag: str, path: Path, file: TextIO) -> Iterator[Row]:
     try:
         rows = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise UsageError(flag, f"{path} is not JSON ({error}).", "Fix the syntax.") from None
+        line, problem = _json_problem(error)
+        where = f", line {line}" if line else ""
+        raise UsageError(flag, f"{path}{where} is not JSON ({problem}).", "Fix the syntax.") from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise UsageError(flag, f"{path}, row {number} is not a JSON object.", "Write a list of objects.")
@@ -158,12 +162,22 @@ def _json_lines(flag: str, path: Path, file: TextIO) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip())
         except (ValueError, RecursionError) as error:
-            raise UsageError(flag, f"{path}, line {number} is not JSON ({error}).", "Fix or remove the line.") from None
+            begins = line.strip() in ("{", "[")
+            fix = "Write each object on one line." if begins else "Fix or remove the line."
+            problem = f"{path}, line {number} is not JSON ({_json_problem(error)[1]})."
+            raise UsageError(flag, problem, fix) from None
         if not isinstance(row, dict):
             raise UsageError(flag, f"{path}, line {number} is not a JSON object.", "Write one object per line.")
         yield f"line {number}", row
+
+
+def _json_problem(error: Exception) -> tuple[int | None, str]:
+    """The line of the text that was parsed, if it is known, and what is wrong there."""
+    if not isinstance(error, json.JSONDecodeError):
+        return None, str(error)
+    return error.lineno, f"{error.msg}, column {error.colno}"
 
 
 def _table(flag: str, path: Path, file: TextIO, delimiter: str) -> Iterator[Row]:
@@ -174,6 +188,8 @@ def _table(flag: str, path: Path, file: TextIO, delimiter: str) -> Iterator[Row]
         header = next(reader, [])
         if len(set(header)) < len(header):
             raise UsageError(flag, f"{path} names a column twice ({', '.join(header)}).", "Rename one.")
+        if len(header) == 1 and (other := next((mark for mark in "\t,;|" if mark in header[0]), None)):
+            raise UsageError(flag, *_other_separator(path, header[0], delimiter, other))
         line = reader.line_num + 1
         for cells in reader:
             where, line = f"line {line}", reader.line_num + 1
@@ -188,6 +204,18 @@ def _table(flag: str, path: Path, file: TextIO, delimiter: str) -> Iterator[Row]
             yield where, {name: cell or None for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
         raise UsageError(flag, f"{path}, line {reader.line_num} cannot be read ({error}).", "Fix the line.") from None
+
+
+def _other_separator(path: Path, header: str, expected: str, found: str) -> tuple[str, str]:
+    """What to say of a table whose cells are separated by something else than its suffix says."""
+    problem = f"{path} has one column in its header, {header!r}, with {found!r} in it; {expected!r} separates columns."
+    compressed = path.suffix.lower() == ".gz"
+    kinds = {",": ".csv", "\t": ".tsv"}
+    if found in kinds:
+        return problem, f"Rename the file, so that its name ends with {kinds[found]}{'.gz' * compressed}."
+    convert = f"import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter='{found}'))"
+    read = "zcat" if compressed else "cat"
+    return problem, f'Convert it: {read} {shlex.quote(str(path))} | python -c "{convert}" > new.csv'
 
 
 def _parquet(flag: str, path: Path) -> Iterator[Row]:

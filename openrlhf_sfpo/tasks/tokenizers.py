@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.system.errors import NotThere, UsageError
+from openrlhf_sfpo.system.files import absence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,11 +114,10 @@ def load_tokenizer(flag: str, model: str, trust_code: bool = False, use_fast: bo
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_code, use_fast=use_fast)
     except Exception as error:  # whatever a library makes of a broken file
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        raise UsageError(
-            flag,
-            f"the tokenizer of {model} cannot be loaded ({reason}).",
-            "Download tokenizer.json and tokenizer_config.json again.",
-        ) from None
+        fix = "Download tokenizer.json and tokenizer_config.json again."
+        if not directory.exists():
+            fix = f"A directory {model} {absence(model)}; if it is a name on the Hugging Face Hub, check it."
+        raise UsageError(flag, f"the tokenizer of {model} cannot be loaded ({reason}).", fix) from None
     if tokenizer.eos_token_id is None:
         raise UsageError(
             flag,

@@ -311,7 +311,7 @@ def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:
         (["--data", "x.jsonl", "--temperature", "-1"], "--temperature: is -1.0."),
         (["--data", "x.jsonl", "--input_template", "Solve:"], "Put {} where the problem goes."),
         (["--data", "x.jsonl", "--grader", "maths"], "--grader: 'maths' is neither a built-in reward"),
-        (["--data", "x.jsonl"], "--data: x.jsonl does not exist."),
+        (["--data", "x.jsonl"], "--data: x.jsonl does not exist in "),
         (["--data_dir", "x"], "--data_dir: is for --protocol paper."),
         (["--protocol", "paper", "--data_dir", "nowhere"], "--data_dir: nowhere/math500.jsonl does not exist."),
     ],

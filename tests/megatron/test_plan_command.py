@@ -371,7 +371,7 @@ def test_the_plan_command_for_people(directory: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["/nowhere"], "is not a directory"),
+        (["/nowhere"], "/nowhere does not exist: / has no 'nowhere'"),
         (["DIR", "--gpus", "many"], "--gpus: is 'many'"),
         (["DIR", "--gpus", "-8"], "--gpus: is -8."),
         (["DIR", "--gpu_memory_gb"], "--gpu_memory_gb: is ''"),
@@ -420,6 +420,7 @@ def test_a_dry_run_writes_nothing_and_says_what_is_left_to_do(directory: Path, c
     assert "node 0, GPU 2-3                  DP 0, PP 1, TP 0-1" in text
     assert "DP 1-15: every 4 GPUs one copy" in text
     assert "engine 1" in text
+    assert "GPUs of 80 GiB are assumed, as this machine has none; for others: openrlhf-sfpo plan MODEL_DIR" in text
     assert "It fits:" in text
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert [path.name for path in directory.iterdir()] == ["config.json"]

@@ -217,7 +217,7 @@ def test_a_comparison_switches_flags_off(tmp_path: Path, base: dict[str, Any], c
 @pytest.mark.parametrize(
     ("main", "words", "message"),
     [
-        (plan.main, ["/nonexist"], "openrlhf-sfpo plan: error: MODEL_DIR: '/nonexist'"),
+        (plan.main, ["/nonexist"], "openrlhf-sfpo plan: error: MODEL_DIR: /nonexist does not exist"),
         (plan.main, [""], "openrlhf-sfpo plan: error: MODEL_DIR: "),
         (plan.main, ["--gpus", "8"], "openrlhf-sfpo plan: error: MODEL_DIR: is not given."),
         (doctor.main, ["--bogus"], "openrlhf-sfpo doctor: error: --bogus: is no flag."),

@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -202,7 +206,17 @@ def test_rows_as_verl_writes_them(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", "", "is empty"),
-        ("a.jsonl", '{"prompt": "a", "label": "b"}\n{"prompt": \n', "line 2 is not JSON"),
+        ("a.jsonl", '{"prompt": "a", "label": "b"}\n{"prompt": \n', "line 2 is not JSON (Expecting value, column 11)."),
+        (
+            "a.jsonl",
+            '{"prompt": "a"\n',
+            "line 1 is not JSON (Expecting ',' delimiter, column 15). Fix or remove the line.",
+        ),
+        (
+            "a.jsonl",
+            '{\n  "prompt": "a"\n}\n',
+            "line 1 is not JSON (Expecting property name enclosed in double quotes, col",
+        ),
         ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
         ("a.jsonl", '["prompt"]\n', "line 1 is not a JSON object"),
         ("a.jsonl", '{"prompt": "a", "label": "b"}\n\n{"prompt": "a"}\n', "line 3 has no 'label' (it has 'prompt')"),
@@ -211,13 +225,20 @@ def test_rows_as_verl_writes_them(tmp_path: Path) -> None:
         ("a.jsonl", '{"prompt": 12, "label": "b"}\n', "line 1: the prompt is a number"),
         ("a.jsonl", '{"question": "a", "label": "b"}\n', "line 1 has no 'prompt'"),
         ("a.json", "[1, 2]", "row 1 is not a JSON object"),
-        ("a.json", '[{"prompt": "a"', "is not JSON"),
+        ("a.json", '[{"prompt": "a"', "line 1 is not JSON (Expecting ',' delimiter, column 16)."),
+        ("a.json", '[{"prompt": "a"},\n{"prompt"}]', "line 2 is not JSON (Expecting ':' delimiter, column 10)."),
         ("a.csv", "prompt,label\n2+2=,4\n3+3=,\n", "line 3: the label is null"),
         ("a.csv", "prompt,label\n1, 2 and 3,6\n", "line 2 has 3 cells, and the header 2"),
         ("a.csv", 'prompt,label\n"a\nb",6\nc\n', "line 4 has 1 cells"),
         ("a.csv", "prompt,prompt\na,b\n", "names a column twice"),
         ("a.csv", "prompt,label\n", "is empty"),
-        ("a.csv", "prompt;label\na;b\n", "line 2 has no 'prompt', 'label' (it has 'prompt;label')"),
+        ("a.csv", "prompt;label\na;b\n", "has one column in its header, 'prompt;label', with ';' in it; ',' separates"),
+        ("a.csv", "prompt\tlabel\na\tb\n", "has one column in its header, 'prompt\\tlabel', with '\\t' in it; ',' sep"),
+        (
+            "a.tsv",
+            "prompt,label\na,b\n",
+            "has one column in its header, 'prompt,label', with ',' in it; '\\t' separates",
+        ),
         ("a.csv", f'prompt,label\n"{CHAT}",4\n', "line 2: the prompt is a chat written as text"),
         ("a.parquet", "no parquet", "is not a parquet file"),
         ("a.arrow", "no arrow", "is not an Arrow file"),
@@ -231,6 +252,35 @@ def test_data_is_checked_to_the_last_row(tmp_path: Path, name: str, content: str
         scan(sources_of("--data.prompt_dataset", str(path))[0], MATH)
     assert f"{path}, {message}" in str(caught.value) or f"{path} {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fix"),
+    [
+        ("a.jsonl", '{\n  "prompt": "a"\n}\n', "Write each object on one line."),
+        ("a.jsonl", '[\n{"prompt": "a"}\n]\n', "Write each object on one line."),
+        ("a.csv", "prompt\tlabel\na\tb\n", "Rename the file, so that its name ends with .tsv."),
+        ("a.tsv", "prompt,label\na,b\n", "Rename the file, so that its name ends with .csv."),
+    ],
+)
+def test_what_to_do_about_data(tmp_path: Path, name: str, content: str, fix: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        scan(sources_of("--d", str(path))[0], MATH)
+    assert caught.value.fix == fix
+
+
+@pytest.mark.parametrize("separator", [";", "|"])
+def test_the_command_that_converts_a_table(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt{separator}label\n1, 2 and 3{separator}007\n")
+    with pytest.raises(UsageError) as caught:
+        scan(sources_of("--d", str(path))[0], MATH)
+    (command,) = re.findall(r"^Convert it: (.*)$", caught.value.fix)
+    path_of_python = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=path_of_python)
+    assert scan(sources_of("--d", str(tmp_path / "new.csv"))[0], MATH).samples[0].label == "007"
 
 
 def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:

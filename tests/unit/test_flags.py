@@ -256,7 +256,7 @@ def cut_index(directory: Path) -> Path:
 
 
 BAD: list[tuple[str, dict[str, Any], list[str]]] = [
-    ("model missing", {"--actor.model_name_or_path": "/nowhere"}, ["--actor.model_name_or_path", "not a directory"]),
+    ("model missing", {"--actor.model_name_or_path": "/nowhere"}, ["--actor.model_name_or_path", "does not exist"]),
     ("no model", {"--actor.model_name_or_path": None}, ["--actor.model_name_or_path", "not given"]),
     (
         "no config",

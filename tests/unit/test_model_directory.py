@@ -566,6 +566,23 @@ def test_paths_that_are_no_directories(tmp_path: Path, llama: Path) -> None:
         check_model_directory(llama)
 
 
+def test_a_path_of_which_a_part_exists_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for path, expected in (
+        ("models/Qwen", "models/Qwen does not exist: models has no 'Qwen'."),
+        ("models/Qwen/x", "models/Qwen/x does not exist: models has no 'Qwen'."),
+        ("nowhere/Qwen/x", f"nowhere/Qwen/x does not exist: {tmp_path} has no 'nowhere'."),
+        ("Qwen", f"Qwen does not exist in {tmp_path}."),
+        (tmp_path / "models" / "a" / "b", f"{tmp_path}/models/a/b does not exist: {tmp_path}/models has no 'a'."),
+    ):
+        with pytest.raises(UsageError) as refused:
+            check_model_directory(path)
+            ModelConfig.from_pretrained(path)
+        assert refused.value.problem == expected
+        assert "hf download" not in str(refused.value)
+
+
 def test_files_that_nothing_reads_may_be_pointers_or_broken_links(llama: Path) -> None:
     make_files(llama, {"pytorch_model.bin": LFS, "tf_model.h5": LFS, "consolidated.safetensors": LFS})
     split(llama)

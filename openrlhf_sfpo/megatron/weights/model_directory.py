@@ -37,7 +37,7 @@ def check_model_directory(path: str | Path, needs_weights: bool = True, bin_file
     if path.is_file():
         raise _problem(*_as_file(path))
     if not path.is_dir():
-        if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
+        if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) and not path.parent.exists():
             fix = f"If that is a name on the Hugging Face Hub: hf download {path} --local-dir DIRECTORY, and give that."
             raise UsageError(MODEL_SETTING, f"{str(path)!r} is not a directory.", fix)
         return
