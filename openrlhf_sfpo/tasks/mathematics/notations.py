@@ -58,11 +58,11 @@ def residue_parts(text: str) -> tuple[str, str, bool] | None:
 
     \pmod states what values are congruent to; \mod may also be an operation, 19 mod 12 = 7.
     """
-    found = _RESIDUE.fullmatch(text)
+    found = _RESIDUE.fullmatch(text) if "mod" in text else None
     return (found[1], found[3] or found[4], bool(found[2])) if found else None
 
 
 def transposed_part(text: str) -> str | None:
     """What is transposed in (1, 2)^T, as text; None if nothing is."""
-    found = _TRANSPOSE.fullmatch(text)
+    found = _TRANSPOSE.fullmatch(text) if "^" in text else None
     return found[1] if found else None
