@@ -10,7 +10,7 @@ nothing of Ray, vLLM or OpenRLHF. Models are random. Each part runs in a process
 - reposition: `SlowCopy.take` and `SlowCopy.reposition` of the large model's fp32 shards against a device-to-device copy
   of as many bytes, which is the memory's speed
 - pass: a fast pass (forward, backward, optimizer) of the large model over --tokens tokens: tokens per second, model
-  FLOPs utilisation, and the most memory that was in use against what `openrlhf-sfpo plan` says
+  FLOPs utilization, and the most memory that was in use against what `openrlhf-sfpo plan` says
 
 FLOPs of a token are 6 for each parameter that multiplies it and 12 x layers x query width x positions it sees
 (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with half the positions since attention is causal). Recomputed

@@ -59,8 +59,8 @@ def generate(answers: list[str], count: int, seed: int, held_out_from: Sequence[
     made: list[Rewriting] = []
     for label in chosen:
         others = [one for one in chosen if one != label and kind_of(one) == kind_of(label)]
-        neighbours = generator.sample(others, min(2, len(others)))
-        cases = rewritings(label, neighbours, generator)
+        neighbors = generator.sample(others, min(2, len(others)))
+        cases = rewritings(label, neighbors, generator)
         for acceptable, most in ((True, ACCEPTABLE), (False, WRONG)):
             some = [case for case in cases if case.acceptable is acceptable]
             made += generator.sample(some, min(most, len(some)))

@@ -23,18 +23,18 @@ class Rewriting:
     acceptable: bool
 
 
-def rewritings(label: str, neighbours: list[str], generator: random.Random) -> list[Rewriting]:
+def rewritings(label: str, neighbors: list[str], generator: random.Random) -> list[Rewriting]:
     """All rewritings of one reference answer.
 
     Args:
         label: the reference answer.
-        neighbours: other reference answers of its kind, which are wrong for it.
+        neighbors: other reference answers of its kind, which are wrong for it.
         generator: for the choices that are made by chance.
     """
     kind = kind_of(label)
     good: list[Pair] = [("unchanged", label), *typeset(label), *of_kind(kind, label)]
     bad: list[Pair] = [*wrong_of_kind(kind, label), *perturbed(label)]
-    bad += [("a neighbour's answer", other) for other in neighbours if kind != "choice" and surely_differ(label, other)]
+    bad += [("a neighbour's answer", other) for other in neighbors if kind != "choice" and surely_differ(label, other)]
     made = [Rewriting(name, _respond(answer, generator), label, True) for name, answer in _distinct(good)]
     made += [Rewriting(name, response, label, True) for name, response in boxed(label, kind)]
     made += [Rewriting(name, _respond(answer, generator), label, False) for name, answer in _distinct(bad)]

@@ -39,7 +39,7 @@ from openrlhf_sfpo.tasks.evaluation import (
 from openrlhf_sfpo.tasks.sources import FILES
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """A problem's text without what may differ between copies of it: spaces, line breaks, capitals, $ signs."""
     return re.sub(r"[\s$]+", "", unicodedata.normalize("NFKC", text)).casefold()
 
@@ -103,11 +103,11 @@ def prepare(out: Path, directory: Path | None) -> None:
     check_writable("OUT", out)
     evaluated = {wanted.name: load(wanted, directory) for wanted in PAPER_SETS}
     trained = {wanted.name: load(wanted, directory) for wanted in TRAINING_SETS}
-    seen = {normalised(problem.text): name for name, problems in evaluated.items() for problem in problems}
+    seen = {normalized(problem.text): name for name, problems in evaluated.items() for problem in problems}
     rows = []
     for name, problems in trained.items():
-        kept = [problem for problem in problems if normalised(problem.text) not in seen]
-        held_out = [seen[normalised(problem.text)] for problem in problems if normalised(problem.text) in seen]
+        kept = [problem for problem in problems if normalized(problem.text) not in seen]
+        held_out = [seen[normalized(problem.text)] for problem in problems if normalized(problem.text) in seen]
         where = ", ".join(f"{held_out.count(other)} in {other}" for other in dict.fromkeys(held_out))
         print(f"{name}: {len(held_out)} left out, which are evaluated on{f' ({where})' if where else ''}", flush=True)
         rows += rows_of(name, kept)

@@ -25,7 +25,7 @@ _LEFT_OUT = (
 
 
 def copy_model_files(source: Path, target: Path) -> list[str]:
-    """Copy configuration, tokenizer, chat templates and licence of a Hugging Face directory into another one, and code
+    """Copy configuration, tokenizer, chat templates and license of a Hugging Face directory into another one, and code
     if the configuration or the tokenizer uses it. The copies have the usual mode of new files. A model card stays
     behind: it describes another model.
 

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         type=int,
         default=1,
         metavar="N",
-        help="take the mean of N neighbouring evaluations for each accuracy (odd; default: 1). The best of a noisy "
+        help="take the mean of N neighboring evaluations for each accuracy (odd; default: 1). The best of a noisy "
         "curve is too high, and so is the target that the baseline's best sets",
     )
     parser.add_argument("--title", help="of the page (default: made from the directories' names)")

@@ -37,7 +37,7 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def reason(error: BaseException) -> str:
-    """Why a run failed, in one line: no traceback, no colours. Exceptions of this package speak for themselves; of
+    """Why a run failed, in one line: no traceback, no colors. Exceptions of this package speak for themselves; of
     others the class is named."""
     root = root_of(error)
     text = plain(str(root))
@@ -70,7 +70,7 @@ def full_text(error: BaseException) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without a terminal's colour codes."""
+    """Text without a terminal's color codes."""
     return _ANSI.sub("", text)
 
 

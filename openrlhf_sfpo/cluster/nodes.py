@@ -59,7 +59,7 @@ def _kill(processes: dict[int, float]) -> None:
 
 
 def divided_groups(nodes: list[str], size: int) -> list[range]:
-    """Which groups of `size` neighbouring ranks are on more than one machine.
+    """Which groups of `size` neighboring ranks are on more than one machine.
 
     Args:
         nodes: the machine of each rank.

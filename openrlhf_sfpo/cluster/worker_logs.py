@@ -31,7 +31,7 @@ def own_files() -> list[Path]:
 
 
 def tail(path: Path, size: int = _TAIL) -> str:
-    """The end of a file, without colours and without what progress bars have overwritten; empty if it is gone."""
+    """The end of a file, without colors and without what progress bars have overwritten; empty if it is gone."""
     with suppress(OSError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         text = plain(file.read().decode(errors="replace"))

@@ -17,7 +17,7 @@ class Layout:
 
     Ranks are numbered tensor-parallel fastest, then context-parallel, then pipeline stages, then data-parallel replicas
     (Megatron order "tp-cp-ep-pp-dp"). So the tp * cp * pp ranks that work on one sequence are contiguous, which is
-    what OpenRLHF's dispatch of one data chunk to neighbouring ranks needs.
+    what OpenRLHF's dispatch of one data chunk to neighboring ranks needs.
 
     Attributes:
         tp: tensor-parallel size.

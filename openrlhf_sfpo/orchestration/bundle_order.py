@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 def node_by_node(placement_group: "PlacementGroup", placement_group_bundle_index: int, **options: Any) -> Any:
     """Stands for Ray's `PlacementGroupSchedulingStrategy` where OpenRLHF gives rank r the r-th bundle: it gives it the
-    r-th in an order in which the bundles of a machine are neighbours, the one that vLLM engines on these bundles have.
+    r-th in an order in which the bundles of a machine are neighbors, the one that vLLM engines on these bundles have.
 
     Ray packs bundles onto machines, but from 17 on their numbers are mixed up (ray-project/ray#51117): of four times
     eight ranks, every tensor-parallel group would be on two machines.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation sampled: those of one prompt are neighbours."""
+    """What an evaluation sampled: those of one prompt are neighbors."""
 
     samples: list[Experience]
     per_prompt: int

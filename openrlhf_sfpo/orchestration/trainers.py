@@ -56,7 +56,7 @@ class _Reports(_AddedTo):
         if self.args.rollout.record_dir:
             save_rollouts(self.args.rollout.record_dir, step, [to_record(s) for s in rollout_samples])
         count = self.args.run.samples_per_step
-        # Spread over the batch: samples of one prompt are neighbours.
+        # Spread over the batch: samples of one prompt are neighbors.
         shown = rollout_samples[:: max(1, len(rollout_samples) // max(1, count))][:count]
         self._shown = [self._show(sample) for sample in shown]
         events.send("samples", step=step, samples=self._shown)

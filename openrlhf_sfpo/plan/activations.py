@@ -58,7 +58,7 @@ def _norm_and_input(setup: Setup, w: Widths) -> float:
     """A norm and the matrix product after it, of each token.
 
     Local (layers.RMSNorm): the fp32 input, which is a copy of a 16-bit residual stream and the fp32 stream itself
-    otherwise, 4 h; the reciprocal root, 4; the normalised input that the weight multiplies, 4 h; the product's
+    otherwise, 4 h; the reciprocal root, 4; the normalized input that the weight multiplies, 4 h; the product's
     input, b h. Transformer Engine's LayerNormLinear: input r h, reciprocal root 4, output b h.
     """
     if setup.layers == "te":

@@ -9,7 +9,7 @@ _LONGEST = 8  # rows of model copies that are written out; more are summed up
 
 @dataclass(frozen=True)
 class Held:
-    """Neighbouring GPUs that hold one thing.
+    """Neighboring GPUs that hold one thing.
 
     Attributes:
         gpus: the first and the last, numbered through all nodes that the owner has.
@@ -21,7 +21,7 @@ class Held:
 
 
 def actor_ranks(setup: Setup) -> list[Held]:
-    """The actor's ranks: tensor-parallel ranks are neighbours, then context-parallel ones, then pipeline stages, then
+    """The actor's ranks: tensor-parallel ranks are neighbors, then context-parallel ones, then pipeline stages, then
     copies of the model. Copies after the first are alike and are summed up where there are many."""
     layout, held = setup.layout, []
     width = layout.tp * setup.layout.cp
@@ -63,7 +63,7 @@ def engine_ranks(setup: Setup) -> list[Held]:
 
 
 def place(gpus: tuple[int, int], per_node: int) -> str:
-    """Where neighbouring GPUs are, as text."""
+    """Where neighboring GPUs are, as text."""
     (first_node, first), (last_node, last) = (divmod(gpu, per_node) for gpu in gpus)
     if first_node == last_node:
         return f"node {first_node}, GPU {first}" + (f"-{last}" if last > first else "")

@@ -74,7 +74,7 @@ class Comparison:
         baseline: the variant (or its preset) that the others are compared with; None takes grpo if there is one, else
             the first.
         dataset: compare on this data set; None takes the unweighted mean over all.
-        smooth: take the mean of so many neighbouring evaluations (odd) for each accuracy. The best of a noisy curve is
+        smooth: take the mean of so many neighboring evaluations (odd) for each accuracy. The best of a noisy curve is
             too high, the more so the longer the curve, and the baseline's best is the target.
     """
 

@@ -154,7 +154,7 @@ def aligned(series: list[dict[int, float]]) -> tuple[list[int], np.ndarray]:
 
 
 def smoothed(curve: list[Point], count: int) -> list[Point]:
-    """Each accuracy as the mean of `count` neighbouring evaluations, itself in the middle; of fewer at the end.
+    """Each accuracy as the mean of `count` neighboring evaluations, itself in the middle; of fewer at the end.
     The one before any training stands for itself: all runs have it in common."""
     values = [point.accuracy for point in curve]
     reaches = [0 if point.step == 0 else count // 2 for point in curve]

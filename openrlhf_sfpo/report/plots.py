@@ -21,7 +21,7 @@ _DYNAMICS = (
     ("Tokens clipped in the last fast pass", "sfpo/fast_clip_ratio"),
     ("KL of the last fast pass against theta_0", "sfpo/fast_kl"),
 )
-_MAX_CURVES = 10  # more are a tangle, and matplotlib's colours repeat
+_MAX_CURVES = 10  # more are a tangle, and matplotlib's colors repeat
 
 
 def all_figures(comparison: Comparison) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def accuracy(comparison: Comparison) -> Any:
     if most > 1:
         title.append(f"median of up to {most} runs, band from the lowest to the highest")
     if comparison.smooth > 1:
-        title.append(f"means of {comparison.smooth} neighbouring evaluations")
+        title.append(f"means of {comparison.smooth} neighboring evaluations")
     figure.suptitle("; ".join(title))
     return figure
 
@@ -112,7 +112,7 @@ def settings_sweep(comparison: Comparison, name: str) -> Any:
     panels = figure.subplots(1, 2, sharey=True)
     shown_accuracies = (("Best accuracy", comparison.best), ("Last accuracy", comparison.last))
     for axes, (title, estimate) in zip(panels, shown_accuracies, strict=True):
-        # In the order of the other plots, so that a variant has one colour in all.
+        # In the order of the other plots, so that a variant has one color in all.
         for index, variant in enumerate([result.group.variant for result in comparison.results][:_MAX_CURVES]):
             groups = [group for group in comparison.variants[variant] if name in group.swept]
             x, estimates = [group.swept[name] for group in groups], [estimate(group) for group in groups]

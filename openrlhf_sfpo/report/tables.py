@@ -82,7 +82,7 @@ def results(comparison: Comparison) -> Table:
         rows.append(row)
     note = f"Of the median curve over the runs, with {100 * LEVEL:.0f} % bootstrap intervals."
     if comparison.smooth > 1:
-        note += f" An accuracy is the mean of {comparison.smooth} neighbouring evaluations."
+        note += f" An accuracy is the mean of {comparison.smooth} neighboring evaluations."
     if comparison.target is not None:
         note += (
             f" Runs that reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %, at some point "

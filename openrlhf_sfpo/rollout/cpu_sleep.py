@@ -32,7 +32,7 @@ def sleep(self: "CPUWorker", level: int = 1) -> None:
         for module in model.modules():
             # A linear layer's weight is packed for its kernel, which nothing but this function knows.
             if hasattr(module, "cpu_linear"):
-                module.cpu_linear = _without_weight  # type: ignore[assignment]  # vLLM keeps a function there
+                module.cpu_linear = _without_weight
     give_back_freed_memory()
 
 

@@ -14,7 +14,7 @@ samples of lengths T_1..T_N:
 | truncated | uint8 [N] | 1 where the response hit the length limit |
 
 The header's metadata holds `format` (this layout's name), and JSON lists `prompts`, `labels` and `info` (an object of
-numbers for each sample). Samples of one prompt are neighbours.
+numbers for each sample). Samples of one prompt are neighbors.
 """
 
 import json

@@ -96,7 +96,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         packed = _map(update_info.path, sum(update_info.tensor_sizes)).clone()
         dtypes = [getattr(torch, name) for name in update_info.dtype_names]
         weights = unpack_tensor(packed, update_info.names, update_info.shapes, dtypes, update_info.tensor_sizes)
-        self.model.load_weights(weights)  # type: ignore[operator]  # all models of vLLM have it; Module has not
+        self.model.load_weights(weights)
 
     def shutdown(self) -> None:
         """Nothing is held between updates."""

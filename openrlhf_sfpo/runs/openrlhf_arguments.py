@@ -12,7 +12,7 @@ from openrlhf_sfpo.runs import run_data
 def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None) -> argparse.Namespace:
     """The flags as OpenRLHF's own code must see them. With a checkpoint, it loads what the actors say is in there.
 
-    For Megatron, it sends one chunk of data to `ds.tensor_parallel_size` neighbouring ranks: the ranks that hold one
+    For Megatron, it sends one chunk of data to `ds.tensor_parallel_size` neighboring ranks: the ranks that hold one
     copy of the model. Its own packing and balancing stay off, because the actor packs and balances for itself.
     """
     values = dict(vars(flat))

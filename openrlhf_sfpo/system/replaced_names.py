@@ -46,7 +46,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             _LAUNCHER,
             "PlacementGroupSchedulingStrategy",
             "bundle_order.node_by_node",
-            "neighbouring ranks belong on one node",
+            "neighboring ranks belong on one node",
             f"{_RUN}; {_PATCHED}",
         ),
         Replacement(

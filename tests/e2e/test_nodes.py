@@ -9,7 +9,7 @@ from conftest import SUPPORT
 from openrlhf_sfpo.cluster.nodes import divided_groups
 
 
-def test_neighbouring_ranks_are_on_one_machine() -> None:
+def test_neighboring_ranks_are_on_one_machine() -> None:
     """Three machines of Ray's with six GPUs each, and a placement group for all of them."""
     command = [sys.executable, str(SUPPORT / "bundles_probe.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -37,7 +37,7 @@ def test_ranks_are_where_the_layout_says(ranks: RankPool, world_size: int, sizes
             rank // layout.model_parallel_size * layout.model_parallel_size,
             (rank // layout.model_parallel_size + 1) * layout.model_parallel_size,
         )
-        assert together <= set(chunk), "OpenRLHF sends a chunk of data to neighbouring ranks"
+        assert together <= set(chunk), "OpenRLHF sends a chunk of data to neighboring ranks"
         # The distributed optimizer divides its state over all ranks that have the same parameters.
         peers = [layout.place(other) for other in range(world_size)]
         assert sorted(found["dp_cp"]) == [

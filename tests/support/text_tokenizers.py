@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 def tokenizer(**special: Any) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with Qwen's normaliser."""
+    """A byte-level tokenizer with Qwen's normalizer."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     backend.normalizer = normalizers.NFC()

@@ -56,7 +56,7 @@ def execute(reward: str | CheckedReward, prompt: str, response: str, label: str)
     )
 
 
-@pytest.mark.parametrize("prompt", [OVERLONG, CAFE, "P"], ids=["cut", "normalised", "plain"])
+@pytest.mark.parametrize("prompt", [OVERLONG, CAFE, "P"], ids=["cut", "normalized", "plain"])
 @pytest.mark.parametrize(
     ("response", "label", "reward", "boxed"),
     [
@@ -71,7 +71,7 @@ def test_the_prompts_boxes_are_not_graded(prompt: str, response: str, label: str
     assert output["extra_logs"][BOXED] == boxed
 
 
-@pytest.mark.parametrize("prompt", [OVERLONG, CAFE], ids=["cut", "normalised"])
+@pytest.mark.parametrize("prompt", [OVERLONG, CAFE], ids=["cut", "normalized"])
 def test_others_can_remove_the_prompt(prompt: str, tmp_path: Path) -> None:
     seen = tmp_path / "seen.json"
     file = tmp_path / "sees_all.py"

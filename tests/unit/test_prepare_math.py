@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prepare_math import main, normalised
+from prepare_math import main, normalized
 
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.config.namespaces import nested
@@ -125,5 +125,5 @@ def test_answers_of_solutions(solution: str, answer: str | None) -> None:
     assert answer_of_solution(solution) == answer
 
 
-def test_normalised() -> None:
-    assert normalised("Find $x + y$.\n") == normalised("find  x+y .") != normalised("Find x - y.")
+def test_normalized() -> None:
+    assert normalized("Find $x + y$.\n") == normalized("find  x+y .") != normalized("Find x - y.")

@@ -179,7 +179,7 @@ def test_equal_budgets_take_the_setting_that_is_best_for_them(tmp_path: Path) ->
     assert found == {"rollouts": (0.9, 1e-5), "passes": (0.5, 1e-4), "seconds": (0.5, 1e-5)}
 
 
-def test_smoothing_takes_the_mean_of_neighbours(tmp_path: Path) -> None:
+def test_smoothing_takes_the_mean_of_neighbors(tmp_path: Path) -> None:
     curve = [Point(step, 64 * step, step, step, accuracy) for step, accuracy in enumerate([0.0, 0.3, 0.9, 0.3])]
     assert [point.accuracy for point in smoothed(curve, 3)] == pytest.approx([0.0, 0.4, 0.5, 0.6])
     assert [point.rollouts for point in smoothed(curve, 3)] == [0, 64, 128, 192]
@@ -191,7 +191,7 @@ def test_smoothing_takes_the_mean_of_neighbours(tmp_path: Path) -> None:
     assert Comparison(runs).results[1].reached == 0
     assert Comparison(runs, smooth=3).target == pytest.approx(0.5)
     assert Comparison(runs, smooth=3).results[1].reached == 1
-    assert "mean of 3 neighbouring evaluations" in results(Comparison(runs, smooth=3)).note
+    assert "mean of 3 neighboring evaluations" in results(Comparison(runs, smooth=3)).note
 
 
 def test_intervals_of_medians(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from openrlhf_sfpo.megatron.model.config_checks import refuse_foreign, refuse_un
 from openrlhf_sfpo.megatron.model.refusals import refused
 from openrlhf_sfpo.system.errors import UsageError
 
-# Hugging Face model_type -> (query/key/value projections have a bias, queries and keys are normalised)
+# Hugging Face model_type -> (query/key/value projections have a bias, queries and keys are normalized)
 FAMILIES: dict[str, tuple[bool, bool]] = {
     "llama": (False, False),
     "mistral": (False, False),

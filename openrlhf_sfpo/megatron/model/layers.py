@@ -179,7 +179,7 @@ class PackedSDPA(PackedAttention):
             # The fused CPU kernel wants as many key/value heads as query heads.
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
         lengths = packed.cu_seqlens_q.diff().tolist()
-        # Neighbours of one length, which `batching` puts side by side, are one call: short ones come by the hundred.
+        # Neighbors of one length, which `batching` puts side by side, are one call: short ones come by the hundred.
         runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
         sizes = [length * count for length, count in runs]
         with _kernels(query, max(lengths)):
@@ -243,7 +243,7 @@ class RMSNorm(torch.nn.Module):
         self.eps = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Normalise over the last dimension."""
+        """Normalize over the last dimension."""
         normed = F.rms_norm(hidden.float(), self.weight.shape, eps=self.eps)
         return (normed * self.weight.float()).to(self.weight.dtype)
 

@@ -139,7 +139,7 @@ def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettin
         fp32_residual_connection=settings.fp32_residual,
         # The loss function divides by the global token count itself; gradients are summed, not averaged.
         calculate_per_token_loss=True,
-        # Every weight is read from the checkpoint. Initialisation must still run: it is where Megatron marks parameters
+        # Every weight is read from the checkpoint. Initialization must still run: it is where Megatron marks parameters
         # as split over tensor ranks, without which the gradient norm is wrong.
         init_method=_leave_uninitialised,
         output_layer_init_method=_leave_uninitialised,

@@ -1,7 +1,7 @@
 """Which Hugging Face tensors make up which Megatron parameter, for the dense families (Llama, Mistral, Qwen2, Qwen3).
 
 The families share their tensor names; they differ in whether q/k/v have biases and whether queries and keys are
-normalised. Each entry of the plan can read a rank's slice from a checkpoint and put gathered slices together again.
+normalized. Each entry of the plan can read a rank's slice from a checkpoint and put gathered slices together again.
 """
 
 import functools

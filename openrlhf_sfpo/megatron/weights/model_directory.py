@@ -22,7 +22,7 @@ _CONVERT = (
 def check_model_directory(path: str | Path, needs_weights: bool = True, bin_files: bool = False) -> None:
     """Check that the path is a Hugging Face model directory, and say what it is where it is something else.
 
-    A path that does not exist, and a directory without config.json that cannot be recognised, are left to
+    A path that does not exist, and a directory without config.json that cannot be recognized, are left to
     `ModelConfig.from_pretrained`, and missing shards to `hf_directory.tensor_headers`.
 
     Args:
@@ -58,9 +58,9 @@ def check_model_directory(path: str | Path, needs_weights: bool = True, bin_file
     if "config.json" in names and not needs_weights:
         return
     if SINGLE not in names and INDEX not in names:
-        for recognise in _FORMATS:
-            found = recognise(path, names)
-            if found is not None and not (bin_files and recognise is _pytorch):
+        for recognize in _FORMATS:
+            found = recognize(path, names)
+            if found is not None and not (bin_files and recognize is _pytorch):
                 raise _problem(*found)
     _check_companions(path, names, bin_files)
 
