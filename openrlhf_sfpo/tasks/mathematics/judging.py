@@ -11,7 +11,15 @@ import re
 import threading
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import mpmath
+    import sympy
+
+Real: TypeAlias = "Fraction | mpmath.mpf"
+Complex: TypeAlias = "mpmath.mpc"
+Tree: TypeAlias = "sympy.Basic"
 
 SECONDS = 5  # for reading one expression, and for comparing two
 MAX_BRACKETS = 60  # expressions with more are not read
@@ -147,7 +155,7 @@ def _equal_numbers(gold: Fraction, answer: Fraction, gold_decimals: int | None, 
     return _stands_for(gold, answer, places) if gold_decimals == places else _stands_for(answer, gold, places)
 
 
-def _stands_for(decimal: Any, exact: Any, places: int) -> bool:
+def _stands_for(decimal: Real, exact: Real, places: int) -> bool:
     """Whether a decimal with so many places is the other number, rounded or cut off there; zero is only itself."""
     error = (exact - decimal) * 10**places
     return bool(decimal != 0 and (2 * abs(error) <= 1 or (abs(error) < 1 and (error > 0) == (exact > 0))))
@@ -209,13 +217,13 @@ def _tight(expression: str) -> str:
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", expression)
 
 
-def _scaled(tree: Any, scale: Fraction) -> Any:
+def _scaled(tree: Tree, scale: Fraction) -> Any:
     from sympy import Mul, Rational
 
     return Mul(Rational(scale.numerator, scale.denominator), tree)
 
 
-def _too_large(tree: Any) -> bool:
+def _too_large(tree: Tree) -> bool:
     """Whether evaluating needs numbers of more than MAX_DIGITS digits. Judged by logarithms, from the leaves up."""
     try:
         return _magnitude(tree) > MAX_DIGITS
@@ -223,7 +231,7 @@ def _too_large(tree: Any) -> bool:
         return True
 
 
-def _magnitude(tree: Any) -> float:
+def _magnitude(tree: Tree) -> float:
     """A bound for the digits that a subtree's value and its parts have; 1 for what has no size, such as variables."""
     from sympy import Integer, Pow, Rational, factorial
 
@@ -248,7 +256,7 @@ def _digits(integer: int) -> float:
     return abs(integer).bit_length() * math.log10(2)
 
 
-def _evaluated(gold: Any, answer: Any, gold_decimals: int | None, answer_decimals: int | None) -> bool | None:
+def _evaluated(gold: Tree, answer: Tree, gold_decimals: int | None, answer_decimals: int | None) -> bool | None:
     """Whether two trees have the same values; None where numbers cannot tell."""
     names = sorted({symbol.name for tree in (gold, answer) for symbol in tree.free_symbols} - {"i"})
     compared: list[tuple[complex, complex, bool]] = []
@@ -276,7 +284,7 @@ def _evaluated(gold: Any, answer: Any, gold_decimals: int | None, answer_decimal
     )
 
 
-def _bounded_evaluated(gold: Any, answer: Any, gold_decimals: int | None, answer_decimals: int | None) -> bool | None:
+def _bounded_evaluated(gold: Tree, answer: Tree, gold_decimals: int | None, answer_decimals: int | None) -> bool | None:
     from math_verify.errors import TimeoutException
     from math_verify.utils import timeout
 
@@ -291,19 +299,19 @@ def _seconds() -> int | None:
     return SECONDS if threading.current_thread() is threading.main_thread() else None
 
 
-def _is_real(number_: Any) -> bool:
+def _is_real(number_: Complex) -> bool:
     return abs(number_.imag) <= 1e-20 * max(1, abs(number_.real))
 
 
-def _close(first: Any, second: Any) -> bool:
+def _close(first: Complex, second: Complex) -> bool:
     return bool(abs(first - second) <= 1e-40 * max(abs(first), abs(second)))
 
 
-def _rounds(decimal: Any, exact: Any, places: int) -> bool:
+def _rounds(decimal: Complex, exact: Complex, places: int) -> bool:
     return _is_real(exact) and _stands_for(decimal.real, exact.real, places)
 
 
-def _values(tree: Any, place: dict[str, float]) -> Any | None:
+def _values(tree: Tree, place: dict[str, float]) -> Any | None:
     """A tree's value as an mpmath number, with numbers for its variables; None if it has none."""
     import mpmath
     from sympy import Float, I, Rational
@@ -328,7 +336,7 @@ def _values(tree: Any, place: dict[str, float]) -> Any | None:
         return None
 
 
-def _math_verify(gold: Any, answer: Any) -> bool:
+def _math_verify(gold: Tree, answer: Tree) -> bool:
     from math_verify import verify
     from math_verify.errors import TimeoutException
 
