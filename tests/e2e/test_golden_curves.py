@@ -1,8 +1,8 @@
 """Learning curves of SFPO and GRPO on the testbed, for one seed, against those kept in golden_curves.json.
 
-Processors differ in the last bits of a sum, so that samples, and with them the curves, differ a little. An accuracy may
-be off by what two evaluations of equally good models differ by; the first step, which starts from the same weights, by
-rounding alone.
+Processors differ in the last bits of a sum, and after the first sample that comes out differently for it, two runs are as
+far apart as two seeds. So each accuracy may be off by what two evaluations of equally good models differ by, and the mean
+of a curve by less.
 
 python tests/e2e/test_golden_curves.py    writes the file anew, in about ten minutes
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from statistics import mean
 
 import pytest
 import yaml
@@ -23,14 +23,12 @@ ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).with_name("golden_curves.json")
 BATCHES, EVERY = 30, 5
 LR = 3e-5
-# What the first step's line says of the model, the samples and the update, whatever the machine.
-FIRST_STEP = ("reward_mean", "sfpo/entropy", "train/policy_loss", "train/actor_grad_norm", "sfpo/displacement")
-# An evaluation draws 2 samples for each of some 300 problems; its standard error is about 0.02.
-APART = 0.08
+# An evaluation draws 2 samples for each of 150 problems; its standard error is about 0.035.
+APART, APART_ON_AVERAGE = 0.15, 0.06
 
 
-def curves(directory: Path) -> dict[str, Any]:
-    """Make the testbed, train on it twice, and return the accuracies by step and the first step's numbers."""
+def curves(directory: Path) -> dict[str, dict[str, float]]:
+    """Make the testbed, train on it twice, and return the accuracies by step."""
     run([str(ROOT / "examples" / "testbed" / "prepare.py"), str(directory)], directory)
     base = yaml.safe_load((ROOT / "examples" / "testbed" / "base.yaml").read_text(encoding="utf-8"))
     base["actor"]["model_name_or_path"] = str(directory / "model")
@@ -43,12 +41,8 @@ def curves(directory: Path) -> dict[str, Any]:
     run(["-m", "openrlhf_sfpo.cli.main", "compare", str(config), "--out", str(out)], directory)
     found = {}
     for preset in variants:
-        one = load_run(out / "runs" / f"{preset}_seed=1")
-        first = next(line for line in one.lines if line["step"] == 1)
-        found[preset] = {
-            "accuracy": {str(point.step): point.accuracy for point in one.points()},
-            "first step": {name: first[name] for name in FIRST_STEP if first.get(name) is not None},
-        }
+        points = load_run(out / "runs" / f"{preset}_seed=1").points()
+        found[preset] = {str(point.step): round(point.accuracy, 4) for point in points}
     return found
 
 
@@ -63,12 +57,10 @@ def run(words: list[str], directory: Path) -> None:
 def test_the_curves_are_those_of_the_file(tmp_path: Path) -> None:
     golden, found = json.loads(FILE.read_text(encoding="utf-8")), curves(tmp_path)
     for preset, wanted in golden.items():
-        for step, accuracy in wanted["accuracy"].items():
-            assert found[preset]["accuracy"][step] == pytest.approx(accuracy, abs=APART), (preset, step)
-    before, after = (curve["accuracy"] for curve in (found["sfpo"], found["grpo"]))
-    last = str(BATCHES)
-    assert before[last] > before["0"] + 0.1
-    assert before[last] > after[last] - APART
+        assert found[preset] == pytest.approx(wanted, abs=APART), preset
+        assert mean(found[preset].values()) == pytest.approx(mean(wanted.values()), abs=APART_ON_AVERAGE), preset
+    assert mean(found["sfpo"].values()) > mean(found["grpo"].values())
+    assert found["sfpo"][str(BATCHES)] > found["sfpo"]["0"] + 0.1
 
 
 if __name__ == "__main__":
