@@ -1,15 +1,15 @@
-"""What saving a checkpoint adds to a training step: beside the training, before it goes on, and with torch.save.
+"""What a checkpoint adds to a training step: in the background, synchronously, and with torch.save.
 
     python benchmarks/checkpoint.py [--model DIR] [--rollouts FILE.safetensors] [--rounds 5] [--out DIR]
 
-One rank. A step is one GRPO update on a recorded rollout batch. In turns, a round after the other:
+One rank. A step is one GRPO update on a recorded rollout batch. The variants take turns in each round:
 
 - no checkpoint: the step alone
 - asynchronous: `CheckpointWriter.save`, then the step while the files are written (the default of a run)
 - synchronous: `CheckpointWriter.save(wait=True)`, then the step (--no-ckpt.async_save)
 - torch.save: the same tensors into one file, flushed to the disk, without checksums and manifest, then the step
 
-What is still being written at a step's end is waited for before the next is measured, and its time given beside.
+Writing that outlasts the step is awaited before the next measurement and reported separately.
 Prints a table and writes it to checkpoint.md, with everything measured in checkpoint.json.
 """
 

@@ -4,7 +4,7 @@
 #   RAY_DASHBOARD=http://HEAD:8265 bash examples/ray_job.sh examples/qwen2.5-32b.sh [FLAGS...]
 #
 # The run's own process is then on the cluster's head node, and continues if this terminal closes. Code, model, data and
-# run directory must be at the same places there: nothing is uploaded. MODEL, DATA, RUN_DIR and NODES are passed on if
+# run directory must have the same paths there: nothing is uploaded. MODEL, DATA, RUN_DIR and NODES are passed on if
 # they are set. The same command again continues the run. The head must be started with --dashboard-host=0.0.0.0
 # to be reached from other machines; or `ssh -L 8265:localhost:8265 HEAD` makes the default address reach it.
 #
@@ -12,7 +12,7 @@
 # .ray-token here (docker/run.sh) or in ~/.ray/auth_token. ALLOW_OPEN_RAY=1 is for a cluster without one, on a network
 # that you trust: whoever reaches its dashboard can run programs there.
 #
-# Where places are not the same there, as in a container (docker/run.sh), REMOTE_DIR is the directory to run in, and
+# If paths differ on the cluster, as in a container (docker/run.sh), REMOTE_DIR is the directory to run in, and
 # the script is named as it is called there:
 #
 #   REMOTE_DIR=/workspace RAY_DASHBOARD=http://HEAD:8265 \

@@ -40,15 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(words)
     try:
-        if args.lanes < 1:
-            raise UsageError("--lanes", f"is {args.lanes}.", "Use 1 or more.")
+        if args.parallel < 1:
+            raise UsageError("--parallel", f"is {args.parallel}.", "Use 1 or more.")
         out = args.out or Path("runs") / args.config.stem
         runs = plan(args.config, out, args.set)
         if args.dry_run:
             return _dry_run(runs, out)
         _check(runs)
         with locked("--out", out, "comparison"):
-            return _compare(runs, out, args.lanes, keep=not args.fresh)
+            return _compare(runs, out, args.parallel, keep=not args.fresh)
     except UsageError as error:
         print(f"openrlhf-sfpo compare: error: {error}", file=sys.stderr)
         return 2
@@ -64,20 +64,24 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Run a grid of variants, settings and seeds, and report on it. CONFIG.yaml has\n\n{keys}\n\n"
         "A comparison that was stopped continues when the same command is given again: runs that have\n"
-        "finished are not repeated, one that was cut short starts anew.",
+        "finished are not repeated; an interrupted run starts over.",
     )
     parser.add_argument("config", type=as_path, metavar="CONFIG.yaml")
     parser.add_argument("--out", type=as_path, help="where the runs and the report go (default: runs/NAME_OF_CONFIG)")
     parser.add_argument(
-        "--lanes",
+        "--parallel",
         type=int,
         default=1,
+        metavar="N",
         help="runs at the same time; without a Ray cluster they divide this machine's processors (default: 1)",
     )
     parser.add_argument(
+        "--lanes", dest="parallel", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )  # before 0.2
+    parser.add_argument(
         "--fresh",
         action="store_true",
-        help="start engines and actors anew for every run, instead of resetting those of the run before",
+        help="start new engines and actors for every run instead of resetting the previous run's",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a flag for every run, over the file's"
@@ -89,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
-    """The runs that a comparison's file asks for, the seeds outermost: one that is stopped early has all variants.
+    """The runs of a comparison's file, the seeds outermost, so that a comparison stopped early has all variants.
 
     Args:
         config: the YAML file.
@@ -121,7 +125,7 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
             settings = derived.follow(settings, settings["run.dir"], str(directory))
         flat, given = parse_settings(settings | {"run.dir": str(directory)}, str(config))
         essence = _essence(variant, vars(flat))
-        if essence not in seen:  # GRPO, say, is the same for every K in a sweep
+        if essence not in seen:  # for example, GRPO is the same for every K in a sweep
             seen.add(essence)
             written = {one: vars(flat)[one] for one in sorted(given - {"run.dir"})}
             runs[name] = PlannedRun(name, directory, flat, frozenset(given), written)
@@ -129,7 +133,7 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
 
 
 def _refuse_what_is_ours(config: Path, settings: Settings) -> None:
-    """The directory and the seed of each run are the comparison's to choose."""
+    """Refuse the run directory and the seed as settings: the comparison chooses them."""
     for name, fix in (("run.dir", "Use --out."), ("train.seed", "Use seeds.")):
         if name in settings:
             place = settings.places.get(name, str(config))
@@ -137,15 +141,15 @@ def _refuse_what_is_ours(config: Path, settings: Settings) -> None:
 
 
 def _essence(variant: str, values: dict[str, Any]) -> str:
-    """What makes a run different from the others."""
-    # Of the logger's defaults one is the time of day.
+    """A string that is equal for runs that would do the same."""
+    # One of the logger's defaults is the time of day.
     left_out = ("run.dir", "sfpo.", "logger.")
     others = {name: value for name, value in values.items() if not name.startswith(left_out)}
     return repr((variant, sorted({**others, **effective_update(values)}.items())))
 
 
 def _unused_name(variant: str, swept: dict[str, Any], seed: int, used: Container[str]) -> str:
-    """A name that says what is swept, as part of a path."""
+    """A directory name with the swept values that no other run has."""
     parts = [variant, *(f"{name.rpartition('.')[2]}={value}" for name, value in swept.items()), f"seed={seed}"]
     name = "_".join(parts).replace("/", "-")
     numbered = (f"{name}-{number}" for number in itertools.count(2))
@@ -195,7 +199,7 @@ def _variants(config: Path, content: Section) -> list[tuple[str, Settings]]:
 
 
 def _written(value: object) -> str:
-    """A value of the file as its author would recognize it."""
+    """A value as it was written in the file."""
     if isinstance(value, str | int | float):
         for kind in (int, float):
             with suppress(ValueError):
@@ -225,11 +229,11 @@ def _dry_run(runs: list[PlannedRun], out: Path) -> int:
 
 
 def _check(runs: list[PlannedRun], still_to_do: bool = False) -> list[UsageError]:
-    """Check the flags of every run; files and models once for the runs that differ in seed alone.
+    """Check the flags of every run; files and models once for runs that differ only in their seed.
 
     Args:
         runs: all of them.
-        still_to_do: return what has to be there before they run, instead of raising for the first of it.
+        still_to_do: return what must exist before they run, instead of raising for the first such thing.
 
     Raises:
         UsageError: for the first flag that is wrong.
@@ -247,7 +251,7 @@ def _check(runs: list[PlannedRun], still_to_do: bool = False) -> list[UsageError
         essence = repr(sorted((k, str(v)) for k, v in run.settings.items() if k != "train.seed"))
         if essence not in checked:
             checked.add(essence)
-            # Whether the run directory is free is checked by `still_to_do`, which knows what a comparison leaves there.
+            # `still_to_do` checks the run directory: it knows what a comparison leaves there.
             unused = run.directory.with_name(f".{os.getpid()}")
             flat = argparse.Namespace(**{**vars(run.flat), "run.dir": str(unused)})
             if still_to_do:
@@ -257,7 +261,7 @@ def _check(runs: list[PlannedRun], still_to_do: bool = False) -> list[UsageError
     return list(found.values())
 
 
-def _compare(runs: list[PlannedRun], out: Path, lanes: int, keep: bool) -> int:
+def _compare(runs: list[PlannedRun], out: Path, parallel: int, keep: bool) -> int:
     console = Console()
     todo = still_to_do(runs)
     console.say(f"{len(runs)} runs in {out}, {len(runs) - len(todo)} of them finished")
@@ -276,7 +280,7 @@ def _compare(runs: list[PlannedRun], out: Path, lanes: int, keep: bool) -> int:
         for sentence in before_and_after(read_metrics(run.directory)):
             console.plain(f"        {sentence}")
 
-    with ParallelRuns(lanes, keep, lambda run: console.phase(run.name), ended) as pool:
+    with ParallelRuns(parallel, keep, lambda run: console.phase(run.name), ended) as pool:
         finished = pool.run(todo)
     if not finished:
         console.say("gave up after several failures in a row; the same command continues from here")

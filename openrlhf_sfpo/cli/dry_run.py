@@ -57,7 +57,7 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
         print(f"{directory} holds this run, and it has finished: nothing to do.")
     _print_data(data)
     if vars(flat)["actor.backend"] == "deepspeed":
-        print("\nThe flags fit together. Memory is planned for --actor.backend megatron only.")
+        print("\nThe flags are valid. Memory is planned for --actor.backend megatron only.")
         return 0
     model = model_at(vars(flat)["actor.model_name_or_path"])
     if model.warning:
@@ -86,5 +86,5 @@ def _print_data(data: "DataCheck") -> None:
 
 def _to_do(errors: list[UsageError]) -> str:
     if not errors:
-        return "The flags fit together, and model, data and reward are there."
-    return "\n".join(["The flags fit together. Still to do:", *(f"  {error}" for error in errors)])
+        return "Flags, model, data and reward are valid."
+    return "\n".join(["The flags are valid. Still to do:", *(f"  {error}" for error in errors)])

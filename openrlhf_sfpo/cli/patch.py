@@ -8,8 +8,8 @@ from openrlhf_sfpo.orchestration.patched.apply import (
     Edit,
     Target,
     find_target,
+    finds_this_package,
     known_versions,
-    knows_this_package,
     plan,
     state_of,
     write,
@@ -56,7 +56,7 @@ def _check(target: Target, edits: list[Edit]) -> int:
 
 
 def _say_if_missing(target: Target) -> None:
-    if knows_this_package(target) is False:
+    if finds_this_package(target) is False:
         print(
             "The Python of that directory has no openrlhf_sfpo: until it does, OpenRLHF works there as without the "
             "patch. Install it with `pip install --no-deps DIRECTORY_OF_THIS_REPOSITORY && pip install unidiff==1.0.1`."

@@ -1,4 +1,4 @@
-"""What a run failed of: the reason in one line, and whether starting again could help."""
+"""Why a run failed, in one line, and whether a restart could help."""
 
 import re
 import sys
@@ -13,14 +13,14 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*\.?[A-Z]\w*(:\s.*)?$")
 _TRACEBACK = "Traceback (most recent call last):"
 _MACHINE_GONE = "its machine is gone"
-# gloo has no exception of its own: a lost connection is a plain RuntimeError that begins with a place in its transport.
+# gloo has no exception of its own: a lost connection is a plain RuntimeError that begins with a line of its transport.
 _GLOO_TRANSPORT = re.compile(r"\[[^\]]*\bgloo/transport/")
-# vLLM's words, and ours, for a process of its own that ended while it started. A negative status is a signal's number.
+# vLLM's message, and ours, about an engine process that ended while it started. A negative status is a signal's number.
 _KILLED_CORE = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)|its process was killed by signal (\d+)")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it was made from: Ray wraps what an actor raised, once for every actor on its way."""
+    """Yield an exception and its causes. Ray wraps an actor's exception once for each actor it passes through."""
     found: BaseException | None = error
     seen: set[int] = set()
     while isinstance(found, BaseException) and id(found) not in seen:
@@ -133,7 +133,7 @@ def killing_signal(text: str) -> int | None:
 
 
 def failed_to_start(error: BaseException) -> bool:
-    """Whether an actor is dead because its constructor raised an exception: the same would come again."""
+    """Whether an actor died because its constructor raised; a restart would fail the same way."""
     if not isinstance(error, _of_ray("RayActorError")):
         return False
     if not getattr(error, "actor_init_failed", False) and "raised in its creation task" not in str(error):
@@ -141,9 +141,9 @@ def failed_to_start(error: BaseException) -> bool:
     return killing_signal(str(error)) is None
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether a failure is one of a process that died, a machine or a connection, and not of the program, its data or
-    its environment, which would fail in the same way again."""
+def may_recover(error: BaseException) -> bool:
+    """Whether a restart could help: a process, machine or connection failed. Errors in the program, its data or its
+    environment would occur again."""
     import torch
 
     kinds = (
@@ -165,29 +165,29 @@ def may_pass(error: BaseException) -> bool:
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether a process died, as opposed to a machine, a connection that was lost or a step that hung."""
+    """Whether a process died, as opposed to a lost machine or connection, or a step that hung."""
     kinds = (WorkerLost, *_of_ray("RayActorError", "WorkerCrashedError", "OutOfMemoryError"))
     return any(isinstance(cause, kinds) for cause in causes(error)) and _MACHINE_GONE not in reason(error)
 
 
 def _of_ray(*names: str) -> tuple[type, ...]:
-    """Ray's exceptions of these names; none if Ray is not loaded, as when it cannot be imported."""
+    """Ray's exceptions with these names; none if Ray has not been imported."""
     module = sys.modules.get("ray.exceptions")
     return tuple(getattr(module, name) for name in names) if module else ()
 
 
 class Repetitions:
-    """Notices that processes die in the same way again and again without any progress in between."""
+    """Detects that processes die repeatedly in the same way, without progress in between."""
 
     def __init__(self) -> None:
         self._before: tuple[str, int] | None = None
 
     def again(self, error: BaseException, step: int) -> bool:
-        """Note a failure; return whether it is the death of before, at the same step.
+        """Record a failure; return whether the same process died in the same way at the same step as last time.
 
         Args:
             error: the failure.
-            step: the last step that was finished.
+            step: the last finished step.
         """
         if not is_death(error):
             self._before = None

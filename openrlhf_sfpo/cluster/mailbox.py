@@ -72,7 +72,7 @@ class Events:
         return [] if self._mailbox is None else workers(self._mailbox, "policy")
 
     def beat(self, rank: int, state: dict[str, Any]) -> None:
-        """Say that a rank of the policy lives, and what it does; see `pulse.Pulse`."""
+        """Say that a rank of the policy lives, and what it does; see `heartbeat.Heartbeat`."""
         if self._mailbox is not None:
             self._mailbox.beat.remote(rank, state)
 

@@ -113,9 +113,9 @@ def join_cluster(allow_open: bool, **options: Any) -> None:
     if cluster.asks_for_token and ray_cluster.token() is not None:
         ray_cluster.use_token_authentication()
     if cluster.on_loopback:
-        # By itself Ray would look for it at the network address.
+        # Otherwise Ray looks for it at the network address.
         replace(REPLACEMENTS["ray._private.ray_constants.ENABLE_RAY_CLUSTER"], False)
-    # In the environment it has the last word, and may say "localhost".
+    # The environment variable takes precedence and may say localhost.
     with _environment({"RAY_ADDRESS": cluster.address}):
         try:
             ray.init(address=cluster.address, **options)

@@ -20,13 +20,13 @@ class _Rank:
 
 
 class Watchdog:
-    """Follows the ranks' beats (see `pulse.Pulse`).
+    """Tracks the ranks' heartbeats (see `heartbeat.Heartbeat`).
 
     Args:
         timeout: --train.timeout, in seconds.
         stacks: the file for stack dumps.
-        dump: gives the stack of a process that is silent, from its host and number.
-        clock: seconds that only rise.
+        dump: returns the stack of a silent process, given its rank and last heartbeat.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(

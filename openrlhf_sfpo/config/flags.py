@@ -27,17 +27,17 @@ def _flag(
     reuse: bool = False,
     setting: str | None = None,
 ) -> Any:
-    """A field that becomes a flag: everything that is known of it alone.
+    """A field that becomes a flag, with everything about it that does not depend on other flags.
 
     Args:
         default: its default.
         help_text: for --help.
-        limits: the numbers that it takes.
-        is_path: its value names a place on disk.
-        resume: it may change when a run is continued, for it does not change what is learnt.
-        reuse: engines and actors can be reused by a run with another value.
-        setting: the setting of the Megatron actor (`megatron.settings`, `megatron.layout`) that it gives the value of.
-            The planner reads these as well.
+        limits: the allowed range.
+        is_path: its value is a path.
+        resume: may change when a run is resumed, because it does not affect what is learned.
+        reuse: a run with another value can reuse engines and actors.
+        setting: the Megatron actor's setting (`megatron.settings`, `megatron.layout`) that gets its value. The planner
+            reads these, too.
     """
     metadata = {
         "help": help_text,

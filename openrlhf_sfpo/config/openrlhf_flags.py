@@ -120,8 +120,8 @@ _SCHEDULES = (
 )
 CHOICES: dict[str, tuple[str, ...]] = {"actor.lr_scheduler": _SCHEDULES, "critic.lr_scheduler": _SCHEDULES}
 
-# Flags that name places on disk, of which the home directory and variables are expanded. Values are lists of them,
-# separated by commas, in SOURCES; of those a part may also be something else, such as a URL.
+# Flags that take paths, in which the home directory and variables are expanded. Flags in SOURCES take comma-separated
+# lists, whose items may also be URLs.
 PATHS = frozenset(
     {
         "actor.model_name_or_path",

@@ -1,4 +1,4 @@
-"""From settings, of which the Megatron actor and the checkpoints speak, to the flags that the user knows."""
+"""Maps setting names in errors of the Megatron actor and checkpoints to flag names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What somebody probably meant by a flag that does not exist."""
+"""Suggestions for misspelled flags."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from openrlhf_sfpo.config.openrlhf_flags import GONE, RENAMED
 from openrlhf_sfpo.system.errors import UsageError
 
-# What word processors and web pages make of hyphens.
+# Characters that word processors and web pages turn hyphens into.
 DASHES = "-\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{EM DASH}\N{HORIZONTAL BAR}\N{MINUS SIGN}"
 _MANY = 4
 # Values by other names that people know them by, and why; names without hyphens and underscores.

@@ -74,4 +74,4 @@ def check_command_line(flat: argparse.Namespace, given: Container[str] = ()) -> 
         preflight.check(flat, given)
     except UsageError as error:
         return Finding(error.flag, "error", error.problem, error.fix)
-    return Finding("flags", "ok", "fit together, and model, data and reward are there")
+    return Finding("flags", "ok", "flags, model, data and reward are valid")

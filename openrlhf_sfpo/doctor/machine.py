@@ -91,7 +91,7 @@ def all_reduce(rank: int, count: int, backend: str, port: int) -> None:
     import torch.distributed as dist
 
     os.environ.update(loopback.environment())
-    loopback.keep_stores_narrow()
+    loopback.keep_stores_on_loopback()
     dist.init_process_group(backend, f"tcp://127.0.0.1:{port}", timedelta(seconds=60), world_size=count, rank=rank)
     ones = torch.ones(1 << 16, device=f"cuda:{rank}" if backend == "nccl" else "cpu")
     dist.all_reduce(ones)

@@ -32,7 +32,7 @@ def parameters_of(path: str) -> int:
 
 
 def memory(args: NestedFlags, cuda: bool) -> Finding:
-    """Host memory of this machine against what the processes and the copies for checkpoints take."""
+    """Compare this machine's available memory with what the processes and the copies for checkpoints need."""
     import psutil
 
     available = psutil.virtual_memory().available
@@ -40,11 +40,11 @@ def memory(args: NestedFlags, cuda: bool) -> Finding:
     ranks = args.actor.num_gpus_per_node
     engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0)
     share = count * ranks / max(1, ranks * args.actor.num_nodes)
-    # A checkpoint is copied before it is written, and written from a copy of each piece.
+    # A checkpoint is copied before it is written, and each slice is copied again for writing.
     need = (ranks + engines + 3) * PROCESS_BYTES + CHECKPOINT_BYTES * share * (1 if args.ckpt.async_save else 0.5)
     if not cuda:
-        block = args.megatron.tensor_model_parallel_size * args.megatron.pipeline_model_parallel_size
-        copies = max(1, ranks // block)
+        model_parallel_size = args.megatron.tensor_model_parallel_size * args.megatron.pipeline_model_parallel_size
+        copies = max(1, ranks // model_parallel_size)
         need += count * (8 * copies + CHECKPOINT_BYTES) + engines * (4 * count + args.run.kv_cache_mb * 2**20)
     found = f"{available / GIB:.1f} GiB available, about {need / GIB:.1f} needed by {ranks} ranks and {engines} engines"
     if available >= need:

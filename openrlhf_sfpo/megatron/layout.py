@@ -8,7 +8,7 @@ from typing import Any
 
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.loopback import keep_stores_narrow
+from openrlhf_sfpo.system.loopback import keep_stores_on_loopback
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> Non
     from megatron.core import parallel_state, tensor_parallel
 
     if not torch.distributed.is_initialized():
-        keep_stores_narrow()
+        keep_stores_on_loopback()
         if use_cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo", timeout=timeout)

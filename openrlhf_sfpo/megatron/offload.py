@@ -1,14 +1,14 @@
-"""An actor's tensors in host memory while somebody else has the device, and back, to the bit.
+"""Move an actor's tensors to host memory while another process uses the device, and back, bit for bit.
 
-Whole storages are moved: copied to the host and resized to nothing, later resized again and filled. What is a view of
-one (the optimizer's fp32 shards of fp32 parameters, gradients and parameters of DDP's flat buffers, its buckets) is one
-afterwards, too. Megatron-Core has three such functions, of which one serves here:
+Whole storages are moved: copied to the host and resized to zero, later resized again and filled. Views of a storage
+(the optimizer's fp32 shards of fp32 parameters, gradients and parameters of DDP's flat buffers, its buckets) stay
+views. Megatron-Core has three such functions, of which one can be used here:
 
 - DistributedDataParallel.offload_grad_buffers: gradients are zeroed before use, so it only frees them.
-- Not _ParamAndGradBuffer.offload_to_cpu for parameters: it makes a pageable copy first and pins that, which is twice
-  the host memory for a moment, and it needs CUDA.
+- Not _ParamAndGradBuffer.offload_to_cpu for parameters: it makes a pageable copy first and pins that, which briefly
+  takes twice the host memory, and it needs CUDA.
 - Not MegatronOptimizer.offload_to_cpu: it gives each shard a new tensor. fp32 parameters have shards that are views of
-  the model's, and the optimizer would from then on train a copy that no forward pass reads.
+  the model's, and the optimizer would then train a copy that no forward pass reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 
 Kind = Literal["gradients", "optimizer", "parameters"]
-# torch rounds what it pins up to powers of two. In pieces only the last of each storage costs more than it holds.
-_PIECE = 1 << 26
+# torch rounds what it pins up to powers of two. Of a storage copied in slices, only the last costs more than it holds.
+_SLICE = 1 << 26
 
 
 class Offload:
@@ -29,14 +29,19 @@ class Offload:
         chunks: the model's chunks, wrapped in Megatron's DDP if it is trained.
         shards: the optimizer's `MainShards`; None for a model that is not trained.
         parameters: whether `offload` moves the parameters, and not only gradients, fp32 main shards and moments.
-        settle: called before parameters are copied that may have changed, on every rank, so that all of them are there.
+        finish_param_gather: called on every rank before copying parameters that may have changed; completes the
+            gathering of the updated parameters.
     """
 
     def __init__(
-        self, chunks: list[torch.nn.Module], shards: Any | None, parameters: bool, settle: Callable[[], None]
+        self,
+        chunks: list[torch.nn.Module],
+        shards: Any | None,
+        parameters: bool,
+        finish_param_gather: Callable[[], None],
     ) -> None:
         self._kinds: dict[Kind, _Storages | _Gradients] = {}
-        self._settle = settle
+        self._finish_param_gather = finish_param_gather
         self._moves_parameters = parameters
         self._in_use = 0
         if shards is not None:
@@ -50,26 +55,26 @@ class Offload:
         return any(kind.is_away for kind in self._kinds.values())
 
     def offload(self) -> None:
-        """Move everything to host memory that is to be there between updates. Called on every rank.
+        """Move the state that only updates need to host memory. Called on every rank.
 
         Raises:
-            RuntimeError: in the middle of something that uses it.
+            RuntimeError: the state is in use.
         """
         if self._in_use:
             raise RuntimeError("the actor's state cannot be moved to host memory in the middle of an update")
         self._away([name for name in self._kinds if name != "parameters" or self._moves_parameters])
 
     def reload(self) -> None:
-        """Bring everything back."""
+        """Reload the offloaded state."""
         self._back(self._kinds)
 
     @contextmanager
     def present(self, *kinds: Kind, changes: bool = False) -> Iterator[None]:
-        """Have something on the device until the block ends, and then leave it where it was.
+        """Reload the given kinds for the duration of the block, then put them back where they were.
 
         Args:
-            kinds: what; everything if none is named.
-            changes: whether it may have other values afterwards.
+            kinds: what to reload; everything by default.
+            changes: whether the block may change the values.
         """
         wanted = [name for name in self._kinds if not kinds or name in kinds]
         absent = [name for name in wanted if self._kinds[name].is_away]
@@ -81,7 +86,7 @@ class Offload:
             yield
         finally:
             self._in_use -= 1
-        self._away(absent)  # after a failure it stays: nothing is lost by that
+        self._away(absent)  # after an exception it stays on the device, which is harmless
 
     def _may_change(self, names: Iterable[Kind]) -> None:
         for name in names:
@@ -92,7 +97,7 @@ class Offload:
         if not there:
             return
         if "parameters" in there and not self._kinds["parameters"].is_copied:
-            self._settle()
+            self._finish_param_gather()
         for name in there:
             self._kinds[name].copy()
         _synchronize()
@@ -109,7 +114,7 @@ class Offload:
 
 
 class _Gradients:
-    """DDP's gradient buffers, which are zero when they come back."""
+    """DDP's gradient buffers. They are zero after a reload."""
 
     is_copied = True
 
@@ -149,13 +154,13 @@ class _Storages:
         if self.is_copied:
             return
         self._storages = list({_identity(tensor): tensor.untyped_storage() for tensor in self._tensors()}.values())
-        sizes = [[len(piece) for piece in pieces] for pieces in self._copies]
-        wanted = [[len(piece) for piece in _pieces(storage)] for storage in self._storages]
+        sizes = [[len(part) for part in slices] for slices in self._copies]
+        wanted = [[len(part) for part in _slices(storage)] for storage in self._storages]
         if sizes != wanted:
-            self._copies = [[_host_bytes(piece) for piece in _pieces(storage)] for storage in self._storages]
+            self._copies = [[_host_bytes(part) for part in _slices(storage)] for storage in self._storages]
         for storage, copies in zip(self._storages, self._copies, strict=True):
-            for piece, copy in zip(_pieces(storage), copies, strict=True):
-                copy.copy_(piece, non_blocking=True)
+            for part, copy in zip(_slices(storage), copies, strict=True):
+                copy.copy_(part, non_blocking=True)
         self.is_copied = True
 
     def free(self) -> None:
@@ -166,8 +171,8 @@ class _Storages:
     def bring_back(self) -> None:
         for storage, copies in zip(self._storages, self._copies, strict=True):
             storage.resize_(sum(len(copy) for copy in copies))
-            for piece, copy in zip(_pieces(storage), copies, strict=True):
-                piece.copy_(copy, non_blocking=True)
+            for part, copy in zip(_slices(storage), copies, strict=True):
+                part.copy_(copy, non_blocking=True)
         self.is_away = False
 
 
@@ -178,7 +183,7 @@ def _parameter_tensors(chunks: list[torch.nn.Module]) -> Iterator[torch.Tensor]:
 
 
 def _optimizer_tensors(chunks: list[torch.nn.Module], shards: Any) -> Iterator[torch.Tensor]:
-    """fp32 main shards, but for those that are views of fp32 parameters, and Adam's moments."""
+    """fp32 main shards, except those that are views of fp32 parameters, and Adam's moments."""
     parameters = {_identity(tensor) for tensor in _parameter_tensors(chunks)}
     for shard in shards.shards():
         weight = shard.weight.detach()
@@ -188,17 +193,17 @@ def _optimizer_tensors(chunks: list[torch.nn.Module], shards: Any) -> Iterator[t
 
 
 def _identity(tensor: torch.Tensor) -> int:
-    """What tells storages apart, also those that are freed."""
+    """Identifies a storage, also after it has been freed."""
     return tensor.untyped_storage()._cdata
 
 
-def _pieces(storage: torch.UntypedStorage) -> tuple[torch.Tensor, ...]:
-    """A storage's bytes, uint8, as views of `_PIECE` elements and what is left."""
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).split(_PIECE)
+def _slices(storage: torch.UntypedStorage) -> tuple[torch.Tensor, ...]:
+    """A storage's bytes, uint8, as views of `_SLICE` elements each, the last of them shorter."""
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).split(_SLICE)
 
 
-def _host_bytes(piece: torch.Tensor) -> torch.Tensor:
-    return torch.empty(len(piece), dtype=torch.uint8, pin_memory=piece.is_cuda)
+def _host_bytes(part: torch.Tensor) -> torch.Tensor:
+    return torch.empty(len(part), dtype=torch.uint8, pin_memory=part.is_cuda)
 
 
 def _synchronize() -> None:

@@ -1,4 +1,4 @@
-"""The order in which OpenRLHF's ranks get the bundles of a placement group."""
+"""Assigns the bundles of a placement group to OpenRLHF's ranks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,11 +7,11 @@ if TYPE_CHECKING:
 
 
 def node_by_node(placement_group: "PlacementGroup", placement_group_bundle_index: int, **options: Any) -> Any:
-    """Stands for Ray's `PlacementGroupSchedulingStrategy` where OpenRLHF gives rank r the r-th bundle: it gives it the
-    r-th in an order in which the bundles of a machine are neighbors, the one that vLLM engines on these bundles have.
+    """Replaces Ray's `PlacementGroupSchedulingStrategy` where OpenRLHF gives rank r bundle r. Assigns bundles in node
+    order, as vLLM does.
 
-    Ray packs bundles onto machines, but from 17 on their numbers are mixed up (ray-project/ray#51117): of four times
-    eight ranks, every tensor-parallel group would be on two machines.
+    Ray packs bundles onto nodes, but with 17 or more their numbers are not in node order (ray-project/ray#51117): with
+    four nodes of eight ranks, every tensor-parallel group would span two nodes.
     """
     from openrlhf.trainer.ray.utils import get_bundle_indices
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy

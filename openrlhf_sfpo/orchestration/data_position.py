@@ -14,8 +14,8 @@ class HasPosition(Protocol):
 
 
 class DataPosition:
-    """Stands for the prompts' loader where OpenRLHF saves and restores it, and answers for the generator, which also
-    knows the random numbers and the samples that are left over.
+    """Replaces the prompt loader where OpenRLHF saves its position, and delegates to the generator, which also holds
+    the random state and leftover samples.
 
     Args:
         loader: OpenRLHF's.

@@ -1,5 +1,5 @@
-"""The Ray actors that stand where OpenRLHF's policy and reference actors stand: its own, with SFPO in the policy's
-trainer, and with what a machine without GPUs needs."""
+"""Ray actors that replace OpenRLHF's: its own DeepSpeed actors, with SFPO in the policy's trainer and support for
+machines without GPUs."""
 
 import functools
 from collections.abc import Iterator
@@ -20,16 +20,16 @@ from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.rollout.staleness import replace_stamps
 from openrlhf_sfpo.system.cpus import usable_cpus
-from openrlhf_sfpo.system.loopback import keep_stores_narrow
+from openrlhf_sfpo.system.loopback import keep_stores_on_loopback
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
 from openrlhf_sfpo.system.replacements import install as replace
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from openrlhf.trainer.ppo_utils.experience import Experience
-    from openrlhf.trainer.ray.launcher import BaseModelActor as _AddedTo
+    from openrlhf.trainer.ray.launcher import BaseModelActor as _ActorBase
 else:
-    _AddedTo = object
+    _ActorBase = object
 
 _STATE = "sfpo"  # our part of a checkpoint's client states
 
@@ -38,11 +38,11 @@ _PolicyModelActor: Any = unwrap_ray_class(ppo_actor.PolicyModelActor)
 _ReferenceModelActor: Any = unwrap_ray_class(ReferenceModelActor)
 
 
-class _OnAnyDevice(_AddedTo):
+class _OnAnyDevice(_ActorBase):
     """Prepares the process of a rank before OpenRLHF starts its process group."""
 
     def _setup_distributed(self, strategy: HoldsFlags) -> None:
-        keep_stores_narrow()
+        keep_stores_on_loopback()
         if not torch.cuda.is_available():
             cpu.install(max(1, usable_cpus() // strategy.args.actor.num_gpus_per_node))
         super()._setup_distributed(strategy)

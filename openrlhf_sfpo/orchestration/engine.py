@@ -22,6 +22,8 @@ from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response,
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
 from openrlhf_sfpo.rollout.plugin import register
 from openrlhf_sfpo.rollout.staleness import stamp
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
+from openrlhf_sfpo.system.replacements import install_on
 from openrlhf_sfpo.tasks.responses import ResponseDecoder, ended_by_token
 from openrlhf_sfpo.tasks.reward_files import attribute, load_file
 from openrlhf_sfpo.tasks.rewards import CheckedReward, is_url
@@ -29,6 +31,9 @@ from openrlhf_sfpo.tasks.rewards import CheckedReward, is_url
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.worker.gpu_worker import Worker
+
+
+_EXECUTOR = "openrlhf.utils.agent.SingleTurnAgentExecutor"
 
 
 class RewardFailure(RuntimeError):
@@ -101,12 +106,12 @@ class RolloutEngine(_RolloutRayActor):
             self.executor = attribute(load_file(agent_func_path), agent_func_path, "AgentExecutor")()
         elif is_function:
             self._reward = CheckedReward(specs[0], finite_rewards, reward_timeout)
-            self.executor.reward_func = functools.partial(reward_response, self._reward)
+            graded = functools.partial(reward_response, self._reward)
+            install_on(ON_OBJECTS[f"{_EXECUTOR}.reward_func"], self.executor, graded)
             self.executor.reward_endpoints = specs
         elif specs:
-            self.executor._fetch_rewards_via_http = functools.partial(
-                post_response, self.executor._fetch_rewards_via_http
-            )
+            posted = functools.partial(post_response, self.executor._fetch_rewards_via_http)
+            install_on(ON_OBJECTS[f"{_EXECUTOR}._fetch_rewards_via_http"], self.executor, posted)
         self._wants_reward = bool(getattr(self.executor, "reward_endpoints", None))
 
     async def generate_responses(
@@ -168,7 +173,7 @@ class RolloutEngine(_RolloutRayActor):
         await self.llm.init_weight_transfer_engine(request)
 
     async def start_weight_update(self) -> None:
-        if self._updating:  # whoever began that one broke it off, and vLLM wants an end
+        if self._updating:  # the last update was aborted; vLLM requires it to be finished first
             await self.llm.finish_weight_update()
         self._updating = True
         await self.llm.start_weight_update()
@@ -177,7 +182,7 @@ class RolloutEngine(_RolloutRayActor):
         try:
             await self.llm.update_weights(request)
         except BaseException:
-            self._updating = False  # vLLM has ended it, too
+            self._updating = False  # vLLM has ended the update, too
             raise
 
     async def finish_weight_update(self) -> None:
@@ -185,37 +190,36 @@ class RolloutEngine(_RolloutRayActor):
         self._lacks_weights = self._updating = False
 
     async def sleep(self) -> None:
-        """Free the GPU until `wake_up`: of the key/value cache, with what is cached there, and of the weights."""
+        """Free the GPU memory of the weights and the key/value cache, including cached prefixes, until `wake_up`."""
         if not self._asleep:
             await self.llm.sleep(level=self._sleep_level)
             self._asleep = {"weights", "kv_cache"}
             self._lacks_weights = self._sleep_level == 2
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
-        """As OpenRLHF's, for those of the tags that are asleep."""
+        """As OpenRLHF's, for those tags that are asleep."""
         for tag in tags or ("weights", "kv_cache"):
             if tag in self._asleep:
                 await self.llm.wake_up(tags=[tag])
                 self._asleep.discard(tag)
 
     async def lacks_weights(self) -> bool:
-        """Whether the weights were forgotten in sleep and have to be sent before this engine can answer."""
+        """Whether sleep discarded the weights, so that they must be sent before this engine can answer."""
         return self._lacks_weights
 
     async def weights_are(self, number: int) -> None:
-        """Note which weights these are: how many updates the policy has had."""
+        """Record the weights' version: the number of updates of the policy."""
         self._updates = number
         if self._response_seeds is not None:
             self._response_seeds.weights_are(number)
 
     async def heartbeat(self) -> int:
-        """Return this process's number once vLLM's own process, which may be another one, has answered between two of
-        its steps."""
+        """Return this process's PID once vLLM's engine process (possibly another one) has answered."""
         await self.llm.is_sleeping()
         return os.getpid()
 
     def processes(self) -> tuple[str, dict[int, float]]:
-        """The node, and the process numbers with their start times of this actor and everything that it started."""
+        """The node, and the PIDs and start times of this actor and all its descendants."""
         import psutil
         import ray
 
@@ -224,13 +228,13 @@ class RolloutEngine(_RolloutRayActor):
         return ray.get_runtime_context().get_node_id(), {process.pid: process.create_time() for process in family}
 
 
-# The seeds of the responses to the prompt that a task is about; its subtasks, one for each response, see the same.
+# The seeds of the responses to one prompt. The subtasks, one for each response, inherit the same iterator.
 _seeds: ContextVar[Iterator[int]] = ContextVar("response_seeds")
 
 
 class ResponseSeeds:
-    """A seed for each response that depends on the run's seed, the weights' number, the prompt, how often it has been
-    asked since the weights changed, and the response's number: on nothing that depends on time or on the engine."""
+    """One seed per response, derived from the run's seed, the weights' version, the prompt, how often it was asked
+    since the last update, and the response's index; independent of timing and engine."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -238,12 +242,12 @@ class ResponseSeeds:
         self._asked: Counter[str] = Counter()
 
     def weights_are(self, number: int) -> None:
-        """Say that the weights have been sent, and their number."""
+        """Record that weights of this version have been sent."""
         self._weights = number
         self._asked.clear()
 
     def for_prompt(self, prompt: str) -> Iterator[int]:
-        """The seeds of the responses to a prompt, without end."""
+        """The seeds of the responses to a prompt, an endless iterator."""
         asked = self._asked[prompt]
         self._asked[prompt] += 1
         for number in itertools.count():

@@ -51,7 +51,7 @@ class GapWatch:
     """Judges the distances of a run: its first batch may stop it, and a later one leads to a notice, once.
 
     Args:
-        args: OpenRLHF's nested arguments and ours, settled for the device.
+        args: OpenRLHF's nested arguments and ours, resolved for the device.
     """
 
     def __init__(self, args: NestedFlags) -> None:

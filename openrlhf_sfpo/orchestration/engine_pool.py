@@ -1,5 +1,6 @@
 """The vLLM engines of a run: their health, sleep and restarts, and the delivery of weights to them."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from openrlhf_sfpo.orchestration.engine_starts import start_error
 from openrlhf_sfpo.system.errors import WeightSyncFailed, WorkerLost
 
 _RESTARTS_PER_BATCH = 3
-_DEAD_ENGINE = "EngineDeadError"  # vLLM's, when its own process is gone and the Ray actor around it is not
 
 
 class EnginePool:
@@ -55,8 +55,8 @@ class EnginePool:
 
     def send_weights(self, broadcast: Callable[[], None]) -> None:
         """Send the weights: by `broadcast`, or by restarting engines that have failed since the rollouts."""
-        self.look_at_all()
-        if self.all_well:
+        self.check_all()
+        if self.all_up:
             self.deliver(broadcast, resting=True)
         else:
             self.restore(resting=True)
@@ -80,11 +80,11 @@ class EnginePool:
         self._restarts = 0
 
     @property
-    def all_well(self) -> bool:
+    def all_up(self) -> bool:
         """Whether no engine is known to be down."""
         return not self._down
 
-    def look_at_all(self) -> None:
+    def check_all(self) -> None:
         """Before the engines are needed: send each a heartbeat request and wait for the answer.
 
         Raises:
@@ -152,7 +152,7 @@ class EnginePool:
         """Bring all engines up and awake, with the current weights. Engines that do not sleep are left alone."""
         if not self._sleeps:
             return
-        self.look_at_all()
+        self.check_all()
         while True:
             if self._down:
                 self.restore()
@@ -183,7 +183,7 @@ class EnginePool:
                 self._events.send("notice", text=str(cause))
             elif not is_engine_failure(error):
                 raise
-            self.look_at_all()
+            self.check_all()
             if not self._down:
                 raise
             self.restore(resting)
@@ -279,10 +279,12 @@ class EnginePool:
 
 
 def is_engine_failure(error: BaseException) -> bool:
-    """Whether an engine is dead, as opposed to having refused something."""
+    """Whether an engine is dead, as opposed to having refused something. vLLM raises EngineDeadError when its own
+    process is gone and the Ray actor around it is not."""
     if isinstance(error, ray.exceptions.RayActorError):
         return True
-    return any(kind.__name__ == _DEAD_ENGINE for kind in type(getattr(error, "cause", error)).__mro__)
+    vllm = sys.modules.get("vllm.v1.engine.exceptions")  # loaded if there is such an error
+    return vllm is not None and isinstance(getattr(error, "cause", error), vllm.EngineDeadError)
 
 
 def _reason(error: Exception) -> str:

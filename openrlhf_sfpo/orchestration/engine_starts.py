@@ -58,7 +58,7 @@ class EngineStarts:
 
     Args:
         logs: the run's directory for logs; an engine that could not start leaves what it printed there.
-        clock: seconds that only rise.
+        clock: a monotonic clock, in seconds.
 
     Attributes:
         failure: why an engine could not start, in one line; None if none has failed.

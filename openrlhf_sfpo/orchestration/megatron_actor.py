@@ -1,4 +1,4 @@
-"""The Ray actors that stand where OpenRLHF's policy and reference actors stand, with Megatron inside."""
+"""Ray actors that replace OpenRLHF's policy and reference actors and run Megatron."""
 
 import dataclasses
 import functools
@@ -108,8 +108,8 @@ def _busy(method: "Callable[Concatenate[PolicyActor, P], R]") -> "Callable[Conca
 class PolicyActor(MegatronModelActor):
     """The policy: log-probabilities, SFPO updates, weights to vLLM, checkpoints and models to disk.
 
-    The methods are those that OpenRLHF's controller calls on its own PolicyModelActor. Initialized again, it begins
-    anew with the processes and connections that it has.
+    The methods are those that OpenRLHF's controller calls on its own PolicyModelActor. Calling
+    `init_model_from_pretrained` again resets the actor and keeps its processes and connections.
     """
 
     _sync: Any = None
@@ -312,7 +312,7 @@ class PolicyActor(MegatronModelActor):
                 _rotate_models(directory, tag, self.args.ckpt.max_num)
 
     def finish_checkpoint(self) -> str | None:
-        """Wait for the checkpoint that is being written. Returns, on rank 0, why the last one is not there."""
+        """Wait for the checkpoint that is being written. Return, on rank 0, why the last checkpoint failed, or None."""
         with self.heartbeat.busy("finishing a checkpoint"):
             saved = self._writer.wait()
         return saved.error if saved is not None else None
@@ -321,7 +321,7 @@ class PolicyActor(MegatronModelActor):
         return self._states
 
     def _on_saved(self, saved: Saved) -> None:
-        """In the writing thread of rank 0."""
+        """Called in the writer thread of rank 0."""
         fields = dataclasses.asdict(saved)
         target = fields.pop("target")
         if saved.error is None:
@@ -343,7 +343,7 @@ class PolicyActor(MegatronModelActor):
         attention_mask: list[torch.Tensor],
         **ignored: Any,
     ) -> list[torch.Tensor]:
-        """As the reference model's; NaN if the update itself is to find out the old log-probabilities."""
+        """As the reference model's; NaN if the update computes the old log-probabilities itself."""
         own = sum(len(tokens) for tokens in sequences)
         total = self.actor.shards.reduce([own / self.actor.layout.model_parallel_size], "sum")[0]
         self._has_old_log_probs = needs_old_log_probs(self.args, round(total))
@@ -355,13 +355,13 @@ class PolicyActor(MegatronModelActor):
 
 
 def _settings(args: NestedFlags) -> dict[str, Any]:
-    """The settings of the run as its launcher knows them or, in somebody else's OpenRLHF, as they are here."""
+    """The run's settings, from its launcher; under a patched OpenRLHF, which has none, from the flags."""
     text = getattr(args.run, "settings", None)
     return json.loads(text) if text else portable(dotted(args))
 
 
 def _checkpoint_of(args: NestedFlags) -> Path | None:
-    """What to continue from: what the launcher has chosen or, in somebody else's OpenRLHF, what is in --ckpt.path."""
+    """The checkpoint to continue from: the launcher's choice; under a patched OpenRLHF, the newest in --ckpt.path."""
     chosen = getattr(args.ckpt, "resume_from", None)
     if chosen is not None:
         return Path(chosen)
@@ -377,24 +377,24 @@ class ReferenceActor(MegatronModelActor):
     def init_model_from_pretrained(self, strategy: HoldsFlags, pretrain: str) -> None:
         self._start(strategy, pretrain, max_steps=None, train=False)
         if self.args.ref.offload:
-            self.actor.offload_states()  # and it comes back for each `forward`
+            self.actor.offload_states()  # each `forward` reloads it
 
 
 def actor_settings(args: NestedFlags, max_steps: int | None) -> ActorSettings:
-    """The Megatron actor's settings from the flags, which the launcher has settled for the device."""
+    """The Megatron actor's settings from the flags, which the launcher has resolved for the device."""
     assert args.megatron.device != "auto", "the launcher decides before any actor starts"
     on_cpu = args.megatron.device == "cpu"
     return ActorSettings.of(
         settings(args) | {"total_steps": _schedule_steps(args, max_steps or 0)},
-        # Later than whoever watches the run, which says more about a hang than the collective does.
+        # Longer than the watchdog's timeout, because its report says more about a hang.
         timeout=2 * args.train.timeout + 60,
         num_threads=max(1, usable_cpus() // args.actor.num_gpus_per_node) if on_cpu else None,
     )
 
 
 def _schedule_steps(args: NestedFlags, max_steps: int) -> int:
-    """Optimizer steps of the whole run. OpenRLHF's `max_steps` counts full train batches; each rollout batch here ends
-    with a smaller one if need be, and makes at least one step."""
+    """Optimizer steps of the whole run. OpenRLHF's `max_steps` counts full train batches; each rollout batch here may
+    end with a smaller one, and makes at least one step."""
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     steps = math.ceil(samples / args.train.batch_size)
     return max(1, math.ceil(max_steps * args.train.batch_size * steps / samples))

@@ -140,10 +140,10 @@ class SampleGenerator(SamplesGenerator):
         consumed = len(waiting)
         pending: dict[Any, Request] = {}
         next_question = 0.0
-        self._pool.look_at_all()
+        self._pool.check_all()
         while waiting or pending:
-            if waiting and (not pending or self._pool.all_well):
-                if not self._pool.all_well:
+            if waiting and (not pending or self._pool.all_up):
+                if not self._pool.all_up:
                     self._pool.restore()
                 sent, waiting = self._send(waiting, pending, **kwargs)
                 pending |= sent

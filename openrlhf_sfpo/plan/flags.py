@@ -19,8 +19,8 @@ from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 
 def with_device_defaults(flat: argparse.Namespace) -> Any:
-    """The flags, nested, with what depends on the device settled for GPUs, wherever the plan is made, or for CPUs where
-    --megatron.device says so. Megatron's layers are planned; `flat` is left as it is."""
+    """The flags, nested, resolved for GPUs even on a machine without any, or for CPUs if --megatron.device is cpu.
+    `flat` is not changed."""
     values = dict(vars(flat))
     values["run.dir"] = values["run.dir"] or "runs/new"
     resolve_device_defaults(values, "cpu" if values["megatron.device"] == "cpu" else "cuda")

@@ -1,4 +1,4 @@
-"""The output layer (megatron/log_probs.py): logits of one chunk of tokens, and the gradient of its weight."""
+"""The output layer (megatron/model/log_probs.py): logits of one chunk of tokens, and the gradient of its weight."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a plan is made for: a model, a layout and the flags that decide about memory, settled for the device."""
+"""What a plan is made for: a model, a layout and the flags that determine memory, resolved for the device."""
 
 import functools
 import math
@@ -188,7 +188,7 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
     """From the flags of `openrlhf-sfpo train`.
 
     Args:
-        args: nested, and settled for the device (`resolve_device_defaults`).
+        args: nested, and resolved for the device (`resolve_device_defaults`).
         model: what --actor.model_name_or_path is.
     """
     values = settings(args)

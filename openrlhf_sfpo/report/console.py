@@ -72,7 +72,7 @@ class Console:
             self.say(f"warning: {text}")
 
     def checkpoint(self, event: dict[str, Any]) -> None:
-        """How a save ended; see `orchestration.events`."""
+        """How a save ended; see `cluster.mailbox`."""
         if event["error"] is None:
             self.say(
                 f"checkpoint {event['tag']}: {event['bytes'] / 1e6:.0f} MB in {event['seconds']:.1f} s, for which the "

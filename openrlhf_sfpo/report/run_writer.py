@@ -66,14 +66,14 @@ class RunWriter:
         self._next_drawing = 0.0
         self._unwritten: list[tuple[Path, str]] = []
         self._status = status or StatusFile(directory)
-        self._take_up(step)
+        self._continue_after(step)
         plain = {key: _plain(value) for key, value in sorted(settings.items())}
         write_whole(directory / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
         self._status.attempt(step)
         self.problem = self._status.problem
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """Take an event of `orchestration.events`; return the metrics line if it made or changed one."""
+        """Take an event of `cluster.mailbox`; return the metrics line if it made or changed one."""
         kind = event["kind"]
         if kind == "sync":
             self._sync = event["metrics"]
@@ -101,7 +101,7 @@ class RunWriter:
         self._status.end(state, reason)
         self.problem = self.problem or self._status.problem
 
-    def _take_up(self, step: int) -> None:
+    def _continue_after(self, step: int) -> None:
         """Continue after the line of a step."""
         number = next(n for n in itertools.count(1) if not any(self._aside(name, n).exists() for name in _LINES))
         for name in _LINES:

@@ -1,9 +1,9 @@
 """What vLLM runs in each of its processes (entry point `vllm.general_plugins`): makes our transfer engine known, keeps
 its sockets off the network, and on CPU lets idle processes wait without spinning, and engines sleep."""
 
-from openrlhf_sfpo.system.loopback import keep_stores_narrow
+from openrlhf_sfpo.system.loopback import keep_stores_on_loopback
 from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
-from openrlhf_sfpo.system.replacements import check
+from openrlhf_sfpo.system.replacements import check_library
 from openrlhf_sfpo.system.replacements import install as replace
 from openrlhf_sfpo.system.scratch import name_shared_memory
 
@@ -15,7 +15,8 @@ def register() -> None:
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory, WeightTransferTrainerFactory
     from vllm.platforms import current_platform
 
-    keep_stores_narrow()
+    check_library("vllm", RELIED_ON)
+    keep_stores_on_loopback()
     name_shared_memory()
     module = "openrlhf_sfpo.rollout.shared_memory"
     for factory, class_name in (
@@ -37,7 +38,6 @@ def _wait_without_spinning() -> None:
     message itself after 5 s, which would be seen in most minutes of a training; looking is cheap.
     """
     shm_broadcast = "vllm.distributed.device_communicators.shm_broadcast"
-    check(entry for entry in RELIED_ON if entry.owner == f"{shm_broadcast}.SpinCondition")
     replace(REPLACEMENTS[f"{shm_broadcast}.SpinCondition.__init__.__defaults__"], (0.0,))
     replace(REPLACEMENTS[f"{shm_broadcast}.SHM_READER_RECHECK_INTERVAL_MS"], 50)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, CheckpointRefused, open_checkpoint
-from openrlhf_sfpo.cluster.failures import Repetitions, details, full_text, may_pass, reason, root_of
+from openrlhf_sfpo.cluster.failures import Repetitions, details, full_text, may_recover, reason, root_of
 from openrlhf_sfpo.cluster.start import keep_logs
 from openrlhf_sfpo.cluster.worker_logs import collect
 from openrlhf_sfpo.config.flags import SFPOConfig, section, settings
@@ -161,7 +161,7 @@ def _train(session: Session, flat: argparse.Namespace, directory: Path, console:
             session.train(flat, directory, console, total_steps, checkpoint, status)
             return
         except Exception as error:
-            if not left or session.stopping.requested is not None or not may_pass(error):
+            if not left or session.stopping.requested is not None or not may_recover(error):
                 raise
             lines = read_metrics(directory)
             if repetitions.again(error, lines[-1]["step"] if lines else 0):

@@ -1,4 +1,4 @@
-"""Many runs, in one or more lanes: processes with a session each, which the runs of the lane share."""
+"""Parallel runs: each worker process has one session, which its runs share one after another."""
 
 import argparse
 import json
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"
 _MAX_FAILURES_IN_A_ROW = 3
-# Ends a lane like Ctrl-C. Not SIGINT itself, which a process that a script starts with & ignores.
+# Ends a worker like Ctrl-C. Not SIGINT itself: processes that a script starts with & ignore it.
 _INTERRUPT = signal.SIGUSR1
-# What ends the whole comparison.
+# These end the whole comparison.
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,7 +35,7 @@ class PlannedRun:
     """One run of a comparison.
 
     Attributes:
-        name: what it is called in messages; its directory's name.
+        name: its name in messages, and its directory's.
         directory: the run directory.
         flat: its flags, with dotted names.
         given: names of the flags that were set.
@@ -50,7 +50,7 @@ class PlannedRun:
 
 
 def still_to_do(runs: list[PlannedRun]) -> list[PlannedRun]:
-    """The runs that have not finished. What is left of one that was cut short is set aside, not deleted.
+    """The runs that have not finished. The directory of an interrupted run is renamed, not deleted.
 
     Raises:
         UsageError: a directory holds a run with other settings.
@@ -85,13 +85,14 @@ def set_aside(directory: Path) -> None:
 
 
 class ParallelRuns:
-    """Runs what it is given in `count` processes. Use it as a context manager: at the end the processes are gone.
+    """Executes runs in `count` worker processes. Use it as a context manager: on exit the workers have ended.
 
     Args:
-        count: processes at the same time. Without a Ray cluster they divide the machine's processors, and do
-            so alike when there are fewer runs: a run's numbers and seconds depend on its threads.
-        keep: whether a run has the engines and actors of the run before it in its lane.
-        started, ended: called with each run as it starts, and as it ends with its exit status and seconds.
+        count: workers. Without a Ray cluster they divide the machine's processors, equally even if there are fewer
+            runs than workers: a run's numbers and duration depend on its number of threads.
+        keep: whether a run reuses the engines and actors of its worker's previous run.
+        started: called with each run when it starts.
+        ended: called with each run when it ends, its exit status and its seconds.
     """
 
     def __init__(
@@ -104,13 +105,13 @@ class ParallelRuns:
         self._count, self._keep = count, keep
         self._started, self._ended = started, ended
         self._context = multiprocessing.get_context("spawn")
-        self._lanes: dict[Connection, tuple[Any, int]] = {}
+        self._workers: dict[Connection, tuple[Any, int]] = {}
         self._busy: dict[Connection, tuple[PlannedRun, float]] = {}
         self._installed: list[signal.Signals] = []
 
     def __enter__(self) -> "ParallelRuns":
         if threading.current_thread() is threading.main_thread():
-            for number in _ENDS:  # as Ctrl-C does: the lanes are told, and nothing stays "running"
+            for number in _ENDS:  # as Ctrl-C does: the workers stop, and no run stays "running"
                 if signal.getsignal(number) is signal.SIG_DFL:
                     signal.signal(number, signal.default_int_handler)
                     self._installed.append(number)
@@ -118,34 +119,34 @@ class ParallelRuns:
 
     def __exit__(self, *exc: Any) -> None:
         for number in self._installed:
-            signal.signal(number, signal.SIG_IGN)  # until the lanes have ended
-        self._end_lanes(interrupt=exc[0] is not None)
+            signal.signal(number, signal.SIG_IGN)  # until the workers have ended
+        self._end_workers(interrupt=exc[0] is not None)
         for number in self._installed:
             signal.signal(number, signal.SIG_DFL)
 
-    def _end_lanes(self, interrupt: bool) -> None:
-        for pipe, (process, _) in self._lanes.items():
+    def _end_workers(self, interrupt: bool) -> None:
+        for pipe, (process, _) in self._workers.items():
             pipe.close()
             if interrupt and process.is_alive():
                 os.kill(process.pid, _INTERRUPT)
-        for process, _ in self._lanes.values():
+        for process, _ in self._workers.values():
             process.join(60)
             if process.is_alive():
                 process.kill()
 
     def run(self, runs: list[PlannedRun]) -> bool:
-        """Run them; return whether all were handed out (and not given up on after several failures in a row)."""
+        """Execute the runs; return False if it gave up after several failures in a row."""
         waiting, failures = list(runs), 0
         for number in range(min(self._count, len(runs))):
-            self._hand_out(self._start_lane(number), waiting)
+            self._hand_out(self._start_worker(number), waiting)
         while self._busy:
             for pipe in cast("list[Connection]", wait(list(self._busy))):  # declared for sockets and files, too
                 run, since = self._busy.pop(pipe)
                 try:
                     status = pipe.recv()
-                except EOFError:  # the lane itself is gone, as when memory runs out
+                except EOFError:  # the worker itself died, for example because memory ran out
                     status = -1
-                    pipe = self._start_lane(self._lanes.pop(pipe)[1])
+                    pipe = self._start_worker(self._workers.pop(pipe)[1])
                 self._ended(run, status, time.monotonic() - since)
                 failures = failures + 1 if status else 0
                 if failures < _MAX_FAILURES_IN_A_ROW:
@@ -159,25 +160,25 @@ class ParallelRuns:
             self._busy[pipe] = (run, time.monotonic())
             pipe.send(run)
 
-    def _start_lane(self, number: int) -> Connection:
+    def _start_worker(self, number: int) -> Connection:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_lane, args=(theirs, self._keep, _processors(number, self._count)))
+        process = self._context.Process(target=_worker, args=(theirs, self._keep, _processors(number, self._count)))
         process.start()
         theirs.close()
-        self._lanes[ours] = (process, number)
+        self._workers[ours] = (process, number)
         return ours
 
 
-def _processors(lane: int, lanes: int) -> set[int]:
-    """The processors of one lane among several on this machine."""
+def _processors(worker: int, workers: int) -> set[int]:
+    """The processors for one of several workers on this machine."""
     usable = sorted(os.sched_getaffinity(0))
     if ray_address():
         return set(usable)
-    return set(usable[lane % len(usable) :: lanes])
+    return set(usable[worker % len(usable) :: workers])
 
 
-def _lane(pipe: Connection, keep: bool, processors: set[int]) -> None:
-    """Run what comes through the pipe until it closes, and answer each run with its exit status."""
+def _worker(pipe: Connection, keep: bool, processors: set[int]) -> None:
+    """Execute the runs that arrive through the pipe until it closes, and answer each with its exit status."""
     os.sched_setaffinity(0, processors)
     signal.signal(_INTERRUPT, signal.default_int_handler)
     threading.Thread(target=_interrupt_without_parent, args=(os.getppid(),), daemon=True).start()
@@ -204,10 +205,10 @@ def _run(session: "Session", run: PlannedRun) -> int:
         try:
             directory = preflight.prepare(run.flat, set(run.given))
             status = launcher.run_in(session, run.flat, directory, console)
-        except UsageError as error:  # one that only appears once Ray is up
+        except UsageError as error:  # one that is only found once Ray is up
             console.write(f"{error}\n")
             status = 2
-        except Exception:  # a fault of this package
+        except Exception:  # a bug in this package
             console.write(traceback.format_exc())
             status = 1
     if status == 130 or session.stopping.requested is not None:
@@ -216,7 +217,7 @@ def _run(session: "Session", run: PlannedRun) -> int:
 
 
 def _interrupt_without_parent(parent: int) -> None:
-    """End like with Ctrl-C when the comparison's own process is gone, so that no Ray stays behind."""
+    """End as after Ctrl-C when the comparison's own process has died, so that no Ray is left running."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), _INTERRUPT)

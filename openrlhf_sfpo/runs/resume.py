@@ -126,11 +126,11 @@ def check_same_as_in(directory: Path, values: dict[str, Any]) -> None:
 
 
 def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> None:
-    """Refuse flags that would make the continuation another run, unless --run.allow_changed names them.
+    """Refuse flags that would change what the continued run learns, unless --run.allow_changed names them.
 
     Args:
-        before: the settings of the run that is continued, as `portable` makes them.
-        values: the flags now; what is still to be settled for the device is not compared.
+        before: the settings of the run to continue, from `portable`.
+        values: the flags now; those not yet resolved for the device are not compared.
         what: names the run that is continued, for the error message.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.cluster import mailbox as events
-from openrlhf_sfpo.cluster.failures import may_pass, reason
+from openrlhf_sfpo.cluster.failures import may_recover, reason
 from openrlhf_sfpo.cluster.start import start_ray, stop_ray
 from openrlhf_sfpo.cluster.watchdog import Watchdog
 from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
@@ -166,7 +166,7 @@ class Session:
             return StepHung(listener.hung)
         if listener.lost is not None:
             return listener.lost
-        if listener.starts.failure is not None and not may_pass(error):
+        if listener.starts.failure is not None and not may_recover(error):
             return EngineStartFailed(listener.starts.failure)
         return error
 

@@ -1,4 +1,4 @@
-"""Exceptions that are meant for the person at the keyboard."""
+"""Exceptions with a message for the user."""
 
 import re
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ class UsageError(ValueError):
         self.fix = fix
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.flag, self.problem, self.fix)  # arrives whole from another process
+        return type(self), (self.flag, self.problem, self.fix)  # so that it survives pickling
 
     def renamed(self, names: Mapping[str, str]) -> Self:
-        """The same error with other names for settings: for the one at fault, and for those in backticks."""
+        """The same error with settings renamed: the one at fault, and those in backticks."""
 
         def rename(text: str) -> str:
             return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), text)
@@ -31,21 +31,21 @@ class UsageError(ValueError):
 
 
 class NotThere(UsageError):
-    """A file that the flags name is not there, or not yet: weights to be downloaded, data to be prepared."""
+    """A file named by a flag does not exist yet: weights to be downloaded, data to be prepared."""
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and nothing is lost by that; the message says after which step. Without a message, the
-    request came in the middle of something that need not be finished."""
+    """The run was asked to stop and lost nothing. The message says after which step; it is empty if the interrupted
+    work can be discarded."""
 
 
 class NonFiniteBatch(RuntimeError):
-    """A reward, loss or gradient norm is not a finite number, and the run was told to stop then."""
+    """A reward, loss or gradient norm is not finite, and --train.on_nonfinite is stop."""
 
 
 class EngineMismatch(RuntimeError):
-    """The engines' log-probabilities of their own samples are not the actor's; the message says how far they are off
-    and what to look at. Raised before the update."""
+    """The engines' log-probabilities of their own samples differ from the actor's; the message says by how much and
+    what to check. Raised before the update."""
 
 
 class StepHung(RuntimeError):

@@ -1,8 +1,7 @@
 """Keeps the processes of a run on one machine from listening to the network.
 
-torch, gloo, NCCL, vLLM and Ray listen on the machine's network address, or on all of them, unless they are told
-otherwise. None of their protocols asks who is calling (Ray's does, with a token), and some of them run what they are
-sent.
+torch, gloo, NCCL, vLLM and Ray listen on the machine's network address, or on all addresses, by default. Their
+protocols have no authentication (except Ray's, with a token), and some execute code that they receive.
 """
 
 import errno
@@ -22,7 +21,8 @@ _NARROW = "is_narrow"  # marks the replacement
 
 
 def environment() -> dict[str, str]:
-    """Variables that have the libraries use the loopback interface, for every process of a run on one machine."""
+    """Environment variables that make the libraries use the loopback interface, for all processes of a run on one
+    machine."""
     interface = _interface()
     return {
         # Ray's own switch for machines without a cluster: its address is then 127.0.0.1, and it listens there only.
@@ -43,10 +43,10 @@ def _interface() -> str:
     return "lo"
 
 
-def keep_stores_narrow() -> None:
-    """Have torch's rendezvous (`tcp://` and `env://`) listen on the address that it was given, as MASTER_ADDR say.
+def keep_stores_on_loopback() -> None:
+    """Make torch's rendezvous (`tcp://` and `env://`) listen on the given address only, such as MASTER_ADDR.
 
-    Its TCPStore listens on all interfaces. May be called more than once.
+    By default its TCPStore listens on all interfaces. May be called more than once.
     """
     # `torch.distributed.rendezvous` is a function of that name.
     rendezvous = importlib.import_module("torch.distributed.rendezvous")
@@ -62,8 +62,8 @@ def keep_stores_narrow() -> None:
         try:
             listening = _listen(hostname, port)
         except OSError as error:
-            # In use: a store of this process may be there already, which torch shares. Not ours: the address is
-            # another's that passes on what it gets, as a container's host.
+            # EADDRINUSE: torch may already share a store in this process. EADDRNOTAVAIL: the address is a host that
+            # forwards to us, such as a container's.
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
                 raise
             return original(hostname, port, rank, world_size, timeout, use_libuv)

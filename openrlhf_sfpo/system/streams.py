@@ -163,7 +163,7 @@ def quiet(log: Path, verbose: bool) -> Iterator[Any]:
 
 @contextmanager
 def _never_failing() -> Iterator[None]:
-    """Standard streams for which nobody has to be there: libraries print from the run's own threads."""
+    """Standard streams that tolerate a missing reader; libraries print from the run's threads."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (one if isinstance(one, BestEffort) else BestEffort(one) for one in before)
     try:

@@ -160,7 +160,8 @@ def test_mistakes_in_flags_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Write NAME=VALUE"):
         plan(config, tmp_path, ["sfpo.k"])
     for arguments, message in (
-        ([str(config), "--lanes", "0"], "--lanes: is 0. Use 1 or more."),
+        ([str(config), "--parallel", "0"], "--parallel: is 0. Use 1 or more."),
+        ([str(config), "--lanes", "0"], "--parallel: is 0. Use 1 or more."),  # its name before 0.2
         ([str(tmp_path / "no.yaml")], "no.yaml does not exist."),
         ([str(config), "--set", "sfpo.alpha=2", "--out", str(tmp_path)], "--sfpo.alpha: is 2.0."),
     ):
@@ -256,7 +257,7 @@ def accuracies(out: Path) -> dict[str, list[list[tuple[float, ...]]]]:
     }
 
 
-def test_lanes_divide_the_processors_alike_when_fewer_runs_are_left(
+def test_parallel_runs_divide_the_processors_equally_when_fewer_runs_are_left(
     testbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run's numbers depend on how many threads add them up."""
@@ -273,7 +274,7 @@ def test_lanes_divide_the_processors_alike_when_fewer_runs_are_left(
 
     monkeypatch.setattr(compare_command, "ParallelRuns", Counted)
     config = small_grid(testbed, tmp_path / "grid.yaml")
-    compare_command.main([str(config), "--out", str(tmp_path / "out"), "--lanes", "3"])
+    compare_command.main([str(config), "--out", str(tmp_path / "out"), "--parallel", "3"])
     assert counts == [3]
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray
 
-from openrlhf_sfpo.cluster.failures import failed_to_start, may_pass, reason, root_of
+from openrlhf_sfpo.cluster.failures import failed_to_start, may_recover, reason, root_of
 from openrlhf_sfpo.cluster.mailbox import Events, mailbox
 from openrlhf_sfpo.cluster.watchdog import Watchdog
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool
@@ -100,7 +100,7 @@ def test_what_ray_makes_of_failures(
     with pytest.raises(ray.exceptions.RayError) as raised:
         ray.get(Actor.remote().ask.remote(actor, method) if nested else actor.end.remote(method))
     assert line in reason(raised.value)
-    assert may_pass(raised.value) == passes
+    assert may_recover(raised.value) == passes
     assert failed_to_start(root_of(raised.value)) == (constructor == "raise")
 
 
@@ -155,18 +155,18 @@ def test_starting_is_not_hanging_and_a_restart_that_nobody_saw_is_noticed(local_
         wait_until_started(engines, 600.0, lambda: looked.append(None))
         assert looked
         care = EnginePool([Engine.remote(4.0), *engines[1:]], 2.0, Events(), start_timeout=600.0)
-        care.look_at_all()
-        assert care.all_well, "starting took longer than an answer may take"
+        care.check_all()
+        assert care.all_up, "starting took longer than an answer may take"
         dead(engines[1])
         until(lambda: is_up(engines[1]))
-        care.look_at_all()
-        assert not care.all_well, "it has the model's first weights"
+        care.check_all()
+        assert not care.all_up, "it has the model's first weights"
         care.restore()
-        care.look_at_all()
-        assert care.all_well
+        care.check_all()
+        assert care.all_up
         refuses.touch()
         dead(engines[1])
-        care.look_at_all()
+        care.check_all()
         with pytest.raises(WorkerLost, match="engine 1 could not restart: OSError: no memory left"):
             care.restore()
         said = [event["text"] for event in ray.get(box.take.remote())[0]]

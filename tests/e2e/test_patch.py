@@ -282,7 +282,7 @@ def test_an_interrupted_patch_leaves_the_file_as_it_was(tree: Path, monkeypatch:
             main([str(tree)])
     assert contents(tree) == before
     # One that had no time to clean up leaves a file beside it, which is no obstacle.
-    patching._beside(tree / CLI).write_text("half")
+    patching._temporary_sibling(tree / CLI).write_text("half")
     assert main([str(tree)]) == 0
     assert main([str(tree), "--revert"]) == 0
     assert contents(tree) == before

@@ -72,8 +72,8 @@ def as_words(flags: dict[str, Any]) -> list[str]:
 def test_a_store_listens_on_the_address_that_it_was_given(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rendezvous = importlib.import_module("torch.distributed.rendezvous")
     monkeypatch.setattr(rendezvous, "_create_c10d_store", rendezvous._create_c10d_store)  # put back at the end
-    loopback.keep_stores_narrow()
-    loopback.keep_stores_narrow()
+    loopback.keep_stores_on_loopback()
+    loopback.keep_stores_on_loopback()
     port = free_port()
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -40,7 +40,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> EnginePool:
     policy = SimpleNamespace(reconnect_engines=Method(None))
     events = SimpleNamespace(send=lambda *args, **kwargs: None, policy=lambda: [policy])
     made = EnginePool([Engine()], 5.0, events)
-    made.look_at_all()  # it is up
+    made.check_all()  # it is up
     return made
 
 

@@ -13,7 +13,7 @@ from openrlhf_sfpo.cluster.failures import (
     details,
     exception_line,
     failed_to_start,
-    may_pass,
+    may_recover,
     reason,
     summary,
 )
@@ -102,7 +102,7 @@ def test_one_line_of_reason(error: Exception, line: str, passes: bool) -> None:
     assert "\n" not in found
     assert "\x1b" not in found
     assert len(found) < 500
-    assert may_pass(error) == passes
+    assert may_recover(error) == passes
 
 
 def test_the_users_own_traceback_is_shown_and_nobody_elses() -> None:

@@ -24,7 +24,7 @@ def begun(directory: Path, base: dict[str, Any], *words: str, state: str = "fail
     """A run that has begun with the base's flags in a directory, and ended."""
     flat, given = parse([*(f"--{name}={value}" for name, value in base.items()), f"--run.dir={directory}", *words])
     preflight.prepare(flat, given)
-    vars(flat)["megatron.device"] = "cpu"  # as settled for the device
+    vars(flat)["megatron.device"] = "cpu"  # as resolved for the device
     RunWriter(directory, as_asked(vars(flat)), 0).close(state)
 
 

@@ -54,7 +54,7 @@ def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
 
 def _missing(package: str) -> str | None:
     spec = importlib.util.find_spec(package)
-    # What stands in for a package that OpenRLHF imports (orchestration/flash_attn_stub.py) was loaded by nobody.
+    # The flash_attn stub (system/flash_attn_stub.py) has no loader and does not count as installed.
     return None if spec is not None and spec.loader is not None else "is not installed"
 
 

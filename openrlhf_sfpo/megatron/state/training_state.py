@@ -45,9 +45,9 @@ def staged(actor: Stored) -> dict[str, LocalShardsContainer]:
     for shard, parts in _owned(actor, writes=True):
         for kind, tensor in _tensors(shard).items():
             copy = _host_copy(tensor)
-            for piece in parts:
-                key = f"{kind}/{piece.name}"
-                found.setdefault(key, []).append(_addressed(key, piece, piece.view(copy)))
+            for shard_slice in parts:
+                key = f"{kind}/{shard_slice.name}"
+                found.setdefault(key, []).append(_addressed(key, shard_slice, shard_slice.view(copy)))
     if actor.settings.device == "cuda":
         torch.cuda.synchronize()
     return {key: LocalShardsContainer(shards) for key, shards in found.items()}
@@ -70,9 +70,9 @@ def restore(actor: Stored, directory: Path, adam_step: int) -> None:
             shard.optimizer.state.pop(shard.weight, None)
         for kind, tensor in _tensors(shard).items():
             flat = tensor.detach().view(-1)
-            for piece in parts:
-                key = f"{kind}/{piece.name}"
-                wanted.setdefault(key, []).append(_addressed(key, piece, piece.view(flat)))
+            for shard_slice in parts:
+                key = f"{kind}/{shard_slice.name}"
+                wanted.setdefault(key, []).append(_addressed(key, shard_slice, shard_slice.view(flat)))
     # Each rank reads its own rectangles; there is nothing to agree on.
     dcp.load(
         {key: LocalShardsContainer(shards) for key, shards in wanted.items()},
@@ -140,14 +140,14 @@ def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
     return pinned.copy_(flat, non_blocking=True)
 
 
-def _addressed(key: str, piece: ShardSlice, data: torch.Tensor) -> CheckpointableShardedTensor:
+def _addressed(key: str, shard_slice: ShardSlice, data: torch.Tensor) -> CheckpointableShardedTensor:
     address = ShardedTensor(
         key,
         data,
         data.dtype,
         tuple(data.shape),
-        piece.shape,
-        piece.offset,
+        shard_slice.shape,
+        shard_slice.offset,
         axis_fragmentations=None,  # no regular grid
     )
     return CheckpointableShardedTensor.from_sh_ten(address)

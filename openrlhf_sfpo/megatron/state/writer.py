@@ -26,7 +26,7 @@ from openrlhf_sfpo.checkpoints.model_files import copy_model_files
 from openrlhf_sfpo.system.files import write_whole
 from openrlhf_sfpo.system.random_state import rng_state
 
-_FULL = 32 * 2**20  # bytes that are left when no more of a piece fits
+_FULL = 32 * 2**20  # bytes left at which a buffer counts as full
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Saved:
     """How a save ended.
 
     Attributes:
-        target: the checkpoint's place.
-        step: the step that it is of.
-        error: why it is not there; None if it is.
-        blocked_seconds: how long the training waited for it.
-        seconds: from the copy to its place.
+        target: the checkpoint's directory.
+        step: the step after which it was saved.
+        error: why the save failed; None on success.
+        blocked_seconds: how long training waited for it.
+        seconds: from the start of the copy until the directory had its name.
         bytes: of all its files.
     """
 
@@ -55,9 +55,9 @@ class Contents:
     """What goes into a checkpoint.
 
     Attributes:
-        step: steps of training that it holds.
+        step: training steps completed.
         tensors: from `training_state.staged`.
-        common: everything that is the same on all ranks, picklable.
+        common: state that is the same on all ranks, picklable.
         model: the Hugging Face directory whose configuration and tokenizer go with it.
         manifest: what the manifest says of the run: layout, settings, metric.
     """

@@ -76,21 +76,21 @@ class WeightExchange:
 
     @torch.no_grad()
     def stream(
-        self, everyone: bool = False, settle: Callable[[], None] = lambda: None
+        self, everyone: bool = False, finish_param_gather: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full tensor) on global rank 0; take part in the gathering on the ranks of its model copy.
 
-        While the consumer of a bucket sends it on, the next one is under way, so that two are held at a time. Every
-        rank must exhaust the iterator. Tensors are views of one bucket and are overwritten by nobody, but a consumer
-        that keeps them keeps the bucket.
+        While the consumer sends a bucket on, the next one is being gathered, so two are held at a time. Every rank must
+        exhaust the iterator. Tensors are views of one bucket, which is never overwritten; a consumer that keeps a
+        tensor keeps its bucket in memory.
 
         Args:
             everyone: yield on all ranks; each of the ranks' model copies then gathers for itself.
-            settle: called before the weights are read.
+            finish_param_gather: called before the weights are read.
         """
         own = _Stream(self._device)
         with own.entered():
-            settle()
+            finish_param_gather()
         own.finish()
         is_first_copy = parallel_state.get_data_parallel_rank() == 0 and parallel_state.get_context_parallel_rank() == 0
         if not is_first_copy and not everyone:
@@ -109,8 +109,8 @@ class WeightExchange:
         return buckets(self.plan, self.bucket_bytes // torch.empty((), dtype=self.dtype).element_size())
 
     def _start(self, stage: int, bucket: list[Entry], everyone: bool) -> Callable[[], torch.Tensor | None]:
-        """Set a bucket on its way to rank 0, or to all ranks. What is returned waits for it, and gives there the full
-        tensors, flattened."""
+        """Start sending a bucket to rank 0, or to all ranks. The returned function waits for it and, where it arrives,
+        returns the full tensors, flattened."""
         if everyone:
             gathered = self._gather(bucket, everyone) if stage == self._stage else lambda: None
             return lambda: self._to_everyone(stage, bucket, gathered())
@@ -120,7 +120,7 @@ class WeightExchange:
             gathered = self._gather(bucket, everyone)
             if rank != sender or rank == 0:
                 return gathered
-            # This rank has nobody else to wait for: it may as well wait here.
+            # No other rank depends on this one, so it can wait here.
             flat = gathered()
             assert flat is not None  # the sender's tensor-parallel rank is 0
             return _Sent(flat)
@@ -182,7 +182,7 @@ class _Sent:
 
 
 class _Received:
-    """A tensor on its way from a rank; calling this waits for it."""
+    """A tensor being received from a rank; calling this waits for it."""
 
     def __init__(self, flat: torch.Tensor, sender: int) -> None:
         self._flat = flat
@@ -195,13 +195,11 @@ class _Received:
 
 
 class _Stream:
-    """A CUDA stream for everything that is done to weights on their way; on a CPU there is one order anyway.
-
-    Whoever iterates over them may do so under a stream of its own, and vLLM does, under two in turns: what one step
-    leaves unfinished the next would not wait for.
+    """The CUDA stream for exporting weights (no-op on CPU). A consumer may iterate under its own streams; vLLM
+    alternates between two that do not wait for each other.
 
     Args:
-        device: where the weights are. What was begun on it before comes first.
+        device: the weights' device. Work already queued on it finishes first.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -214,12 +212,12 @@ class _Stream:
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def finish(self) -> None:
-        """Wait for what was begun on it. Other streams continue, such as the next bucket's collectives."""
+        """Wait for the work queued on it. Other streams continue, such as the next bucket's collectives."""
         if self._stream is not None:
             self._stream.synchronize()
 
     def lend(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Have the tensor's memory kept until the current stream, which is the reader's, is done with it."""
+        """Keep the tensor's memory alive until the reader's stream is done with it."""
         if self._stream is not None:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
         return tensor
@@ -228,7 +226,7 @@ class _Stream:
 def _tensors(
     own: _Stream, bucket: list[Entry], arrive: Callable[[], torch.Tensor | None]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The names and full tensors of a bucket, where it arrives."""
+    """The names and full tensors of a bucket; nothing on ranks that do not receive it."""
     with own.entered():
         flat = arrive()
     own.finish()

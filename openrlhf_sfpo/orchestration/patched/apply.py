@@ -108,9 +108,9 @@ def _refuse_archive(root: Path) -> None:
         )
 
 
-def knows_this_package(target: Target) -> bool | None:
-    """Whether the Python that imports the target finds openrlhf_sfpo, too; None if nobody can tell: a source tree does
-    not say which Python runs it."""
+def finds_this_package(target: Target) -> bool | None:
+    """Whether the Python that imports the target also finds openrlhf_sfpo; None if unknown, as for a source tree, which
+    any Python may run."""
     own = importlib.util.find_spec("openrlhf")
     places = list(own.submodule_search_locations or []) if own else []
     if any(Path(place).parent.resolve() == target.root.resolve() for place in places):
@@ -148,7 +148,7 @@ def plan(target: Target) -> list[Edit]:
         if patched is None and unpatched is None:
             raise UsageError(
                 "DIR",
-                f"{path} is neither as OpenRLHF {target.version} has it nor patched: {_misfit(before, list(file))}.",
+                f"{path} is neither as OpenRLHF {target.version} has it nor patched: {_mismatch(before, list(file))}.",
                 f"Undo what was edited there or reinstall OpenRLHF. {WITHOUT_PATCH}",
             )
         edits.append(Edit(path, before, patched or before, unpatched or before))
@@ -156,27 +156,27 @@ def plan(target: Target) -> list[Edit]:
 
 
 def state_of(edits: list[Edit]) -> State:
-    """Whether the patch is applied; half of it is where someone was interrupted between two files."""
+    """Whether the patch is applied; "half" if an earlier `write` was interrupted between two files."""
     done = [edit.before == edit.patched for edit in edits]
     return "patched" if all(done) else "half" if any(done) else "unpatched"
 
 
 def write(edits: list[Edit], revert: bool) -> list[Path]:
-    """Change the files, each at once or not at all.
+    """Write each file atomically.
 
     Returns:
         The files that were changed.
 
     Raises:
-        UsageError: a file cannot be written; none is changed then.
+        UsageError: a file cannot be written.
     """
     todo = [(edit, edit.unpatched if revert else edit.patched) for edit in edits]
     todo = [(edit, content) for edit, content in todo if content != edit.before]
     try:
         for edit, content in todo:
-            _write_finished(_beside(edit.path), content or b"", edit.path.stat().st_mode)
+            _write_finished(_temporary_sibling(edit.path), content or b"", edit.path.stat().st_mode)
         for edit, _ in todo:
-            os.replace(_beside(edit.path), edit.path)
+            os.replace(_temporary_sibling(edit.path), edit.path)
     except OSError as error:
         raise UsageError(
             "DIR", f"{error.filename} cannot be written ({error.strerror}).", "Run this as the owner of the files."
@@ -184,17 +184,17 @@ def write(edits: list[Edit], revert: bool) -> list[Path]:
     finally:
         for edit, _ in todo:
             with suppress(OSError):
-                _beside(edit.path).unlink()
+                _temporary_sibling(edit.path).unlink()
     return [edit.path for edit, _ in todo]
 
 
-def _beside(path: Path) -> Path:
-    """Where a file's new content is written before it takes the file's place."""
+def _temporary_sibling(path: Path) -> Path:
+    """The path that a file's new content is written to before it is renamed."""
     return path.with_name(f".{path.name}.openrlhf-sfpo")
 
 
 def _write_finished(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that is whole on the disk when this returns."""
+    """Write a file and fsync it."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -231,7 +231,7 @@ def _sides(hunk: Hunk, revert: bool) -> tuple[list[bytes], list[bytes]]:
     return (target, source) if revert else (source, target)
 
 
-def _misfit(content: bytes, hunks: list[Hunk]) -> str:
+def _mismatch(content: bytes, hunks: list[Hunk]) -> str:
     """Which hunk does not fit, as text."""
     for number, hunk in enumerate(hunks, start=1):
         if _changed(content, [hunk], revert=False) is None and _changed(content, [hunk], revert=True) is None:
