@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 
 from openrlhf_sfpo.sfpo import Shard
-from openrlhf_sfpo.system.replaced_names import RELIED_ON
-from openrlhf_sfpo.system.replacements import check_library
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, RELIED_ON
+from openrlhf_sfpo.system.replacements import check_library, replaced_on
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -88,11 +88,9 @@ class ZeroWeights:
             finally:
                 finish()
 
-        self._zero.step = step
-        try:
+        entry = ON_OBJECTS["deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer.step"]
+        with replaced_on(entry, self._zero, step):
             yield
-        finally:
-            del self._zero.step  # the class's own is found again
 
     @contextmanager
     def momentum_grad_cosine(self) -> Iterator[Callable[[], float]]:

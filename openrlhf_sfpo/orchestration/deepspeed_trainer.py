@@ -17,6 +17,8 @@ from openrlhf_sfpo.deepspeed.zero import ZeroWeights
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
 from openrlhf_sfpo.sfpo import Pass
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
+from openrlhf_sfpo.system.replacements import replaced_on
 
 if TYPE_CHECKING:
     from openrlhf.trainer.ppo_utils.experience import Experience
@@ -108,10 +110,10 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self.actor.register_forward_hook(add, with_kwargs=True)
 
     def on_stage(self, text: str) -> None:
-        """Called as a stage of the update begins; for progress display. Replaced by who wants to know."""
+        """Called when a stage of the update begins, for the progress display. Assign a function here to receive it."""
 
     def on_notice(self, text: str) -> None:
-        """Called on every rank with what the user should read. Replaced likewise."""
+        """Called on every rank with a message for the user. Assign a function here to receive it."""
 
 
 class TokenMean:
@@ -162,7 +164,7 @@ class _PassRunner:
             slow = pass_.stage == "slow"
             cosine = stack.enter_context(trainer._weights.momentum_grad_cosine()) if slow else None
             if not pass_.advances_schedule:
-                stack.enter_context(_standing_still(trainer))
+                stack.enter_context(_schedules_paused(trainer))
             self.status = self._traverse()
             metrics = {name: float(self.status[key]) for name, key in _METRICS.items()}
             if cosine is not None:
@@ -177,18 +179,19 @@ class _PassRunner:
 
 
 @contextmanager
-def _standing_still(trainer: SlowFastActorTrainer) -> Iterator[None]:
-    """Neither the learning-rate schedule nor the moving average of the weights advances."""
-    engine, schedule, average = trainer._engine, trainer._engine.lr_scheduler, trainer.ema_model
-    engine.lr_scheduler, trainer.ema_model = None, None
+def _schedules_paused(trainer: SlowFastActorTrainer) -> Iterator[None]:
+    """Pause the learning-rate schedule and the moving average of the weights."""
+    schedule = ON_OBJECTS["deepspeed.runtime.engine.DeepSpeedEngine.lr_scheduler"]
+    average, trainer.ema_model = trainer.ema_model, None
     try:
-        yield
+        with replaced_on(schedule, trainer._engine, None):
+            yield
     finally:
-        engine.lr_scheduler, trainer.ema_model = schedule, average
+        trainer.ema_model = average
 
 
 def _scaled(optimizer: torch.optim.Optimizer, factor: float) -> Callable[[], None]:
-    """Multiply the learning rates; what is returned puts them back, for the schedule sets them after the step."""
+    """Multiply the learning rates. The returned function restores them."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] *= factor

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from openrlhf_sfpo.orchestration.bundle_order import node_by_node
 from openrlhf_sfpo.orchestration.worker_reuse import ReusedWorkers
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, RELIED_ON, REPLACEMENTS
 from openrlhf_sfpo.system.replacements import check_library, replaced
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check_signatures() -> None:
     Raises:
         UsageError: naming what changed and the versions that work.
     """
-    check_library("openrlhf", [*REPLACEMENTS.values(), *RELIED_ON])
+    check_library("openrlhf", [*REPLACEMENTS.values(), *ON_OBJECTS.values(), *RELIED_ON])
 
 
 @contextmanager
@@ -110,8 +110,10 @@ def model_actors(backend: str) -> tuple[Any, Any]:
 def run_openrlhf(namespace: argparse.Namespace) -> None:
     """Run OpenRLHF's train_ppo_ray as `__main__` with flags that are already parsed (flat, with dotted names)."""
 
-    def parse_args(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> argparse.Namespace:
-        return namespace
+    parsed = namespace
+
+    def parse_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        return parsed
 
     global _own_run
     _own_run = True

@@ -5,7 +5,7 @@ Each class only adds around the methods of OpenRLHF's; what they do is unchanged
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,17 @@ from openrlhf_sfpo.orchestration.sample_generator import SampleGenerator
 from openrlhf_sfpo.rollout.recording import save_rollouts
 from openrlhf_sfpo.system.errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.system.random_state import random_numbers_kept
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
+from openrlhf_sfpo.system.replacements import replaced_on
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
 _PPOTrainer: Any = unwrap_ray_class(ppo_trainer.PPOTrainer)
 _TrainingActor: Any = unwrap_ray_class(ppo_trainer_async.TrainingActor)
 _GenerateSamplesActor: Any = unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)
 if TYPE_CHECKING:
-    from openrlhf.trainer.ppo_trainer import BasePPOTrainer as _AddedTo
+    from openrlhf.trainer.ppo_trainer import BasePPOTrainer as _TrainerBase
 else:
-    _AddedTo = object
+    _TrainerBase = object
 
 
 def _seed(args: NestedFlags) -> None:
@@ -44,7 +46,7 @@ def _seed(args: NestedFlags) -> None:
     transformers.set_seed(args.train.seed)
 
 
-class _Reports(_AddedTo):
+class _Reports(_TrainerBase):
     """What both trainers add around BasePPOTrainer's methods."""
 
     args: NestedFlags
@@ -64,7 +66,7 @@ class _Reports(_AddedTo):
         if bad is not None:
             source = ", ".join(self.args.reward.remote_url or ["the agent"])
             what = f"a reward is {bad}; rewards must be finite numbers (it comes from {source})"
-            self._put_aside(step, rollout_samples, what)
+            self._record_skipped_batch(step, rollout_samples, what)
             return {"skipped_update": 1.0, "rollout/num_samples": float(len(rollout_samples))}, step
         try:
             status, step = super().train_step(rollout_samples, global_step)
@@ -72,14 +74,14 @@ class _Reports(_AddedTo):
             reason = _non_finite(error)
             if reason is None:
                 raise
-            self._put_aside(step, rollout_samples, reason)
+            self._record_skipped_batch(step, rollout_samples, reason)
             raise
         notice = status.pop(NOTICE, None)
         if notice is not None:
             events.send("notice", text=f"step {step}: {notice}")
         reason = status.pop("skipped_because", None)
         if reason is not None:
-            self._put_aside(step, rollout_samples, reason)
+            self._record_skipped_batch(step, rollout_samples, reason)
         return status, step
 
     def save_logs_and_checkpoints(
@@ -129,8 +131,8 @@ class _Reports(_AddedTo):
             raise Stopped(f"stopped after step {step}; its checkpoint could not be written ({error})")
         raise Stopped(f"stopped after step {step}; its checkpoint is saved")
 
-    def _put_aside(self, step: int, samples: list[Experience], reason: str) -> None:
-        """Record a batch that cannot be trained on; then go on or raise, as the flags say."""
+    def _record_skipped_batch(self, step: int, samples: list[Experience], reason: str) -> None:
+        """Record an untrainable batch, then continue or raise as --train.on_nonfinite says."""
         directory = Path(self.args.run.dir) / "nonfinite"
         file = save_rollouts(str(directory), step, [to_record(sample) for sample in samples])
         what = f"step {step}: {reason}; the batch is recorded in {file} (--rollout.replay_dir {directory})"
@@ -139,7 +141,7 @@ class _Reports(_AddedTo):
                 f"{what}. The weights of the last checkpoint are from before it. To continue without such batches, run "
                 "the same command with --train.on_nonfinite skip."
             )
-        self._events().send("notice", text=f"{what}. The update is skipped: the weights are those from before it.")
+        self._events().send("notice", text=f"{what}. The update is skipped: the weights are unchanged.")
 
     def _events(self) -> Events:
         if not hasattr(self, "_event_sender"):
@@ -189,7 +191,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
             self.samples_generator = SampleGenerator(generator, self._pool, events, pretrain, ends_on_request=True)
         self.prompts_dataloader = DataPosition(self.prompts_dataloader, self.samples_generator)
         self._evaluated_at = -1
-        self._taken_up = False
+        self._best_restored = False
         self._known: dict[str, Any] | None = None
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
@@ -204,7 +206,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
         with self._loggers_kept_open():
             try:
                 if self._last_step:
-                    self._take_up(states)
+                    self._continue_from_checkpoint(states)
                 elif self._evaluates_at_ends:
                     self._evaluate(self._last_step)
                 super().fit(global_step)
@@ -248,13 +250,13 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
         return self.eval_dataloader is not None and self.args.run.eval_at_ends
 
     def restore_best_checkpoint_state(self, checkpoint_states: dict[str, Any]) -> None:
-        """As OpenRLHF's, once: `fit` calls it again, when there may be a better evaluation already."""
-        if not self._taken_up:
+        """As OpenRLHF's, once: `fit` calls it again, when a better evaluation may already exist."""
+        if not self._best_restored:
             super().restore_best_checkpoint_state(checkpoint_states)
-        self._taken_up = True
+        self._best_restored = True
 
-    def _take_up(self, states: dict[str, Any]) -> None:
-        """What the run that is continued did after it had saved this checkpoint and before its next step."""
+    def _continue_from_checkpoint(self, states: dict[str, Any]) -> None:
+        """Repeat what the interrupted run did between saving this checkpoint and its next step."""
         step = states["global_step"]
         self.restore_best_checkpoint_state(states)
         self._known = states
@@ -275,11 +277,12 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
     def _loggers_kept_open(self) -> Iterator[None]:
         """OpenRLHF closes its loggers at the end of `fit`; the evaluation after it logs as well."""
         loggers = [logger for logger in (self.wandb_logger, self.tensorboard_logger) if logger]
+        with ExitStack() as stack:
+            for logger in loggers:
+                close = ON_OBJECTS[f"openrlhf.utils.logging_utils.{type(logger).__name__}.close"]
+                stack.enter_context(replaced_on(close, logger, lambda: None))
+            yield
         for logger in loggers:
-            logger.close = lambda: None
-        yield
-        for logger in loggers:
-            del logger.close
             logger.close()
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from openrlhf_sfpo.system.cpus import give_back_freed_memory
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
+from openrlhf_sfpo.system.replacements import install_on
 
 if TYPE_CHECKING:
     from vllm.v1.worker.cpu_worker import CPUWorker
@@ -32,7 +34,7 @@ def sleep(self: "CPUWorker", level: int = 1) -> None:
         for module in model.modules():
             # A linear layer's weight is packed for its kernel, which nothing but this function knows.
             if hasattr(module, "cpu_linear"):
-                module.cpu_linear = _without_weight
+                install_on(ON_OBJECTS["torch.nn.Module.cpu_linear"], module, _without_weight)
     give_back_freed_memory()
 
 

@@ -1,9 +1,10 @@
 """The one list of what this package replaces in other libraries, and of the undocumented names that it relies on.
 
-`openrlhf-sfpo doctor --replaced` prints it. What is set on this package's own subclasses and instances is not here.
+`openrlhf-sfpo doctor --replaced` prints it. What is set on objects of this package's own classes is not here, nor are
+attributes of other libraries' objects that are data: fields of configurations, samples and sampling parameters.
 """
 
-from openrlhf_sfpo.system.replacements import Reliance, Replacement
+from openrlhf_sfpo.system.replacements import ObjectReplacement, Reliance, Replacement
 
 _RUN = "the driver, during a run"
 _COMPARISON = "the driver, during a comparison"
@@ -116,7 +117,7 @@ REPLACEMENTS: dict[str, Replacement] = {
         Replacement(
             "torch.distributed.rendezvous",
             "_create_c10d_store",
-            "loopback.keep_stores_narrow",
+            "loopback.keep_stores_on_loopback",
             "TCPStore listens on all interfaces",
             _EVERYWHERE,
             parameters=("hostname", "port", "rank", "world_size", "timeout", "use_libuv"),
@@ -251,6 +252,99 @@ REPLACEMENTS: dict[str, Replacement] = {
             "the same",
             _ENGINE_CPU,
             parameters=("self", "tags"),
+        ),
+    )
+}
+
+_MEGATRON = "Megatron policy processes"
+_TRAIN = "openrlhf.cli.train_ppo_ray"
+
+# Names that are replaced on single objects, or among the globals of OpenRLHF's train function.
+ON_OBJECTS: dict[str, ObjectReplacement] = {
+    entry.key: entry
+    for entry in (
+        ObjectReplacement(
+            _TRAIN, "PolicyModelActor", "megatron_actor or deepspeed_actor", "the policy trains with SFPO", _PATCHED
+        ),
+        ObjectReplacement(
+            _TRAIN, "ReferenceModelActor", "the same modules' ReferenceActor", "the policy's layout", _PATCHED
+        ),
+        ObjectReplacement(
+            _TRAIN, "train", "entry_point.train", "OpenRLHF's train function runs with our classes", _HOOK
+        ),
+        ObjectReplacement(
+            "megatron.core.optimizer.optimizer.MegatronOptimizer",
+            "get_grad_norm",
+            "pass_runner.check_norms",
+            "clipping by a norm that is not finite makes all weights NaN",
+            f"{_MEGATRON}, for good",
+            parameters=("self",),
+        ),
+        ObjectReplacement(
+            "megatron.core.distributed.distributed_data_parallel.DistributedDataParallel",
+            "start_param_sync",
+            "nothing",
+            "the reposition changes the parameters before anything reads them",
+            f"{_MEGATRON}, in the last step of the fast passes",
+        ),
+        ObjectReplacement(
+            "megatron.core.tensor_parallel.layers.ColumnParallelLinear",
+            "forward",
+            "model.log_probs",
+            "log-probabilities instead of logits, without gathering the vocabulary",
+            "Megatron actor processes, on the last stage",
+        ),
+        ObjectReplacement(
+            "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer",
+            "step",
+            "zero.before_steps",
+            "the first slow step is taken with other weights or gradients; of every ZeRO stage's optimizer",
+            "DeepSpeed policy processes, in some passes",
+        ),
+        ObjectReplacement(
+            "deepspeed.runtime.engine.DeepSpeedEngine",
+            "lr_scheduler",
+            "None",
+            "the schedule advances once for each rollout batch, not in the fast passes",
+            "DeepSpeed policy processes, in the fast passes",
+            in_class=False,
+        ),
+        ObjectReplacement(
+            "openrlhf.utils.logging_utils.WandbLogger",
+            "close",
+            "nothing",
+            "an evaluation after `fit` logs as well",
+            _RUN,
+        ),
+        ObjectReplacement(
+            "openrlhf.utils.logging_utils.TensorboardLogger",
+            "close",
+            "nothing",
+            "an evaluation after `fit` logs as well",
+            _RUN,
+        ),
+        ObjectReplacement(
+            "openrlhf.utils.agent.SingleTurnAgentExecutor",
+            "reward_func",
+            "response_rewards.reward_response",
+            "a reward function's errors and arguments are checked",
+            "engine processes, for good",
+            in_class=False,
+        ),
+        ObjectReplacement(
+            "openrlhf.utils.agent.SingleTurnAgentExecutor",
+            "_fetch_rewards_via_http",
+            "response_rewards.post_response",
+            "a reward server gets the response by its tokens",
+            "engine processes, for good",
+        ),
+        ObjectReplacement(
+            "torch.nn.Module",
+            "cpu_linear",
+            "cpu_sleep._without_weight",
+            "vLLM keeps a packed copy of a layer's weight in this function's closure",
+            "vLLM processes without CUDA, from sleep at level 2 until the weights are sent",
+            in_class=False,
         ),
     )
 }
@@ -422,6 +516,11 @@ RELIED_ON: tuple[Reliance, ...] = (
         ),
         "loss",
     ),
+    Reliance("openrlhf.utils.deepspeed.deepspeed.DeepspeedStrategy", "_unwrap_model", None, "deepspeed_actor"),
+    Reliance("torch.distributed.rendezvous", "_torchelastic_use_agent_store", None, "system.loopback"),
+    Reliance("ray._private.worker", "_global_node", None, "cluster.nodes"),
+    Reliance("ray._raylet", "AuthenticationTokenLoader", None, "cluster.address"),
+    Reliance("vllm.distributed.weight_transfer.WeightTransferEngineFactory", "_registry", None, "rollout.plugin"),
     Reliance("ray.job_config.JobConfig", "_get_proto_job_config", ("self",), "cluster.start"),
     Reliance("ray._private.services", "get_node_ip_address", None, "cluster.address"),
     Reliance("ray._private.services", "canonicalize_bootstrap_address", None, "cluster.address"),

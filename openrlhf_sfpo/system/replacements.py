@@ -6,6 +6,7 @@ for. A release that renames or changes something therefore fails at the start, w
 
 import importlib
 import inspect
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from openrlhf_sfpo.system.errors import UsageError
 
 # The versions with which the replaced names, and those relied on, were checked; setup.py asks for the same.
 CHECKED_VERSIONS: dict[str, tuple[str, str]] = {
-    "argparse": ("Python", "3.11, 3.12"),
-    "multiprocessing": ("Python", "3.11, 3.12"),
+    "argparse": ("Python", "3.11"),
+    "multiprocessing": ("Python", "3.11"),
     "deepspeed": ("deepspeed", "0.19.6"),
     "megatron": ("megatron-core", "0.16.1"),
     "openrlhf": ("openrlhf", "0.11.2"),
@@ -82,6 +83,18 @@ class Replacement(LibraryName):
     scope: str
 
 
+@dataclass(frozen=True)
+class ObjectReplacement(Replacement):
+    """A name that is replaced on single objects of another library's class, or in the globals of one of its functions.
+
+    Attributes:
+        owner: the class, or the module.
+        in_class: whether the class has the name; otherwise its constructor sets it, and it is checked when replaced.
+    """
+
+    in_class: bool = field(default=True, kw_only=True)
+
+
 def install(entry: Replacement, value: object) -> None:
     """Replace a name for as long as the process lives.
 
@@ -116,6 +129,44 @@ def replaced(entry: Replacement, value: object) -> Iterator[None]:
         setattr(owner, entry.name, original)
 
 
+def install_on(entry: ObjectReplacement, target: Any, value: object) -> None:
+    """Replace a name on one object, or in the globals of a function, for as long as that exists.
+
+    Raises:
+        UsageError: it does not have the name.
+    """
+    _check_on(entry, target)
+    _set(target, entry.name, value)
+
+
+@contextmanager
+def replaced_on(entry: ObjectReplacement, target: Any, value: object) -> Iterator[None]:
+    """`install_on` until the block ends."""
+    _check_on(entry, target)
+    names = target if isinstance(target, dict) else vars(target)
+    had, before = entry.name in names, names.get(entry.name)
+    _set(target, entry.name, value)
+    try:
+        yield
+    finally:
+        if had:
+            _set(target, entry.name, before)
+        else:
+            delattr(target, entry.name)  # the class's own is found again
+
+
+def _check_on(entry: ObjectReplacement, target: Any) -> None:
+    if not (entry.name in target if isinstance(target, dict) else hasattr(target, entry.name)):
+        raise _changed(entry, MISSING)
+
+
+def _set(target: Any, name: str, value: object) -> None:
+    if isinstance(target, dict):
+        target[name] = value
+    else:
+        setattr(target, name, value)
+
+
 def check(entries: Iterable[LibraryName]) -> None:
     """Check that names exist, and have the parameters that are expected. Imports their owners.
 
@@ -123,6 +174,8 @@ def check(entries: Iterable[LibraryName]) -> None:
         UsageError: for the first that does not, with the versions that work.
     """
     for entry in entries:
+        if isinstance(entry, ObjectReplacement) and not entry.in_class:
+            continue
         found = parameters(entry.owner, entry.name)
         if found == MISSING or (entry.parameters is not None and found != entry.parameters):
             raise _changed(entry, found)
@@ -136,7 +189,7 @@ def check_library(package: str, entries: Iterable[LibraryName]) -> None:
 def _changed(entry: LibraryName, found: tuple[str, ...] | None) -> UsageError:
     library, works = CHECKED_VERSIONS[entry.package]
     try:
-        installed = version(library)
+        installed = platform.python_version() if library == "Python" else version(library)
     except PackageNotFoundError:
         installed = "an unknown version"
     if found == MISSING:
@@ -146,7 +199,8 @@ def _changed(entry: LibraryName, found: tuple[str, ...] | None) -> UsageError:
             f"{installed} is installed, where {entry.key}({', '.join(found or ())}) stands instead of "
             f"({', '.join(entry.parameters or ())}); it may have been edited."
         )
-    return UsageError(library, problem, f"Install {library}=={works}.")
+    fix = f"Use Python {works}." if library == "Python" else f"Install {library}=={works}."
+    return UsageError(library, problem, fix)
 
 
 def parameters(owner: str, name: str) -> tuple[str, ...] | None:

@@ -13,65 +13,184 @@ import pytest
 from openrlhf_sfpo.cli import doctor
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
-from openrlhf_sfpo.system.replacements import CHECKED_VERSIONS, Reliance, Replacement, check, install, replaced
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, RELIED_ON, REPLACEMENTS
+from openrlhf_sfpo.system.replacements import (
+    CHECKED_VERSIONS,
+    ObjectReplacement,
+    Reliance,
+    Replacement,
+    check,
+    install,
+    install_on,
+    replaced,
+    replaced_on,
+)
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "openrlhf_sfpo"
-MECHANISM = PACKAGE / "system" / "replacements.py"
-# The interpreter's own state, which is meant to be set.
-OWN_STATE = {"sys.stdin", "sys.stdout", "sys.stderr", "tempfile.tempdir"}
+# What is assigned to attributes of objects other than `self`, by file: the interpreter's own state, this package's own
+# objects, and data of other libraries' objects. What changes the behavior of another library is in the registry.
+ASSIGNED: dict[str, set[str]] = {
+    "cli/evaluate.py": {"args"},
+    "cli/flags.py": {"parser", "action"},
+    "cli/help.py": {"action"},
+    "cluster/local.py": {"tempfile"},
+    "cluster/start.py": {"config"},  # Ray's JobConfig
+    "cluster/worker.py": {"tempfile"},
+    "deepspeed/saving.py": {"config", "model"},  # generation settings
+    "megatron/actor.py": {"self._pipeline"},
+    "megatron/data/rollout_batch.py": {"sample", "micro_batch"},
+    "megatron/model/layers.py": {"self.weight", "own"},  # a mark on a parameter; a layer specification
+    "megatron/model/log_probs.py": {"matmul", "ctx"},  # torch's precision of products; an autograd context
+    "megatron/model/model.py": {"config", "chunk.rotary_pos_emb"},  # a configuration; rotary frequencies
+    "megatron/offload.py": {"self._kinds"},
+    "megatron/train/pipeline.py": {"config"},  # the hooks of Megatron's configuration
+    "orchestration/deepspeed_actor.py": {"self.trainer"},
+    "orchestration/deepspeed_trainer.py": {"strategy.args", "trainer"},
+    "orchestration/engine.py": {"sampling_params", "self.executor"},  # of the executor, reward_endpoints
+    "orchestration/sample_generator.py": {"sample", "one", "self.args", "larger"},
+    "orchestration/trainers.py": {"self.kl_ctl"},
+    "rollout/sampling.py": {"tempfile"},
+    "rollout/weight_sync.py": {"self._source", "self._client"},
+    "system/flash_attn_stub.py": {"module", "sys.modules", "function"},  # the stub's own modules
+    "system/loopback.py": {"create_store"},
+    "system/replacements.py": {"resolve", "owner", "target"},  # the mechanism
+    "system/streams.py": {"sys"},
+    "tasks/data.py": {"found"},
+    "tasks/reward_trial.py": {"sys"},
+}
+# Other ways to change a module or a class, and the files that change flags or an object of their own with them.
+INDIRECT: dict[str, set[str]] = {
+    "cli/doctor.py": {"vars(flat)"},
+    "cli/flags.py": {"exec"},  # OpenRLHF's own statements that build its parser
+    "cli/plan.py": {"vars(flat)"},
+    "cli/train.py": {"vars(flat)"},
+    "megatron/actor.py": {"vars(self).clear"},
+    "orchestration/patched/entry_point.py": {"vars(args).update"},
+    "orchestration/sample_generator.py": {"self.__dict__.update", "vars(self).update"},
+    "orchestration/trainers.py": {"self.__dict__.clear", "vars(self).clear"},
+    "rollout/cpu_sleep.py": {"vars(worker).setdefault"},  # a note on vLLM's worker
+}
 
 
 def sources() -> list[tuple[Path, ast.Module]]:
     return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
-def assigned_on_imports(tree: ast.Module) -> set[str]:
-    """Attributes of imported names that a file assigns, or sets with setattr."""
-    nodes = list(ast.walk(tree))
-    imports = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
-    names = {(alias.asname or alias.name).split(".")[0] for alias in imports}
+def assigned(tree: ast.Module) -> set[str]:
+    """Whose attributes a file assigns or deletes, but for those of self and cls themselves."""
     found = set()
-    for node in nodes:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        targets = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr"):
-            targets = [ast.Attribute(node.args[0], "...", ast.Store())]
+    for node in ast.walk(tree):
+        targets: list[Any] = []
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For | ast.NamedExpr):
+            targets = [node.target]
+        elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+            targets = [node.optional_vars]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "object.__setattr__"):
+            targets = [ast.Attribute(node.args[0], "any", ast.Store())]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "__setattr__" in node.func.attr:
+            targets = [ast.Attribute(node.func.value, "any", ast.Store())]
         for target in targets:
-            base: Any = target
-            while isinstance(base, ast.Attribute | ast.Call | ast.Subscript):
-                base = base.func if isinstance(base, ast.Call) else base.value
-            if isinstance(target, ast.Attribute) and isinstance(base, ast.Name) and base.id in names:
-                found.add(ast.unparse(target))
+            for one in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
+                if isinstance(one, ast.Attribute) and ast.unparse(one.value) not in ("self", "cls"):
+                    found.add(owner_of(one.value))
     return found
+
+
+def owner_of(node: Any) -> str:
+    """The object whose attribute it is: `self.x` and its like whole, the first name of others, without subscripts."""
+    while isinstance(node, ast.Subscript | ast.Call):
+        node = node.value if isinstance(node, ast.Subscript) else node.func
+    parts = ast.unparse(node).split("[")[0].split(".")
+    return ".".join(parts[: 2 if parts[0] in ("self", "strategy", "chunk", "sys") and len(parts) > 1 else 1])
+
+
+def indirect(tree: ast.Module) -> set[str]:
+    """Changes through vars(), __dict__, globals(), exec or mock."""
+    found = set()
+    for node in ast.walk(tree):
+        text = ""
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            text = ast.unparse(node.value)
+        elif isinstance(node, ast.Call):
+            text = ast.unparse(node.func)
+        if text.startswith(("vars(", "globals(")) and (not isinstance(node, ast.Call) or text.endswith(CHANGING)):
+            found.add(text)
+        if "__dict__" in text or text in ("exec", "eval") or "mock" in text.split("."):
+            found.add(text)
+    return found
+
+
+CHANGING = (".update", ".clear", ".pop", ".__setitem__", ".setdefault")
+
+
+def unlisted(tree: ast.Module, file: str) -> set[str]:
+    return (assigned(tree) - ASSIGNED.get(file, set())) | (indirect(tree) - INDIRECT.get(file, set()))
 
 
 def test_nothing_is_replaced_anywhere_else() -> None:
     stray = {
-        f"{path.relative_to(ROOT)}: {name}"
+        f"{path.relative_to(PACKAGE)}: {name}"
         for path, tree in sources()
-        if path != MECHANISM
-        for name in assigned_on_imports(tree) - OWN_STATE
+        for name in unlisted(tree, str(path.relative_to(PACKAGE)))
     }
-    # Modules that the stand-in itself makes.
-    assert {one for one in stray if "flash_attn_stub.py: sys.modules" not in one} == set()
+    assert stray == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "launcher.RayActorGroup = ours",
+        "launcher.RayActorGroup: type = ours",
+        "a, launcher.RayActorGroup = 1, ours",
+        "group = launcher\ngroup.RayActorGroup = ours",
+        "for launcher.RayActorGroup in [ours]: pass",
+        "setattr(launcher, 'RayActorGroup', ours)",
+        "launcher.RayActorGroup.__init__ = ours",
+        "vars(launcher)['RayActorGroup'] = ours",
+        "vars(launcher).update(RayActorGroup=ours)",
+        "launcher.__dict__.update(RayActorGroup=ours)",
+        "mock.patch('launcher.RayActorGroup', ours).start()",
+        "exec('launcher.RayActorGroup = ours')",
+        "def change(optimizer):\n    optimizer.step = ours",
+    ],
+)
+def test_a_replacement_that_is_not_listed_is_found(line: str) -> None:
+    assert unlisted(ast.parse(f"from openrlhf.trainer.ray import launcher\n{line}"), "orchestration/hooks.py")
+
+
+def keys_used(tree: ast.Module) -> set[str]:
+    """Keys of the registry that a file's strings name; an f-string names all keys that it can become."""
+    keys, found = {*REPLACEMENTS, *ON_OBJECTS}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in keys:
+            found.add(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            parts = [re.escape(str(one.value)) if isinstance(one, ast.Constant) else ".+" for one in node.values]
+            if any("." in str(one.value) for one in node.values if isinstance(one, ast.Constant)):
+                found |= {key for key in keys if re.fullmatch("".join(parts), key)}
+    return found
 
 
 def test_every_entry_is_used_and_every_use_is_an_entry() -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if path.parent.name != "system")
-    text += "".join((PACKAGE / "system" / name).read_text(encoding="utf-8") for name in ("loopback.py", "scratch.py"))
-    text = text.replace('f"{shm_broadcast}.', '"vllm.distributed.device_communicators.shm_broadcast.')
-    unused = {key for key in REPLACEMENTS if f'"{key}"' not in text}
-    assert not unused
-    used = set(re.findall(r'REPLACEMENTS\[\s*f?"([^"]+)"', text))
-    assert used <= REPLACEMENTS.keys()
+    registry = PACKAGE / "system" / "replaced_names.py"
+    used = {key for path, tree in sources() if path != registry for key in keys_used(tree)}
+    assert {*REPLACEMENTS, *ON_OBJECTS} - used == set()
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("REPLACEMENTS", "ON_OBJECTS"):
+                entries = REPLACEMENTS if ast.unparse(node.value) == "REPLACEMENTS" else ON_OBJECTS
+                if isinstance(node.slice, ast.Constant):
+                    assert node.slice.value in entries, path
 
 
 def test_the_installed_libraries_have_every_name_as_expected() -> None:
     flash_attn_stub.install_if_missing()
-    check([*REPLACEMENTS.values(), *RELIED_ON])
-    assert all(entry.reason and entry.scope and entry.by for entry in REPLACEMENTS.values())
+    check([*REPLACEMENTS.values(), *ON_OBJECTS.values(), *RELIED_ON])
+    entries = [*REPLACEMENTS.values(), *ON_OBJECTS.values()]
+    assert all(entry.reason and entry.scope and entry.by for entry in entries)
 
 
 @pytest.mark.parametrize("kind", ["renamed", "another signature"])
@@ -95,6 +214,27 @@ def test_a_replacement_ends_with_its_block() -> None:
         assert argparse.ArgumentParser().parse_args([], None) is None
         raise KeyError
     assert argparse.ArgumentParser.parse_args is original
+
+
+class Engine:
+    """Of another library."""
+
+    def step(self) -> str:
+        return "theirs"
+
+
+def test_one_object_is_changed_until_the_block_ends() -> None:
+    entry = ObjectReplacement("openrlhf.Engine", "step", "ours", "a test", "here")
+    changed, other = Engine(), Engine()
+    with replaced_on(entry, changed, lambda: "ours"):
+        assert (changed.step(), other.step()) == ("ours", "theirs")
+    assert changed.step() == "theirs" and "step" not in vars(changed)
+    names = {"step": 1}
+    with replaced_on(entry, names, 2):
+        assert names == {"step": 2}
+    assert names == {"step": 1}
+    with pytest.raises(UsageError, match=r"has no openrlhf\.Engine\.step"):
+        install_on(entry, {}, 2)
 
 
 def test_a_name_that_is_missing_is_not_made() -> None:

@@ -21,6 +21,10 @@ from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.megatron.model.layers import layer_spec
 from openrlhf_sfpo.megatron.model.log_probs import log_probs_and_entropy
 from openrlhf_sfpo.megatron.settings import ActorSettings
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
+from openrlhf_sfpo.system.replacements import install_on
+
+_OUTPUT_LAYER = ON_OBJECTS["megatron.core.tensor_parallel.layers.ColumnParallelLinear.forward"]
 
 
 class PolicyModel(GPTModel):
@@ -37,7 +41,7 @@ class PolicyModel(GPTModel):
         self.real_vocab_size = real_vocab_size
         if self.post_process:
             # Called as a module, the output layer's forward pre-hook waits for its weight to be gathered.
-            self.output_layer.forward = self._score
+            install_on(_OUTPUT_LAYER, self.output_layer, self._score)
 
     def forward(
         self,

@@ -5,7 +5,7 @@ fp32 parameters they are views of the parameters themselves.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,6 +15,8 @@ from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 from megatron.core.transformer.module import param_is_not_shared
 
 from openrlhf_sfpo.sfpo import Shard
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
+from openrlhf_sfpo.system.replacements import replaced_on
 
 if TYPE_CHECKING:
     from megatron.core.distributed import DistributedDataParallel
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 
 _REFUSAL = "SFPO does not work with {} yet: its main parameters are not repositioned. Turn it off."
+
+
+_PARAM_SYNC = ON_OBJECTS["megatron.core.distributed.distributed_data_parallel.DistributedDataParallel.start_param_sync"]
 
 
 class MainShards:
@@ -82,13 +87,10 @@ class MainShards:
     @contextmanager
     def gather_skipped(self) -> Iterator[None]:
         """Optimizer steps inside leave the other data-parallel ranks' parameters as they were: `refresh` follows."""
-        for chunk in self._chunks:
-            chunk.start_param_sync = lambda *args, **kwargs: None
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
             for chunk in self._chunks:
-                del chunk.start_param_sync
+                stack.enter_context(replaced_on(_PARAM_SYNC, chunk, lambda *args, **kwargs: None))
+            yield
 
     def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
         reduced = torch.tensor(values, dtype=torch.float64)

@@ -16,20 +16,21 @@ from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 from openrlhf_sfpo.megatron.train.optimizer import LearningRate
 from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm
 from openrlhf_sfpo.sfpo import Pass
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
+from openrlhf_sfpo.system.replacements import install_on
 
 if TYPE_CHECKING:
     from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 
 class NonFiniteUpdate(RuntimeError):
-    """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step that it would have
-    gone into."""
+    """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step."""
 
 
 def check_norms(optimizer: "MegatronOptimizer") -> None:
-    """Have the optimizer's step raise where it would clip by a norm that is not finite: that makes all weights NaN.
+    """Make the optimizer's step raise on a non-finite gradient norm; clipping by it would turn every weight into NaN.
 
-    The norm is the same on all ranks, so that all of them raise."""
+    The norm is the same on all ranks, so all of them raise."""
     norm_of = optimizer.get_grad_norm
 
     def checked() -> float:
@@ -38,7 +39,7 @@ def check_norms(optimizer: "MegatronOptimizer") -> None:
             raise NonFiniteUpdate(f"the gradient norm is {float(norm)}")
         return norm
 
-    optimizer.get_grad_norm = checked
+    install_on(ON_OBJECTS["megatron.core.optimizer.optimizer.MegatronOptimizer.get_grad_norm"], optimizer, checked)
 
 
 class Trained(Protocol):
@@ -117,15 +118,15 @@ class PassRunner:
                     metrics["momentum_grad_cosine"] = actor.shards.momentum_grad_cosine()
                 pass_.before_first_step()
             metrics["actor_lr"] = actor.learning_rate.value
-            nobody_reads = pass_.repositioned_next and index == len(steps) - 1
-            with actor.shards.gather_skipped() if nobody_reads else nullcontext():
+            gather_unneeded = pass_.repositioned_next and index == len(steps) - 1
+            with actor.shards.gather_skipped() if gather_unneeded else nullcontext():
                 _, metrics["actor_grad_norm"], _ = actor.optimizer.step()
             if pass_.advances_schedule:
                 actor.learning_rate.advance()
         return {**metrics, "optimizer_steps": float(len(steps)), **totals.reduce()}
 
     def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
-        """Raise on all ranks alike if a loss is not finite on any."""
+        """Raise on all ranks if a loss is not finite on any of them."""
         bad = any(not math.isfinite(output["loss"]) for output in outputs)
         if self._actor.shards.reduce([float(bad)], "max")[0]:
             raise NonFiniteUpdate("the loss is not finite")

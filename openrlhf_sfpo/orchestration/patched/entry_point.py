@@ -17,8 +17,8 @@ from openrlhf_sfpo.config.placement import check_placement, engines_share_gpus, 
 from openrlhf_sfpo.orchestration import hooks
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
-from openrlhf_sfpo.system.replacements import replaced
+from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, REPLACEMENTS
+from openrlhf_sfpo.system.replacements import replaced, replaced_on
 
 flash_attn_stub.install_if_missing()
 
@@ -57,6 +57,8 @@ def _check(args: NestedFlags) -> None:
     check_values(args, ("sfpo", "megatron"))
     check_backend(args)
     found = version("openrlhf")
+    if found in hooks.SUPPORTED_VERSIONS:
+        hooks.check_signatures()
     if args.actor.backend == "deepspeed":
         return
     check_no_other_models(args, "the Megatron actor")
@@ -98,7 +100,10 @@ def _prepared(names: dict[str, Any], args: NestedFlags) -> Iterator[None]:
             stack.enter_context(replaced(bundles, node_by_node))
             engines = REPLACEMENTS["openrlhf.trainer.ray.vllm_engine.RolloutRayActor"]
             stack.enter_context(replaced(engines, _engine_class("cpu" if on_cpu else "cuda", args)))
-        stack.enter_context(_changed(names, {name: value for name, value in classes.items() if value is not None}))
+        for name, value in classes.items():
+            if value is not None:
+                entry = ON_OBJECTS[f"openrlhf.cli.train_ppo_ray.{name}"]
+                stack.enter_context(replaced_on(entry, names, value))
         yield
 
 
@@ -134,13 +139,3 @@ def _engine_class(device: str, args: NestedFlags) -> Any:
         finite_rewards=True,
         reward_timeout=args.run.reward_timeout,
     )
-
-
-@contextmanager
-def _changed(names: dict[str, Any], values: dict[str, Any]) -> Iterator[None]:
-    before = {name: names[name] for name in values}
-    names.update(values)
-    try:
-        yield
-    finally:
-        names.update(before)
