@@ -281,7 +281,9 @@ def main() -> int:
         return 0
     if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
         return 0
-    print(f"{PAGE.name} is not up to date ({', '.join(_stale_lines(text))}): python {Path(__file__).name} writes it")
+    print(
+        f"{PAGE.name} is not up to date ({', '.join(_stale_lines(text))}): run .venv/bin/python docs/generate_flags.py"
+    )
     return 1
 
 

@@ -3,8 +3,8 @@
 #
 #   requirements/install.sh [VENV]        VENV defaults to .venv in the repository
 #
-# PYTHON=/path/to/python picks the interpreter; without it the first of python3.11, python3.12, python3 that is 3.11 or
-# 3.12. Running it again does nothing unless a pinned list has changed.
+# PYTHON=/path/to/python picks the interpreter; without it the first of python3.11, python3.12, python3 that is 3.11
+# or 3.12 (whose list is resolved but not tested). Running it again does nothing unless a pinned list has changed.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from openrlhf_sfpo.megatron.actor import MegatronActor
 from openrlhf_sfpo.megatron.data.batching import MicroBatch, Sample
+from openrlhf_sfpo.megatron.data.loss_types import LossNorm
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
-from openrlhf_sfpo.megatron.train.pipeline import LossNorm
 from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 from openrlhf_sfpo.tasks.data import write_rows
 
@@ -70,7 +70,7 @@ class NextTokenLoss:
     def __call__(
         self, log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """See `openrlhf_sfpo.megatron.train.pipeline.LossFunction`."""
+        """See `openrlhf_sfpo.megatron.data.loss_types.LossFunction`."""
         zero = log_probs.new_zeros(())
         return -(log_probs * batch.action_mask).sum() / norm.num_tokens, {"ppo_kl": zero, "clip_ratio": zero}
 

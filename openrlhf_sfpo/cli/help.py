@@ -20,8 +20,9 @@ _NEEDED = {
     "actor.num_gpus_per_node N": "ranks of the actor on each node (default: 8)",
 }
 _OFTEN = {
-    "config FILE.yaml": "flags from a file, with the same names, nested or dotted; the command line has the last word",
-    "run.dir DIR": "where everything goes; one that holds an unfinished run is continued (default: runs/TIME)",
+    "config FILE.yaml": "flags from a file, with the same names, nested or dotted; may be repeated: later files win, "
+    "and the command line wins over all files",
+    "run.dir DIR": "the directory for all output; an unfinished run in it is continued (default: runs/TIME)",
     "data.label_key NAME": "the field of the right answers",
     "dry-run": dry_run.HELP,
 }
@@ -47,7 +48,7 @@ _WIDTH = 34
 
 
 def help_asked(words: Sequence[str]) -> str | None:
-    """The topic that help is asked about, "" for none in particular; None if it is not asked for."""
+    """The topic of a request for help, "" for no particular one; None if there is no such request."""
     for index, word in enumerate(words):
         if word in ("-h", "--help"):
             following = words[index + 1] if index + 1 < len(words) else ""
@@ -58,7 +59,7 @@ def help_asked(words: Sequence[str]) -> str | None:
 
 
 def help_text(topic: str) -> str:
-    """The help about a topic, a flag, everything ("all"), or where to begin ("").
+    """The help for a topic, a flag (also without its section, if that is unique), all flags ("all"), or beginners ("").
 
     Raises:
         UsageError: there is no such topic.
@@ -72,6 +73,9 @@ def help_text(topic: str) -> str:
     found = [action for action in parser._actions if action.dest == name]
     found = found or [action for action in parser._actions if action.dest.startswith(f"{name}.")]
     if not found:
+        ends = [action for action in parser._actions if action.dest.endswith(f".{name}")]
+        found = ends if len(ends) == 1 else []
+    if not found:
         names = [*_TOPICS, "all", *(action.dest for action in parser._actions)]
         close = [one for one in similar(name, names) if one]
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
@@ -84,7 +88,7 @@ def help_text(topic: str) -> str:
 
 
 def _shown(action: argparse.Action) -> argparse.Action:
-    """The flag with a short name for its value, and the values that it takes."""
+    """The flag with a short placeholder for its value, and its range."""
     action = copy.copy(action)
     limits = ranges().get(action.dest)
     if limits is not None:

@@ -20,7 +20,7 @@ def python_version() -> Finding:
     found = f"Python {sys.version.split()[0]}"
     if (3, 11) <= sys.version_info[:2] < (3, 13):
         return Finding("Python", "ok", found)
-    return Finding("Python", "error", found, "Use Python 3.11 or 3.12.")
+    return Finding("Python", "error", found, "Use Python 3.11 (tested) or 3.12 (not tested).")
 
 
 def directories() -> Iterator[Finding]:

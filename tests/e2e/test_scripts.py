@@ -109,6 +109,22 @@ def test_scripts_are_valid_and_can_be_executed(script: Path) -> None:
     assert os.access(script, os.X_OK) or script.suffix == ".sbatch"
 
 
+def test_scripts_find_the_command_without_an_activated_environment(tmp_path: Path) -> None:
+    """They use the repository's own environment, or say how to make one."""
+    script = tmp_path / "examples" / "recipes" / "train.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text((EXAMPLES / "recipes" / "train.sh").read_text(encoding="utf-8"), encoding="utf-8")
+    command = ["bash", str(script), "Model", "--dry-run"]
+    path = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, capture_output=True, text=True, env=path, timeout=60)
+    assert done.returncode == 127
+    assert "not on PATH; run requirements/install.sh, then: source .venv/bin/activate" in done.stderr
+    (tmp_path / ".venv").mkdir()
+    stand_in(tmp_path / ".venv" / "bin", "openrlhf-sfpo", 'echo "$1 ${@: -1}"')
+    done = subprocess.run(command, capture_output=True, text=True, env=path, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "train --dry-run\n"), done.stderr
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_models_are_those_that_were_published(name: str, tmp_path: Path) -> None:
     assert parameters_of(str(make_config(tmp_path, name))) == PARAMETERS[name]

@@ -186,6 +186,7 @@ def test_accepted_by_every_command(
         ("--seed 3", "Write --train.seed."),
         ("--megatron.bogus_things 3", "train --help megatron"),
         ("--help nothing", "knows no topic 'nothing'"),
+        ("--help batch_size", "Did you mean rollout.batch_size or train.batch_size?"),
         ("--dryrun", "Did you mean --dry-run?"),
         ("--dry-run=false", "--dry-run: takes no value."),
         ("--run.allow_changed actor.lr", "--run.allow_changed: names 'actor.lr', which is no flag. Did you mean"),
@@ -275,6 +276,7 @@ def test_help_begins_with_what_is_needed_and_goes_by_topic(capsys: pytest.Captur
         (["--help=megatron"], "--megatron.layer_spec", "--rollout."),
         (["--help", "rollout"], "--rollout.top_p X", "--ds."),
         (["--help", "sfpo.k"], "[0 or more] (default: 3)", "--sfpo.alpha"),
+        (["--help", "weight_bucket_mb"], "--megatron.weight_bucket_mb", "--megatron.layer_spec"),
         (["--help", "all"], "--ds.zero_stage", "nothing of the kind"),
     ):
         assert train.main(words) == 0
