@@ -30,8 +30,8 @@ from machine import cpu_name, write_result
 from memory import peak_bytes
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from openrlhf_sfpo.megatron.cpu import keep_freed_memory
 from openrlhf_sfpo.sfpo import SlowCopy, TorchWeights
+from openrlhf_sfpo.system.cpus import keep_freed_memory
 
 ALPHA = 0.8
 SEQUENCE = 256

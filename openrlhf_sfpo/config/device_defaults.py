@@ -3,6 +3,7 @@
 import shutil
 from typing import Any
 
+from openrlhf_sfpo.config.flags import device_defaults
 from openrlhf_sfpo.system.errors import UsageError
 
 
@@ -21,12 +22,8 @@ def resolve_device_defaults(values: dict[str, Any], device: str) -> None:
         values["megatron.param_dtype"] = "bf16" if cuda or _cpu_has_bf16() else "fp32"
     if values["run.engine_dtype"] == "auto":
         values["run.engine_dtype"] = "bfloat16" if cuda else "float32"
-    by_device: dict[str, bool | int] = {
-        "megatron.fp32_residual_connection": not cuda,
+    by_device = device_defaults(cuda) | {
         "megatron.sequence_parallel": values["megatron.tensor_model_parallel_size"] > 1,
-        "megatron.overlap_grad_reduce": cuda,
-        "megatron.overlap_param_gather": cuda,
-        "megatron.log_prob_chunk_size": 1024 if cuda else 256,
     }
     values.update({name: value for name, value in by_device.items() if values[name] is None})
     if not cuda and not values["rollout.replay_dir"]:

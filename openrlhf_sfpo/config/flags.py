@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ def _flag(
     resume: bool = False,
     reuse: bool = False,
     setting: str | None = None,
+    convert: Callable[[Any], Any] | None = None,
+    by_device: tuple[Any, Any] | None = None,
 ) -> Any:
     """A field that becomes a flag, with everything about it that does not depend on other flags.
 
@@ -38,6 +40,8 @@ def _flag(
         reuse: a run with another value can reuse engines and actors.
         setting: the Megatron actor's setting (`megatron.settings`, `megatron.layout`) that gets its value. The planner
             reads these, too.
+        convert: makes the setting's value of the flag's.
+        by_device: what None means on CUDA and on a CPU.
     """
     metadata = {
         "help": help_text,
@@ -46,6 +50,8 @@ def _flag(
         "resume": resume,
         "reuse": reuse,
         "setting": setting,
+        "convert": convert,
+        "by_device": by_device,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -193,6 +199,7 @@ class MegatronConfig:
         None,
         "keep the residual stream between layers in fp32; halves the error of log-probabilities; default: on CPU",
         setting="fp32_residual",
+        by_device=(False, True),
     )
     recompute: Literal["none", "selective", "mlp", "full"] = _flag(
         "none",
@@ -216,13 +223,18 @@ class MegatronConfig:
         setting="offload_parameters",
     )
     overlap_grad_reduce: bool | None = _flag(
-        None, "reduce gradients during the backward pass; default: on CUDA", resume=True, setting="overlap_grad_reduce"
+        None,
+        "reduce gradients during the backward pass; default: on CUDA",
+        resume=True,
+        setting="overlap_grad_reduce",
+        by_device=(True, False),
     )
     overlap_param_gather: bool | None = _flag(
         None,
         "gather parameters during the next forward pass; default: on CUDA",
         resume=True,
         setting="overlap_param_gather",
+        by_device=(True, False),
     )
     ddp_bucket_size: int | None = _flag(
         None,
@@ -246,13 +258,15 @@ class MegatronConfig:
         resume=True,
         reuse=True,
         setting="log_prob_chunk_size",
+        by_device=(1024, 256),
     )
     weight_bucket_mb: int = _flag(
         512,
         "megabytes of weights gathered and sent to vLLM at a time",
         at_least(1),
         resume=True,
-        setting="weight_bucket_mb",
+        setting="weight_bucket_bytes",
+        convert=lambda megabytes: megabytes * 2**20,
     )
 
 
@@ -391,7 +405,8 @@ class TrainConfig:
         "weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
         "ranks) is then made for each rollout batch. The batch is recorded in both cases",
         resume=True,
-        setting="on_nonfinite",
+        setting="skip_nonfinite",
+        convert=lambda value: value == "skip",
     )
     max_log_prob_diff: float | None = _flag(
         None,
@@ -547,6 +562,15 @@ def _fields() -> Iterator[tuple[str, Any]]:
             yield f"{section_name}.{field.name}", field
 
 
+def device_defaults(cuda: bool) -> dict[str, Any]:
+    """What None means, by dotted name, for the flags whose default depends on the device."""
+    return {
+        name: field.metadata["by_device"][0 if cuda else 1]
+        for name, field in _fields()
+        if field.metadata["by_device"] is not None
+    }
+
+
 def setting_flags() -> dict[str, str]:
     """The flag that gives the value of each setting of the Megatron actor: dotted name by name of the setting."""
     own = {field.metadata["setting"]: name for name, field in _fields() if field.metadata["setting"] is not None}
@@ -556,6 +580,9 @@ def setting_flags() -> dict[str, str]:
 def settings(args: NestedFlags) -> dict[str, Any]:
     """The values of the Megatron actor's settings, by the name of the setting."""
     values = {setting: value_of(args, flag) for setting, flag in setting_flags().items()}
+    for _, field in _fields():
+        if field.metadata["convert"] is not None:
+            values[field.metadata["setting"]] = field.metadata["convert"](values[field.metadata["setting"]])
     if args.actor.gradient_checkpointing_enable:  # OpenRLHF's flag for it
         values["recompute"] = "full"
     return values

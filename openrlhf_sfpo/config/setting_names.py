@@ -29,5 +29,6 @@ def _names() -> dict[str, str]:
     return names | {
         "model": MODEL_FLAG,
         "max_len": "--data.max_len",
+        "backend": "--actor.backend",
         "world_size": "--actor.num_nodes, --actor.num_gpus_per_node",
     }

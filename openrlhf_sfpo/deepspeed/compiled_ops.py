@@ -22,7 +22,7 @@ def check_locks() -> None:
     """
     if left := left_locks():
         raise UsageError(
-            "--actor.backend",
+            "backend",
             f"is deepspeed, which would wait forever for {', '.join(map(str, left))}: a compilation that was "
             "killed has left it there.",
             f"Unless another machine that shares the directory is compiling now: rm {' '.join(map(str, left))}",

@@ -38,7 +38,7 @@ class ZeroWeights:
         if name not in _PARTITIONS:
             raise ValueError(
                 f"SFPO moves the fp32 partitions of ZeRO stage 1, 2 or 3, and this optimizer is a {name}. "
-                "Set --ds.zero_stage to one of them."
+                "Choose one of these stages."
             )
         if getattr(self._zero, "swap_optimizer", False):
             raise ValueError("SFPO does not work with an optimizer on NVMe: its weights are not there to be moved.")

@@ -15,6 +15,7 @@ from openrlhf_sfpo.checkpoints.directory import COMMON
 from openrlhf_sfpo.checkpoints.hf_writer import save_model_directory
 from openrlhf_sfpo.megatron import cpu
 from openrlhf_sfpo.megatron.data.batching import MicroBatch, Sample, Scored
+from openrlhf_sfpo.megatron.data.loss_types import LossFunction, LossNorm
 from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.layout import Layout, start_distributed
 from openrlhf_sfpo.megatron.model.config import ModelConfig
@@ -27,7 +28,7 @@ from openrlhf_sfpo.megatron.state.writer import Contents, load_object
 from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 from openrlhf_sfpo.megatron.train.optimizer import LearningRate, build_optimizer
 from openrlhf_sfpo.megatron.train.pass_runner import NonFiniteUpdate, PassRunner, check_norms, is_metrics_rank
-from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm, Pipeline
+from openrlhf_sfpo.megatron.train.pipeline import Pipeline
 from openrlhf_sfpo.megatron.weights.export import WeightExchange
 from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 from openrlhf_sfpo.sfpo import SlowCopy, SlowFastUpdate

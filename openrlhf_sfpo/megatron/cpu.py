@@ -7,14 +7,13 @@ actor really runs on CPU; it refuses where CUDA is available.
 """
 
 import contextlib
-import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from openrlhf_sfpo.system.cpus import give_back_freed_memory
+from openrlhf_sfpo.system.cpus import give_back_freed_memory, keep_freed_memory
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
 from openrlhf_sfpo.system.replacements import install_all
 
@@ -134,19 +133,6 @@ def install() -> None:
     install_all({REPLACEMENTS[key]: value for key, value in _VALUES.items()})
     keep_freed_memory()
     _installed = True
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed memory instead of returning it to the kernel, as CUDA's caching allocator does.
-
-    Activations and logits are tens of megabytes, allocated and freed in every micro-batch. Mapped afresh each time
-    they cost a page fault per 4 KiB, about a quarter of a training step on CPU.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc; other C libraries do without
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, -1)
 
 
 @contextlib.contextmanager

@@ -122,18 +122,13 @@ class ActorSettings:
         """From values by the name of the setting, as a configuration file has them.
 
         Args:
-            values: of settings here or in `OptimizerSettings`; `param_dtype` is "bf16" or "fp32", and
-                `weight_bucket_mb` and `on_nonfinite` ("stop" or "skip") stand for `weight_bucket_bytes` and
-                `skip_nonfinite`. Names of other settings are ignored.
+            values: of settings here or in `OptimizerSettings`, with `param_dtype` as "bf16" or "fp32". Names of other
+                settings are ignored.
             others: values of further settings, as they are.
         """
         optimizer = OptimizerSettings(**_of(OptimizerSettings, values))
-        own = _of(cls, values) | {
-            "param_dtype": DTYPES[values["param_dtype"]],
-            "weight_bucket_bytes": values["weight_bucket_mb"] * 2**20,
-            "skip_nonfinite": values["on_nonfinite"] == "skip",
-        }
-        return cls(**own | {"optimizer": optimizer} | others)
+        own = _of(cls, values) | {"param_dtype": DTYPES[values["param_dtype"]], "optimizer": optimizer}
+        return cls(**own | others)
 
 
 def _of(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:

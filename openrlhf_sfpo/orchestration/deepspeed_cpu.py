@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from openrlhf_sfpo.megatron.cpu import keep_freed_memory
+from openrlhf_sfpo.system.cpus import keep_freed_memory
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
 from openrlhf_sfpo.system.replacements import install_all
 

@@ -6,7 +6,7 @@ from openrlhf.models.utils import compute_approx_kl
 
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.megatron.data.batching import MicroBatch, PerPosition
-from openrlhf_sfpo.megatron.train.pipeline import LossAndMetrics, LossNorm
+from openrlhf_sfpo.megatron.data.loss_types import LossAndMetrics, LossNorm
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap
 
 
@@ -44,7 +44,7 @@ class OpenRLHFLoss:
     def __call__(
         self, log_probs: PerPosition, entropy: PerPosition, batch: MicroBatch, norm: LossNorm
     ) -> LossAndMetrics:
-        """See `openrlhf_sfpo.megatron.train.pipeline.LossFunction`."""
+        """See `openrlhf_sfpo.megatron.data.loss_types.LossFunction`."""
         mask, old = batch.action_mask, batch.floats["old_log_probs"]
         rollout = batch.floats.get("rollout_log_probs")
         totals = {"batch_num_tokens": norm.num_tokens, "global_batch_size": norm.num_sequences}

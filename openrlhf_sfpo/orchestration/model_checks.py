@@ -85,6 +85,7 @@ def check_against_config(args: NestedFlags) -> None:
         check_tokenizer_files(path)
 
 
+@flags_named()
 def check_compiled_operators(args: NestedFlags) -> None:
     from openrlhf_sfpo.deepspeed.compiled_ops import check_locks
 

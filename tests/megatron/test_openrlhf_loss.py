@@ -80,7 +80,7 @@ def gradient(
 
 def packed(args: Any, samples: list[Any], values: list[torch.Tensor]) -> tuple[float, torch.Tensor]:
     from openrlhf_sfpo.megatron.data.batching import pack
-    from openrlhf_sfpo.megatron.train.pipeline import LossNorm
+    from openrlhf_sfpo.megatron.data.loss_types import LossNorm
     from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 
     function = OpenRLHFLoss(args, args.algo.kl.init_coef)

@@ -630,8 +630,7 @@ def test_every_setting_of_the_actor_has_a_flag_or_is_made_by_its_adapter() -> No
 
     fields = {field.name for kind in (Layout, ActorSettings, OptimizerSettings) for field in dataclasses.fields(kind)}
     made = {"num_threads", "timeout", "batch_cache_bytes", "optimizer", "total_steps"}
-    converted = {"weight_bucket_bytes": "weight_bucket_mb", "skip_nonfinite": "on_nonfinite"}
-    assert {converted.get(name, name) for name in fields - made} == set(setting_flags())
+    assert fields - made == set(setting_flags())
 
 
 def test_errors_name_the_flag_of_a_setting() -> None:

@@ -27,6 +27,8 @@ LEVELS = (
     {"doctor"},
     {"cli"},
 )
+# Parts of the actor, likewise: megatron/actor.py and its neighbors are above them all.
+MEGATRON_LEVELS = ({"model"}, {"data", "weights"}, {"train"}, {"state"})
 # Which rooms may import a library; all others may not.
 LIBRARIES = {
     "openrlhf": {"orchestration"},
@@ -137,3 +139,12 @@ def test_the_megatron_actor_speaks_of_its_own_settings() -> None:
     flags = re.compile(r"--[a-z_]+\.[a-z_]+")
     for file in (PACKAGE / "megatron").rglob("*.py"):
         assert not flags.search(file.read_text(encoding="utf-8")), file
+
+
+def test_parts_of_the_actor_import_one_way() -> None:
+    level = {part: number for number, parts in enumerate(MEGATRON_LEVELS) for part in parts}
+    for file in (PACKAGE / "megatron").rglob("*.py"):
+        part = file.relative_to(PACKAGE / "megatron").parts[0]
+        for name in re.findall(r"openrlhf_sfpo\.megatron\.(\w+)", file.read_text(encoding="utf-8")):
+            if part in level and name in level and name != part:
+                assert level[name] < level[part], f"{file.relative_to(PACKAGE)} imports megatron.{name}"

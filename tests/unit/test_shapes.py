@@ -8,8 +8,8 @@ import torch
 from shapes import ShapeError
 
 from openrlhf_sfpo.megatron.data.batching import Sample, pack
+from openrlhf_sfpo.megatron.data.loss_types import LossNorm
 from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-from openrlhf_sfpo.megatron.train.pipeline import LossNorm
 
 
 def sample(length: int = 5, **fields: torch.Tensor) -> Sample:

@@ -18,9 +18,9 @@ from openrlhf_sfpo.megatron.data.batching import (
     plan_micro_batches,
 )
 from openrlhf_sfpo.megatron.data.exchange import BatchSizes, Route, gather_sizes
+from openrlhf_sfpo.megatron.data.loss_types import LossFunction, LossNorm
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings
-from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm
 
 
 class RolloutBatch:

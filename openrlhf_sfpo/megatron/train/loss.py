@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from openrlhf_sfpo.megatron.data.batching import MicroBatch, PerPosition
-from openrlhf_sfpo.megatron.train.pipeline import LossAndMetrics, LossNorm
+from openrlhf_sfpo.megatron.data.loss_types import LossAndMetrics, LossNorm
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PPOClipLoss:
     def __call__(
         self, log_probs: PerPosition, entropy: PerPosition, batch: MicroBatch, norm: LossNorm
     ) -> LossAndMetrics:
-        """See `pipeline.LossFunction`."""
+        """See `loss_types.LossFunction`."""
         mask = batch.action_mask
         log_ratio = log_probs - batch.floats["old_log_probs"]
         advantages = batch.floats["advantages"]

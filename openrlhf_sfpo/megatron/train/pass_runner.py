@@ -10,11 +10,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from openrlhf_sfpo.megatron.data.batching import MicroBatch
+from openrlhf_sfpo.megatron.data.loss_types import LossFunction, LossNorm
 from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 from openrlhf_sfpo.megatron.train.optimizer import LearningRate
-from openrlhf_sfpo.megatron.train.pipeline import LossFunction, LossNorm
 from openrlhf_sfpo.sfpo import Pass
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import install_on

@@ -1,8 +1,7 @@
 """Running micro-batches through Megatron's pipeline schedules: forward only, or forward and backward."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -10,44 +9,9 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from openrlhf_sfpo.megatron.data.batching import MicroBatch, PerPosition
+from openrlhf_sfpo.megatron.data.batching import MicroBatch
+from openrlhf_sfpo.megatron.data.loss_types import LossFunction, LossNorm
 from openrlhf_sfpo.megatron.model.context_parallel import merged
-
-LossAndMetrics: TypeAlias = tuple[Annotated[torch.Tensor, "float32"], dict[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class LossNorm:
-    """What the losses of one train batch are divided by, over all micro-batches and ranks.
-
-    Attributes:
-        num_tokens: scored tokens.
-        num_sequences: sequences with at least one scored token.
-    """
-
-    num_tokens: float
-    num_sequences: float
-
-
-class LossFunction(Protocol):
-    """Loss of one micro-batch."""
-
-    def __call__(
-        self, log_probs: PerPosition, entropy: PerPosition, batch: MicroBatch, norm: LossNorm
-    ) -> LossAndMetrics:
-        """Compute the loss.
-
-        Args:
-            log_probs: fp32 [B, A], current log-probabilities, zero where `batch.action_mask` is.
-            entropy: fp32 [B, A], likewise.
-            batch: masks and per-position fields; at least one position is scored.
-            norm: totals of the train batch.
-
-        Returns:
-            This micro-batch's share of the train batch's loss: the shares of all micro-batches on all data-parallel
-            ranks add up to the loss. And metrics, each the mean over this micro-batch's scored tokens (0-dim
-            tensors), which are averaged by token; `ppo_kl` and `clip_ratio` are required.
-        """
 
 
 class Pipeline:
