@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openrlhf_sfpo.cli.flags import build_parser
-from openrlhf_sfpo.config.flags import SECTIONS, may_change_on_resume, may_change_on_reuse, path_flags, ranges
+from openrlhf_sfpo.config.flag_table import may_change_on_resume, may_change_on_reuse, path_flags, ranges
+from openrlhf_sfpo.config.flags import SECTIONS
 from openrlhf_sfpo.config.openrlhf_flags import CHOICES
 
 _FLAG = re.compile(r"--[a-z][a-z_.-]*[a-z_](?:\.\*)?(?: [a-z]+(?=[,;:)]))?")

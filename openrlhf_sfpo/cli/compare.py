@@ -13,7 +13,7 @@ from typing import Any
 from openrlhf_sfpo.cli import derived, dry_run
 from openrlhf_sfpo.cli.flags import Flags, parse_settings
 from openrlhf_sfpo.cli.parser import Parser
-from openrlhf_sfpo.config.flags import effective_update
+from openrlhf_sfpo.config.effective_update import effective_update
 from openrlhf_sfpo.config.settings_file import Section, Settings, flatten, read_yaml
 from openrlhf_sfpo.config.values import as_path
 from openrlhf_sfpo.report.console import Console, before_and_after

@@ -14,7 +14,8 @@ from typing import Any
 
 from openrlhf_sfpo.cli import derived
 from openrlhf_sfpo.config import suggestions
-from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, add_flags
+from openrlhf_sfpo.config.flag_table import add_flags
+from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS
 from openrlhf_sfpo.config.settings_file import Section, flatten, read_yaml
 from openrlhf_sfpo.config.values import value_of
 from openrlhf_sfpo.system.errors import UsageError

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import build_parser
-from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, path_flags, ranges
+from openrlhf_sfpo.config.flag_table import path_flags, ranges
+from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS
 from openrlhf_sfpo.config.suggestions import similar
 from openrlhf_sfpo.system.errors import UsageError
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from openrlhf_sfpo.config.flags import ranges
+from openrlhf_sfpo.config.flag_table import ranges
 from openrlhf_sfpo.config.namespaces import NestedFlags, value_of
 from openrlhf_sfpo.config.openrlhf_flags import CHOICES
 from openrlhf_sfpo.config.placement import check_placement

@@ -3,7 +3,7 @@
 import shutil
 from typing import Any
 
-from openrlhf_sfpo.config.flags import device_defaults
+from openrlhf_sfpo.config.flag_table import device_defaults
 from openrlhf_sfpo.system.errors import UsageError
 
 

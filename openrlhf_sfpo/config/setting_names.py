@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from openrlhf_sfpo.config.flags import setting_flags
+from openrlhf_sfpo.config.flag_table import setting_flags
 from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
 from openrlhf_sfpo.system.errors import UsageError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.config.flags import path_flags
+from openrlhf_sfpo.config.flag_table import path_flags
 from openrlhf_sfpo.config.openrlhf_flags import SOURCES
 from openrlhf_sfpo.config.settings_file import Section, flow_list
 from openrlhf_sfpo.config.suggestions import meant, truth

@@ -9,10 +9,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
-from openrlhf_sfpo.config.flags import SFPOConfig, section
-from openrlhf_sfpo.config.namespaces import HoldsFlags
+from openrlhf_sfpo.config.flag_table import section
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.deepspeed.zero import ZeroWeights
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
@@ -21,7 +20,9 @@ from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
 
 if TYPE_CHECKING:
-    from openrlhf.trainer.ppo_utils.experience import Experience
+    from openrlhf_sfpo.orchestration.openrlhf_types import Actor, ActorPPOTrainer, DeepspeedStrategy, Experience
+else:
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
 # OpenRLHF's names for what the algorithm reads.
 _METRICS = {"ppo_kl": "ppo_kl", "clip_ratio": "ppo_clip_ratio"}
@@ -32,13 +33,19 @@ class SlowFastActorTrainer(ActorPPOTrainer):
 
     What belongs to a batch and not to a pass happens once: the learning-rate schedule and the moving average of the
     weights (--train.enable_ema) advance in the slow pass only.
+
+    Attributes:
+        on_stage: called when a stage of the update begins, for the progress display; to be assigned.
+        on_notice: called on every rank with a message for the user; to be assigned.
     """
 
-    def __init__(self, strategy: HoldsFlags, actor: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, strategy: "DeepspeedStrategy", actor: "Actor", *args: Any, **kwargs: Any) -> None:
         sfpo = section(SFPOConfig, strategy.args.sfpo)
         if strategy.args.actor.entropy_coef is None:
             strategy.args.actor.entropy_coef = 0.0  # computed for the gate, and no part of the loss
         super().__init__(strategy, actor, *args, **kwargs)
+        self.on_stage: Callable[[str], None] = lambda text: None
+        self.on_notice: Callable[[str], None] = lambda text: None
         self._engine = actor.model
         self._weights = ZeroWeights(self._engine)
         self._entropies = TokenMean()
@@ -66,8 +73,9 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         infos = []
         for item in self.replay_buffer.items:
             infos.append({name: float(value) for name, value in item.info.items() if name == "staleness"})
-            if item.rollout_log_probs is not None:
-                gap.add(*(part[None] for part in (item.action_log_probs, item.rollout_log_probs, item.action_mask)))
+            own, engine = item.action_log_probs, item.rollout_log_probs
+            if own is not None and engine is not None:
+                gap.add(own[None], engine[None], item.action_mask[None])
         total, tokens = self._weights.reduce(gap.sums.tolist(), "sum")
         (stale,) = self._weights.reduce([float(not self._gap_watch.watches(infos))], "max")
         return (0.0, 0.0) if stale else (total, tokens)
@@ -76,9 +84,9 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         """Mean of |log-probability of the engine - of the actor| at theta_0, if the engine told its own."""
         difference = TokenMean()
         for item in self.replay_buffer.items:
-            if item.rollout_log_probs is not None:
-                moved = (item.action_log_probs - item.rollout_log_probs).abs()
-                difference.add(moved[None], item.action_mask[None])
+            own, engine = item.action_log_probs, item.rollout_log_probs
+            if own is not None and engine is not None:
+                difference.add((own - engine).abs()[None], item.action_mask[None])
         return difference.take(self._weights)
 
     def training_step(
@@ -108,12 +116,6 @@ class SlowFastActorTrainer(ActorPPOTrainer):
 
         self.actor.register_forward_pre_hook(ask, with_kwargs=True)
         self.actor.register_forward_hook(add, with_kwargs=True)
-
-    def on_stage(self, text: str) -> None:
-        """Called when a stage of the update begins, for the progress display. Assign a function here to receive it."""
-
-    def on_notice(self, text: str) -> None:
-        """Called on every rank with a message for the user. Assign a function here to receive it."""
 
 
 class TokenMean:

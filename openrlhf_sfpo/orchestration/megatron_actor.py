@@ -7,18 +7,17 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 import torch
-from openrlhf.trainer.ppo_utils.experience import Experience
-from openrlhf.trainer.ray.launcher import BaseModelActor
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole, rotate
 from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
-from openrlhf_sfpo.config.flags import SFPOConfig, section, settings
+from openrlhf_sfpo.config.flag_table import section, settings
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags, dotted
 from openrlhf_sfpo.config.placement import engines_share_gpus
 from openrlhf_sfpo.config.setting_names import flags_named
@@ -35,6 +34,13 @@ from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 from openrlhf_sfpo.rollout.staleness import replace_stamps
 from openrlhf_sfpo.system.cpus import usable_cpus
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.orchestration.openrlhf_types import BaseModelActor, Experience
+    from openrlhf_sfpo.rollout.weight_sync import WeightSync
+else:
+    from openrlhf.trainer.ppo_utils.experience import Experience
+    from openrlhf.trainer.ray.launcher import BaseModelActor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -112,7 +118,8 @@ class PolicyActor(MegatronModelActor):
     `init_model_from_pretrained` again resets the actor and keeps its processes and connections.
     """
 
-    _sync: Any = None
+    _sync: "WeightSync | None" = None
+
     _has_old_log_probs = True
     heartbeat: Heartbeat
 
@@ -245,6 +252,7 @@ class PolicyActor(MegatronModelActor):
     @_busy
     def send_weights_again(self) -> None:
         """Send engines the weights that they have forgotten in their sleep."""
+        assert self._sync is not None
         self._stage("weights to engines that slept")
         self._sync.send(number=None)
         self._give_back()

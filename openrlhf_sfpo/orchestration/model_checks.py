@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from openrlhf_sfpo.config.flags import settings
+from openrlhf_sfpo.config.flag_table import settings
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.setting_names import flags_named
 from openrlhf_sfpo.system.errors import UsageError

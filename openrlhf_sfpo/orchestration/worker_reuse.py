@@ -7,7 +7,7 @@ processes, the engines get those weights, drop cached prefixes and are seeded, t
 from collections.abc import Callable
 from typing import Any
 
-from openrlhf_sfpo.config.flags import may_change_on_reuse
+from openrlhf_sfpo.config.flag_table import may_change_on_reuse
 
 
 def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:

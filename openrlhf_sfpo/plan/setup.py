@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from openrlhf_sfpo.config.flags import settings
+from openrlhf_sfpo.config.flag_table import settings
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import engines_share_gpus, reference_shares_gpus
 from openrlhf_sfpo.megatron.layout import Layout

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from openrlhf_sfpo.config.flags import effective_update
+from openrlhf_sfpo.config.effective_update import effective_update
 from openrlhf_sfpo.report.runs import AXES, Point, Run
 
 # Where a run's files are and what is shown of it; no part of what the run is.

@@ -10,7 +10,8 @@ from openrlhf_sfpo.checkpoints.directory import PLACE, CheckpointRefused, open_c
 from openrlhf_sfpo.cluster.failures import Repetitions, details, full_text, may_recover, reason, root_of
 from openrlhf_sfpo.cluster.start import keep_logs
 from openrlhf_sfpo.cluster.worker_logs import collect
-from openrlhf_sfpo.config.flags import SFPOConfig, section, settings
+from openrlhf_sfpo.config.flag_table import section, settings
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags, nested
 from openrlhf_sfpo.config.placement import crowded
 from openrlhf_sfpo.megatron.layout import Layout

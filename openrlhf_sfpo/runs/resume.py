@@ -15,7 +15,7 @@ from openrlhf_sfpo.checkpoints.directory import (
     open_checkpoint,
     remove_leftovers,
 )
-from openrlhf_sfpo.config.flags import may_change_on_resume
+from openrlhf_sfpo.config.flag_table import may_change_on_resume
 from openrlhf_sfpo.config.stored_settings import RUN_DIR, portable
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
 from openrlhf_sfpo.system.errors import UsageError

@@ -10,7 +10,7 @@ import yaml
 
 from openrlhf_sfpo.cli import compare, doctor, evaluate, export, plan, report, train
 from openrlhf_sfpo.cli.flags import Flags, parse
-from openrlhf_sfpo.config.flags import ranges
+from openrlhf_sfpo.config.flag_table import ranges
 from openrlhf_sfpo.config.openrlhf_flags import CHOICES, GONE, RENAMED
 from openrlhf_sfpo.runs.openrlhf_arguments import for_openrlhf
 

@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from openrlhf_sfpo.cli.flags import Flags
-from openrlhf_sfpo.config.flags import SECTIONS, may_change_on_resume, may_change_on_reuse, ranges
+from openrlhf_sfpo.config.flag_table import may_change_on_resume, may_change_on_reuse, ranges
+from openrlhf_sfpo.config.flags import SECTIONS
 
 FILE = Path(__file__).with_name("command_line.txt")
 

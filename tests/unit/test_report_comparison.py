@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_runs import SFPO, make_run
 
-from openrlhf_sfpo.config.flags import effective_update
+from openrlhf_sfpo.config.effective_update import effective_update
 from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.groups import Curves, aligned, smoothed
 from openrlhf_sfpo.report.page import numbers, summary, write_report

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from openrlhf_sfpo.config.checks import check_backend, check_no_other_models, check_values
-from openrlhf_sfpo.config.flags import add_sections, defaults
+from openrlhf_sfpo.config.flag_table import add_sections, defaults
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import check_placement, engines_share_gpus, ray_address
 from openrlhf_sfpo.orchestration import hooks

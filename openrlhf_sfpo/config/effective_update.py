@@ -1,0 +1,23 @@
+"""The flags that a run's update depends on."""
+
+from typing import Any
+
+
+def effective_update(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's settings by dotted name, the sfpo.* ones that its update depends on: plain GRPO, say, has no K."""
+    found = {name: value for name, value in values.items() if name.startswith("sfpo.")}
+    preset = found["sfpo.preset"]
+    if not found["sfpo.enable"] or found["sfpo.k"] == 0 or preset == "grpo":
+        return {"sfpo.preset": "grpo"}
+    unused = {"sfpo.enable", "sfpo.snapshot_device"}
+    if preset in ("grpo_k_passes", "extragradient"):
+        unused.add("sfpo.alpha")
+    if preset in ("grpo_k_passes", "grpo_scaled_lr"):
+        unused.add("sfpo.optimizer_state")
+    if found["sfpo.gate"] == "off":
+        unused |= {name for name in found if name.startswith("sfpo.gate_")}
+        if found["sfpo.stop_step"] is not None:
+            unused -= {"sfpo.gate_after", "sfpo.gate_decay_steps"}
+    if found["sfpo.gate_after"] != "decay":
+        unused.add("sfpo.gate_decay_steps")
+    return {name: value for name, value in found.items() if name not in unused}
