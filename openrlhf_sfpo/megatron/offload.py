@@ -13,9 +13,12 @@ views. Megatron-Core has three such functions, of which one can be used here:
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 
 Kind = Literal["gradients", "optimizer", "parameters"]
 # torch rounds what it pins up to powers of two. Of a storage copied in slices, only the last costs more than it holds.
@@ -36,7 +39,7 @@ class Offload:
     def __init__(
         self,
         chunks: list[torch.nn.Module],
-        shards: Any | None,
+        shards: "MainShards | None",
         parameters: bool,
         finish_param_gather: Callable[[], None],
     ) -> None:
@@ -182,7 +185,7 @@ def _parameter_tensors(chunks: list[torch.nn.Module]) -> Iterator[torch.Tensor]:
             yield parameter.detach()
 
 
-def _optimizer_tensors(chunks: list[torch.nn.Module], shards: Any) -> Iterator[torch.Tensor]:
+def _optimizer_tensors(chunks: list[torch.nn.Module], shards: "MainShards") -> Iterator[torch.Tensor]:
     """fp32 main shards, except those that are views of fp32 parameters, and Adam's moments."""
     parameters = {_identity(tensor) for tensor in _parameter_tensors(chunks)}
     for shard in shards.shards():

@@ -1,5 +1,6 @@
 """Where a run is in its data, as OpenRLHF saves and restores it."""
 
+from collections.abc import Sized
 from typing import Any, Protocol
 
 
@@ -22,7 +23,7 @@ class DataPosition:
         generator: a `SampleGenerator` or a `Replay`.
     """
 
-    def __init__(self, loader: Any, generator: HasPosition) -> None:
+    def __init__(self, loader: Sized, generator: HasPosition) -> None:
         self._loader = loader
         self.state_dict = generator.state_dict
         self.load_state_dict = generator.load_state_dict

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from openrlhf.trainer.ray import ppo_actor
-from openrlhf.trainer.ray.launcher import ReferenceModelActor
+from openrlhf.trainer.ray import launcher, ppo_actor
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.config.namespaces import HoldsFlags
@@ -26,16 +25,18 @@ from openrlhf_sfpo.system.replacements import install as replace
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-    from openrlhf.trainer.ppo_utils.experience import Experience
-    from openrlhf.trainer.ray.launcher import BaseModelActor as _ActorBase
+
+    from openrlhf_sfpo.orchestration.openrlhf_types import BaseModelActor as _ActorBase
+    from openrlhf_sfpo.orchestration.openrlhf_types import Experience
+    from openrlhf_sfpo.orchestration.openrlhf_types import PolicyModelActor as _PolicyModelActor
+    from openrlhf_sfpo.orchestration.openrlhf_types import ReferenceModelActor as _ReferenceModelActor
+    from openrlhf_sfpo.rollout.weight_sync import WeightSync
 else:
     _ActorBase = object
+    _PolicyModelActor = unwrap_ray_class(ppo_actor.PolicyModelActor)
+    _ReferenceModelActor = unwrap_ray_class(launcher.ReferenceModelActor)
 
 _STATE = "sfpo"  # our part of a checkpoint's client states
-
-
-_PolicyModelActor: Any = unwrap_ray_class(ppo_actor.PolicyModelActor)
-_ReferenceModelActor: Any = unwrap_ray_class(ReferenceModelActor)
 
 
 class _OnAnyDevice(_ActorBase):
@@ -51,7 +52,8 @@ class _OnAnyDevice(_ActorBase):
 class PolicyActor(_OnAnyDevice, _PolicyModelActor):
     """OpenRLHF's policy, whose `fit` is an SFPO update."""
 
-    _sync: Any = None
+    trainer: SlowFastActorTrainer
+    _sync: "WeightSync | None" = None
 
     def init_model_from_pretrained(
         self, strategy: HoldsFlags, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
@@ -114,11 +116,17 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
     def finish_checkpoint(self) -> None:
         """Nothing is written in the background."""
 
-    def save_checkpoint(self, tag: str, client_states: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def save_checkpoint(
+        self,
+        tag: str,
+        client_states: dict[str, Any] | None = None,
+        metric_value: float | None = None,
+        metric_key: str | None = None,
+    ) -> None:
         """As OpenRLHF's, with the gate's state among the client states."""
         states = {**(client_states or {}), _STATE: self.trainer.sfpo.state_dict()}
         make_savable(self.strategy._unwrap_model(self.actor))
-        super().save_checkpoint(tag, states, **kwargs)
+        super().save_checkpoint(tag, states, metric_value, metric_key)
         if self.save_hf_ckpt and self._rank == 0:
             set_modes(Path(self.strategy.args.ckpt.path) / f"{tag}_hf")
 
@@ -129,10 +137,10 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
         if self._rank == 0:
             set_modes(Path(self.strategy.args.ckpt.output_dir))
 
-    def execute_batch(self, method_name: str, *args: Any) -> list[Any]:
+    def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
         if method_name == "forward":
             self._stage("old log-probabilities")
-        return super().execute_batch(method_name, *args)
+        return super().execute_batch(method_name, all_data, start_idx, end_idx)
 
     def _notice(self, text: str) -> None:
         if self._rank == 0:

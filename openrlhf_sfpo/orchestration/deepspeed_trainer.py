@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from openrlhf.trainer.ray import ppo_actor
 
 from openrlhf_sfpo.config.flag_table import section
 from openrlhf_sfpo.config.flags import SFPOConfig
@@ -22,7 +23,7 @@ from openrlhf_sfpo.system.replacements import replaced_on
 if TYPE_CHECKING:
     from openrlhf_sfpo.orchestration.openrlhf_types import Actor, ActorPPOTrainer, DeepspeedStrategy, Experience
 else:
-    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+    ActorPPOTrainer = ppo_actor.ActorPPOTrainer
 
 # OpenRLHF's names for what the algorithm reads.
 _METRICS = {"ppo_kl": "ppo_kl", "clip_ratio": "ppo_clip_ratio"}
@@ -102,12 +103,12 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         """Add up the entropies that the model computes. OpenRLHF's own `entropy_loss` weighs the tokens of a step's
         micro-batches differently, and with dynamic batches depends on their number."""
 
-        def ask(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def ask(model: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             # Without gradients it is asked for old log-probabilities, and for nothing else.
             asked = at_start and not torch.is_grad_enabled()
             return args, {**kwargs, "return_output": True, "return_entropy": True} if asked else kwargs
 
-        def add(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        def add(model: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             training = torch.is_grad_enabled()
             if training or at_start:
                 mask = args[1] if len(args) > 1 else kwargs["action_mask"]

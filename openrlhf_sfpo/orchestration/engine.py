@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
-from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
-from openrlhf.utils.agent import SingleTurnAgentExecutor
+from openrlhf.trainer.ray import vllm_engine
+from openrlhf.utils import agent
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.engine_starts import start_reported
@@ -29,18 +29,21 @@ from openrlhf_sfpo.tasks.reward_files import attribute, load_file
 from openrlhf_sfpo.tasks.rewards import CheckedReward, is_url
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
+    from transformers import PreTrainedTokenizerBase
+    from vllm import RequestOutput, SamplingParams
     from vllm.v1.worker.gpu_worker import Worker
 
+    from openrlhf_sfpo.orchestration.openrlhf_types import RolloutRayActor as _RolloutRayActor
+    from openrlhf_sfpo.orchestration.openrlhf_types import SingleTurnAgentExecutor
+else:
+    _RolloutRayActor = unwrap_ray_class(vllm_engine.RolloutRayActor)
+    SingleTurnAgentExecutor = agent.SingleTurnAgentExecutor
 
 _EXECUTOR = "openrlhf.utils.agent.SingleTurnAgentExecutor"
 
 
 class RewardFailure(RuntimeError):
     """A reward could not be computed; the message has the reason."""
-
-
-_RolloutRayActor: Any = unwrap_ray_class(RolloutRayActor)
 
 
 class RolloutEngine(_RolloutRayActor):
@@ -77,7 +80,7 @@ class RolloutEngine(_RolloutRayActor):
         response_seed: int | None,
         finite_rewards: bool,
         reward_timeout: float,
-        remote_rm_url: Any = None,
+        remote_rm_url: str | list[str] | None = None,
         agent_func_path: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -115,8 +118,15 @@ class RolloutEngine(_RolloutRayActor):
         self._wants_reward = bool(getattr(self.executor, "reward_endpoints", None))
 
     async def generate_responses(
-        self, prompt: str, label: str, sampling_params: "SamplingParams", **kwargs: Any
-    ) -> Any:
+        self,
+        prompt: str,
+        label: str,
+        sampling_params: "SamplingParams",
+        max_length: int,
+        hf_tokenizer: "PreTrainedTokenizerBase",
+        num_samples: int = 1,
+        images: object = None,
+    ) -> list[dict[str, Any]]:
         """As OpenRLHF's, with log-probabilities, and with an error where OpenRLHF would leave the reward out."""
         sampling_params.logprobs = 1
         if isinstance(self.executor, SingleTurnAgentExecutor) and not sampling_params.stop:
@@ -126,9 +136,11 @@ class RolloutEngine(_RolloutRayActor):
         if self._response_seeds is not None:
             _seeds.set(self._response_seeds.for_prompt(prompt))
         if self._wants_reward and self._decoder is None:
-            self._decoder = ResponseDecoder(kwargs["hf_tokenizer"])
+            self._decoder = ResponseDecoder(hf_tokenizer)
         updates = self._updates
-        responses = await super().generate_responses(prompt, label, sampling_params, **kwargs)
+        responses = await super().generate_responses(
+            prompt, label, sampling_params, max_length, hf_tokenizer, num_samples, images
+        )
         if updates is not None:
             stamp(responses, updates)
         if self._reward is not None and self._reward.failure is not None:
@@ -143,7 +155,7 @@ class RolloutEngine(_RolloutRayActor):
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: "SamplingParams", multi_modal_data: object = None
-    ) -> Any:
+    ) -> "RequestOutput":
         """As OpenRLHF's, with this response's seed if it has one. Called once for each response."""
         if self._lacks_weights:
             raise RuntimeError("this engine slept at level 2 (--vllm.sleep_level) and was not sent the weights since")
@@ -189,7 +201,7 @@ class RolloutEngine(_RolloutRayActor):
         await self.llm.finish_weight_update()
         self._lacks_weights = self._updating = False
 
-    async def sleep(self) -> None:
+    async def sleep(self) -> None:  # type: ignore[override]  # the level is a flag, and nobody gives one
         """Free the GPU memory of the weights and the key/value cache, including cached prefixes, until `wake_up`."""
         if not self._asleep:
             await self.llm.sleep(level=self._sleep_level)

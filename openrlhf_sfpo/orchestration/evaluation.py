@@ -1,23 +1,22 @@
 """The samples of an evaluation, and how exact its metrics are."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from openrlhf.trainer.ppo_utils.experience import Experience
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from openrlhf_sfpo.system.statistics import standard_errors
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
+    from openrlhf_sfpo.orchestration.openrlhf_types import Experience, PromptBatch
 
 
 class Evaluated(NamedTuple):
     """What an evaluation sampled: those of one prompt are neighbors."""
 
-    samples: list[Experience]
+    samples: "list[Experience]"
     per_prompt: int
 
 
-def evaluation_errors(evaluated: Evaluated, eval_dataloader: "DataLoader[Any]") -> dict[str, float]:
+def evaluation_errors(evaluated: Evaluated, eval_dataloader: "Iterable[PromptBatch]") -> dict[str, float]:
     """Standard errors of each data source's pass1, named as OpenRLHF names its evaluation metrics. Copies of a prompt
     are one prompt with the samples of all of them."""
     source_of = {
@@ -31,7 +30,9 @@ def evaluation_errors(evaluated: Evaluated, eval_dataloader: "DataLoader[Any]") 
         group = samples[start : start + per_prompt]
         prompt = group[0].prompts[0]
         of_prompt = scores.setdefault(source_of.get(prompt, "unknown"), {}).setdefault(prompt, [])
-        of_prompt += [sample.rewards[0].item() for sample in group]
+        for sample in group:
+            assert sample.rewards is not None
+            of_prompt.append(sample.rewards[0].item())
     errors = {}
     for source, by_prompt in scores.items():
         errors[f"eval_{source}_prompts"] = float(len(by_prompt))

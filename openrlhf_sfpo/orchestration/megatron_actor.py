@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 import torch
+from openrlhf.trainer.ppo_utils import experience as openrlhf_experience
+from openrlhf.trainer.ray import launcher
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole, rotate
 from openrlhf_sfpo.cluster.heartbeat import Heartbeat
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
     from openrlhf_sfpo.orchestration.openrlhf_types import BaseModelActor, Experience
     from openrlhf_sfpo.rollout.weight_sync import WeightSync
 else:
-    from openrlhf.trainer.ppo_utils.experience import Experience
-    from openrlhf.trainer.ray.launcher import BaseModelActor
+    Experience = openrlhf_experience.Experience
+    BaseModelActor = launcher.BaseModelActor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,7 +121,6 @@ class PolicyActor(MegatronModelActor):
     """
 
     _sync: "WeightSync | None" = None
-
     _has_old_log_probs = True
     heartbeat: Heartbeat
 

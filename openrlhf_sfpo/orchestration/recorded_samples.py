@@ -1,12 +1,16 @@
 """OpenRLHF's samples as recorded rollouts and back, and a samples generator that replays a recording."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, record_files
 from openrlhf_sfpo.rollout.staleness import STAMP
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.orchestration.openrlhf_types import Experience
+else:
+    from openrlhf.trainer.ppo_utils.experience import Experience
 
 
 class Replay:
@@ -39,6 +43,7 @@ class Replay:
 def to_record(sample: Experience) -> RolloutRecord:
     """One fresh rollout (a batch of one, without padding) as it is written to disk."""
     log_probs = sample.rollout_log_probs
+    assert sample.rewards is not None
     reward = sample.rewards[0].item()
     return RolloutRecord(
         tokens=sample.sequences[0],

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from openrlhf.trainer.ppo_utils.experience import Experience
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ppo_utils import experience, samples_generator
 
 from openrlhf_sfpo.cluster.mailbox import Events
-from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool, is_engine_failure
 from openrlhf_sfpo.orchestration.evaluation import Evaluated
 from openrlhf_sfpo.orchestration.recorded_samples import to_experience, to_record
@@ -24,6 +22,11 @@ from openrlhf_sfpo.system.random_state import rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from openrlhf_sfpo.orchestration.openrlhf_types import Experience, PromptBatch, SamplesGenerator
+else:
+    Experience = experience.Experience
+    SamplesGenerator = samples_generator.SamplesGenerator
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,6 @@ class SampleGenerator(SamplesGenerator):
         evaluated: what the last evaluation sampled.
     """
 
-    args: NestedFlags
-
     def __init__(
         self, generator: SamplesGenerator, pool: EnginePool, events: Events, pretrain: str, ends_on_request: bool
     ) -> None:
@@ -68,16 +69,16 @@ class SampleGenerator(SamplesGenerator):
         self.args = copy.copy(self.args)
         self.args.vllm = copy.copy(self.args.vllm)
         self.args.vllm.enable_sleep = False
-        self._dataloader_iter: Any = None
-        self._sample_buffer: list[Experience] = []
+        self._dataloader_iter = None
+        self._sample_buffer = []
         self.evaluated = Evaluated([], 1)
 
-    def generate_samples(self, **kwargs: Any) -> Any:
+    def generate_samples(self, **kwargs: Any) -> tuple[list[Experience], float | None, int, bool]:
         self._events.send("phase", text="rollout")
-        samples, *rest = super().generate_samples(**kwargs)
+        samples, pass_rate, consumed, exhausted = super().generate_samples(**kwargs)
         if self.args.rollout.deterministic:
             samples = in_lasting_order(samples, self.args.rollout.n_samples_per_prompt)
-        return samples, *rest
+        return samples, pass_rate, consumed, exhausted
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
         """As OpenRLHF's, with as many samples in flight as a rollout batch has, and graded by the reward function's
@@ -96,7 +97,7 @@ class SampleGenerator(SamplesGenerator):
         self.args = larger
         try:
             with self._pool.awake():
-                samples: list[Experience] = super().generate_eval_samples(**kwargs)
+                samples = super().generate_eval_samples(**kwargs)
         finally:
             self.args = args
         for sample in samples:
@@ -128,7 +129,7 @@ class SampleGenerator(SamplesGenerator):
             return self._generate(*args, **kwargs)
 
     def _generate(
-        self, dataloader_iter: Iterator[Any], num_prompts: int, dynamic_filtering: bool, **kwargs: Any
+        self, dataloader_iter: "Iterator[PromptBatch]", num_prompts: int, dynamic_filtering: bool, **kwargs: Any
     ) -> tuple[list[Experience], int, bool]:
         """Samples for `num_prompts` prompts (more are drawn for those that the filter leaves out).
 
@@ -203,14 +204,15 @@ class SampleGenerator(SamplesGenerator):
     def _passes(self, samples: list[Experience]) -> bool:
         """Whether dynamic filtering keeps a prompt's samples: by their mean score. One that is not finite is kept: the
         trainer decides what to do about it."""
-        if any(sample.scores is None for sample in samples):
+        scores: list[float] = [sample.scores[0].item() for sample in samples if sample.scores is not None]
+        if len(scores) < len(samples):
             return True
-        mean = sum(sample.scores[0].item() for sample in samples) / len(samples)
+        mean = sum(scores) / len(scores)
         low, high = self.args.algo.dynamic_filtering_range
         return low < mean < high or not math.isfinite(mean)
 
 
-def _draw(prompts: Iterator[Any], count: int) -> tuple[list[Request], bool]:
+def _draw(prompts: "Iterator[PromptBatch]", count: int) -> tuple[list[Request], bool]:
     """Up to `count` prompts, and whether there were fewer left."""
     drawn: list[Request] = []
     while len(drawn) < count:

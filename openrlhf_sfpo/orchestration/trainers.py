@@ -13,7 +13,6 @@ import ray
 import torch
 import transformers
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
-from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags
@@ -31,13 +30,22 @@ from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
-_PPOTrainer: Any = unwrap_ray_class(ppo_trainer.PPOTrainer)
-_TrainingActor: Any = unwrap_ray_class(ppo_trainer_async.TrainingActor)
-_GenerateSamplesActor: Any = unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)
 if TYPE_CHECKING:
-    from openrlhf.trainer.ppo_trainer import BasePPOTrainer as _TrainerBase
+    from transformers import PreTrainedTokenizerBase
+
+    from openrlhf_sfpo.orchestration.openrlhf_types import BasePPOTrainer as _TrainerBase
+    from openrlhf_sfpo.orchestration.openrlhf_types import Experience, GeneratesSamples, PromptLoader, SamplesGenerator
+    from openrlhf_sfpo.orchestration.openrlhf_types import GenerateSamplesActor as _GenerateSamplesActor
+    from openrlhf_sfpo.orchestration.openrlhf_types import PPOTrainer as _PPOTrainer
+    from openrlhf_sfpo.orchestration.openrlhf_types import TrainingActor as _TrainingActor
 else:
+    from openrlhf.trainer.ppo_utils.experience import Experience
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
     _TrainerBase = object
+    _PPOTrainer = unwrap_ray_class(ppo_trainer.PPOTrainer)
+    _TrainingActor = unwrap_ray_class(ppo_trainer_async.TrainingActor)
+    _GenerateSamplesActor = unwrap_ray_class(ppo_trainer_async.GenerateSamplesActor)
 
 
 def _seed(args: NestedFlags) -> None:
@@ -49,8 +57,7 @@ def _seed(args: NestedFlags) -> None:
 class _Reports(_TrainerBase):
     """What both trainers add around BasePPOTrainer's methods."""
 
-    args: NestedFlags
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     _saved_step = -1
 
     def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict[str, Any], int]:
@@ -100,7 +107,12 @@ class _Reports(_TrainerBase):
 
     def init_checkpoint_states(self) -> dict[str, Any]:
         """As OpenRLHF's; without a checkpoint the states of a beginning."""
-        begin = {"episode": 0, "global_step": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}}
+        begin: dict[str, Any] = {
+            "episode": 0,
+            "global_step": 0,
+            "total_consumed_prompts": 0,
+            "data_loader_state_dict": {},
+        }
         states = begin | super().init_checkpoint_states()
         if states["global_step"] > 0:
             self._saved_step = states["global_step"]
@@ -162,12 +174,14 @@ class _Reports(_TrainerBase):
 class _EvaluationReports:
     """What the two classes add that evaluate."""
 
-    samples_generator: Any
-    eval_dataloader: Any
+    samples_generator: "GeneratesSamples"
+    eval_dataloader: "PromptLoader | None"
 
     def _report_evaluation(self, step: int, logs: dict[str, float]) -> dict[str, float]:
         """The metrics of the evaluation just made, with their standard errors; announced as well."""
-        logs = {**logs, **evaluation_errors(self.samples_generator.evaluated, self.eval_dataloader)}
+        generator, loader = self.samples_generator, self.eval_dataloader
+        assert isinstance(generator, SampleGenerator) and loader is not None
+        logs = {**logs, **evaluation_errors(generator.evaluated, loader)}
         Events().send("eval", step=step, metrics=logs)
         return logs
 
@@ -175,7 +189,6 @@ class _EvaluationReports:
 class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
     """The synchronous trainer."""
 
-    prompts_dataloader: Any
     _last_states: dict[str, Any] | None
 
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
@@ -187,6 +200,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
             self.samples_generator = Replay(self.args.rollout.replay_dir)
         else:
             generator, events = self.samples_generator, self._events()
+            assert isinstance(generator, SamplesGenerator)
             self._pool = EnginePool.of(generator.vllm_engines, self.args, events)
             self.samples_generator = SampleGenerator(generator, self._pool, events, pretrain, ends_on_request=True)
         self.prompts_dataloader = DataPosition(self.prompts_dataloader, self.samples_generator)
@@ -239,6 +253,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
 
     @torch.no_grad()
     def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
+        assert self.eval_dataloader is not None
         self._events().send("phase", text=f"evaluating on {len(self.eval_dataloader.dataset)} prompts", long=True)
         with random_numbers_kept():
             logs = super().evaluate(global_step, **generate_kwargs)
@@ -308,13 +323,12 @@ class TrainingActor(_Reports, _TrainingActor):
 class GenerateSamplesActor(_EvaluationReports, _GenerateSamplesActor):
     """The rollout half of the asynchronous trainer; evaluations run here."""
 
-    prompts_dataloader: Any
-
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
         # The training half ends the run: the step in progress would be lost otherwise.
         generator, events = self.samples_generator, Events()
+        assert isinstance(generator, SamplesGenerator)
         pool = EnginePool.of(generator.vllm_engines, generator.args, events)
         self.samples_generator = SampleGenerator(generator, pool, events, pretrain, ends_on_request=False)
         self.prompts_dataloader = DataPosition(self.prompts_dataloader, self.samples_generator)
