@@ -60,7 +60,7 @@ def train_batches(samples: list[Any], world: int, size: int) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize(("stage", "world"), RANKS)
-def test_updates_equal_a_plain_pytorch_loop(
+def test_zero_updates_equal_a_plain_pytorch_loop(
     zero_ranks: RankPool, model: str, samples: list[Any], stage: int, world: int
 ) -> None:
     """Two rollout batches of two optimizer steps of several micro-batches. Each rank reports the same."""

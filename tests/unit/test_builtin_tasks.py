@@ -5,20 +5,7 @@ from typing import Any
 
 import pytest
 
-from openrlhf_sfpo.tasks import answers, rewards
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (r"first \boxed{1} then \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{a{b}{c}} rest", "a{b}{c}"),
-        (r"\boxed{never closed", None),
-        ("nothing", None),
-    ],
-)
-def test_last_boxed(text: str, expected: str | None) -> None:
-    assert answers.last_boxed(text) == expected
+from openrlhf_sfpo.tasks import rewards
 
 
 def label_of(name: str, entry: dict[str, Any], **options: Any) -> str:
