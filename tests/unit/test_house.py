@@ -55,16 +55,53 @@ def module_name(path: Path) -> str:
 
 def imported(name: str, path: Path, files: dict[str, Path]) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    importers = {
+        "__import__",
+        *names_of(tree, "importlib", "import_module"),
+        *names_of(tree, "importlib", "__import__"),
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} imports relatively; write the whole name"
             base = node.module or ""
             found += [f"{base}.{a.name}" if f"{base}.{a.name}" in files else base for a in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
-            found += [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in importers:
+            arguments = [*node.args[:1], *(word.value for word in node.keywords if word.arg == "name")]
+            found += [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
     return found
+
+
+def names_of(tree: ast.Module, module: str, name: str) -> set[str]:
+    """The expressions that a file calls a module's function by, such as `importlib.import_module`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {f"{alias.asname or module}.{name}" for alias in node.names if alias.name == module}
+        elif isinstance(node, ast.ImportFrom) and node.module == module:
+            found |= {alias.asname or name for alias in node.names if alias.name == name}
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import openrlhf.cli",
+        "import openrlhf.cli as cli",
+        "from openrlhf.cli import train",
+        "def f():\n    import openrlhf.cli",
+        "import importlib\nimportlib.import_module('openrlhf.cli')",
+        "import importlib as i\ni.import_module(name='openrlhf.cli')",
+        "from importlib import import_module\nimport_module('openrlhf.cli')",
+        "from importlib import import_module as load\nload('openrlhf.cli')",
+        "__import__('openrlhf.cli')",
+    ],
+)
+def test_every_way_to_import_is_seen(tmp_path: Path, source: str) -> None:
+    (tmp_path / "module.py").write_text(source)
+    assert imported("module", tmp_path / "module.py", {}).count("openrlhf.cli") == 1
 
 
 def room(module: str) -> str:
