@@ -176,7 +176,9 @@ def rewrite_radicals(label: str) -> list[Pair]:
 
 
 def rewrite_degrees(label: str) -> list[Pair]:
-    value = re.match(r"-?[\d.]+", label).group()
+    found = re.match(r"-?[\d.]+", label)
+    assert found
+    value = found.group()
     forms = [
         f"{value}°",
         rf"{value}\degree",
@@ -197,7 +199,9 @@ def rewrite_degrees(label: str) -> list[Pair]:
 
 
 def rewrite_with_units(label: str) -> list[Pair]:
-    value, unit = re.match(r"(-?[\d.,\\!]+?)\s*(?:\\,)?\s*\\\w+\{\s*([ a-z.]*?)\s*\.?\}", label).groups()
+    found = re.match(r"(-?[\d.,\\!]+?)\s*(?:\\,)?\s*\\\w+\{\s*([ a-z.]*?)\s*\.?\}", label)
+    assert found
+    value, unit = found.groups()
     made = [
         ("no unit", value),
         ("text with a unit", rf"\text{{{value} {unit}}}"),
@@ -285,7 +289,9 @@ def rewrite_percent(label: str) -> list[Pair]:
 
 
 def rewrite_bases(label: str) -> list[Pair]:
-    digits, base = re.match(r"([\dA-F]+)_\{?(\d+)\}?", label).groups()
+    found = re.match(r"([\dA-F]+)_\{?(\d+)\}?", label)
+    assert found
+    digits, base = found.groups()
     made = [
         ("a base", f"{digits}_{{{base}}}"),
         ("a base", rf"({digits})_{{{base}}}"),

@@ -254,7 +254,9 @@ def _lists(label: str) -> list[Pair]:
 
 
 def _words(label: str) -> list[Pair]:
-    word = re.match(r"\\\w+\{\s*([^{}]*?)\s*\}", label).group(1)
+    found = re.match(r"\\\w+\{\s*([^{}]*?)\s*\}", label)
+    assert found
+    word = found.group(1)
     return [
         ("plain words", word),
         ("capitals", word.upper() if len(word) > 4 else word),
@@ -269,7 +271,9 @@ def _words(label: str) -> list[Pair]:
 
 
 def _choices(label: str) -> list[Pair]:
-    letter = re.search(r"[A-Z]", label.replace(r"\text", "")).group()
+    found = re.search(r"[A-Z]", label.replace(r"\text", ""))
+    assert found
+    letter = found.group()
     forms = [
         letter,
         f"({letter})",

@@ -113,6 +113,7 @@ def stretched(samples: list[Sample]) -> list[Sample]:
     longest = max(len(sample.tokens) for sample in samples)
     found = []
     for sample in samples:
+        assert sample.advantages is not None
         first = int(sample.action_mask.int().argmax()) + 1  # the response's first token
         response = sample.tokens[first:]
         repeats = -(-(longest - first) // len(response))
@@ -199,6 +200,7 @@ class Child:
         return float(self._answer())
 
     def _say(self, word: str) -> None:
+        assert self.process.stdin is not None
         try:
             self.process.stdin.write(f"{word}\n")
             self.process.stdin.flush()
@@ -207,6 +209,7 @@ class Child:
 
     def _answer(self) -> str:
         """The next line that is an answer; libraries print as well."""
+        assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
                 return line.split()[1]
@@ -224,7 +227,7 @@ def child(args: argparse.Namespace) -> None:
 
     flash_attn_stub.install_if_missing()
     samples = [Sample(**fields) for fields in torch.load(args.batch)]
-    build: dict[str, Callable[..., Iterator[None]]] = {"megatron": megatron, "openrlhf": openrlhf, "trl": trl}
+    build: dict[str, Callable[..., Iterator[Any]]] = {"megatron": megatron, "openrlhf": openrlhf, "trl": trl}
     updates = build[args.child](args, samples)
     before = next(updates)  # after the imports
     next(updates)  # the model is loaded
@@ -309,12 +312,13 @@ def openrlhf(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
             "train.micro_batch_size": args.micro_batch[0],
         }
     )
-    policy = unwrap_ray_class(PolicyModelActor)
+    policy: Any = unwrap_ray_class(PolicyModelActor)
     actor = policy.__new__(policy)
     actor._rank, actor._world_size = 0, 1
     actor.init_model_from_pretrained(get_strategy(nested(flat)), str(args.model), max_steps=1000)
     batches = []
     for sample in samples:
+        assert sample.advantages is not None
         masks = (sample.action_mask[None], torch.ones_like(sample.tokens)[None])
         log_probs = actor.forward(sample.tokens[None], *masks)
         batches.append(
@@ -404,7 +408,7 @@ def padded(samples: list[Sample], pad: int) -> dict[str, Any]:
         "prompt_mask": pad_right([torch.ones_like(row) for row in prompts], 0).flip(1),
         "completion_ids": pad_right(answers, pad),
         "completion_mask": pad_right([torch.ones_like(row) for row in answers], 0),
-        "advantages": torch.stack([sample.advantages.max() for sample in samples]),
+        "advantages": torch.stack([sample.advantages.max() for sample in samples if sample.advantages is not None]),
         "num_items_in_batch": torch.tensor(sum(len(row) for row in answers)),
     }
 

@@ -15,6 +15,7 @@ to exchange.md, with everything measured in exchange.json.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -72,9 +73,8 @@ def measure(rank: int, ranks: int, port: int, args: argparse.Namespace, queue: A
     found = {}
     for name, step in (("ours", ours), ("gathered", gathered)):
         # One more, for memory that is taken from the system in the first one.
-        _, *rounds = [
-            timed(lambda step=step: step(Layout(), settings, own, args.passes)) for _ in range(args.rounds + 1)
-        ]
+        measured = functools.partial(step, Layout(), settings, own, args.passes)
+        _, *rounds = [timed(measured) for _ in range(args.rounds + 1)]
         found[name] = {
             "bytes_per_rank": min(sent for sent, _ in rounds) / ranks,
             "seconds": statistics.median(seconds for _, seconds in rounds),

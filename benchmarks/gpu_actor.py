@@ -35,6 +35,7 @@ from typing import Any
 import torch
 from machine import cpu_name, write_result
 
+from openrlhf_sfpo.megatron.settings import Attention, LayerSpec
 from openrlhf_sfpo.report.tables import Table
 
 SMALL: dict[str, Any] = {
@@ -205,7 +206,9 @@ def samples_of(count: int, length: int, vocab: int, uneven: bool) -> list[Any]:
     return samples
 
 
-def build(args: argparse.Namespace, model: Path, dtype: str, layers: str, attention: str, **settings: Any) -> Any:
+def build(
+    args: argparse.Namespace, model: Path, dtype: str, layers: LayerSpec, attention: Attention, **settings: Any
+) -> Any:
     from openrlhf_sfpo.megatron.actor import MegatronActor
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
@@ -232,7 +235,8 @@ def job_kinds(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
 
     kinds: dict[str, list[list[str]]] = {"fp32": [], "bf16": []}
     for dtype, found in kinds.items():
-        for layers, attention in (("local", "sdpa"), ("local", "flash"), ("te", "sdpa")):
+        combinations: list[tuple[LayerSpec, Attention]] = [("local", "sdpa"), ("local", "flash"), ("te", "sdpa")]
+        for layers, attention in combinations:
             chosen = getattr(torch, {"fp32": "float32", "bf16": "bfloat16"}[dtype])
             try:
                 choose_layers(ActorSettings(args.device, chosen, layer_spec=layers, attention=attention))
@@ -243,7 +247,7 @@ def job_kinds(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
 
 
 def job_update(
-    args: argparse.Namespace, directory: Path, dtype: str, layers: str = "local", attention: str = "sdpa"
+    args: argparse.Namespace, directory: Path, dtype: str, layers: LayerSpec = "local", attention: Attention = "sdpa"
 ) -> dict[str, Any]:
     """Log-probabilities before, main parameters before and after two updates; the file with them is in the result."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
@@ -337,7 +341,7 @@ def copy_seconds(args: argparse.Namespace, size: int) -> float:
     return seconds_of(args.device, args.rounds, functools.partial(target.copy_, source))
 
 
-def job_pass(args: argparse.Namespace, directory: Path, layers: str, attention: str) -> dict[str, Any]:
+def job_pass(args: argparse.Namespace, directory: Path, layers: LayerSpec, attention: Attention) -> dict[str, Any]:
     """A fast pass of one optimizer step over the large model."""
     from openrlhf_sfpo.megatron import cpu
     from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
@@ -393,7 +397,7 @@ def matrix_product(device: str) -> float:
     return 2 * size**3 / seconds_of(device, 10, lambda: one @ other)
 
 
-def planned(args: argparse.Namespace, actor: Any, layers: str, attention: str) -> int:
+def planned(args: argparse.Namespace, actor: Any, layers: LayerSpec, attention: Attention) -> int:
     """What `openrlhf-sfpo plan` says of the same: the actor's state, a pass and its temporaries, without allowances."""
     from openrlhf_sfpo.plan.activations import moments
     from openrlhf_sfpo.plan.setup import Setup

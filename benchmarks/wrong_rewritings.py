@@ -156,7 +156,9 @@ def _wrong_lists(label: str) -> list[Pair]:
 
 
 def _wrong_degrees(label: str) -> list[Pair]:
-    value = re.match(r"-?[\d.]+", label).group()
+    found = re.match(r"-?[\d.]+", label)
+    assert found
+    value = found.group()
     return [
         ("another unit", rf"{value}\text{{ radians}}"),
         ("another unit", rf"{value}\text{{ cm}}"),
@@ -195,7 +197,9 @@ def _wrong_percent(label: str) -> list[Pair]:
 
 
 def _wrong_bases(label: str) -> list[Pair]:
-    digits, base = re.match(r"([\dA-F]+)_\{?(\d+)\}?", label).groups()
+    found = re.match(r"([\dA-F]+)_\{?(\d+)\}?", label)
+    assert found
+    digits, base = found.groups()
     return [
         ("another base", f"{digits}_{{{other}}}")
         for other in (int(base) - 1, int(base) + 1, 10)
@@ -204,7 +208,9 @@ def _wrong_bases(label: str) -> list[Pair]:
 
 
 def _wrong_words(label: str) -> list[Pair]:
-    word = re.match(r"\\\w+\{\s*([^{}]*?)\s*\}", label).group(1)
+    found = re.match(r"\\\w+\{\s*([^{}]*?)\s*\}", label)
+    assert found
+    word = found.group(1)
     return [
         ("other words", rf"\text{{not {word}}}"),
         ("other words", rf"\text{{{word} or Zoe}}"),
@@ -215,7 +221,9 @@ def _wrong_words(label: str) -> list[Pair]:
 
 
 def _wrong_choices(label: str) -> list[Pair]:
-    letter = re.search(r"[A-Z]", label.replace(r"\text", "")).group()
+    found = re.search(r"[A-Z]", label.replace(r"\text", ""))
+    assert found
+    letter = found.group()
     other = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"["ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(letter) - 1]
     return [
         ("another choice", other),

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -100,7 +100,8 @@ def check_files(pins: dict[str, str], root: Path = ROOT) -> Iterator[str]:
         yield f"Transformer Engine's packages are of several versions: {engines}"
     yield from check_dockerfile((root / "Dockerfile").read_text(encoding="utf-8"), pins)
     scripts = {name: (root / name / "install.sh").read_text(encoding="utf-8") for name in ("docker", "requirements")}
-    versions = {re.search(r"^pip(?:_version)?=(\S+)", text, re.MULTILINE)[1] for text in scripts.values()}
+    found = [re.search(r"^pip(?:_version)?=(\S+)", text, re.MULTILINE) for text in scripts.values()]
+    versions = {one and one[1] for one in found}
     if len(versions) > 1:
         yield f"docker/install.sh and requirements/install.sh take different versions of pip: {versions}"
 
@@ -183,7 +184,8 @@ def check_index(pins: dict[str, str]) -> Iterator[str]:
         if not is_on_index(name, pins[name]):
             yield f"the index has no {name}=={pins[name]}"
     found = ask_index({name: version for name, version in pins.items() if name not in compiled})
-    declared, sources = {}, []
+    declared: dict[str, list[str]] = {}
+    sources = []
     for item in found:
         metadata = item["metadata"]
         name = canonicalize_name(metadata["name"])
@@ -200,7 +202,7 @@ def check_index(pins: dict[str, str]) -> Iterator[str]:
 
 def check_installed(pins: dict[str, str]) -> Iterator[str]:
     """What is installed here in another version than pinned or not at all, and what it asks for in vain."""
-    here = {canonicalize_name(one.metadata["Name"]): one for one in distributions()}
+    here: dict[str, Distribution] = {canonicalize_name(one.metadata["Name"]): one for one in distributions()}
     for name, version in pins.items():
         if name not in here:
             yield f"{name} is not installed"

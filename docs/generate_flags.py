@@ -241,7 +241,7 @@ def _takes(action: argparse.Action) -> str:
     if action.nargs == 0:
         return "on or off"
     limits = ranges().get(action.dest)
-    kinds = {int: "a whole number", float: "a number"}
+    kinds: dict[object, str] = {int: "a whole number", float: "a number"}
     kind = "a path" if action.dest in path_flags() else kinds.get(action.type, "text")
     if limits is not None:
         # "a number above 0" names the kind already, except that of whole numbers.

@@ -78,6 +78,12 @@ def load(wanted: PublishedSet, directory: Path | None) -> list[Problem]:
     return problems
 
 
+def key_of(problem: Problem) -> str:
+    """What two problems have in common that are the same."""
+    assert isinstance(problem.text, str)  # see `load`
+    return normalized(problem.text)
+
+
 def rows_of(name: str, problems: list[Problem]) -> list[dict[str, Any]]:
     """What a training or evaluation file has of a set."""
     return [
@@ -103,11 +109,11 @@ def prepare(out: Path, directory: Path | None) -> None:
     check_writable("OUT", out)
     evaluated = {wanted.name: load(wanted, directory) for wanted in PAPER_SETS}
     trained = {wanted.name: load(wanted, directory) for wanted in TRAINING_SETS}
-    seen = {normalized(problem.text): name for name, problems in evaluated.items() for problem in problems}
+    seen = {key_of(problem): name for name, problems in evaluated.items() for problem in problems}
     rows = []
     for name, problems in trained.items():
-        kept = [problem for problem in problems if normalized(problem.text) not in seen]
-        held_out = [seen[normalized(problem.text)] for problem in problems if normalized(problem.text) in seen]
+        kept = [problem for problem in problems if key_of(problem) not in seen]
+        held_out = [seen[key_of(problem)] for problem in problems if key_of(problem) in seen]
         where = ", ".join(f"{held_out.count(other)} in {other}" for other in dict.fromkeys(held_out))
         print(f"{name}: {len(held_out)} left out, which are evaluated on{f' ({where})' if where else ''}", flush=True)
         rows += rows_of(name, kept)

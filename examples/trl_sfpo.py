@@ -9,6 +9,7 @@ the constant learning rate. Needs `pip install trl==1.16.0`.
 
 import argparse
 import re
+from typing import Any
 
 import reasoning_gym
 from datasets import Dataset
@@ -23,26 +24,28 @@ K, ALPHA = 3, 0.8
 class SFPO(TrainerCallback):
     """For one optimizer step in each pass; with M of them, count in M (K + 1)."""
 
-    def on_train_begin(self, args, state, control, optimizer, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
         self.slow = SlowCopy(TorchWeights(optimizer))
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % (K + 1) == 0:
             self.slow.take()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % (K + 1) == K:
             self.slow.reposition(ALPHA, measure=False)
             self.slow.release()
 
 
-def correct(completions, answer, **kwargs):
+def correct(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
     """1 if the last integer in the completion is the answer."""
     found = [re.findall(r"-?\d+", text)[-1:] for text in completions]
     return [float(last == [expected]) for last, expected in zip(found, answer, strict=True)]
 
 
-def make_trainer(model: str, output: str, steps: int, callbacks: list[TrainerCallback], batch_size: int = 32):
+def make_trainer(
+    model: str, output: str, steps: int, callbacks: list[TrainerCallback], batch_size: int = 32
+) -> GRPOTrainer:
     """A GRPOTrainer for `steps` rollout batches."""
     problems = reasoning_gym.create_dataset("chain_sum", size=200, min_terms=2, max_terms=2, min_digits=1, max_digits=1)
     rows = [

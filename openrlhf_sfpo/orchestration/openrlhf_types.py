@@ -232,6 +232,7 @@ class DeepspeedStrategy:
 class BaseModelActor:
     strategy: HoldsFlags
     _rank: int
+    _world_size: int
     _master_addr: str
 
     def _setup_distributed(self, strategy: HoldsFlags) -> None: ...

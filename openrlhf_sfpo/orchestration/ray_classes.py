@@ -3,6 +3,6 @@
 from typing import Any
 
 
-def unwrap_ray_class(actor_class: Any) -> type:
+def unwrap_ray_class(actor_class: Any) -> type[Any]:
     """The class behind a Ray actor class, which itself cannot be subclassed."""
     return actor_class.__ray_metadata__.modified_class.__ray_actor_class__

@@ -67,7 +67,7 @@ def config_of(variant: Variant) -> dict[str, Any]:
 
 def settings_of(variant: Variant) -> dict[str, Any]:
     """What the variant's weights are made with."""
-    own = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}
+    own: dict[str, dict[str, Any]] = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}
     return {**SHAPES, **own.get(variant.family, {}), **variant.made}
 
 

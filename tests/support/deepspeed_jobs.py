@@ -1,7 +1,7 @@
 """What the rank processes run with OpenRLHF's DeepSpeed actor; module level, so that they can be sent by name."""
 
+import argparse
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def arguments(world: int, **flags: Any) -> Any:
         }
     )
     values.update({name.replace("__", "."): value for name, value in flags.items()})
-    return nested(SimpleNamespace(**values))
+    return nested(argparse.Namespace(**values))
 
 
 def prepare() -> None:
@@ -94,11 +94,13 @@ def update(actor: Any, samples: list[Any], in_order: bool = True) -> dict[str, A
         actor.append(experience)
     original = torch.utils.data.RandomSampler.__iter__
     if in_order:  # OpenRLHF shuffles in every pass, and the plain loop does not
-        torch.utils.data.RandomSampler.__iter__ = lambda self: iter(range(len(self.data_source)))
+        torch.utils.data.RandomSampler.__iter__ = lambda self: iter(  # type: ignore[method-assign]
+            range(len(self.data_source))
+        )
     try:
         return actor.fit()
     finally:
-        torch.utils.data.RandomSampler.__iter__ = original
+        torch.utils.data.RandomSampler.__iter__ = original  # type: ignore[method-assign]
 
 
 def whole_weights(actor: Any) -> dict[str, torch.Tensor]:

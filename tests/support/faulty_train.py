@@ -19,7 +19,7 @@ def main() -> int:
 
         from openrlhf_sfpo.orchestration import trainers
 
-        trainers.Trainer = faults.FaultyTrainer
+        trainers.Trainer = faults.FaultyTrainer  # type: ignore[misc]
         return ray.remote(num_gpus=1)(faults.FaultyPolicy), without_faults(backend)[1]
 
     hooks.model_actors = model_actors

@@ -111,7 +111,7 @@ def assert_copies_agree(actor: Any) -> None:
 
     actor.finish_parameter_gather()
     place = (parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_rank())
-    mine = {}
+    mine: dict[Any, bytes] = {}
     for index, chunk in enumerate(actor._chunks):
         for name, parameter in chunk.named_parameters():
             bits = parameter.detach().view(torch.uint8).numpy().tobytes()

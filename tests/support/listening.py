@@ -25,7 +25,7 @@ class Socket:
 
 def sockets_of(root: psutil.Process) -> set[Socket]:
     """Those of a process and everything that it started."""
-    found = set()
+    found: set[Socket] = set()
     try:
         family = [root, *root.children(recursive=True)]
     except psutil.Error:

@@ -126,7 +126,12 @@ def reference(path: str, layout: tuple[int, int, int], samples: Samples) -> list
     assert held > 0
     during: list[int] = []
     scored = actor._log_probs_of
-    actor._log_probs_of = lambda batch: (during.append(storage_bytes(parameters)), scored(batch))[1]
+
+    def watched(batch: Any) -> Any:
+        during.append(storage_bytes(parameters))
+        return scored(batch)
+
+    actor._log_probs_of = watched
     actor.offload_states()
     for _ in range(2):
         assert storage_bytes(parameters) == 0

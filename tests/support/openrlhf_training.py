@@ -58,7 +58,7 @@ def policy(ray_class: Any, args: Any, model: str) -> Any:
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     cpu.install(1)
     args.ds.attn_implementation, args.ds.param_dtype = "sdpa", "fp32"
-    actor_class = unwrap_ray_class(ray_class)
+    actor_class: Any = unwrap_ray_class(ray_class)
     actor = actor_class.__new__(actor_class)
     actor._rank, actor._world_size = 0, 1
     actor.init_model_from_pretrained(get_strategy(args), model, max_steps=100, vllm_engines=None)

@@ -135,7 +135,7 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
         except EOFError:
             return
         os.environ.update(WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        ranks = {}
+        ranks: dict[Any, tuple[int, int]] = {}
         for rank in range(world_size):
             answers, theirs = multiprocessing.Pipe(duplex=False)
             pid = os.fork()
@@ -145,10 +145,11 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
             theirs.close()
             ranks[answers] = rank, pid
         while ranks:
-            for answers in wait(list(ranks)):
-                rank, pid = ranks.pop(answers)
+            ready: list[Any] = wait(list(ranks))
+            for ended in ready:
+                rank, pid = ranks.pop(ended)
                 try:
-                    answer = answers.recv_bytes()
+                    answer = ended.recv_bytes()
                 except EOFError:
                     answer = b""
                 os.waitpid(pid, 0)

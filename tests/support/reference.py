@@ -60,6 +60,7 @@ class PlainSFPO:
         decayed = [p for p in self.trained.parameters() if p.dim() > 1]
         rest = [p for p in self.trained.parameters() if p.dim() == 1]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer: torch.optim.Optimizer
         if optimizer == "adam":
             self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8)
         else:

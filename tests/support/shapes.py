@@ -64,8 +64,9 @@ def _install_in_class(cls: type) -> int:
             setattr(cls, name, checking(value))
             count += 1
     if dataclasses.is_dataclass(cls) and not hasattr(cls, "_shapes_checked") and _shapes_of(cls):
-        cls.__init__ = _then_checked(cls, cls.__init__)
-        cls._shapes_checked = True
+        target: Any = cls
+        target.__init__ = _then_checked(cls, target.__init__)
+        target._shapes_checked = True
         count += 1
     return count
 
@@ -85,8 +86,9 @@ def checking(function: Callable[..., Any]) -> Callable[..., Any]:
                 _check(f"{function.__qualname__}: what it returns", result, hints["return"])
             return result
 
-    checked.checks_shapes = True
-    return checked
+    marked: Any = checked
+    marked.checks_shapes = True
+    return marked
 
 
 def _then_checked(cls: type, init: Callable[..., None]) -> Callable[..., None]:
@@ -107,7 +109,8 @@ def _check(where: str, value: Any, hint: Any) -> None:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         dtype, _, dimensions = inner[1].partition(" ")
-        if not isinstance(value, DTYPES[dtype][torch.Tensor, dimensions]):
+        wanted: Any = DTYPES[dtype][torch.Tensor, dimensions]
+        if not isinstance(value, wanted):
             found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
             raise ShapeError(f"{where} is {found}, and should be {inner[1]}")
     elif origin in (typing.Union, types.UnionType):

@@ -115,7 +115,7 @@ async def start(model: str) -> Any:
     from openrlhf_sfpo.orchestration.engine import RolloutEngine
 
     engine = RolloutEngine.__new__(RolloutEngine)
-    await engine.__init__(
+    await engine.__init__(  # type: ignore[misc]  # as Ray does it
         model=model,
         num_gpus=1,
         device="cpu",
