@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, register
 from openrlhf_sfpo.system.errors import WEIGHT_SYNC_HINT, WeightSyncFailed
 from openrlhf_sfpo.system.ports import free_port
+
+if TYPE_CHECKING:
+    from vllm.distributed.weight_transfer.base import ParamMeta
 
 
 def backend_for(device: str, shared_gpus: bool) -> str:
@@ -185,7 +188,31 @@ class EngineClient:
             raise WeightSyncFailed(f"an engine died while the weights were sent to it ({method})") from None
 
 
-def _weight_source(producer: WeightProducer, everyone: bool) -> Any:
+class _Source(Protocol):
+    """A model's weights as a vLLM `WeightSource`, with what is asked of it here."""
+
+    producer: WeightProducer
+    stream: Iterator[tuple[str, torch.Tensor]] | None
+
+    def metadata(self) -> "list[ParamMeta]":
+        """Name, dtype and shape of each tensor."""
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors by name."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all tensors."""
+
+    @property
+    def largest_bytes(self) -> int:
+        """Of a single tensor."""
+
+    def exhaust(self) -> None:
+        """Drain the stream so that the other ranks do not deadlock."""
+
+
+def _weight_source(producer: WeightProducer, everyone: bool) -> _Source:
     """A model's weights as a vLLM `WeightSource`; with `everyone` all ranks get all of them, and not only rank 0."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
@@ -202,7 +229,6 @@ def _weight_source(producer: WeightProducer, everyone: bool) -> Any:
 
         @property
         def largest_bytes(self) -> int:
-            """Of a single tensor."""
             return max(self._sizes())
 
         def _sizes(self) -> list[int]:
@@ -216,14 +242,13 @@ def _weight_source(producer: WeightProducer, everyone: bool) -> Any:
             return self.stream
 
         def exhaust(self) -> None:
-            """Drain the stream so that the other ranks do not deadlock."""
             for _ in self.stream or self:
                 pass
 
     return MegatronSource()
 
 
-def _init_info(backend: str, source: Any, engine_workers: int, master_address: str) -> Any:
+def _init_info(backend: str, source: _Source, engine_workers: int, master_address: str) -> Any:
     rank, bucket_bytes = torch.distributed.get_rank(), source.producer.weight_bucket_bytes
     if backend == SHARED_MEMORY:
         from openrlhf_sfpo.rollout.shared_memory import SharedMemoryTrainerInitInfo

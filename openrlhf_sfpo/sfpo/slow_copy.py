@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -130,7 +130,7 @@ class SlowCopy:
         self._weights = weights
         self._mode = optimizer_state
         self._offload = device == "cpu"
-        self._host: dict[Any, torch.Tensor] = {}
+        self._host: dict[Hashable, torch.Tensor] = {}
         self._copied: torch.cuda.Event | None = None
         self._slow: list[torch.Tensor] | None = None
         self._state: list[dict[str, Any]] = []
@@ -259,7 +259,7 @@ class SlowCopy:
         optimizers = {id(shard.optimizer): shard.optimizer for shard in self._weights.shards()}
         return [group for optimizer in optimizers.values() for group in optimizer.param_groups]
 
-    def _copy(self, key: Any, value: Any) -> Any:
+    def _copy(self, key: Hashable, value: object) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         if not self._offload or value.dim() == 0 or not value.is_cuda:
@@ -308,5 +308,5 @@ def _reset_state(shard: Shard) -> None:
             shard.state[name] = 0
 
 
-def _is_moment(name: str, value: Any, weight: torch.Tensor) -> bool:
+def _is_moment(name: str, value: object, weight: torch.Tensor) -> bool:
     return name != "step" and isinstance(value, torch.Tensor) and value.shape == weight.shape
