@@ -31,8 +31,6 @@ from openrlhf_sfpo.system.replacements import replaced_on
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from openrlhf_sfpo.orchestration.openrlhf_types import BasePPOTrainer as _TrainerBase
     from openrlhf_sfpo.orchestration.openrlhf_types import Experience, GeneratesSamples, PromptLoader, SamplesGenerator
     from openrlhf_sfpo.orchestration.openrlhf_types import GenerateSamplesActor as _GenerateSamplesActor
@@ -57,7 +55,6 @@ def _seed(args: NestedFlags) -> None:
 class _Reports(_TrainerBase):
     """What both trainers add around BasePPOTrainer's methods."""
 
-    tokenizer: "PreTrainedTokenizerBase"
     _saved_step = -1
 
     def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict[str, Any], int]:
