@@ -1,1 +1,1 @@
-"""Checkpoint directories: which are whole, which is the newest, which go; and the models in them."""
+"""Checkpoint directories: finding complete ones, rotating them, and exporting their models."""

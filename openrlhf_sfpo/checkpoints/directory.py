@@ -25,7 +25,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 COMMON = "common.pt"
 MODEL = "model"
-PLACE = "_actor"  # inside --ckpt.path, where OpenRLHF looks for its own
+PLACE = "_actor"  # below --ckpt.path, where OpenRLHF looks for its own
 _REGULAR, _BEST = "global_step", "best_global_step"
 
 
@@ -94,7 +94,7 @@ def verify(checkpoint: Checkpoint, workers: int = 8) -> None:
     """Check that every file exists with its size and checksum. Reads all of them.
 
     Raises:
-        CheckpointRefused: naming the first file that is not as it was written.
+        CheckpointRefused: naming the first file that differs from what was written.
     """
     files = checkpoint.manifest["files"]
     for name, entry in files.items():
@@ -111,7 +111,7 @@ def verify(checkpoint: Checkpoint, workers: int = 8) -> None:
 
 
 def newest_whole(root: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint | None:
-    """The checkpoint with the most steps that is whole; of several, the one written last.
+    """The complete checkpoint with the most steps; among several, the one written last.
 
     Args:
         root: the directory that the checkpoints are in; it need not exist.
@@ -123,7 +123,7 @@ def newest_whole(root: Path, refused: Callable[[str], None] = lambda reason: Non
             found.append(open_checkpoint(path))
         except CheckpointRefused as reason:
             refused(str(reason))
-    # The best one of a step is written after the regular one, and knows of its evaluation.
+    # The best checkpoint of a step is written after the regular one, and contains its evaluation.
     for checkpoint in sorted(found, key=lambda one: (one.step, one.is_best), reverse=True):
         try:
             verify(checkpoint)
@@ -134,7 +134,8 @@ def newest_whole(root: Path, refused: Callable[[str], None] = lambda reason: Non
 
 
 def find_checkpoint(path: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint:
-    """The checkpoint that a user means by a path: itself, or the newest whole one in a run directory or --ckpt.path.
+    """The checkpoint that a user means by a path: the path itself, or the newest complete one in a run directory or
+    --ckpt.path.
 
     Raises:
         CheckpointRefused: there is none, or it is not whole; the message says what the path is, if that is known.
@@ -151,7 +152,7 @@ def find_checkpoint(path: Path, refused: Callable[[str], None] = lambda reason: 
 
 
 def _what_it_is(path: Path) -> tuple[str, str]:
-    """What a directory without a manifest is, and what to give instead."""
+    """What a directory without a manifest is, and which path to give instead."""
     if (path / "config.json").is_file() and [*path.glob("*.safetensors"), *path.glob("*.bin")]:
         return (
             f"{path} is a Hugging Face model directory already",
@@ -190,14 +191,14 @@ def sha256(file: Path) -> str:
 
 
 def describe(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What a manifest says of files."""
+    """The entries for files in a manifest."""
     return {
         name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in sorted(names)
     }
 
 
 def part_of(target: Path) -> Path:
-    """Where a checkpoint is written before it gets its place."""
+    """The temporary sibling that a checkpoint is written to before it is renamed."""
     return target.with_name(f".{target.name}.part")
 
 
@@ -205,8 +206,8 @@ def seal(target: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest of a finished checkpoint and rename it to its final name.
 
     Args:
-        target: the destination; its old content is removed once the new one is complete.
-        manifest: all of it but the format.
+        target: the final directory; an existing one is removed once the new one is complete.
+        manifest: its content without the format.
     """
     part = part_of(target)
     write_whole(part / MANIFEST, (json.dumps({"format": FORMAT, **manifest}, indent=1) + "\n").encode())
@@ -223,31 +224,31 @@ def seal(target: Path, manifest: dict[str, Any]) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what a run that was killed had begun to write. No run may be writing."""
+    """Remove unfinished checkpoints of a killed run. No run may be writing."""
     for pattern in (".*.part", ".*.old"):
         for path in root.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def rotate(root: Path, max_num: int, max_bytes: float) -> list[Path]:
-    """Remove checkpoints beyond the limits, by OpenRLHF's rules: the best one stays and does not count; those without
-    a metric go first, then those with a worse one, then older ones. The newest always stays, because it is what a run
-    continues from.
+    """Remove checkpoints beyond the limits, by OpenRLHF's rules: the best one stays and does not count; those without a
+    metric are removed first, then those with a worse metric, then older ones. The newest always stays, because a run
+    continues from it.
 
     Args:
-        root: the directory that they are in.
-        max_num: how many regular ones to keep.
-        max_bytes: how much all of them may take.
+        root: the directory that contains them.
+        max_num: the number of regular ones to keep.
+        max_bytes: the limit on their total size.
 
     Returns:
-        What was removed.
+        The removed directories.
     """
     whole = []
     for path in _directories(root):
         try:
             whole.append(open_checkpoint(path))
         except CheckpointRefused:
-            continue  # not ours to judge here; a resume names it
+            continue  # not checked here; a resume reports it
     best = sorted((one for one in whole if one.is_best), key=lambda one: one.step)
     regular = sorted((one for one in whole if not one.is_best), key=lambda one: one.step)
     doomed = best[:-1]
@@ -262,7 +263,7 @@ def rotate(root: Path, max_num: int, max_bytes: float) -> list[Path]:
         kept -= 1
         total -= one.bytes
     for one in doomed:
-        # Renamed first: what is half removed must not look like a checkpoint.
+        # Renamed first: a half-removed directory must not look like a checkpoint.
         gone = one.path.with_name(f".{one.path.name}.old")
         one.path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)

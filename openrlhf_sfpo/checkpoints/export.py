@@ -1,4 +1,4 @@
-"""The model in a checkpoint as a Hugging Face directory, without a GPU and without starting anything."""
+"""Writes the model in a checkpoint as a Hugging Face directory, without a GPU and without starting any process."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def export(checkpoint: Checkpoint, target: Path, dtype: str | None = None) -> to
     """Write the model.
 
     Args:
-        checkpoint: a whole one.
+        checkpoint: a complete checkpoint.
         target: the directory to write.
         dtype: "bf16" or "fp32"; by default that of the parameters in training.
 
@@ -34,14 +34,14 @@ def export(checkpoint: Checkpoint, target: Path, dtype: str | None = None) -> to
 
 
 def stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights of a checkpoint as whole fp32 Hugging Face tensors, one at a time."""
+    """Yield the weights of a checkpoint as full fp32 Hugging Face tensors, one at a time."""
     reader = dcp.FileSystemReader(directory)
     for key, entry in reader.read_metadata().state_dict_metadata.items():
         kind, _, name = key.partition("/")
         if kind == WEIGHTS and isinstance(entry, TensorStorageMetadata):
             tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
             with warnings.catch_warnings():
-                # Asked for one process, torch warns at every tensor that it assumes one process.
+                # Without a process group, torch warns at every tensor that it assumes a single process.
                 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
                 dcp.load({key: tensor}, storage_reader=reader, no_dist=True)
             yield name, tensor

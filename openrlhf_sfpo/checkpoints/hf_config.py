@@ -1,7 +1,7 @@
 """Reading a model directory's config.json the way transformers and vLLM do.
 
-Both take every default from transformers' config class of the model type, so that class is used here, too. It takes two
-seconds to import; that happens where a config is built.
+Both take every default from transformers' config class of the model type, so it is used here, too. Importing it takes
+two seconds, so it is imported only where a config is built.
 """
 
 import json
@@ -16,9 +16,9 @@ from openrlhf_sfpo.system.files import absence
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# What errors call the model directory; whoever reads it from a flag knows the flag.
+# The model directory's setting name in errors; `config.setting_names` translates it to the flag.
 MODEL_SETTING = "model"
-# Where vLLM looks for the longest sequence; the smallest counts.
+# The settings that vLLM takes as the longest sequence; the smallest counts.
 LENGTH_KEYS = (
     "max_position_embeddings",
     "n_positions",
@@ -29,7 +29,7 @@ LENGTH_KEYS = (
     "max_seq_length",
     "seq_len",
 )
-# RoPE types whose factor does not lengthen the table of positions in vLLM.
+# RoPE types whose factor does not lengthen vLLM's table of positions.
 _NOT_LENGTHENED = ("default", "llama3", "longrope")
 
 
@@ -61,7 +61,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def build_config(raw: dict[str, Any], where: str = "config.json") -> Any:
-    """The config object that transformers makes of a config.json, with its defaults and RoPE settings filled in.
+    """The config object that transformers builds from a config.json, with defaults and RoPE settings filled in.
 
     Args:
         raw: the content.
@@ -83,8 +83,8 @@ def build_config(raw: dict[str, Any], where: str = "config.json") -> Any:
         try:
             config = CONFIG_MAPPING[kind].from_dict(raw)
             if getattr(config, "rope_parameters", None):
-                config.standardize_rope_params()  # as the model's code does once more; it may change a setting
-        except Exception as error:  # the classes raise whatever an unexpected value leads to
+                config.standardize_rope_params()  # the model's code does this, too; it may change a setting
+        except Exception as error:  # the config classes may raise anything
             problem = " ".join(str(error).split())
             raise UsageError(
                 MODEL_SETTING,
@@ -124,7 +124,7 @@ def _kind(value: object) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own warnings about settings: what matters of them is refused in our words."""
+    """Suppress transformers' warnings about settings: the ones that matter are reported as our own errors."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Reading and writing Hugging Face model directories, slice by slice and shard by shard."""
+"""Reading Hugging Face model directories, slice by slice."""
 
 import json
 from contextlib import ExitStack
@@ -17,10 +17,10 @@ from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of a tensor.
+    """A tensor's entry in a safetensors file's header.
 
     Attributes:
-        file: that holds it.
+        file: the file that holds it.
         shape: its shape.
         dtype: as safetensors names it: F32, BF16, F16, I8, F8_E4M3, ...
     """
@@ -51,7 +51,7 @@ def tensor_headers(path: str | Path) -> dict[str, Header]:
     found: dict[str, Header] = {}
     for file in files:
         with _open(path / file) as opened:
-            for name in opened.keys():  # noqa: SIM118, it is no mapping
+            for name in opened.keys():  # noqa: SIM118, not a mapping
                 part = opened.get_slice(name)
                 if name in found:
                     problem = f"{name} is in both {found[name].file.name} and {file} of {path}."
@@ -82,7 +82,8 @@ def _read_index(path: Path) -> dict[str, str] | None:
 
 
 def _check_one_set(path: Path, files: list[str], has_index: bool) -> None:
-    """transformers prefers model.safetensors, and vLLM without an index reads every safetensors file."""
+    """Check that transformers and vLLM read the same files: transformers prefers model.safetensors, and vLLM without an
+    index reads every safetensors file."""
     if has_index and SINGLE not in files and (path / SINGLE).is_file():
         raise UsageError(
             MODEL_SETTING,
@@ -148,7 +149,7 @@ class CheckpointReader:
         self._stack.close()
 
     def __call__(self, name: str, rows: slice | None, columns: slice | None) -> torch.Tensor:
-        """The given rows and columns of tensor `name`; only those bytes are read."""
+        """The given rows and columns of tensor `name`; reads only those bytes."""
         if name not in self.headers:
             raise UsageError(
                 MODEL_SETTING, f"the checkpoint lacks the tensor {name}.", "Download the whole model again."
@@ -164,7 +165,7 @@ class CheckpointReader:
 
 
 def _open(file: Path) -> Any:
-    """safe_open with the errors that a user can act on. Opening checks the file's length against its header."""
+    """safe_open with errors that help the user. Opening checks the file's length against its header."""
     if not file.is_file():
         raise NotThere(MODEL_SETTING, f"{file} is missing.", "Download the whole model again.")
     try:

@@ -18,8 +18,8 @@ _SHARD_BYTES = 5 * 10**9
 def save_model_directory(
     target: str | Path, source: str | Path, weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype
 ) -> None:
-    """Write a Hugging Face model directory. A model at `target` is replaced only once the new one is whole; other files
-    there stay.
+    """Write a Hugging Face model directory. A model at `target` is replaced only once the new one is complete; other
+    files there stay.
 
     Args:
         target: directory to write.
@@ -28,7 +28,7 @@ def save_model_directory(
         dtype: of the tensors, noted in config.json.
     """
     target, source = Path(target), Path(source)
-    # Inside a directory that exists, which may be a mount or a link to another file system.
+    # Inside an existing directory, because that may be a mount or a link to another file system.
     part = target / f".part{os.getpid()}" if target.exists() else target.with_name(f".{target.name}.part{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -49,7 +49,7 @@ def save_model_directory(
 
 
 def _move_into(part: Path, target: Path) -> None:
-    """Replace what is in `target` by what is in `part`, and remove weights that were there before."""
+    """Move the files of `part` into `target`, and remove weights that were there before."""
     written = {file.name for file in part.iterdir()}
     for name in written:
         if (target / name).is_dir():

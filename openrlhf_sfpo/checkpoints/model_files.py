@@ -1,5 +1,5 @@
-"""The files of a Hugging Face model directory: what those with weights are called, and which others go with every copy
-of the model (all but what is about the source's own training). Imports nothing heavy."""
+"""The files of a Hugging Face model directory: names of weights, and the other files to copy with the model (all except
+those about the source's training). Imports nothing heavy."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ _SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".vocab", ".bpe")
 _PREFIXES = ("tokenizer.model", "license", "notice", "use_policy")  # tokenizer.model.v3, LICENSE, USE_POLICY.md
 _DIRECTORIES = ("additional_chat_templates",)
 _LEFT_OUT = (
-    "adapter_config.json",  # transformers would load the model that it names
+    "adapter_config.json",  # transformers would load the base model that it names
     "params.json",  # Mistral's and Meta's own formats
     "hf_quant_config.json",
     "quant_config.json",
@@ -26,8 +26,8 @@ _LEFT_OUT = (
 
 def copy_model_files(source: Path, target: Path) -> list[str]:
     """Copy configuration, tokenizer, chat templates and license of a Hugging Face directory into another one, and code
-    if the configuration or the tokenizer uses it. The copies have the usual mode of new files. A model card stays
-    behind: it describes another model.
+    if the configuration or the tokenizer uses it. The copies have the default mode of new files. The model card is not
+    copied: it describes another model.
 
     Returns:
         The files' names in `target`.
@@ -62,6 +62,6 @@ def _uses_code(file: Path) -> bool:
 
 
 def some(names: list[str], count: int = 3) -> str:
-    """The first few names and how many more there are."""
+    """The first few names, and the number of the others."""
     rest = len(names) - count
     return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--lanes", dest="parallel", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )  # before 0.2
+    )  # its name before 0.2
     parser.add_argument(
         "--fresh",
         action="store_true",

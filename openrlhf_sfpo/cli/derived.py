@@ -1,4 +1,4 @@
-"""Settings of one run used for another: what the first wrote into its run directory, the other writes into its own."""
+"""Settings of one run used for another: paths inside the first run's directory become paths inside the other's."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,11 @@ from openrlhf_sfpo.runs.paths import INSIDE, OUTPUTS
 
 
 def of_this_run(file: Path, settings: Settings, words: dict[str, Any]) -> Settings:
-    """The settings of a --config file for the run that is asked for.
+    """The settings of a --config file, adapted to the run that is being started.
 
     Args:
-        file: a run's config.yaml, or one that somebody wrote.
-        settings: what is in it.
+        file: a run's config.yaml, or one written by hand.
+        settings: its content.
         words: the values of the command line.
     """
     before = settings.get("run.dir")
@@ -27,12 +27,12 @@ def of_this_run(file: Path, settings: Settings, words: dict[str, Any]) -> Settin
 
 
 def follow(settings: Settings, before: str, after: str) -> Settings:
-    """Move what a run writes inside one run directory into another one, so that the first run stays as it is.
+    """Move output paths from one run directory into another, so that the first run is not touched.
 
     Args:
         settings: by dotted name.
-        before: the run directory that they name.
-        after: that of the run that is asked for.
+        before: the run directory in the settings.
+        after: the run directory of the run being started.
     """
     old = _absolute(before)
     moved: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def follow(settings: Settings, before: str, after: str) -> Settings:
             continue
         place = os.path.relpath(_absolute(value), old)
         if place == INSIDE.get(name):
-            dropped.append(name)  # the default
+            dropped.append(name)  # the default is used instead
         elif place == os.curdir or not place.startswith(os.pardir):
             moved[name] = str(Path(after) / place)
     return (settings | moved).without(*dropped)

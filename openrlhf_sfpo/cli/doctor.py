@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo doctor`: what is missing on this machine, or for a command line."""
+"""`openrlhf-sfpo doctor`: problems of this machine, or of a command line on it."""
 
 import json
 import sys
@@ -56,7 +56,7 @@ def _findings(flags: list[str]) -> list[Finding]:
     flat, given = parse(flags)
     vars(flat)["run.dir"] = vars(flat)["run.dir"] or "runs/new"
     checked = check_command_line(flat, given)
-    # What cannot be read of a model or a flag that is wrong is not looked at.
+    # Checks that need a model or flag that is wrong are skipped.
     return [checked, *examine(nested(flat) if checked.state == "ok" else None)]
 
 

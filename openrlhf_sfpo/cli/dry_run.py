@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo train --dry-run`: everything about a run that can be known before it starts."""
+"""`openrlhf-sfpo train --dry-run`: everything that can be checked before a run starts."""
 
 import argparse
 from collections.abc import Container, Sequence
@@ -25,7 +25,7 @@ def check_spelling(words: Sequence[str]) -> None:
     """Refuse --dry-run with a value.
 
     Raises:
-        UsageError: naming it.
+        UsageError: naming the value.
     """
     for word in words:
         if word.partition("=")[0] in SPELLINGS and "=" in word:
@@ -33,7 +33,7 @@ def check_spelling(words: Sequence[str]) -> None:
 
 
 def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
-    """Print what a run would be.
+    """Check the flags and print what the run would do.
 
     Args:
         flat: the flags.
@@ -76,7 +76,7 @@ def dry_run(flat: argparse.Namespace, given: Container[str] = ()) -> int:
 
 
 def _print_data(data: "DataCheck") -> None:
-    """A prompt as the model gets it, and what to know about the data."""
+    """Print a prompt as the model gets it, and warnings about the data."""
     example = data.example()
     if example:
         print(f"\n{example}")

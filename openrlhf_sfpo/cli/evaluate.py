@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo eval`: sample answers with vLLM, grade them, and say how sure the numbers are."""
+"""`openrlhf-sfpo eval`: sample answers with vLLM, grade them, and report accuracies with intervals."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from openrlhf_sfpo.report.console import Console
 
-# What --protocol paper stands for: the SFPO authors' evaluation.
+# The settings of --protocol paper: the SFPO authors' evaluation.
 _PAPER = {"samples": 4, "temperature": 1.0, "top_p": 0.7, "max_new_tokens": 2560, "grader": "math", "chat": None}
 _PLAIN = {"samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 1024, "grader": "auto", "chat": False}
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fill_in(args: argparse.Namespace) -> None:
-    """Defaults of the protocol, and the checks that need no file."""
+    """Fill in the protocol's defaults, and make the checks that need no file."""
     from openrlhf_sfpo.cli.grading import check_grader
 
     for name, value in (_PAPER if args.protocol else _PLAIN).items():
@@ -145,7 +145,7 @@ def _check_out(args: argparse.Namespace) -> None:
 
 
 def _source(text: str) -> str:
-    """A data set as it was named, with the home directory in place; a shell leaves the ~ of NAME=~/FILE alone."""
+    """A data set's name with the home directory expanded; a shell does not expand the ~ in NAME=~/FILE."""
     if not text.strip():
         raise UsageError("--data", "is empty (is a variable of the shell not set?).", "Name a data set.")
     name, equals, source = text.partition("=")
@@ -153,7 +153,7 @@ def _source(text: str) -> str:
 
 
 def _model(path: str) -> str:
-    """The model's directory; of a run directory the final model's."""
+    """The model's directory; for a run directory, the final model's."""
     if not path.strip():
         raise UsageError("MODEL", "is empty.", "Give a Hugging Face model directory.")
     directory = Path(path)
@@ -171,7 +171,7 @@ def _model(path: str) -> str:
 
 
 def _check_directory(directory: Path) -> None:
-    """Say what a directory is that is no model; and have vLLM load no weights that do not fit config.json."""
+    """Check that a directory is a model, and that its weights fit config.json before vLLM loads them."""
     from openrlhf_sfpo.megatron.model.config import ModelConfig
     from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
 
@@ -183,7 +183,7 @@ def _check_directory(directory: Path) -> None:
 
         try:
             model = ModelConfig.from_pretrained(directory)
-        except UsageError:  # an architecture that only vLLM knows, and checks itself
+        except UsageError:  # an architecture that only vLLM supports, and checks itself
             return
         check_weights(directory, model)
     except UsageError as error:
@@ -241,7 +241,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _check_engine(args: argparse.Namespace, longest_prompt: int) -> None:
-    """What vLLM would refuse of the model once it has started."""
+    """Refuse settings that vLLM would refuse only after it has started."""
     from openrlhf_sfpo.rollout.engine_limits import EngineModel, check_engine
 
     model = EngineModel.of_any_architecture(args.model)
@@ -261,7 +261,7 @@ def _check_engine(args: argparse.Namespace, longest_prompt: int) -> None:
 
 
 def _regrade(args: argparse.Namespace) -> int:
-    """Grade what an earlier evaluation has sampled."""
+    """Grade the responses of an earlier evaluation."""
     from openrlhf_sfpo.cli.grading import check_grader, load_graders
     from openrlhf_sfpo.report.console import Console
     from openrlhf_sfpo.report.evaluation import read_samples
@@ -292,7 +292,7 @@ def _regrade(args: argparse.Namespace) -> int:
 
 
 def _settings(directory: Path) -> dict[str, Any]:
-    """Those with which the responses in a directory were sampled."""
+    """The settings with which the responses in a directory were sampled."""
     for name, key in (("eval.json", "settings"), ("settings.json", None)):
         if (directory / name).is_file():
             content = json.loads((directory / name).read_text(encoding="utf-8"))
@@ -303,7 +303,7 @@ def _settings(directory: Path) -> dict[str, Any]:
 def _finish(
     args: argparse.Namespace, graders: dict[str, Any], sampled: list[Any], settings: dict[str, Any], console: "Console"
 ) -> int:
-    """Keep the responses, grade them, and write what came out."""
+    """Save the responses, grade them, and write the results."""
     from openrlhf_sfpo.cli.grading import grade
     from openrlhf_sfpo.report.evaluation import measure, table, write_evaluation, write_samples
 
@@ -328,8 +328,8 @@ def _finish(
 
 
 def _prompt_format(args: argparse.Namespace, tokenizer: "PreTrainedTokenizerBase") -> PromptFormat:
-    """How problems become prompts: as in training."""
-    if args.chat is None:  # the protocol's default: if the model has a template
+    """The conversion of problems to prompts, as in training."""
+    if args.chat is None:  # the protocol's default: yes if the model has a template
         args.chat = bool(getattr(tokenizer, "chat_template", None))
     if args.chat:
         check_chat_template("MODEL", tokenizer, args.model, "--chat")
@@ -349,7 +349,7 @@ def _prompt(prompt_format: PromptFormat, name: str, problem: Problem) -> str:
             )
     try:
         return prompt_format.render(problem.text)
-    except Exception as error:  # chat templates raise what they like
+    except Exception as error:  # chat templates may raise anything
         raise UsageError(
             "--data", f"{name} has a chat that the model's template refuses ({error}).", "Fix it."
         ) from None

@@ -1,7 +1,7 @@
-"""The flags: every one of OpenRLHF's train_ppo_ray and ours, from a command line and from YAML files.
+"""All flags, OpenRLHF's train_ppo_ray's and ours, from a command line and from YAML files.
 
-argparse holds the declarations and prints the help. Reading is done here, because the words of a command line and the
-settings of a file must come to the same values, with errors that name the flag, the place and what was probably meant.
+argparse holds the declarations and prints the help. Parsing is done here, because a command line and a file must give
+the same values, with errors that name the flag, the place and the likely correction.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _OPENRLHF_CLI = "openrlhf/cli/train_ppo_ray.py"
 
 
 def openrlhf_parser() -> argparse.ArgumentParser:
-    """OpenRLHF's own parser, without importing OpenRLHF (which takes vLLM, DeepSpeed and twenty seconds with it).
+    """OpenRLHF's own parser, without importing OpenRLHF, which would import vLLM and DeepSpeed and take twenty seconds.
 
     Its parser is built by statements under `if __name__ == "__main__"`; those up to parse_args are run here.
     """
@@ -38,7 +38,7 @@ def openrlhf_parser() -> argparse.ArgumentParser:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
     )
     end = next(index for index, node in enumerate(main_block.body) if "parse_args" in ast.unparse(node))
-    # A patched OpenRLHF adds our flags there.
+    # A patched OpenRLHF adds our flags at this point.
     own = [node for node in main_block.body[:end] if not ast.unparse(node).startswith("if sfpo:")]
     building = ast.Module(body=own, type_ignores=[])
     scope: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
@@ -58,14 +58,14 @@ def build_parser() -> argparse.ArgumentParser:
         f"{changed}. --ckpt.path, --ckpt.output_dir and --logger.tensorboard_dir default to places inside --run.dir."
     )
     for action in parser._actions:
-        action.help = action.help or " "  # a blank still makes argparse show the default
+        action.help = action.help or " "  # a blank makes argparse show the default
     add_flags(parser)
     return parser
 
 
 class Flags:
-    """The flags by name: that of their option, without dashes. A name that begins with "no-" switches a flag off, also
-    one that OpenRLHF's own parser can only switch on."""
+    """The flags by the names of their options, without dashes. The prefix "no-" switches a flag off, also one that
+    OpenRLHF's own parser can only switch on."""
 
     def __init__(self) -> None:
         self.parser = build_parser()
@@ -79,7 +79,7 @@ class Flags:
 
     @property
     def names(self) -> list[str]:
-        """All of them."""
+        """The names of all flags."""
         return list(self._actions)
 
     def defaults(self) -> dict[str, Any]:
@@ -87,14 +87,14 @@ class Flags:
         return vars(self.parser.parse_args([]))
 
     def read_settings(self, settings: dict[str, Any], source: str = "") -> dict[str, Any]:
-        """The values of settings, by dotted name; those that say nothing (null) are left out.
+        """The values of settings, by dotted name; null settings are skipped.
 
         Args:
             settings: text, lists or values by name.
-            source: where they come from, where `settings` does not say.
+            source: where they come from, if `settings` does not record it.
 
         Raises:
-            UsageError: a name is no flag's, or a value is none for it.
+            UsageError: a name is not a flag's, or a value is not valid for it.
         """
         found: dict[str, Any] = {}
         set_by: dict[str, str] = {}
@@ -114,15 +114,16 @@ class Flags:
         return found
 
     def _is_empty_section(self, name: str, value: object) -> bool:
-        """Whether it is a section of which all lines are commented out."""
+        """Whether it is a section whose lines are all commented out."""
         nothing = value is None or (isinstance(value, Section) and not value)
         return nothing and any(flag.startswith(f"{name}.") for flag in self._actions)
 
     def read_words(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values of a command line, by dotted name; of flags given twice the last, and of `config` a list of all.
+        """The values of a command line, by dotted name. If a flag is repeated, the last value counts; `config` collects
+        all.
 
         Raises:
-            UsageError: a word is no flag, or a value is none for it.
+            UsageError: a word is not a flag, or a value is not valid for it.
         """
         found: dict[str, Any] = {}
         for flag, action, given in self._split(words):
@@ -134,7 +135,7 @@ class Flags:
         return found
 
     def _split(self, words: Sequence[str]) -> Iterator[tuple[str, argparse.Action, list[str]]]:
-        """Each flag as it was written, what it is, and the texts that follow it."""
+        """Yield each flag as it was written, its action, and the words that follow it."""
         rest = list(words)
         last: str | None = None
         switch = False
@@ -159,7 +160,7 @@ class Flags:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, set[str]]:
-    """Flags from --config files (if any), of which later ones win, and the command line, which has the last word.
+    """Flags from --config files and the command line. Later files win over earlier ones, and the command line over all.
 
     Returns:
         The flat namespace with dotted names, and the names that were set rather than left at their defaults.
@@ -180,7 +181,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, set[str]]:
 
 
 def parse_settings(settings: dict[str, Any], source: str) -> tuple[argparse.Namespace, set[str]]:
-    """As `parse`, with settings that are already read.
+    """As `parse`, for settings that have already been read.
 
     Args:
         settings: text, lists or values by dotted name.

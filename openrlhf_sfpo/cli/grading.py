@@ -1,4 +1,4 @@
-"""The graders of an evaluation: found and tried before anything is sampled, and then called."""
+"""The graders of an evaluation: loaded and tried before sampling starts, and called after it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,17 +20,17 @@ _NEEDS: dict[str, tuple[Callable[[str], object], str]] = {
 
 @dataclass(frozen=True)
 class Grades:
-    """What grading has come to: the responses with their scores, and how many could not be graded in time."""
+    """The result of grading: the responses with their scores, and how many could not be graded in time."""
 
     graded: list[Graded]
     timeouts: int
 
 
 def check_grader(grader: str) -> None:
-    """Check that a --grader value means something, without running it.
+    """Check that a --grader value is valid, without running the grader.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it is not.
     """
     if is_url(grader):
         raise UsageError(FLAG, f"is {grader}, a server.", "Use FILE.py:FUNCTION with a function that calls it.")
@@ -39,15 +39,15 @@ def check_grader(grader: str) -> None:
 
 
 def load_graders(grader: str, sets: dict[str, list[Problem]], prompts: dict[str, str]) -> dict[str, CheckedReward]:
-    """The grader of each set, ready to be called.
+    """Load and try the grader of each data set.
 
     Args:
         grader: a --grader value; "auto" chooses for each set.
-        sets: problems by the name of their set.
-        prompts: of each set's first problem, as the model gets it.
+        sets: problems by the name of their data set.
+        prompts: the prompt of each data set's first problem, as the model gets it.
 
     Raises:
-        UsageError: a grader that cannot be loaded, does not work on a set's first problem, or cannot use its labels.
+        UsageError: a grader cannot be loaded, fails on a data set's first problem, or cannot use its labels.
     """
     loaded: dict[str, CheckedReward] = {}
     graders = {}
@@ -74,7 +74,7 @@ def grade(graders: dict[str, CheckedReward], sampled: list[Graded]) -> Grades:
     """Grade responses.
 
     Raises:
-        Exception: whatever a grader raises.
+        Exception: from a grader.
     """
     graded = list(sampled)
     timeouts = 0

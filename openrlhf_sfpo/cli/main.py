@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo`: picks the command. Each command is a file in this directory."""
+"""`openrlhf-sfpo`: dispatches to the commands. Each command is a file in this directory."""
 
 import codecs
 import difflib
@@ -23,8 +23,8 @@ COMMANDS = {
 
 
 def use_utf8() -> None:
-    """Have this process and those that it starts take text for UTF-8, whatever the locale is: words, names of files,
-    files and output. Where the locale has another encoding, Python starts once more, as the same process."""
+    """Make this process and its children use UTF-8 for arguments, file names, files and output, whatever the locale is.
+    If the locale has another encoding, Python is restarted in the same process."""
     names = (locale.getpreferredencoding(False), sys.getfilesystemencoding())
     if any(codecs.lookup(name).name != "utf-8" for name in names) and not sys.flags.utf8_mode:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})

@@ -1,4 +1,4 @@
-"""argparse for the commands that have few flags of their own: errors in one line, with what was probably meant."""
+"""argparse for commands with few flags of their own: one-line errors with suggestions."""
 
 import argparse
 from typing import Any, NoReturn
@@ -9,13 +9,13 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes whole names of flags only, and prints no usage with an error."""
+    """Accepts only full flag names, and prints no usage with an error."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
-        """End with status 2."""
+        """Print the error and exit with status 2."""
         names = [option[2:] for option in self._option_string_actions if option.startswith("--")]
         word = message.removeprefix(_UNKNOWN).split(" ")[0].partition("=")[0]
         hint = f"{self.prog} --help lists the flags."

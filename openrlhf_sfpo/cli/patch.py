@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo patch`: give an OpenRLHF that is already there the --sfpo.* flags, and take them away again."""
+"""`openrlhf-sfpo patch`: add the --sfpo.* flags to an installed OpenRLHF, or remove them."""
 
 import sys
 

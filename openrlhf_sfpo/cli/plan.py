@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo plan`: what a run takes on each GPU, and which layout suits a number of GPUs."""
+"""`openrlhf-sfpo plan`: the memory that a run needs on each GPU, and the best layout for a number of GPUs."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ The exit status is 0 if the plan fits, 1 if it does not, 2 for bad input."""
 Default = TypeVar("Default", float, None)
 
 GPU_MEMORY_GB = 80.0
-# Given any of these, the layout of the flags is planned and not the best one.
+# If any of these is given, its layout is planned instead of the best one.
 _LAYOUT_FLAGS = {
     "actor.num_nodes",
     "actor.num_gpus_per_node",
@@ -46,14 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         gpus, memory = _number(words, "--gpus", None), _number(words, "--gpu_memory_gb", GPU_MEMORY_GB)
         return _plan(words, None if gpus is None else int(gpus), memory, as_json)
     except UsageError as error:
-        # The model is an argument of this command, and what reads it knows of the flag only.
+        # The model is an argument of this command, while the code that reads it names the flag in errors.
         flag = "MODEL_DIR" if error.flag == "--actor.model_name_or_path" else error.flag
         print(f"openrlhf-sfpo plan: error: {flag}: {error.problem} {error.fix}", file=sys.stderr)
         return 2
 
 
 def _number(words: list[str], flag: str, default: Default) -> float | Default:
-    """The flag's value; the flag is taken out of the words."""
+    """The flag's value; removes the flag from the words."""
     for index, word in enumerate(words):
         name, _, text = word.partition("=")
         if name.replace("-", "_") == flag.replace("-", "_"):
@@ -84,7 +84,7 @@ def _plan(words: list[str], gpus: int | None, memory: float, as_json: bool) -> i
     flat, given = parse(words[1:])
     free = gpus is not None and not given & _LAYOUT_FLAGS
     if free:
-        vars(flat)["vllm.num_engines"] = 1  # how many there are is part of what is looked for
+        vars(flat)["vllm.num_engines"] = 1  # their number is part of the search
     model = model_at(expanded("MODEL_DIR", words[0]))
     if model.warning:
         print(model.warning, file=sys.stderr)

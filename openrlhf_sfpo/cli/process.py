@@ -1,4 +1,4 @@
-"""What every command does as a process: output that nobody may read, and Ctrl-C at any moment."""
+"""Wraps commands: output whose reader may be gone, and Ctrl-C at any moment."""
 
 import signal
 import sys
@@ -10,15 +10,15 @@ from types import FrameType
 from openrlhf_sfpo.system.stopping import StopRequested
 from openrlhf_sfpo.system.streams import best_effort_output
 
-INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
+INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; return its exit status, or 130 after Ctrl-C. Neither a closed pipe nor Ctrl-C gives a traceback.
 
     Args:
-        name: what the command is called.
-        command: does the work.
+        name: the command's name.
+        command: the function to run.
     """
     with best_effort_output(), _ctrl_c_noted() as pressed:
         try:
@@ -30,7 +30,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
             print(f"{name}: interrupted", file=sys.stderr)
             return INTERRUPTED
         except Exception:
-            # In the middle of an import the interrupt may come out as another exception.
+            # During an import the interrupt may surface as another exception.
             if not pressed:
                 raise
             print(f"{name}: interrupted", file=sys.stderr)
@@ -39,7 +39,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 @contextmanager
 def _ctrl_c_noted() -> Iterator[list[int]]:
-    """Give a list that is empty until Ctrl-C is pressed, which still raises KeyboardInterrupt."""
+    """Yield a list that is empty until Ctrl-C is pressed, which still raises KeyboardInterrupt."""
     pressed: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

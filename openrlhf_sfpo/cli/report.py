@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo report`: what one or more runs came to, as tables, plots and a page."""
+"""`openrlhf-sfpo report`: the results of one or more runs as tables, plots and a page."""
 
 import sys
 

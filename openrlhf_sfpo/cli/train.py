@@ -17,8 +17,8 @@ from openrlhf_sfpo.system.stopping import Stopping, StopRequested
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, or with --dry-run say how; return the exit status: 0, 1 if the run failed or does not fit, 2 for bad
-    input."""
+    """Train, or with --dry-run show what a run would do; return the exit status: 0, 1 if the run failed or does not
+    fit, 2 for bad input."""
     words = sys.argv[1:] if argv is None else argv
     prepare_command()
     keys.hide(words)

@@ -1,6 +1,6 @@
 """Flags checked on their own and against each other, before anything is started.
 
-Importing this file imports nothing heavy, so that bad flags are answered at once.
+Importing this file imports nothing heavy, so that bad flags are reported at once.
 """
 
 import math
@@ -78,7 +78,7 @@ def _check_lengths(args: NestedFlags) -> None:
 
 
 def _check_pairs(args: NestedFlags) -> None:
-    """Flags of two numbers, the lower one first."""
+    """Check flags that take two numbers, the lower one first."""
     for name, used in (
         ("reward.clip_range", True),
         ("algo.dynamic_filtering_range", args.algo.dynamic_filtering_enable),
@@ -124,7 +124,7 @@ def _check_data(args: NestedFlags) -> None:
 
 
 def check_ranks(args: NestedFlags) -> None:
-    """Check that a rollout batch, and an optimizer step, has a sample for every copy of the model.
+    """Check that a rollout batch and an optimizer step have a sample for every copy of the model.
 
     Raises:
         UsageError: naming the flag and the fix.
@@ -228,10 +228,10 @@ def check_no_other_models(args: NestedFlags, who: str) -> None:
 
 
 def check_backend(args: NestedFlags) -> None:
-    """Check that the backend can do what the flags ask for.
+    """Check that the backend supports what the flags ask for.
 
     Raises:
-        UsageError: naming a feature of OpenRLHF that would be silently ignored or wrong.
+        UsageError: naming a feature of OpenRLHF that would be ignored silently or be wrong.
     """
     if args.actor.backend == "deepspeed":
         _refuse(args, _DEEPSPEED, _refused_by_deepspeed(args))
@@ -255,7 +255,8 @@ def _refused_by_deepspeed(args: NestedFlags) -> list[tuple[str, Any, str]]:
 
 
 def _check_even_batches(args: NestedFlags) -> None:
-    """A pass must end with an optimizer step: gradients left over would be those of other weights in the next one."""
+    """Check that a pass ends with an optimizer step: leftover gradients would belong to other weights in the next
+    pass."""
     rollouts = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     if rollouts % args.train.batch_size:
         raise UsageError(
@@ -295,7 +296,7 @@ def _refused_by_megatron(args: NestedFlags) -> list[tuple[str, Any, str]]:
 
 
 def _refuse(args: NestedFlags, who: str, refusals: list[tuple[str, Any, str]]) -> None:
-    """Refuse what is used, among (flag, whether it is used, what to do instead)."""
+    """Refuse the used features among (flag, whether it is used, what to do instead)."""
     for flag, used, fix in refusals:
         if used:
             raise UsageError(

@@ -1,10 +1,10 @@
-"""The flags that a run's update depends on."""
+"""The flags that affect a run's update."""
 
 from typing import Any
 
 
 def effective_update(values: dict[str, Any]) -> dict[str, Any]:
-    """Of a run's settings by dotted name, the sfpo.* ones that its update depends on: plain GRPO, say, has no K."""
+    """The sfpo.* settings, among a run's by dotted name, that affect its update: plain GRPO, for example, has no K."""
     found = {name: value for name, value in values.items() if name.startswith("sfpo.")}
     preset = found["sfpo.preset"]
     if not found["sfpo.enable"] or found["sfpo.k"] == 0 or preset == "grpo":

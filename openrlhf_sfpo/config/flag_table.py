@@ -1,6 +1,6 @@
 """What is derived from the declarations in `flags`: the parser, ranges, what may change, and the actor's settings.
 
-Importing this file imports nothing heavy, so that --help and bad flags answer at once.
+Importing this file imports nothing heavy, so that --help and bad flags are answered at once.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def ranges() -> dict[str, Range]:
 
 
 def path_flags() -> frozenset[str]:
-    """The flags whose value names one place on disk, by dotted name."""
+    """The flags whose value is a path, by dotted name."""
     return openrlhf_flags.PATHS | {name for name, field in _fields() if field.metadata["is_path"]} | {"config"}
 
 
@@ -89,7 +89,7 @@ def _fields() -> Iterator[tuple[str, Any]]:
 
 
 def device_defaults(cuda: bool) -> dict[str, Any]:
-    """What None means, by dotted name, for the flags whose default depends on the device."""
+    """The meaning of None, by dotted name, for flags whose default depends on the device."""
     return {
         name: field.metadata["by_device"][0 if cuda else 1]
         for name, field in _fields()
@@ -98,7 +98,7 @@ def device_defaults(cuda: bool) -> dict[str, Any]:
 
 
 def setting_flags() -> dict[str, str]:
-    """The flag that gives the value of each setting of the Megatron actor: dotted name by name of the setting."""
+    """The flag for each setting of the Megatron actor: dotted name by name of the setting."""
     own = {field.metadata["setting"]: name for name, field in _fields() if field.metadata["setting"] is not None}
     return {**openrlhf_flags.SETTINGS, **own}
 
@@ -109,7 +109,7 @@ def settings(args: NestedFlags) -> dict[str, Any]:
     for _, field in _fields():
         if field.metadata["convert"] is not None:
             values[field.metadata["setting"]] = field.metadata["convert"](values[field.metadata["setting"]])
-    if args.actor.gradient_checkpointing_enable:  # OpenRLHF's flag for it
+    if args.actor.gradient_checkpointing_enable:  # OpenRLHF's flag for recomputation
         values["recompute"] = "full"
     return values
 

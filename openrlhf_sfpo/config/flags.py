@@ -2,7 +2,7 @@
 
 What is derived from them (parser, ranges, what may change, the actor's settings) is in `flag_table`.
 
-Importing this file imports nothing heavy, so that --help and bad flags answer at once.
+Importing this file imports nothing heavy, so that --help and bad flags are answered at once.
 """
 
 import dataclasses

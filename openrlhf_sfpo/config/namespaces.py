@@ -4,12 +4,12 @@ import argparse
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 
-# What OpenRLHF passes around: a section for each part of a name before a dot.
+# What OpenRLHF passes around: a namespace for each section of the flags' names.
 NestedFlags: TypeAlias = argparse.Namespace | SimpleNamespace
 
 
 class HoldsFlags(Protocol):
-    """What OpenRLHF calls a strategy, as far as this package uses it."""
+    """The part of OpenRLHF's strategy objects that this package uses."""
 
     @property
     def args(self) -> Any:
@@ -33,7 +33,7 @@ def nested(flat: argparse.Namespace) -> SimpleNamespace:
 
 
 def dotted(args: NestedFlags, prefix: str = "") -> dict[str, Any]:
-    """The opposite of `nested`: values by dotted name."""
+    """The inverse of `nested`: values by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in vars(args).items():
         if isinstance(value, argparse.Namespace | SimpleNamespace):
@@ -44,7 +44,7 @@ def dotted(args: NestedFlags, prefix: str = "") -> dict[str, Any]:
 
 
 def value_of(args: NestedFlags, name: str, *default: Any) -> Any:
-    """A flag's value in nested arguments, by dotted name; `default` where there is no such flag."""
+    """A flag's value in nested arguments, by dotted name; `default` if there is no such flag."""
     value = args
     for part in name.split("."):
         value = getattr(value, part, *default)

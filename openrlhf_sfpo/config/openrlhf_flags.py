@@ -1,7 +1,7 @@
-"""What is known of OpenRLHF's own flags beyond its parser: ranges, choices, and the names that they had earlier.
+"""Facts about OpenRLHF's own flags that its parser does not have: ranges, choices, and earlier names.
 
-Read in OpenRLHF 0.11.2's train_ppo_ray.py and in what its trainers, our actors and transformers do with the values;
-the earlier names are those of its versions up to 0.10. Importing this file imports nothing heavy.
+Taken from OpenRLHF 0.11.2's train_ppo_ray.py and from how its trainers, our actors and transformers use the values; the
+earlier names are from its versions up to 0.10. Importing this file imports nothing heavy.
 """
 
 from fnmatch import fnmatchcase
@@ -13,7 +13,7 @@ MODEL_FLAG = "--actor.model_name_or_path"
 _COUNT = at_least(1)
 _STEPS = at_least(1, also={-1: "for never"})  # OpenRLHF takes the step modulo this number
 
-# Every flag of OpenRLHF that takes numbers, as a test checks.
+# The range of every flag of OpenRLHF that takes numbers; a test checks that none is missing.
 RANGES: dict[str, Range] = {
     "actor.num_nodes": _COUNT,
     "actor.num_gpus_per_node": _COUNT,
@@ -89,7 +89,7 @@ RANGES: dict[str, Range] = {
     "rollout.max_tokens_per_gpu": _COUNT,
     "rollout.max_new_tokens": _COUNT,
     "rollout.n_samples_per_prompt": _COUNT,
-    # vLLM takes a lower temperature for this one, while the actor would go by what was asked for.
+    # vLLM raises lower temperatures to this one, while the actor would use the given one.
     "rollout.temperature": at_least(0.01),
     "rollout.top_p": share(),
     "train.async_queue_size": _COUNT,
@@ -99,7 +99,7 @@ RANGES: dict[str, Range] = {
     "train.max_tokens_per_gpu": _COUNT,
     "train.micro_batch_size": _COUNT,
     "train.num_episodes": _COUNT,
-    "train.seed": between(0, 2**31 - 1),  # numpy's and vLLM's seeds have 32 bits, and engines count on from it
+    "train.seed": between(0, 2**31 - 1),  # numpy's and vLLM's seeds have 32 bits, and engine i uses seed + i
     "vllm.num_engines": at_least(0),
     "vllm.tensor_parallel_size": _COUNT,
     "vllm.gpu_memory_utilization": Range(0.0, 1.0, open_low=True, advice="Use a part of 1, such as 0.9."),
@@ -135,7 +135,7 @@ PATHS = frozenset(
 )
 SOURCES = frozenset({"data.prompt_dataset", "eval.dataset", "reward.remote_url"})
 
-# What a flag of earlier versions is called now, with its value where that is fixed.
+# The new names of earlier versions' flags, with the value where it is fixed.
 RENAMED: dict[str, str] = {
     "actor_learning_rate": "actor.adam.lr",
     "actor_num_gpus_per_node": "actor.num_gpus_per_node",
@@ -291,8 +291,8 @@ GONE: dict[str, str] = {
     "rollout_tasks_per_gpu": "Leave it out.",
 }
 
-# What may differ from the run that is continued: where and how fast it computes, what it shows and what it keeps.
-# Everything else changes what is learnt. `*` stands for any ending.
+# What may change when a run is continued: where and how fast it computes, what it shows and what it keeps. Everything
+# else affects what is learned. `*` stands for any ending.
 RESUME: tuple[str, ...] = (
     "ckpt.*",
     "logger.*",
@@ -348,7 +348,7 @@ REUSE: tuple[str, ...] = (
 )
 
 
-# The settings of the Megatron actor (megatron/settings.py) that these flags give the values of.
+# The settings of the Megatron actor (megatron/settings.py) that get their values from these flags.
 SETTINGS: dict[str, str] = {
     "temperature": "rollout.temperature",
     "train_batch_size": "train.batch_size",

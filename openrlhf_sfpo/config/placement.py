@@ -1,4 +1,4 @@
-"""Which of a run's models and engines share GPUs, and the flags that say so.
+"""Which of a run's models and engines share GPUs, and checks of the flags for that.
 
 Importing this file imports nothing heavy.
 """
@@ -12,12 +12,12 @@ _ROOMY = 0.6  # the share of GPU memory that vLLM may keep while an actor trains
 
 
 def engines_share_gpus(args: NestedFlags) -> bool:
-    """Whether the vLLM engines are on the actor's GPUs. With the asynchronous trainer OpenRLHF gives them their own."""
+    """Whether the vLLM engines use the actor's GPUs. With the asynchronous trainer OpenRLHF gives them their own."""
     return bool(args.train.colocate_all and not args.train.async_enable)
 
 
 def reference_shares_gpus(args: NestedFlags) -> bool:
-    """Whether a reference model, if there is one, is on the actor's GPUs."""
+    """Whether a reference model, if any, uses the actor's GPUs."""
     return bool(args.train.colocate_actor_ref or args.train.colocate_all)
 
 
@@ -81,7 +81,7 @@ def _check_sleep(args: NestedFlags) -> None:
 
 
 def crowded(args: NestedFlags) -> str | None:
-    """What may not fit on GPUs that engines and actor share; None if that is looked after."""
+    """A warning about what may not fit on GPUs shared by engines and actor; None if there is no risk."""
     if not engines_share_gpus(args) or not args.vllm.num_engines or args.vllm.gpu_memory_utilization <= _ROOMY:
         return None
     missing = [
@@ -101,7 +101,7 @@ def crowded(args: NestedFlags) -> str | None:
 
 
 def gpus_needed(args: NestedFlags) -> int:
-    """GPUs that OpenRLHF's placement asks Ray for."""
+    """The number of GPUs that OpenRLHF's placement requests from Ray."""
     actor: int = args.actor.num_nodes * args.actor.num_gpus_per_node
     shared = reference_shares_gpus(args)
     reference: int = args.ref.num_nodes * args.ref.num_gpus_per_node if args.algo.kl.init_coef > 0 and not shared else 0
@@ -112,6 +112,6 @@ def gpus_needed(args: NestedFlags) -> int:
 
 
 def ray_address() -> str | None:
-    """RAY_ADDRESS; None where a Ray of the run's own is started."""
+    """RAY_ADDRESS; None if the run starts its own Ray."""
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return None if address in ("", "local") else address

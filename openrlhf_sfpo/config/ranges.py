@@ -1,4 +1,4 @@
-"""The values that a flag may have, declared with the flag and checked in one place.
+"""Ranges of flags, declared with the flag and checked in one place.
 
 Importing this file imports nothing heavy.
 """
@@ -13,14 +13,14 @@ from openrlhf_sfpo.system.errors import UsageError
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers that a flag takes. NaN is never one of them, and infinity only where `infinite` says so.
+    """The numbers that a flag accepts. NaN is never accepted, and infinity only if `infinite`.
 
     Attributes:
         low, high: the limits.
         open_low, open_high: the limit itself is not in the range.
-        also: single values outside the range that mean something, with their meaning.
-        infinite: infinity is a value.
-        advice: what to do about a value outside, instead of naming the range.
+        also: special values outside the range, with their meaning.
+        infinite: infinity is accepted.
+        advice: the fix to suggest instead of the range.
     """
 
     low: float = -math.inf
@@ -61,7 +61,7 @@ class Range:
 
     @property
     def fix(self) -> str:
-        """What to do about a value outside."""
+        """The fix to suggest for a value outside."""
         return self.advice or f"Use {self}."
 
 
@@ -93,10 +93,10 @@ def check_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range]) -> None
 
     Args:
         values: by dotted name; None means that a flag has no value.
-        ranges: by dotted name. Names that `values` lacks are passed over.
+        ranges: by dotted name. Names that `values` lacks are skipped.
 
     Raises:
-        UsageError: for the first that is out of its range, with its value and the range.
+        UsageError: for the first value out of its range, with the value and the range.
     """
     for name, limits in ranges.items():
         value = values.get(name)
@@ -106,10 +106,10 @@ def check_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range]) -> None
 
 
 def check_choices(values: Mapping[str, Any], choices: Mapping[str, Iterable[str]]) -> None:
-    """Check flags whose parser takes any text, although only some mean something.
+    """Check flags whose parser accepts any text although only some values have a meaning.
 
     Raises:
-        UsageError: for the first that is none of its choices.
+        UsageError: for the first value that is not one of its choices.
     """
     for name, allowed in choices.items():
         value = values.get(name)
@@ -118,5 +118,5 @@ def check_choices(values: Mapping[str, Any], choices: Mapping[str, Iterable[str]
 
 
 def shown(value: object) -> str:
-    """A flag's value as people write it on a command line."""
+    """A flag's value as it is written on a command line."""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

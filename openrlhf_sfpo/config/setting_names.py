@@ -10,10 +10,10 @@ from openrlhf_sfpo.system.errors import UsageError
 
 @contextmanager
 def flags_named(**others: str) -> Iterator[None]:
-    """Around code that knows no flags, or as a decorator: its errors name the flag instead of the setting.
+    """Make errors of code that knows no flags name the flag instead of the setting; a context manager and a decorator.
 
     Args:
-        others: names for settings that another flag than the actor's gives the value of.
+        others: flags of settings that are not the actor's.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""YAML files with settings: every scalar is text as it was written, and what it means is for its flag to say.
+"""YAML files with settings. Scalars stay the text that was written; their flag determines what they mean.
 
 YAML 1.1 would read `off` as false, 010 as eight and 12:30:45 as a number of seconds. Names may be nested or dotted, and
 each may be set once.
@@ -16,7 +16,7 @@ from openrlhf_sfpo.system.errors import UsageError
 _NULL = ("", "~", "null", "Null", "NULL")
 _LINES = "Write `name: value` lines, with text that has braces in quotes."
 _SETTING = re.compile(r"\s*(?:-\s+)?([\w.-]+)\s*:\s+([^\s'\"].*?)\s*")
-# Plain text that YAML reads as something else: brackets that more text follows, a sign with a meaning, or a colon.
+# Plain text that YAML misreads: brackets followed by more text, a special character at the start, or a colon.
 _NOT_PLAIN = re.compile(r"\{[^{}]*\}.*\S|\[[^\[\]]*\].*\S|[*&!%@`|>?].*|.*:(?:\s.*)?")
 
 
@@ -24,7 +24,7 @@ class Section(dict[str, Any]):
     """A mapping of a file: its values are text, None, lists or sections.
 
     Attributes:
-        file: that it is in.
+        file: the file that contains it.
         lines: the line of each key, from 1.
     """
 
@@ -35,10 +35,11 @@ class Section(dict[str, Any]):
 
 
 class Settings(dict[str, Any]):
-    """Values by dotted name. Empty sections stay, as None or an empty section, so that flags given as such are found.
+    """Values by dotted name. Empty sections stay, as None or an empty section, so that flags that are empty by mistake
+    are found.
 
     Attributes:
-        places: where each was read, for errors, such as "run.yaml, line 3"; names may be missing.
+        places: where each was read, for errors, such as "run.yaml, line 3"; may be incomplete.
     """
 
     def __init__(self, values: dict[str, Any] | None = None, places: dict[str, str] | None = None) -> None:
@@ -46,12 +47,12 @@ class Settings(dict[str, Any]):
         self.places = dict(places or {})
 
     def __or__(self, other: dict[str, Any]) -> "Settings":  # type: ignore[override]
-        """Both; `other` has the last word."""
+        """Both; `other` takes precedence."""
         places = {name: place for name, place in self.places.items() if name not in other}
         return Settings({**self, **other}, {**places, **getattr(other, "places", {})})
 
     def without(self, *names: str) -> "Settings":
-        """All others."""
+        """The settings except these."""
         return Settings({name: value for name, value in self.items() if name not in names}, self.places)
 
 
@@ -59,11 +60,11 @@ def read_yaml(flag: str, path: Path) -> Section:
     """The mapping in a YAML file.
 
     Args:
-        flag: who asked for it.
+        flag: the flag that names it.
         path: the file, in UTF-8.
 
     Raises:
-        UsageError: the file is missing, not YAML, or something else than a mapping; with the line.
+        UsageError: the file is missing, not YAML, or not a mapping; with the line.
     """
     if path.is_dir():
         raise UsageError(flag, f"{path} is a directory.", "Give the path of a YAML file.")
@@ -91,7 +92,7 @@ def read_yaml(flag: str, path: Path) -> Section:
 
 
 def flow_list(text: str) -> list[str] | None:
-    """The items of a list as YAML writes it in one line, `[a, b]`; None if the text is none."""
+    """The items of a YAML list on one line, `[a, b]`; None if the text is not one."""
     try:
         node = yaml.compose(text, yaml.BaseLoader)
     except yaml.YAMLError:
@@ -102,7 +103,7 @@ def flow_list(text: str) -> list[str] | None:
 
 
 def _reason(error: yaml.YAMLError, text: str) -> str:
-    """What is wrong, in one line."""
+    """The problem, in one line."""
     if isinstance(error, yaml.reader.ReaderError):
         before = text[: error.position].count("\n") + 1
         return f"line {before} has a character that no text has, U+{ord(text[error.position]):04X}"
@@ -117,7 +118,7 @@ def _reason(error: yaml.YAMLError, text: str) -> str:
 
 
 def _quoting(error: yaml.YAMLError, text: str) -> str:
-    """What to do about an error: put a text in quotes, if it is one that YAML takes for something else."""
+    """The fix for an error: quotes around a text that YAML takes for something else."""
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     for line in reversed(text.splitlines()[: mark.line + 1] if mark is not None else []):
         setting = _SETTING.fullmatch(line)
@@ -130,14 +131,14 @@ def _quoting(error: yaml.YAMLError, text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text in YAML's quotes: double ones where \\n is to be a line break."""
+    """Text in YAML's quotes: double quotes if it contains \\n for a line break."""
     if "\\n" in text and not re.search(r'\\[^n]|"', text):
         return f'"{text}"'
     return "'" + text.replace("'", "''") + "'"
 
 
 class _Reader:
-    """Makes values of nodes."""
+    """Converts YAML nodes to values."""
 
     def __init__(self, flag: str, file: str) -> None:
         self._flag, self._file = flag, file
@@ -181,7 +182,7 @@ class _Reader:
         return found
 
     def _merged(self, node: yaml.Node) -> dict[str, Any]:
-        """What `<<: *NAME` brings."""
+        """The content that `<<: *NAME` merges."""
         value = self.value(node)
         sections = value if isinstance(value, list) else [value]
         if not all(isinstance(section, Section) for section in sections):
@@ -204,7 +205,7 @@ def flatten(content: Section, flag: str = "--config") -> Settings:
         flag: who asked for it.
 
     Raises:
-        UsageError: a name is set twice, once nested and once dotted, say.
+        UsageError: a name is set twice, for example once nested and once dotted.
     """
     flat = Settings()
     lines: dict[str, int] = {}

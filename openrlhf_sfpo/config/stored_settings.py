@@ -7,7 +7,7 @@ RUN_DIR = "RUN_DIR"
 
 
 def portable(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they are compared and stored: plain values, with a placeholder for the run directory."""
+    """Settings in the form that is compared and stored: plain values, with a placeholder for the run directory."""
     values = as_asked(values)
     directory = str(values.get("run.dir") or "")
 
@@ -23,5 +23,6 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_asked(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they are written down. Keys are not among them: `keys.take_keys` moved them to the environment."""
+    """Settings in the form that is written to files. Keys are not among them: `keys.take_keys` moved them to the
+    environment."""
     return {name: value for name, value in values.items() if name != "config"}

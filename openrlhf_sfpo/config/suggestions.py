@@ -10,7 +10,7 @@ from openrlhf_sfpo.system.errors import UsageError
 # Characters that word processors and web pages turn hyphens into.
 DASHES = "-\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{EM DASH}\N{HORIZONTAL BAR}\N{MINUS SIGN}"
 _MANY = 4
-# Values by other names that people know them by, and why; names without hyphens and underscores.
+# Other names for values, and why; without hyphens and underscores.
 _GRPO = ("group_norm", "group_norm is GRPO")
 _ALSO_CALLED: dict[str, dict[str, tuple[str, str]]] = {
     "algo.advantage.estimator": {
@@ -32,7 +32,7 @@ _ALSO_CALLED: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def unknown_flag(word: str, names: Iterable[str]) -> UsageError:
-    """The error for a word of a command line that begins like a flag and is none.
+    """The error for a word of a command line that looks like a flag and is not one.
 
     Args:
         word: without its value.
@@ -47,7 +47,7 @@ def unknown_flag(word: str, names: Iterable[str]) -> UsageError:
 
 
 def unknown_setting(name: str, place: str, names: Iterable[str]) -> UsageError:
-    """The error for a name in a file that is no flag's.
+    """The error for a name in a file that is not a flag's.
 
     Args:
         name: dotted.
@@ -97,7 +97,7 @@ def stray_word(word: str, after: str | None, switch: bool, names: Iterable[str])
 
 
 def takes_no_value(flag: str, value: str) -> UsageError:
-    """The error for a value of a flag that takes none.
+    """The error for a value given to a flag that takes none.
 
     Args:
         flag: with its dashes.
@@ -124,12 +124,12 @@ def lacks_value(flag: str, following: str | None, names: Iterable[str]) -> Usage
 
 
 def looks_like_a_flag(word: str) -> bool:
-    """Whether a word in the place of a flag was meant as one: it begins with a hyphen, or what looks like one."""
+    """Whether a word was meant as a flag: it begins with a hyphen or a similar character."""
     return len(word) > 1 and word[0] in DASHES and not _is_number(word)
 
 
 def ends_values(word: str) -> bool:
-    """Whether a word cannot be a flag's value: it begins with a hyphen, and not as a number or a list item does."""
+    """Whether a word cannot be a flag's value: it begins with a hyphen and is neither a number nor a list item."""
     return len(word) > 1 and word[0] == "-" and not word[1].isspace() and not _is_number(word)
 
 
@@ -142,7 +142,7 @@ def _is_number(word: str) -> bool:
 
 
 def truth(text: str) -> bool | None:
-    """The truth value that a word stands for; None if it is none."""
+    """The boolean that a word stands for; None if it stands for none."""
     word = text.strip().lower()
     return True if word in _TRUE else False if word in _FALSE else None
 
@@ -151,7 +151,7 @@ _TRUE, _FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0"
 
 
 def _advice(name: str, known: list[str], dashes: str) -> tuple[str, str]:
-    """What is wrong with the name, and what to write."""
+    """The problem with the name, and the fix."""
     if name in RENAMED:
         return "is no flag (it was one of earlier versions of OpenRLHF)", f"Write {dashes}{RENAMED[name]}."
     if name in GONE:
@@ -168,7 +168,7 @@ def _advice(name: str, known: list[str], dashes: str) -> tuple[str, str]:
 
 
 def meant(name: str, value: str, choices: Iterable[str]) -> str:
-    """A question for which of a flag's values was meant by another one; no text if that is unclear.
+    """A question such as "Did you mean ...?" about a flag's values; empty if there is no likely one.
 
     Args:
         name: of the flag, without dashes.
@@ -197,7 +197,7 @@ def similar(name: str, known: Iterable[str]) -> list[str]:
     if 0 < len(ends) <= _MANY:
         return ends
     section, dot, leaf = name.rpartition(".")
-    if dot:  # the section is right, or the name is right and the section is not
+    if dot:  # either the section or the name is right
         leaves = [one for one in names if one.rpartition(".")[2] == leaf]
         if 0 < len(leaves) <= _MANY:
             return leaves

@@ -1,4 +1,4 @@
-"""From the text of a command line or a file to the value of a flag, with errors that name the flag and the place."""
+"""Converts text of a command line or a file to flag values, with errors that name the flag and the place."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from openrlhf_sfpo.config.settings_file import Section, flow_list
 from openrlhf_sfpo.config.suggestions import meant, truth
 from openrlhf_sfpo.system.errors import UsageError
 
-# Text flags for which no text at all is a value of its own.
+# Text flags for which the empty text is a valid value.
 _MAY_BE_EMPTY = frozenset({"ckpt.best_metric_key"})
 _KINDS: dict[Any, tuple[str, str]] = {
     int: ("no whole number", "Write one, such as 8."),
@@ -24,11 +24,11 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 def value_of(action: argparse.Action, given: object, place: str = "") -> Any:
-    """What a flag's value is.
+    """Convert a flag's value.
 
     Args:
         action: the flag.
-        given: text, or texts in a list; numbers and truth values are taken as well. A flag without a value on a command
+        given: text, or texts in a list; numbers and booleans are accepted, too. A flag without a value on a command
             line is given as True.
         place: where it was read, if in a file.
 
@@ -49,11 +49,11 @@ def value_of(action: argparse.Action, given: object, place: str = "") -> Any:
             fix = f"Separate them with commas: {joined}" if many else "Write one without brackets."
             raise _error(flag, "is given a list, and takes one value", place, fix)
         value = convert(_text(given))
-        # The default of a few numbers with a fraction is a whole one: 1 and 1.0 must not look like two settings.
+        # A few floats have integer defaults: 1 and 1.0 must not look like different settings.
         return action.default if action.type is float and value == action.default else value
     if isinstance(given, str):
         if action.default == given and isinstance(action.default, str):
-            return given  # a default that is no list, as it is written to config.yaml
+            return given  # a default that is not a list, as written to config.yaml
         given = flow_list(given) or ([given] if action.nargs in ("*", "+") else given.replace(",", " ").split())
     items = list(given) if isinstance(given, list | tuple) else [given]
     _check_count(action, items, place)
@@ -115,17 +115,17 @@ def _sources(flag: str, text: str, place: str) -> str:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise _error(flag, f"is {text!r}, with nothing between two commas or at an end", place, "Drop the comma.")
-    # What is generated, and what is asked for over the network, has no home directory.
+    # Generated data sets and URLs have no home directory.
     return ",".join(
         part if "://" in part or ":" in part.split(".")[0] else expanded(flag, part, place) for part in parts
     )
 
 
 def expanded(flag: str, text: str, place: str = "") -> str:
-    """A path with the home directory and the environment's variables put in.
+    """A path with the home directory and environment variables expanded.
 
     Args:
-        flag: that names it.
+        flag: the flag that names it.
         text: the path.
         place: where it was read, if in a file.
 
@@ -149,7 +149,7 @@ def expanded(flag: str, text: str, place: str = "") -> str:
 
 
 def as_path(text: str) -> Path:
-    """A path of a command line, for argparse: not empty, with the home directory put in."""
+    """A path on a command line, for argparse: not empty, with the home directory expanded."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty (is a variable of the shell not set?)")
     try:

@@ -1,4 +1,4 @@
-"""DeepSpeed's compiled operators, and what an interrupted compilation leaves behind."""
+"""DeepSpeed's compiled operators, and the locks that interrupted compilations leave behind."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,13 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def check_locks() -> None:
-    """Check that no compilation of an operator was killed.
+    """Check for locks of killed compilations of operators.
 
-    torch compiles DeepSpeed's operators when they are first used, in a directory for each, and takes a file `lock` in
-    it for the duration. A process that is killed meanwhile leaves the file, and every later one waits for it, silently
-    and without end.
+    torch compiles DeepSpeed's operators at their first use, each in its own directory, in which it holds a file `lock`
+    meanwhile. A killed process leaves the file, and every later one waits for it silently and forever.
 
     Raises:
-        UsageError: there is a lock that no process of this machine holds, naming it.
+        UsageError: a lock is held by no process of this machine; names it.
     """
     if left := left_locks():
         raise UsageError(
@@ -52,4 +51,4 @@ def _is_held(lock: Path) -> bool:
                 with suppress(OSError):
                     if link.samefile(lock):
                         return True
-    return not lock.exists()  # it ended while we looked
+    return not lock.exists()  # it ended in the meantime

@@ -1,4 +1,4 @@
-"""What transformers' `save_pretrained` needs so that the model of a run is saved, and that others may read it."""
+"""Makes transformers' `save_pretrained` succeed, and its files readable for others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 
 def make_savable(model: "PreTrainedModel") -> None:
-    """Mend a generation config that transformers loads but refuses to save.
+    """Fix a generation config that transformers loads but refuses to save.
 
-    Many published models set temperature or top_p without do_sample. If that is not all, only the special tokens stay.
+    Many published models set temperature or top_p without do_sample. If fixing that is not enough, only the special
+    tokens are kept.
 
     Args:
         model: a transformers model; changed in place.
@@ -27,7 +28,8 @@ def make_savable(model: "PreTrainedModel") -> None:
 
 
 def set_modes(directory: Path) -> None:
-    """Give the weights in a saved directory the mode of other new files: safetensors writes for the owner only."""
+    """Give the weights in a saved directory the default mode of new files: safetensors makes them readable for the
+    owner only."""
     for file in directory.glob("*.safetensors"):
         set_usual_mode(file)
 

@@ -1,9 +1,9 @@
 """The fp32 partitions of a DeepSpeed ZeRO optimizer, as SFPO needs them.
 
-ZeRO keeps fp32 copies of the weights next to the (16-bit) parameters that the model computes with, each rank its
-partition of every parameter group. The optimizer step reads the copies only: what is written to the parameters alone is
-lost, and what is written to the copies alone is not seen by the next forward pass. All of it is DeepSpeed's private
-state; `tests/deepspeed/test_zero.py` says for each stage that it is still where it is looked for here.
+ZeRO keeps fp32 copies of the weights in addition to the (16-bit) parameters of the forward pass; each rank holds its
+partition of every parameter group. The optimizer step reads only the copies: changes to the parameters alone are lost,
+and changes to the copies alone are not seen by the next forward pass. All of it is DeepSpeed's private state;
+`tests/deepspeed/test_zero.py` checks for each stage that it is where this file expects it.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ class ZeroWeights:
         engine: what `deepspeed.initialize` returned, with ZeRO stage 1, 2 or 3.
 
     Raises:
-        ValueError: the optimizer keeps its fp32 weights somewhere that is not handled here.
+        ValueError: the optimizer keeps its fp32 weights in an unsupported place.
     """
 
     def __init__(self, engine: "DeepSpeedEngine") -> None:
@@ -48,17 +48,17 @@ class ZeroWeights:
         self.optimizer: torch.optim.Optimizer = self._zero.optimizer
 
     def shards(self) -> Iterator[Shard]:
-        # Each rank owns what no other does; the padding at the ends of partitions stays zero.
+        # The ranks' partitions are disjoint; the padding at their ends stays zero.
         return (Shard(partition, self.optimizer) for partition in self._partitions)
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """fp32 partitions -> the parameters of every rank."""
+        """Copy the fp32 partitions into the parameters of every rank."""
         if not hasattr(self._zero, "persistent_parameters"):
             self._zero.update_lp_params()
             return
-        # Stage 3. Parameters that a forward pass left gathered would keep their old values: small ones are kept
-        # gathered for good ("persistent"), and so they are gathered again at the end.
+        # Stage 3. Parameters that a forward pass left gathered would keep their old values. Small ones stay gathered
+        # permanently ("persistent"), so they are gathered again at the end.
         self._zero._partition_all_parameters()
         for index in range(len(self._partitions)):
             self._zero._reassign_or_swap_out_partitioned_parameters(index)
@@ -77,8 +77,8 @@ class ZeroWeights:
 
     @contextmanager
     def before_steps(self, prepare: Callable[[], Callable[[], None]]) -> Iterator[None]:
-        """Inside, before each optimizer step, when the reduced gradients are there, call `prepare`; after the step call
-        what that returned. Micro-batches that only accumulate gradients make no step."""
+        """Inside the block, call `prepare` before each optimizer step, once the reduced gradients exist, and the
+        function that it returns after the step. Micro-batches that only accumulate gradients are not steps."""
         original = self._zero.step
 
         def step(*args: Any, **kwargs: Any) -> Any:
@@ -94,17 +94,18 @@ class ZeroWeights:
 
     @contextmanager
     def momentum_grad_cosine(self) -> Iterator[Callable[[], float]]:
-        """Compare momentum and gradient in the first optimizer step inside.
+        """Compare momentum and gradient in the first optimizer step in the block.
 
         Yields:
-            What gives the cosine between Adam's first moments and the step's gradients over all ranks, 0 if there were
+            A function that returns the cosine between Adam's first moments and the step's gradients over all ranks, 0
+                without moments. Every rank calls it once, after the step. Clipping does not change the result.
             no moments. Every rank calls it once, after the step. Clipping does not change it.
         """
         sums = torch.zeros(3, dtype=torch.float64)
         seen: set[int] = set()
 
         def observe(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
-            # ZeRO runs the optimizer once for each partition, with the reduced gradient in its .grad.
+            # ZeRO runs the optimizer once per partition, with the reduced gradient in its .grad.
             for partition in (p for group in optimizer.param_groups for p in group["params"]):
                 momentum = optimizer.state.get(partition, {}).get("exp_avg")
                 if momentum is None or partition.grad is None or id(partition) in seen:
@@ -125,7 +126,7 @@ class ZeroWeights:
             hook.remove()
 
 
-# Where each of DeepSpeed's ZeRO optimizers has this rank's fp32 partitions.
+# The attributes of DeepSpeed's ZeRO optimizers with this rank's fp32 partitions.
 _PARTITIONS = {
     "DeepSpeedZeroOptimizer": "single_partition_of_fp32_groups",  # stages 1 and 2
     "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",

@@ -1,6 +1,6 @@
-"""What a machine, its packages and its Ray cluster lack for training, or for one command line; nothing is changed.
+"""What a machine, its packages and its Ray cluster lack for training, or for one command line. Changes nothing.
 
-Each check is a function that yields findings. Those of a command line take the flags as well.
+Each check is a function that yields findings. Those of a command line also take its flags.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def examine_quickly() -> Iterator[Finding]:
-    """What can be looked at during a run, as often as one likes: nothing is computed, and no GPU memory taken."""
+    """The checks that may run at any time, also during a run: they compute nothing and use no GPU memory."""
     import torch
 
     from openrlhf_sfpo.config.device_defaults import has_cuda
@@ -40,7 +40,7 @@ def examine(args: NestedFlags | None) -> Iterator[Finding]:
     """All checks.
 
     Args:
-        args: the flags of a command line that is to be run, nested; None to look at the machine only.
+        args: the nested flags of a command line; None to check the machine only.
     """
     from openrlhf_sfpo.config.device_defaults import has_cuda
 
@@ -67,7 +67,7 @@ def examine(args: NestedFlags | None) -> Iterator[Finding]:
 
 
 def check_command_line(flat: argparse.Namespace, given: Container[str] = ()) -> Finding:
-    """Everything that `openrlhf-sfpo train` refuses before it starts. `given`: the names of the flags that were set."""
+    """Everything that `openrlhf-sfpo train` checks before it starts. `given`: the names of the flags that were set."""
     from openrlhf_sfpo.runs import preflight
 
     try:

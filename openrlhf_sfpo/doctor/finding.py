@@ -1,4 +1,4 @@
-"""What `doctor` found out about one thing."""
+"""The result of one of `doctor`'s checks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ State = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at and how it is.
+    """The result of one check.
 
     Attributes:
-        check: what was looked at.
+        check: what was checked.
         state: "ok", "warning" (it may work) or "error" (it will not).
-        found: how it is.
-        fix: what to do about it, empty if nothing.
+        found: the result.
+        fix: what to do about it; empty if nothing.
     """
 
     check: str

@@ -24,7 +24,7 @@ def python_version() -> Finding:
 
 
 def directories() -> Iterator[Finding]:
-    """Where temporary files and the libraries' caches go."""
+    """Check the directories for temporary files and the libraries' caches."""
     try:
         yield Finding("temporary files", "ok", f"below {parent_directory()}")
     except UsageError as error:
@@ -67,7 +67,7 @@ def no_gpus() -> Iterator[Finding]:
 
 
 def collectives(backend: str) -> Finding:
-    """An all-reduce between processes of this machine, one for each GPU or two."""
+    """An all-reduce between processes of this machine: one per GPU, or two without GPUs."""
     import torch
 
     count = torch.cuda.device_count() if backend == "nccl" else 2
@@ -84,7 +84,7 @@ def collectives(backend: str) -> Finding:
 
 
 def all_reduce(rank: int, count: int, backend: str, port: int) -> None:
-    """What each of the processes does."""
+    """One of the processes."""
     from datetime import timedelta
 
     import torch
@@ -106,11 +106,11 @@ def shared_memory(cuda: bool) -> Finding:
     if free >= need:
         return Finding("/dev/shm", "ok", found)
     fix = f"Start the container with docker run --shm-size={need // GIB}g or --ipc=host; {what} need it."
-    return Finding("/dev/shm", "warning" if free >= GIB / 4 else "error", found, fix)  # Docker's own is 64 MiB
+    return Finding("/dev/shm", "warning" if free >= GIB / 4 else "error", found, fix)  # Docker's default is 64 MiB
 
 
 def stack_dumps() -> Finding:
-    """py-spy reads the stack of a rank that hangs."""
+    """Check py-spy, which dumps the stack of a hung rank."""
     scope = Path("/proc/sys/kernel/yama/ptrace_scope")
     restricted = scope.exists() and scope.read_text(encoding="utf-8").strip() not in ("0", "") and os.geteuid() != 0
     if not Path(sys.executable).with_name("py-spy").exists():

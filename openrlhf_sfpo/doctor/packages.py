@@ -1,4 +1,4 @@
-"""The installed packages against the versions that setup.py asks for."""
+"""Compares the installed packages with the versions that setup.py requires."""
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -11,7 +11,7 @@ _OWN_PACKAGE = "openrlhf_sfpo"
 
 
 def packages(extra: str) -> Iterator[Finding]:
-    """The versions that setup.py asks for, of the CPU or the GPU set."""
+    """Check the versions that setup.py requires, for the CPU or the GPU set."""
     try:
         wanted_of_us = requires(_OWN_PACKAGE) or []
     except PackageNotFoundError:

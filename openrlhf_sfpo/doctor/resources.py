@@ -1,4 +1,4 @@
-"""What one command line needs against what the machine and its Ray cluster have: memory, GPUs, disk."""
+"""Compares the needs of a command line with what the machine and its Ray cluster have: memory, GPUs, disk."""
 
 import argparse
 import shutil
@@ -22,7 +22,7 @@ def parameters_of(path: str) -> int:
     """The number of a model's parameters, from its config.json alone.
 
     Raises:
-        UsageError: it is no model that the Megatron actor knows.
+        UsageError: the Megatron actor does not support this model.
     """
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.model.config import ModelConfig
@@ -69,7 +69,7 @@ def plan_of(args: NestedFlags, gpu_bytes: int) -> "Plan":
 
 
 def host_memory(plan: "Plan", available: int) -> Finding:
-    """What is planned in a node's host memory against the bytes that are available there."""
+    """Compare the planned use of a node's host memory with the available bytes."""
     need = sum(item.bytes for item in plan.host)
     found = f"{available / GIB:.1f} GiB available, about {need / GIB:.1f} needed on each node of the actor"
     if available >= need:
@@ -77,24 +77,24 @@ def host_memory(plan: "Plan", available: int) -> Finding:
     largest = max(plan.host, key=lambda item: item.bytes)
     return Finding(
         "memory",
-        "warning",  # worked out and not measured
+        "warning",  # calculated, not measured
         found,
         f"The largest part is {largest.bytes / GIB:.1f} GiB of {largest.what}; openrlhf-sfpo plan shows all.",
     )
 
 
 def gpu_memory(plan: "Plan") -> Finding:
-    """What is planned for a GPU, of the actor and the engines, against its memory."""
+    """Compare the planned memory of actor and engines on a GPU with its size."""
     peak = plan.worst.worst
     found = f"{peak.total / GIB:.1f} of {plan.gpu_bytes / GIB:.1f} GiB planned, at most, in the {peak.name}"
     if plan.fits:
         return Finding("GPU memory", "ok", found)
-    # Most of it is worked out and not measured: a warning.
+    # Only a warning: most of it is calculated, not measured.
     return Finding("GPU memory", "warning", "; ".join(plan.problems), "openrlhf-sfpo plan --gpus N suggests layouts.")
 
 
 def ray_gpus(args: NestedFlags, cuda: bool) -> Finding:
-    """The GPUs that a command line asks for, against those of the Ray cluster or of this machine."""
+    """Compare the GPUs that a command line needs with those of the Ray cluster or of this machine."""
     needed = gpus_needed(args)
     fix = "Lower --actor.num_gpus_per_node, --ref.num_gpus_per_node or --vllm.num_engines, or add nodes."
     address = ray_address()
@@ -120,7 +120,7 @@ def ray_gpus(args: NestedFlags, cuda: bool) -> Finding:
 
 
 def disk(args: NestedFlags) -> Iterator[Finding]:
-    """Room for the checkpoints that are kept, one more while it is written, and the final model."""
+    """Check the disk space for the checkpoints to keep, one more while it is written, and the final model."""
     count = parameters_of(args.actor.model_name_or_path)
     one = CHECKPOINT_BYTES * count
     saves = args.ckpt.save_steps > 0 and not args.ckpt.disable_ds

@@ -1,4 +1,4 @@
-"""Batches against the data: how many prompts there are, and what a run makes of them."""
+"""Checks batch sizes against the number of prompts."""
 
 from collections.abc import Container
 
@@ -9,11 +9,11 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def check_batches(args: NestedFlags, data: DataCheck, given: Container[str] = ()) -> None:
-    """Check batch sizes against the number of prompts, and the metric of the best checkpoint against the data.
+    """Check batch sizes against the number of prompts, and the metric of the best checkpoint against the data sets.
 
     Args:
         args: nested.
-        data: has read the data sets.
+        data: the data, after its sets have been read.
         given: names of the flags that were set. The default of --rollout.batch_size may be larger than the data: a
             batch then has all prompts.
 
@@ -54,7 +54,7 @@ def check_batches(args: NestedFlags, data: DataCheck, given: Container[str] = ()
 
 
 def _check_metric(args: NestedFlags, sources: list[str] | None) -> None:
-    """With a --ckpt.best_metric_key that no evaluation has, OpenRLHF would keep no best checkpoint and say nothing."""
+    """Refuse a --ckpt.best_metric_key that no evaluation reports: OpenRLHF would silently keep no best checkpoint."""
     key = args.ckpt.best_metric_key
     if key in ("", "none"):
         return

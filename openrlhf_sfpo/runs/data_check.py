@@ -1,4 +1,4 @@
-"""A run's data sets and its tokenizer, checked before the start and described in the dry run."""
+"""Checks a run's data sets and tokenizer before the start, and describes them in the dry run."""
 
 import json
 import re
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 PROMPTS, EVAL = "--data.prompt_dataset", "--eval.dataset"
 CODE_FLAG = "--actor.trust_remote_code"
-# A built-in reward may also be named by its module and function.
+# Built-in rewards can also be given as their module and function.
 _BUILT_IN = "openrlhf_sfpo.tasks.rewards:"
-# How many problems of a data set that is generated are looked at before the run.
+# How many problems of a generated data set are checked before the run.
 _GENERATED = 16
 _PARSED_LABELS = 200
 _SHOWN = 300
@@ -41,7 +41,7 @@ def left_to_openrlhf(args: NestedFlags) -> bool:
 
 
 def fields_of(args: NestedFlags, flag: str) -> Fields:
-    """What is read of a data set's rows; `flag` is PROMPTS or EVAL."""
+    """The fields to read from a data set's rows; `flag` is PROMPTS or EVAL."""
     reward = (args.reward.remote_url or "").split(",")[0]
     if reward.startswith(_BUILT_IN):
         reward = reward.removeprefix(_BUILT_IN).removesuffix("_reward")
@@ -63,7 +63,7 @@ def _generates(*specs: str | None) -> bool:
 
 @dataclass
 class _Found:
-    """A data set that was looked at."""
+    """A data set that has been checked."""
 
     source: Source
     scan: Scan
@@ -71,17 +71,17 @@ class _Found:
 
 
 class DataCheck:
-    """Checks of one run's data, in the order of what they cost; then what there is to say of it.
+    """Checks of one run's data, the cheapest first, and the warnings about it.
 
     Args:
         args: the flags, nested.
-        ahead: the run is not started yet, so that nothing is downloaded.
+        ahead: the run is not being started, so nothing may be downloaded.
     """
 
     def __init__(self, args: NestedFlags, ahead: bool = False) -> None:
         self._args, self._ahead = args, ahead
         self._found: dict[str, list[_Found]] = {}
-        self._unread: set[str] = set()  # flags with data sets that are still to be downloaded
+        self._unread: set[str] = set()  # flags whose data sets must still be downloaded
         self._tokenizer: Any = None
         self.notes: list[str] = []  # further warnings
 
@@ -99,7 +99,7 @@ class DataCheck:
         return Template.parse("--data.input_template", text)
 
     def flags(self) -> None:
-        """The template, and the directory that the data goes to."""
+        """Check the template, and the directory for the prepared data."""
         self.template()
         for mark in ",@":
             if mark in str(Path(self._args.run.dir).absolute()):
@@ -110,11 +110,11 @@ class DataCheck:
                 )
 
     def rows(self, flag: str, spec: str) -> None:
-        """Every row of a flag's data sets; of generated ones the first few.
+        """Check every row of a flag's data sets; of generated ones, the first few.
 
         Raises:
             UsageError: for the first row that is wrong.
-            NotThere: files that do not exist and, ahead of the run, data sets that will be downloaded.
+            NotThere: files do not exist or, ahead of the run, data sets are yet to be downloaded.
         """
         if not spec:
             return
@@ -145,25 +145,25 @@ class DataCheck:
             )
 
     def size(self, flag: str) -> int | None:
-        """Rows of a flag's data sets, after `rows`; None if they cannot be known yet."""
+        """The number of rows of a flag's data sets, after `rows`; None if not known yet."""
         known = flag in self._found and flag not in self._unread
         return sum(one.size for one in self._found[flag]) if known else None
 
     def datasources(self, flag: str) -> list[str] | None:
-        """The names under which a flag's data sets are evaluated, after `rows`; None if they cannot be known yet."""
+        """The names under which a flag's data sets are evaluated, after `rows`; None if not known yet."""
         if flag not in self._found or flag in self._unread:
             return None
         return sorted({name for one in self._found[flag] for name in one.scan.datasources})
 
     def tokenizer(self) -> None:
-        """The tokenizer, and a rendered prompt of every kind that the data has.
+        """Check the tokenizer, and render a prompt of every kind in the data.
 
         Raises:
             UsageError: it cannot be loaded, does not fit the model, or cannot render a prompt.
         """
         args = self._args
         if self._ahead and not Path(args.actor.model_name_or_path).is_dir():
-            return  # a name on the hub
+            return  # a name on the Hub
         self._tokenizer = tokenizer_of(args)
         for source, sample in self._kinds():
             text = render(self.format(), source, sample)
@@ -175,18 +175,18 @@ class DataCheck:
                 )
 
     def format(self) -> PromptFormat:
-        """How prompts are rendered; after `tokenizer`."""
+        """The prompts' format, after `tokenizer`."""
         return PromptFormat(self.template(), self._args.data.apply_chat_template, self._tokenizer)
 
     def _kinds(self) -> Iterator[tuple[Source, Sample]]:
-        """The first row of every data set, and a chat with each sequence of roles."""
+        """Yield the first row of every data set, and one chat for each sequence of roles."""
         for one in (one for found in self._found.values() for one in found):
             for sample in [*one.scan.samples[:1], *one.scan.shapes.values()]:
                 yield one.source, sample
 
     def first(self) -> tuple[str, Any, str] | None:
-        """The first training prompt as the model gets it (after `tokenizer`), its label as the reward gets it, and
-        where it is; None if there is no data yet."""
+        """The first training prompt as the model gets it (after `tokenizer`), its label as the reward gets it, and its
+        place; None if there is no data yet."""
         found = self._found.get(PROMPTS)
         if not found or self._tokenizer is None:
             return None
@@ -212,7 +212,7 @@ class DataCheck:
         return f"A prompt as the model gets it ({where}: {_count(len(tokens), 'token')}, {start}{of}):\n  {shown}"
 
     def warnings(self) -> list[str]:
-        """What to know about data that can be trained on all the same, a line each."""
+        """Warnings about data that can nevertheless be trained on, one line each."""
         lines = list(self.notes)
         template = self._args.data.input_template
         if template and "\\n" in template:
@@ -243,7 +243,7 @@ class DataCheck:
         yield from self._unreadable(scan)
 
     def _tokens_of(self, scan: Scan) -> Iterator[str]:
-        """Prompts that are too long, or that the tokenizer has no tokens for."""
+        """Warnings about prompts that are too long, or that the tokenizer has no tokens for."""
         if self._tokenizer is None:
             return
         args, prompt_format = self._args, self.format()
@@ -295,14 +295,15 @@ def _count(number: int, of: str) -> str:
 
 
 def loses_text(tokenizer: "PreTrainedTokenizerBase", text: str, tokens: list[int]) -> bool:
-    """Whether a tenth of a text's letters and more are not in its tokens; spaces and accents may change on the way."""
+    """Whether a tenth or more of a text's letters are missing from its tokens. Tokenizers may change spaces and
+    accents."""
     there = Counter(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
     letters = [character for character in text if not character.isspace()]
     return sum((Counter(letters) - there).values()) > len(letters) / 10
 
 
 def tokenizer_of(args: NestedFlags) -> Any:
-    """The actor's tokenizer, checked, with a chat template where one is asked for."""
+    """The actor's tokenizer, checked, with a chat template if one is needed."""
     model = args.actor.model_name_or_path
     tokenizer = load_tokenizer(MODEL_FLAG, model, args.actor.trust_remote_code, not args.data.disable_fast_tokenizer)
     if args.data.apply_chat_template:
@@ -311,10 +312,10 @@ def tokenizer_of(args: NestedFlags) -> Any:
 
 
 def render(prompt_format: PromptFormat, source: Source, sample: Sample) -> str:
-    """A row's prompt as text; a chat template that refuses it is the row's fault."""
+    """A row's prompt as text; a chat template's error is reported as an error in the row."""
     try:
         return prompt_format.render(sample.prompt)
-    except Exception as error:  # templates raise what they like
+    except Exception as error:  # templates may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             source.flag,

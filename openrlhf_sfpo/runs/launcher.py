@@ -1,4 +1,4 @@
-"""One training run as `openrlhf-sfpo train` starts it: console, exit status, and what is said about it."""
+"""One training run of `openrlhf-sfpo train`: console, exit status, failure report."""
 
 import argparse
 import threading
@@ -28,19 +28,21 @@ from openrlhf_sfpo.system.streams import quiet
 
 
 def run(flat: argparse.Namespace, directory: Path, stopping: Stopping) -> int:
-    """Train, or continue the run that the directory holds. Flags are checked and the directory is this process's.
+    """Train, or continue the run in the directory. The flags have been checked, and this process owns the directory.
 
     Args:
         flat: the flags.
         directory: the run directory.
-        stopping: requests to stop, whose handlers are installed.
+        stopping: requests to stop, with its handlers installed.
 
     Returns:
-        The exit status: 0; --run.interrupted_exit_status if the run was asked to stop; 130 after Ctrl-C; 1 if it
+        The exit status: 0; --run.interrupted_exit_status if the run was asked to stop; 130 after Ctrl-C; 1 if it failed
+            (the console says why).
         failed (what failed is on the console).
 
     Raises:
-        UsageError: Ray has fewer GPUs than the flags ask for, or they are not those of the run in the directory.
+        UsageError: Ray has fewer GPUs than the flags ask for, or the flags differ from those of the run in the
+            directory.
     """
     with (
         quiet(directory / "logs" / "driver.log", vars(flat)["run.verbose"]) as stream,
@@ -72,12 +74,12 @@ def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: 
         root = root_of(error)
         if root is error:
             status.refuse(str(error))
-        else:  # found by a worker, when the run had begun
+        else:  # found by a worker after the run had begun
             status.end("failed", str(root))
         raise root from None
     except (KeyboardInterrupt, Exception, SystemExit) as error:
         if status.state == "finished" and isinstance(error, KeyboardInterrupt):
-            return 0  # it came too late
+            return 0  # the request came too late
         if session.stopping.requested is not None:
             what = _how_it_stopped(error, session.was_training)
             status.end("interrupted", f"{session.stopping.signal_name}: {what}")
@@ -92,7 +94,7 @@ def run_in(session: Session, flat: argparse.Namespace, directory: Path, stream: 
 
 
 def _report_failure(error: BaseException, directory: Path, console: Console, status: StatusFile) -> None:
-    """One line of reason on the console and in status.json; everything that is known in logs/."""
+    """Report the reason in one line on the console and in status.json, and all details in logs/."""
     why = reason(error)
     status.end("failed", why)
     console.say(f"the run failed: {why}")
@@ -107,7 +109,7 @@ def _report_failure(error: BaseException, directory: Path, console: Console, sta
 
 
 def _collect_logs(directory: Path) -> None:
-    """What the workers printed last, if Ray answers: it may be what has failed."""
+    """Collect the workers' last output, if Ray answers: Ray may be what failed."""
 
     def copy() -> None:
         with suppress(Exception):
@@ -128,7 +130,7 @@ def _how_it_stopped(error: BaseException, was_training: bool) -> str:
 
 
 def _what_continues(values: dict[str, Any]) -> str:
-    """What the same command does the next time."""
+    """What the same command will do next time."""
     step = _newest_step(Path(values["ckpt.path"]) / PLACE)
     if step is None:
         return "There is no checkpoint: the same command begins again."
@@ -145,7 +147,7 @@ def _newest_step(root: Path) -> int | None:
 
 
 def _train(session: Session, flat: argparse.Namespace, directory: Path, console: Console, status: StatusFile) -> None:
-    """Train, and start again from the last checkpoint as often as --train.max_restarts says."""
+    """Train, and restart from the last checkpoint up to --train.max_restarts times."""
     values = vars(flat)
     left = 0 if values["actor.backend"] == "deepspeed" else values["train.max_restarts"]
     repetitions = Repetitions()
@@ -225,7 +227,7 @@ def _update_in_words(sfpo: SFPOConfig) -> str:
 
 
 def _total_steps(values: dict[str, Any]) -> int | None:
-    """Rollout batches of the whole run, if it is known how many prompts there are."""
+    """The number of rollout batches of the whole run; None if the number of prompts is unknown."""
     if values["rollout.replay_dir"] or values["algo.dynamic_filtering_enable"]:
         return None
     rows = prepared_rows(Path(values["run.dir"]))

@@ -1,5 +1,5 @@
-"""The driver's ears: what the workers say goes to the run directory and the console; a run that hangs, or was asked to
-stop and does not, is ended."""
+"""Passes the workers' messages to the run directory and the console, and ends a run that hangs or does not stop when
+asked to."""
 
 import sys
 import threading
@@ -22,27 +22,28 @@ from openrlhf_sfpo.system.stopping import Stopping
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-_DEAF = 300.0  # seconds without the mailbox after which it counts as lost
-_PATIENCE = 15.0  # seconds after which the main thread is interrupted once more
+_DEAF = 300.0  # seconds without an answer after which the mailbox counts as lost
+_PATIENCE = 15.0  # seconds after which the main thread is interrupted again
 
 
 class Listener:
-    """Listens to one run, in a thread of its own. No error there ends the thread: it is what keeps a run's promises.
+    """Listens to one run, in a thread of its own. The thread survives all errors, because the run's guarantees depend
+    on it.
 
     Args:
-        watchdog: follows the ranks.
-        writer: of the run directory.
-        console: for people.
+        watchdog: tracks the ranks.
+        writer: writes the run directory.
+        console: prints progress.
         stopping: whether the run was asked to stop.
-        total_steps: of the whole run, if known.
+        total_steps: the whole run's number of steps, if known.
         grace_seconds: --train.grace_seconds.
         continues_after: the step of the checkpoint that the run continues from, 0 for none.
         asynchronous: --train.async_enable: rollouts and updates overlap.
 
     Attributes:
-        hung: what the watchdog said, once it said something.
+        hung: the watchdog's report, if there is one.
         lost: set once the mailbox is gone.
-        starts: of the engines.
+        starts: tracks the engines' starts.
         training: whether the workers are up, and the first rollout or evaluation has begun.
     """
 
@@ -77,21 +78,21 @@ class Listener:
         """Listen until the block ends.
 
         Args:
-            mailbox: the workers' end.
-            is_new: no run has used it. Its process, which takes seconds to start, is not waited for then.
+            mailbox: the mailbox that the workers write to.
+            is_new: no run has used it yet. Its process takes seconds to start, which is not waited for.
         """
         import ray
 
         finished = threading.Event()
         if not is_new:
-            ray.get(mailbox.begin.remote())  # forget what the run before said after its end
+            ray.get(mailbox.begin.remote())  # discard the previous run's late messages
 
         def listen() -> None:
             while not finished.wait(0.5):
                 try:
                     self._listen(mailbox)
                 except Exception:
-                    traceback.print_exc(file=sys.stderr)  # into the run's logs
+                    traceback.print_exc(file=sys.stderr)  # goes to the run's logs
 
         thread = threading.Thread(target=listen, name="events", daemon=True)
         thread.start()
@@ -100,8 +101,8 @@ class Listener:
         finally:
             finished.set()
             thread.join()
-            with suppress(Exception):  # what the run failed of matters more than its last words
-                if self._answer is not None:  # to a question from before the end
+            with suppress(Exception):  # the run's own failure matters more than its last messages
+                if self._answer is not None:  # to a request from before the end
                     self._take(mailbox, 30.0)
                 self._take(mailbox, 30.0)
 
@@ -125,8 +126,8 @@ class Listener:
                 self._end_workers(mailbox)
 
     def _take(self, mailbox: "ActorHandle", wait: float) -> bool:
-        """Take what the mailbox holds; return whether it answered. An answer that is late is taken the next time: what
-        is in it is nowhere else any more."""
+        """Fetch the mailbox's content; return whether it answered. A late answer is used the next time, because its
+        messages have already been removed from the mailbox."""
         import ray
 
         if self._answer is None:
@@ -139,7 +140,7 @@ class Listener:
         for event in events:
             try:
                 self._handle(event)
-            except Exception:  # an event that cannot be shown must not hide the others
+            except Exception:  # one event that cannot be shown must not hide the others
                 traceback.print_exc(file=sys.stderr)
         problem = self._writer.problem
         if problem is not None and problem != self._problem:
@@ -151,7 +152,7 @@ class Listener:
         return True
 
     def _cannot_hear(self) -> None:
-        """Without the mailbox nothing is written and no hang is noticed: end the run, which then starts again."""
+        """End the run, which then restarts: without the mailbox, nothing is written and no hang is detected."""
         self.lost = WorkerLost(f"the process that passes on the workers' messages has been gone for {_DEAF:.0f} s")
         self._interrupt()
 
@@ -188,8 +189,8 @@ class Listener:
             self._interrupt()
 
     def _end_workers(self, mailbox: "ActorHandle") -> None:
-        """Unblock whoever waits for the workers. Ray asks a process to end itself, which one that is stopped, or stuck
-        in a driver, does not; it would keep its GPU's memory."""
+        """Unblock the callers that wait for the workers. Ray only asks a process to exit; one that is stopped, or stuck
+        in a driver, does not, and would keep its GPU memory."""
         end_workers(mailbox)
         if self._killed:
             return
@@ -198,14 +199,14 @@ class Listener:
             kill_on(node, processes)
 
     def _interrupt(self) -> None:
-        """Interrupt the main thread; once, for it has to clean up, and again only if it does not get there."""
+        """Interrupt the main thread: once, because it must clean up, and again only if that takes too long."""
         now = time.monotonic()
         if now >= self._interrupt_at:
             self._interrupt_at = now + _PATIENCE
             self._stopping.interrupt()
 
     def _what_follows(self) -> str:
-        """What a request to stop leads to, as far as the run has come."""
+        """What happens after a request to stop, depending on the run's progress."""
         within = f"(up to {self._grace_seconds:.0f} s, --train.grace_seconds)"
         if not self.training:
             return "stopping before the first step; there is nothing to save"
@@ -222,7 +223,7 @@ class Listener:
 
 
 def end_workers(mailbox: "ActorHandle") -> None:
-    """Kill the trainer and the policy's ranks unconditionally, to unblock whoever waits for them."""
+    """Kill the trainer and the policy's ranks unconditionally, to unblock the callers that wait for them."""
     import ray
 
     with suppress(ray.exceptions.RayError):
@@ -232,22 +233,22 @@ def end_workers(mailbox: "ActorHandle") -> None:
 
 
 def stack_of(rank: int, beat: dict[str, Any]) -> str:
-    """The stack of a process that does not answer, by py-spy on its machine.
+    """The stack of a process that does not answer, from py-spy on its node.
 
     Args:
-        rank: whose it is.
-        beat: the last one.
+        rank: the process's rank.
+        beat: its last heartbeat.
     """
     try:
         return on_node(beat["node"], _py_spy, beat["pid"])
-    except Exception as error:  # it is only for the reader; the run ends in any case
+    except Exception as error:  # the stack is only informative; the run ends in any case
         return f"not available ({type(error).__name__}: {error})"
 
 
 def _py_spy(process: int) -> str:
     import subprocess
 
-    # --nonblocking: a process that was stopped stays as it is.
+    # --nonblocking: a stopped process must stay stopped.
     command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--pid", str(process)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, encoding="utf-8")
     return done.stdout or f"py-spy could not read it: {done.stderr.strip()}"

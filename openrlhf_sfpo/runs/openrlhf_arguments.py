@@ -1,4 +1,4 @@
-"""A run's flags as OpenRLHF's own code must see them."""
+"""Converts a run's flags to what OpenRLHF's own code needs."""
 
 import argparse
 import json
@@ -10,14 +10,14 @@ from openrlhf_sfpo.runs import run_data
 
 
 def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None) -> argparse.Namespace:
-    """The flags as OpenRLHF's own code must see them. With a checkpoint, it loads what the actors say is in there.
+    """The flags for OpenRLHF's own code. With a checkpoint, OpenRLHF loads the state that the actors return from it.
 
-    For Megatron, it sends one chunk of data to `ds.tensor_parallel_size` neighboring ranks: the ranks that hold one
-    copy of the model. Its own packing and balancing stay off, because the actor packs and balances for itself.
+    For Megatron, OpenRLHF sends one chunk of data to `ds.tensor_parallel_size` neighboring ranks: the ranks that hold
+    one copy of the model. Its own packing and balancing stay off, because the actor does both.
     """
     values = dict(vars(flat))
     values.pop("config", None)
-    values["run.settings"] = json.dumps(portable(values))  # what a checkpoint says of the run that wrote it
+    values["run.settings"] = json.dumps(portable(values))  # stored in checkpoints
     run_data.for_openrlhf(values)
     values["ckpt.resume_from"] = str(checkpoint.path) if checkpoint else None
     if values["actor.backend"] == "megatron":
@@ -28,6 +28,6 @@ def for_openrlhf(flat: argparse.Namespace, checkpoint: Checkpoint | None = None)
         for_deepspeed_on_cpu(values)
     if values["rollout.replay_dir"]:
         values["vllm.num_engines"] = 0
-        # Without a URL OpenRLHF would wait for the GPUs of a reward model; the rewards are in the recording.
+        # Without a URL OpenRLHF would wait for GPUs for a reward model; the recording contains the rewards.
         values["reward.remote_url"] = values["reward.remote_url"] or "replayed"
     return argparse.Namespace(**values)

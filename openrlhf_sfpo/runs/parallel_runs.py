@@ -140,7 +140,7 @@ class ParallelRuns:
         for number in range(min(self._count, len(runs))):
             self._hand_out(self._start_worker(number), waiting)
         while self._busy:
-            for pipe in cast("list[Connection]", wait(list(self._busy))):  # declared for sockets and files, too
+            for pipe in cast("list[Connection]", wait(list(self._busy))):  # its type also allows sockets and files
                 run, since = self._busy.pop(pipe)
                 try:
                     status = pipe.recv()

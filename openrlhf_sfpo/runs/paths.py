@@ -1,4 +1,4 @@
-"""The places that a run writes to: which follow from --run.dir, and whether they hold something else already."""
+"""Output paths of a run: their defaults below --run.dir, and checks that they do not belong to another run."""
 
 import os
 from collections.abc import Container
@@ -9,13 +9,13 @@ from openrlhf_sfpo.checkpoints.directory import PLACE
 from openrlhf_sfpo.runs import resume
 from openrlhf_sfpo.system.errors import UsageError
 
-# The default of a flag, inside the run directory.
+# Defaults of flags, relative to the run directory.
 INSIDE: dict[str, str] = {"ckpt.path": "checkpoints", "ckpt.output_dir": "hf", "logger.tensorboard_dir": "tensorboard"}
 OUTPUTS = (*INSIDE, "rollout.record_dir")
 
 
 def places(run_directory: str | Path, given: Container[str]) -> dict[str, str]:
-    """The places of a run that nobody chose, by flag.
+    """The default output paths, by flag, of flags that were not set.
 
     Args:
         run_directory: --run.dir.
@@ -25,13 +25,13 @@ def places(run_directory: str | Path, given: Container[str]) -> dict[str, str]:
 
 
 def check_free(values: dict[str, Any]) -> None:
-    """Check that the run overwrites nothing but what it wrote itself, should it be continued.
+    """Check that the run overwrites nothing except its own output if it is continued.
 
     Args:
-        values: the flags by dotted name, with the places filled in.
+        values: the flags by dotted name, with the output paths filled in.
 
     Raises:
-        UsageError: a place holds something of another run.
+        UsageError: a path holds output of another run.
     """
     directory = Path(values["run.dir"])
     before = resume.settings_in(directory) if resume.holds_a_run(directory) else {}
@@ -62,7 +62,8 @@ def _check_model(values: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 def _check_checkpoints(place: Path, with_models: bool) -> None:
-    """A new run must not rotate another run's checkpoints away, nor be continued from them."""
+    """Refuse a directory with another run's checkpoints: a new run must neither rotate them away nor continue from
+    them."""
     root = place / PLACE
     models = with_models and any(place.glob("*global_step*_hf"))
     if models or (root.is_dir() and any(path.is_dir() for path in root.iterdir())):

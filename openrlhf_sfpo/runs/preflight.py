@@ -31,10 +31,10 @@ def check(flat: argparse.Namespace, given: Container[str] = ()) -> data_check.Da
         given: names of those that were set.
 
     Returns:
-        What was found out about the data.
+        The checked data.
 
     Raises:
-        UsageError: for the first thing that is wrong.
+        UsageError: for the first problem.
     """
     flat = _with_places(flat, given)
     data = data_check.DataCheck(nested(flat))
@@ -46,13 +46,13 @@ def check(flat: argparse.Namespace, given: Container[str] = ()) -> data_check.Da
 def still_to_do(
     flat: argparse.Namespace, given: Container[str] = (), data: data_check.DataCheck | None = None
 ) -> list[UsageError]:
-    """As `check`, for a command line that is not run yet: what has to exist or be made before it is, rather than an
-    error for the first of it. Not even a probe is written.
+    """As `check`, for a command line that is not being run: return what must exist or be created before the run,
+    instead of raising for the first such thing. Writes nothing, not even a probe.
 
     Args:
         flat: the flags.
         given: names of those that were set.
-        data: finds out about the data; it was made for these flags, with `ahead`.
+        data: checks the data; created for these flags with `ahead`.
 
     Raises:
         UsageError: for the first flag that is wrong.
@@ -77,7 +77,7 @@ def _with_places(flat: argparse.Namespace, given: Container[str]) -> argparse.Na
 def _steps(
     flat: argparse.Namespace, given: Container[str], data: data_check.DataCheck, probe: bool = True
 ) -> Iterator[partial[None] | partial[ray_cluster.Cluster | None]]:
-    """What is checked, in this order. `probe`: try directories by writing to them."""
+    """The checks, in order. `probe`: try directories by writing to them."""
     args = nested(flat)
     yield partial(check_packages)
     yield partial(_check_given, args)
@@ -119,7 +119,7 @@ def _check_rewards(args: NestedFlags) -> None:
 
 
 def _check_recording(args: NestedFlags) -> None:
-    """The recording's first batch against the flag that says which samples belong together."""
+    """Check the recording's first batch against the flag for samples per prompt."""
     first = load_rollouts(record_files(args.rollout.replay_dir)[0])
     runs = [len(list(group)) for _, group in itertools.groupby(record.prompt for record in first)]
     asked, recorded = args.rollout.n_samples_per_prompt, min(runs)
@@ -132,14 +132,14 @@ def _check_recording(args: NestedFlags) -> None:
 
 
 def _check_code(args: NestedFlags, download: bool) -> None:
-    """No model runs code of its own unless a flag allows it."""
+    """Refuse a model with code of its own, unless a flag allows it."""
     model, allowed = args.actor.model_name_or_path, args.actor.trust_remote_code
-    is_name = args.actor.backend == "deepspeed"  # or may be one
+    is_name = args.actor.backend == "deepspeed"  # or it may be a name on the Hub
     check_model_code(MODEL_FLAG, model, data_check.CODE_FLAG, allowed, download and is_name)
 
 
 def _check_writable(args: NestedFlags, probe: bool) -> None:
-    """The directories that the run writes to; what is found out at their first use may come hours later."""
+    """Check the directories that the run writes to; without this, an error may only surface hours later."""
     for flag, place in (
         ("--run.dir", args.run.dir),
         ("--ckpt.path", args.ckpt.path),
@@ -152,7 +152,7 @@ def _check_writable(args: NestedFlags, probe: bool) -> None:
 
 
 def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
-    """Make the run directory, write its data sets into it, and fill in the defaults that depend on it.
+    """Create the run directory, write the data sets into it, and fill in the defaults that depend on it.
 
     Args:
         flat: the flags; changed in place.
@@ -167,5 +167,5 @@ def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
     (directory / "logs").mkdir(parents=True, exist_ok=True)
     values |= places.places(directory, given)
     Path(values["ckpt.path"]).mkdir(parents=True, exist_ok=True)
-    run_data.prepare(nested(flat), directory / "data")  # the flags stay as they were given
+    run_data.prepare(nested(flat), directory / "data")  # does not change the flags
     return directory

@@ -1,4 +1,4 @@
-"""What a run continues from, and whether it would still be the same run."""
+"""Finds the checkpoint that a run continues from, and checks that it is the same run."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +27,7 @@ def holds_a_run(directory: Path) -> bool:
     """Whether a run began in this directory.
 
     Raises:
-        UsageError: it holds something else that a run would mix with.
+        UsageError: it holds other files that would be mixed with the run's.
     """
     if (directory / CONFIG).exists():
         if not settings_in(directory).keys() >= _MARKS:
@@ -41,7 +41,7 @@ def holds_a_run(directory: Path) -> bool:
 
 
 def settings_in(directory: Path) -> dict[str, Any]:
-    """What a run directory's config.yaml says, by dotted name; empty if that cannot be read."""
+    """The settings in a run directory's config.yaml, by dotted name; empty if unreadable."""
     try:
         content = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -50,22 +50,22 @@ def settings_in(directory: Path) -> dict[str, Any]:
 
 
 def has_finished(directory: Path) -> bool:
-    """Whether the run in this directory came to its end."""
+    """Whether the run in this directory has finished."""
     return holds_a_run(directory) and read_status(directory).get("state") == "finished"
 
 
 def find(values: dict[str, Any], say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint that a run continues from; None if it begins at the beginning.
+    """The checkpoint that a run continues from; None if it starts from the beginning.
 
-    A run directory that holds a run is continued, and with --ckpt.load_enable so is what is in --ckpt.path. What
-    a run that was killed had begun to write there is removed.
+    A run directory that holds a run is continued; with --ckpt.load_enable, so is the run in --ckpt.path. Unfinished
+    checkpoints of a killed run are removed.
 
     Args:
         values: the flags by dotted name.
-        say: told of checkpoints that cannot be used.
+        say: called with a message for each checkpoint that cannot be used.
 
     Raises:
-        UsageError: flags have changed that would make it another run.
+        UsageError: flags have changed that affect what is learned.
     """
     directory = Path(values["run.dir"])
     continues = holds_a_run(directory)
@@ -85,13 +85,13 @@ def find(values: dict[str, Any], say: Callable[[str], None]) -> Checkpoint | Non
 
 
 def check_continues(values: dict[str, Any]) -> None:
-    """Check that a run directory that holds a run is that of this run.
+    """If the run directory holds a run, check that it is this run.
 
     Args:
         values: the flags by dotted name.
 
     Raises:
-        UsageError: flags have changed that would make it another run, or the run cannot be continued there.
+        UsageError: flags have changed that affect what is learned, or the run cannot be continued there.
     """
     directory = Path(values["run.dir"])
     if not holds_a_run(directory):
@@ -107,7 +107,8 @@ def check_continues(values: dict[str, Any]) -> None:
 
 
 def _check_loads(values: dict[str, Any]) -> None:
-    """With --ckpt.load_enable, compare with the newest checkpoint; whether it is whole is found out when it is read."""
+    """With --ckpt.load_enable, compare the flags with the newest checkpoint's; whether it is complete is checked on
+    loading."""
     if not values["ckpt.load_enable"] or values["actor.backend"] == "deepspeed":
         return
     root = Path(values["ckpt.path"]) / PLACE
@@ -131,10 +132,10 @@ def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> Non
     Args:
         before: the settings of the run to continue, from `portable`.
         values: the flags now; those not yet resolved for the device are not compared.
-        what: names the run that is continued, for the error message.
+        what: names the run to continue, for the error message.
 
     Raises:
-        UsageError: listing them.
+        UsageError: listing the flags.
     """
     allowed = {name.removeprefix("--") for name in values["run.allow_changed"]}
     now = portable(values)
@@ -145,7 +146,7 @@ def check_same(before: dict[str, Any], values: dict[str, Any], what: str) -> Non
         and name not in allowed
         and not may_change_on_resume(name)
         and now[name] not in ("auto", None)
-        and not str(before[name]).startswith(f"{RUN_DIR}/data/")  # an earlier version wrote where a data set was put
+        and not str(before[name]).startswith(f"{RUN_DIR}/data/")  # earlier versions stored the paths of prepared data
     ]
     if changed:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The reward flags, checked before anything is started."""
+"""Checks of the reward flags before anything is started."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ AGENT_FLAG = "--train.agent_func_path"
 
 
 def check_rewards(args: NestedFlags) -> None:
-    """Check that the rewards' names mean something; `args` is nested.
+    """Check the names of rewards; `args` is nested.
 
     Raises:
         UsageError: naming the flag and the fix.
@@ -42,14 +42,14 @@ def check_rewards(args: NestedFlags) -> None:
 
 
 def try_rewards(args: NestedFlags, data: DataCheck) -> None:
-    """Try the user's own reward function on a row of the data, in a process of its own.
+    """Try the user's reward function on one row of the data, in a separate process.
 
     Args:
         args: nested.
-        data: has read the data sets and loaded the tokenizer.
+        data: the data, after its sets have been read and the tokenizer loaded.
 
     Raises:
-        UsageError: it does not work, or a built-in one cannot work on these labels.
+        UsageError: it fails, or a built-in one cannot use these labels.
     """
     spec, seconds = args.reward.remote_url, args.run.reward_trial
     if not spec or is_url(spec) or args.rollout.replay_dir or args.train.agent_func_path:
@@ -79,8 +79,8 @@ def try_rewards(args: NestedFlags, data: DataCheck) -> None:
 
 @functools.cache
 def _try_once(spec: str, sample: str, seconds: float, changed: int) -> str:
-    """What is wrong if a reward is not a finite number, else no text. The runs of a comparison have the same reward.
-    `sample` is a row as JSON; `changed` is when the file was."""
+    """The problem if a reward is not finite, else "". Cached, because the runs of a comparison share the reward.
+    `sample` is a row as JSON; `changed` is the file's modification time."""
     from openrlhf_sfpo.tasks.reward_trial import NotFiniteError, Sample, try_reward
 
     try:

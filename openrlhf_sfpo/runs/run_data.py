@@ -1,4 +1,4 @@
-"""A run's data sets, written out for OpenRLHF: prompts rendered, labels of one type."""
+"""Writes a run's data sets for OpenRLHF: prompts rendered, labels of one type."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -31,10 +31,10 @@ def prepare(args: NestedFlags, directory: Path) -> None:
 
     Args:
         args: the flags, nested.
-        directory: where the files go.
+        directory: the directory for the files.
 
     Raises:
-        UsageError: for the first row that is wrong, of downloaded data sets as well.
+        UsageError: for the first row that is wrong, including rows of downloaded data sets.
     """
     specs = [(flag, spec) for flag, spec in ((PROMPTS, args.data.prompt_dataset), (EVAL, args.eval.dataset)) if spec]
     if left_to_openrlhf(args):
@@ -50,7 +50,7 @@ def prepare(args: NestedFlags, directory: Path) -> None:
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
-    """What `prepare` wrote down; empty if it did not write anything."""
+    """The manifest that `prepare` wrote; empty if there is none."""
     path = directory / _MANIFEST
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -58,15 +58,15 @@ def _manifest(directory: Path) -> dict[str, Any]:
 def _write(
     args: NestedFlags, flag: str, spec: str, directory: Path, prompt_format: PromptFormat, seen: set[str] | None
 ) -> dict[str, int]:
-    """Write the data sets of a flag; return the rows of each file.
+    """Write the data sets of a flag; return the number of rows of each file.
 
     Args:
-        seen: the training prompts, which are added here, and which generated evaluation problems keep clear of.
+        seen: the training prompts; extended here, and excluded from generated evaluation problems.
     """
     fields, sources = fields_of(args, flag), sources_of(flag, spec)
     own: list[list[Any] | None] = [None] * len(sources)
     if fields.reward is None and fields.label:
-        # Generated labels are text: there is no need to generate all of them twice.
+        # Generated labels are always text, so they need not be generated twice to find their type.
         labels = data.own_labels([data.scan(s, fields, 1 if s.kind == "generated" else None) for s in sources])
         own = [None if s.kind == "generated" else found for s, found in zip(sources, labels, strict=True)]
     written = {}
@@ -89,13 +89,13 @@ def _write(
 
 def _remembered(samples: Iterable[Sample], seen: set[str]) -> Iterator[Sample]:
     for sample in samples:
-        if isinstance(sample.prompt, str):  # a chat is never a generated prompt
+        if isinstance(sample.prompt, str):  # generated prompts are never chats
             seen.add(sample.prompt)
         yield sample
 
 
 def _held_out(source: Source, samples: Iterable[Sample], seen: set[str]) -> Iterator[Sample]:
-    """Generated evaluation problems that are no training prompts, each once: small problems come up again under every
+    """Yield generated evaluation problems that are not training prompts, each once: small problems occur under every
     seed."""
     taken: set[str] = set()
     for sample in samples:
@@ -113,7 +113,7 @@ def _held_out(source: Source, samples: Iterable[Sample], seen: set[str]) -> Iter
 
 
 def _generated_only(args: NestedFlags, flag: str, spec: str, directory: Path) -> list[str]:
-    """The data sets of a flag with generated ones written to files; OpenRLHF reads the others where they are."""
+    """A flag's data sets, with generated ones written to files; OpenRLHF reads the others from their own places."""
     fields = fields_of(args, flag)
     found = []
     for index, source in enumerate(sources_of(flag, spec)):
@@ -134,7 +134,7 @@ def _write_manifest(directory: Path, content: dict[str, Any]) -> None:
 
 
 def for_openrlhf(values: dict[str, Any]) -> None:
-    """Point OpenRLHF's flags at what `prepare` wrote, in which prompts are rendered already.
+    """Point OpenRLHF's flags at the files of `prepare`, whose prompts are already rendered.
 
     Args:
         values: the flags by dotted name, changed in place.
@@ -156,6 +156,6 @@ def for_openrlhf(values: dict[str, Any]) -> None:
 
 
 def prepared_rows(run_directory: Path) -> int | None:
-    """Rows of the prepared training data, None if they are not known."""
+    """The number of rows of the prepared training data; None if unknown."""
     manifest = _manifest(run_directory / "data")
     return sum(manifest["files"]["data.prompt_dataset"].values()) if manifest.get("rendered") else None

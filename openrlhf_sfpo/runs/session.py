@@ -1,4 +1,4 @@
-"""Ray with the hooks in place, for one run or for several after each other that share engines and actors."""
+"""Ray with the hooks installed, for one run or for successive runs that share engines and actors."""
 
 import argparse
 import importlib
@@ -35,12 +35,12 @@ class Session:
     """A context manager around runs.
 
     Args:
-        keep: let a run have the engines and actors of the run before it where its flags allow that, with their
-            weights, optimizers and random numbers reset.
-        stopping: requests to stop the run; by default there are none.
+        keep: let a run reuse the previous run's engines and actors if its flags allow that, with weights, optimizers
+            and random numbers reset.
+        stopping: requests to stop the run; by default, none.
 
     Attributes:
-        was_training: whether the last run got as far as training before it ended with an exception.
+        was_training: whether the last run had begun training when it ended with an exception.
     """
 
     def __init__(self, keep: bool = False, stopping: Stopping | None = None) -> None:
@@ -50,7 +50,7 @@ class Session:
         self._previous: dict[str, Any] | None = None
         self._device = ""
         self.was_training = False  # when the last run ended
-        self._mailbox: Any = None  # exists from the first run's start on, with the hooks
+        self._mailbox: Any = None  # created at the first run's start, with the hooks
 
     def __enter__(self) -> "Session":
         return self
@@ -62,7 +62,7 @@ class Session:
         """Start Ray for a run, and fill in the flags that depend on the device.
 
         Returns:
-            Whether the run has the engines and actors of the one before.
+            Whether the run reuses the previous run's engines and actors.
 
         Raises:
             UsageError: Ray has fewer GPUs than the flags ask for, or the device does not fit.
@@ -72,11 +72,11 @@ class Session:
         follows = self._keep and self._previous is not None and can_follow(self._previous, asked)
         if not follows:
             self.close()
-            # Not by two threads at the same time: the second would find it half imported.
+            # Import it before the threads start: a second importing thread would see it half imported.
             importlib.import_module("ray._private.utils")
             self._stack.callback(stop_ray)
             flash_attn_stub.install_if_missing()
-            checked = _InBackground(hooks.check_signatures)  # both take seconds, and Ray's are other processes'
+            checked = _InBackground(hooks.check_signatures)  # both take seconds; Ray starts in other processes
             self._device = self._start_ray(nested(flat))
             checked.result()
         self._previous = asked
@@ -84,7 +84,7 @@ class Session:
         return follows
 
     def _start_ray(self, args: NestedFlags) -> str:
-        # Ray would install a handler for SIGTERM that exits at once, several times while it starts.
+        # Ray would install a SIGTERM handler that exits at once, several times during its start.
         handler = REPLACEMENTS["ray._private.utils.set_sigterm_handler"]
         with hangups_blocked(), ExitStack() as stack:
             if self.stopping.is_installed:
@@ -95,7 +95,7 @@ class Session:
 
     @property
     def device(self) -> str:
-        """Where the actor runs, "cpu" or "cuda", after `prepare`."""
+        """The actor's device, "cpu" or "cuda", after `prepare`."""
         return self._device
 
     def train(
@@ -107,20 +107,21 @@ class Session:
         checkpoint: Checkpoint | None = None,
         status: StatusFile | None = None,
     ) -> None:
-        """Run what `prepare` prepared. Whatever OpenRLHF and its workers raise comes through; then nothing is kept.
+        """Run what `prepare` prepared. Exceptions of OpenRLHF and its workers pass through; the workers are then not
+        reused.
 
         Args:
             flat: the flags.
             directory: the run directory.
-            console: for progress.
-            total_steps: of the whole run, if known.
-            checkpoint: what the run continues from.
-            status: the run's status file; by default one is made.
+            console: prints progress.
+            total_steps: the whole run's number of steps, if known.
+            checkpoint: the checkpoint to continue from.
+            status: the run's status file; by default a new one.
 
         Raises:
             StepHung: no rank made progress for --train.timeout.
             EngineStartFailed: with vLLM's own reason.
-            WorkerLost: the workers' messages do not arrive any more.
+            WorkerLost: the workers' messages no longer arrive.
         """
         values = vars(flat)
         step = checkpoint.step if checkpoint else 0
@@ -148,7 +149,7 @@ class Session:
                     hooks.run_openrlhf(for_openrlhf(flat, checkpoint))
                 writer.close("finished")
         except BaseException as error:
-            self._previous = None  # its workers may be in any state
+            self._previous = None  # its workers are in an unknown state
             self.was_training = listener is not None and listener.training
             better = self._what_it_was(listener, error)
             ended = self.stopping.requested is not None or isinstance(better, KeyboardInterrupt)
@@ -158,8 +159,8 @@ class Session:
             raise
 
     def _what_it_was(self, listener: Listener | None, error: BaseException) -> BaseException:
-        """The failure, or what the listener knows better: a hang and a lost mailbox it has ended itself, and engines
-        tell it why they did not start."""
+        """The failure, or the listener's more precise one: it ends runs with a hang or a lost mailbox itself, and
+        engines report to it why they did not start."""
         if listener is None or self.stopping.requested is not None:
             return error
         if listener.hung is not None:
@@ -171,7 +172,7 @@ class Session:
         return error
 
     def close(self) -> None:
-        """Stop the workers and Ray, if it was started here."""
+        """Stop the workers, and Ray if this session started it."""
         self._previous = None
         self._mailbox = None
         self._stack.close()
@@ -190,7 +191,7 @@ class Session:
             kv_cache_bytes=values["run.kv_cache_mb"] * 1024 * 1024,
             engine_dtype=values["run.engine_dtype"],
             response_seed=values["train.seed"] if values["rollout.deterministic"] else None,
-            finite_rewards=False,  # our trainer looks at them
+            finite_rewards=False,  # our trainer checks them
             reward_timeout=values["run.reward_timeout"],
         )
         reused = ReusedWorkers() if self._keep else None
@@ -199,10 +200,10 @@ class Session:
 
 
 class _InBackground:
-    """A call in a thread that does not keep the process from ending, unlike those of an executor.
+    """A call in a daemon thread, which does not keep the process alive as an executor's would.
 
     Args:
-        function: what is called.
+        function: the function to call.
     """
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -212,7 +213,7 @@ class _InBackground:
         self._thread.start()
 
     def result(self) -> None:
-        """Wait for the end; raise what the call raised."""
+        """Wait until the call has ended, and re-raise its exception."""
         self._thread.join()
         if self._error is not None:
             raise self._error

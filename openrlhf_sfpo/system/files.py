@@ -1,4 +1,4 @@
-"""Directories that results go to, and files that are there whole or not at all."""
+"""Checks of output directories, and atomic writes of files."""
 
 import fcntl
 import os
@@ -11,12 +11,12 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def check_writable(flag: str, directory: Path, probe: bool = True) -> None:
-    """Check that the directory exists or can be made, and can be written to; nothing is left behind.
+    """Check that the directory exists or can be created, and can be written to; nothing is left behind.
 
     Args:
-        flag: that names the directory.
-        directory: what is checked.
-        probe: try it with a file; without, its permissions are looked at.
+        flag: the flag that names the directory.
+        directory: the directory to check.
+        probe: try to create a file; otherwise only look at the permissions.
 
     Raises:
         UsageError: naming the flag and the directory.
@@ -39,8 +39,8 @@ def check_writable(flag: str, directory: Path, probe: bool = True) -> None:
 
 
 def absence(path: str | Path) -> str:
-    """That a path does not exist, and which part of it is missing, to be put after the path: "does not exist: models
-    has no 'Qwen'"."""
+    """The end of an error message about a path that does not exist, with the missing part: "does not exist: models has
+    no 'Qwen'"."""
     path = Path(path)
     existing = next((one for one in path.parents if os.path.exists(one)), Path())
     (missing, *below) = path.relative_to(existing).parts if existing != path else (path.name,)
@@ -52,8 +52,7 @@ def absence(path: str | Path) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file to a temporary sibling, fsync it, then rename it atomically, so that nobody finds half of it; return
-    `path`."""
+    """Write a file to a temporary sibling, fsync it, then rename it atomically; return `path`."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(content)
@@ -64,7 +63,7 @@ def write_whole(path: Path, content: bytes) -> Path:
 
 
 def set_usual_mode(file: Path) -> None:
-    """Give a file that a library has made for its owner only the mode that the umask gives to new files."""
+    """Give a file that a library created for its owner only the mode that the umask gives to new files."""
     probe = file.with_name(f".{file.name}.mode{os.getpid()}")
     probe.touch()
     file.chmod(probe.stat().st_mode & 0o777)
@@ -73,12 +72,12 @@ def set_usual_mode(file: Path) -> None:
 
 @contextmanager
 def locked(flag: str, directory: Path, who: str = "run") -> Iterator[None]:
-    """Make a directory and hold it for this process, however the process ends.
+    """Create a directory and lock it until the block or the process ends, however it ends.
 
     Args:
         flag: that names the directory.
-        directory: whose `.lock` is held.
-        who: what may hold it, for the error message.
+        directory: the directory to lock, with its `.lock`.
+        who: what holds such locks, for the error message.
 
     Raises:
         UsageError: another process holds it.

@@ -1,7 +1,7 @@
-"""A home directory that can be written, for the caches of the libraries, where the user has none.
+"""A writable home directory for the libraries' caches, where the user has none.
 
-Containers that run under an arbitrary user id often have no HOME, or one that cannot be written. Triton, FlashInfer,
-vLLM, DeepSpeed, Matplotlib and others write below it when they are imported or first used.
+Containers that run under an arbitrary user id often have no HOME, or a read-only one. Triton, FlashInfer, vLLM,
+DeepSpeed, Matplotlib and others write to it when they are imported or first used.
 """
 
 import os
@@ -11,13 +11,12 @@ from pathlib import Path
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.scratch import Scratch
 
-# Files below the old home that are read and not written, and the variables that name them. A home that can only be
-# read keeps them.
+# Files in the old home that are only read, and the variables that name them. A read-only home keeps them.
 _READ_FILES = {
     "HF_TOKEN_PATH": (".cache", "huggingface", "token"),
     "NETRC": (".netrc",),
 }
-# Directories of caches that the user has set, which must be writable themselves.
+# Variables that name a library's cache, which must be writable.
 CACHE_VARIABLES = (
     "XDG_CACHE_HOME",
     "HF_HOME",
@@ -33,24 +32,24 @@ _scratch: Scratch | None = None
 
 
 def prepare_command() -> None:
-    """For a command, before it imports a library: a home directory, and caches in there."""
+    """Prepare a command, before it imports a library: set a home directory with the caches in it."""
     have_home()
     os.environ.update(compiler_cache())
 
 
 def have_home(fallback: Path | None = None) -> None:
-    """Have HOME name a writable directory and USER a name, in this process and those that it starts.
+    """Make sure that HOME names a writable directory and that USER is set, in this process and its children.
 
     Args:
-        fallback: the home where there is no other; without it one is made, and removed when the process ends.
+        fallback: the home if there is no other; by default a temporary one, removed when the process ends.
     """
     global _scratch
     if not _has_user_name():
-        # torch's compiler asks for it, and looks into the user database last, which has no entry for the id.
+        # torch's compiler asks for USER before the user database, which has no entry for the id.
         os.environ["USER"] = os.environ["LOGNAME"] = f"user{os.getuid()}"
     home = home_directory()
     if home is not None and is_writable(home):
-        os.environ["HOME"] = str(home)  # some libraries look nowhere else
+        os.environ["HOME"] = str(home)  # some libraries read only this
         return
     if fallback is None:
         _scratch = _scratch or Scratch()
@@ -64,8 +63,8 @@ def have_home(fallback: Path | None = None) -> None:
 
 
 def compiler_cache() -> dict[str, str]:
-    """The variable that has torch's compiler keep its cache below HOME, unless it is set. By default the cache is in
-    TMPDIR, where every process that imports the compiler, as transformers does, would leave a directory."""
+    """The variable that puts the cache of torch's compiler below HOME, unless it is set. The default is in TMPDIR,
+    where every process that imports the compiler, as transformers does, would leave a directory."""
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return {}
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -73,7 +72,7 @@ def compiler_cache() -> dict[str, str]:
 
 
 def home_directory() -> Path | None:
-    """The user's home directory, whether it exists or not; None if nothing says where it is."""
+    """The user's home directory, whether or not it exists; None if it is unknown."""
     if home := os.environ.get("HOME"):
         return Path(home)
     try:
@@ -95,19 +94,19 @@ def check_caches() -> None:
 
 
 def unwritable_caches() -> dict[str, str]:
-    """Of the variables that name a library's cache, those whose directory can neither be written nor be made."""
+    """The variables that name a library's cache whose directory can neither be written nor created."""
     found = {name: os.environ[name] for name in CACHE_VARIABLES if os.environ.get(name)}
     return {name: place for name, place in found.items() if not is_writable(Path(place).expanduser())}
 
 
 def is_writable(directory: Path) -> bool:
-    """Whether the directory can be written, or be made and then written."""
+    """Whether the directory can be written, or created and then written."""
     existing = directory.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         return False
-    # A file system that is mounted read-only is not seen by access() as root; a name is cheap to try.
+    # As root, access() does not notice a read-only mount, so try to create a file.
     probe = existing / f".openrlhf_sfpo_probe{os.getpid()}"
     try:
         probe.mkdir()

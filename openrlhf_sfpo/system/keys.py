@@ -1,4 +1,5 @@
-"""Keys stay in the environment: not in flags, files that a run writes, logs, or what is sent to Weights & Biases."""
+"""Keeps keys in the environment, and out of flags, files that a run writes, logs and what is sent to Weights &
+Biases."""
 
 import importlib.util
 import netrc
@@ -12,20 +13,20 @@ from openrlhf_sfpo.system.errors import UsageError
 
 WANDB_FLAG = "logger.wandb.key"
 WANDB_VARIABLE = "WANDB_API_KEY"
-# The flag's value that turns W&B on with the key of the environment, and what stands for every key that is given.
+# The flag's value that enables W&B with the key in the environment; it also replaces every key that is given.
 FROM_ENVIRONMENT = "env"
-# What earlier versions wrote into config.yaml.
+# Earlier versions wrote this into config.yaml.
 _NOT_WRITTEN_DOWN = "(not written down)"
 
 
 def take_keys(settings: dict[str, Any]) -> None:
-    """Move a W&B key from the settings into the environment; `env` is left there.
+    """Move a W&B key from the settings into the environment; `env` remains in its place.
 
     Args:
         settings: flags by dotted name, changed in place.
 
     Raises:
-        UsageError: W&B is to be used with the key of the environment, and there is none.
+        UsageError: the value is `env`, and the environment has no key.
     """
     key = settings.get(WANDB_FLAG)
     if not key:
@@ -58,7 +59,7 @@ def key_in(words: list[str]) -> str | None:
 
 
 def hide(words: list[str]) -> None:
-    """Take a key on the command line out of what `ps` shows of this process, and say that others may have seen it."""
+    """Remove a key on the command line from what `ps` shows of this process, and warn that others may have seen it."""
     key = key_in(words)
     if key is None:
         return
@@ -76,8 +77,8 @@ def hide(words: list[str]) -> None:
 
 
 def environment_to_pass_on() -> dict[str, str]:
-    """What the processes of a cluster, which do not inherit the driver's environment, are given: keys, and W&B's own
-    settings, but for the address of this process's W&B service."""
+    """Environment variables for the processes of a cluster, which do not inherit the driver's: keys and W&B's settings,
+    except the address of this process's W&B service."""
     names = [name for name in os.environ if name == "HF_TOKEN" or name.startswith("WANDB_")]
     return {name: os.environ[name] for name in names if name != "WANDB_SERVICE"}
 

@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
     machine."""
     interface = _interface()
     return {
-        # Ray's own switch for machines without a cluster: its address is then 127.0.0.1, and it listens there only.
+        # Ray's own switch for machines without a cluster: its address is 127.0.0.1, and it listens only there.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": f"={interface}",
@@ -48,7 +48,7 @@ def keep_stores_on_loopback() -> None:
 
     By default its TCPStore listens on all interfaces. May be called more than once.
     """
-    # `torch.distributed.rendezvous` is a function of that name.
+    # The attribute `torch.distributed.rendezvous` is the function, not the module.
     rendezvous = importlib.import_module("torch.distributed.rendezvous")
     original = rendezvous._create_c10d_store
     if getattr(original, _NARROW, False):

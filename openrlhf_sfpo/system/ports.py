@@ -1,13 +1,13 @@
-"""Ports for processes that meet."""
+"""Free TCP ports."""
 
 import socket
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at the moment.
+    """A TCP port that is free at the moment.
 
     Args:
-        address: of the interface; "" means all of them.
+        address: the interface's address; "" means all interfaces.
     """
     with socket.socket() as free:
         free.bind((address, 0))

@@ -1,4 +1,4 @@
-"""The random numbers of a process: read, set, and kept as they are."""
+"""The state of a process's random number generators: read, set, and preserve it."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 
 def rng_state() -> dict[str, Any]:
-    """The random numbers of this process."""
+    """The state of this process's random number generators."""
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": numpy.random.get_state(),
@@ -22,7 +22,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """The reverse of `rng_state`."""
+    """Restore a state from `rng_state`."""
     random.setstate(state["python"])
     numpy.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -32,7 +32,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
-    """Around evaluations: whether a run that is continued makes one more must not change what comes after."""
+    """Preserve the random state. Used around evaluations, so that an additional one, as after a resume, does not change
+    the training that follows."""
     state = rng_state()
     try:
         yield

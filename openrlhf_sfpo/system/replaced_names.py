@@ -349,8 +349,8 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
     )
 }
 
-# What the subclasses override or call. With a rename in a release, an override would never be called again, and, say,
-# the recovery of engines would be bypassed in silence.
+# What the subclasses override or call. If a release renamed one, an override would silently never be called again, and
+# for example the recovery of engines would be bypassed.
 RELIED_ON: tuple[Reliance, ...] = (
     Reliance(
         "openrlhf.trainer.ray.utils", "get_bundle_indices", ("placement_group", "index", "length"), "bundle_order"

@@ -1,7 +1,7 @@
-"""A private temporary directory for the processes of one run, removed at its end however that comes.
+"""A private temporary directory for the processes of one run, removed when the run ends, however it ends.
 
-Sockets, Ray's session, W&B's files and whatever libraries put into TMPDIR go there. The owner holds a lock on the
-directory for as long as it lives, so that the next run can tell what a killed one has left behind, and remove it.
+It holds sockets, Ray's session, W&B's files and everything that libraries put into TMPDIR. The owner holds a lock on
+the directory while it lives, so that the next run can recognize and remove the leftovers of a killed one.
 """
 
 import atexit
@@ -30,10 +30,10 @@ _LONGEST_PARENT = 107 - 64 - 18
 
 
 class Scratch:
-    """Makes the directory, and removes it with `close`, at the latest when the process ends.
+    """Creates the directory, and removes it with `close`, at the latest when the process exits.
 
     Attributes:
-        path: the directory, which only this user can enter.
+        path: the directory, accessible only to this user.
 
     Raises:
         UsageError: no directory for temporary files can be written that is short enough.
@@ -51,16 +51,16 @@ class Scratch:
 
     @property
     def temporary(self) -> Path:
-        """For TMPDIR."""
+        """The directory for TMPDIR."""
         return self.path / "tmp"
 
     @property
     def ray(self) -> Path:
-        """For Ray's sessions. Not the directory itself: Ray lets everybody write into what it is given."""
+        """The directory for Ray's sessions. Not the directory itself: Ray makes it world-writable."""
         return self.path / "ray"
 
     def environment(self) -> dict[str, str]:
-        """What has the processes of the run put their temporary files there."""
+        """Environment variables that make the run's processes put their temporary files there."""
         return {"TMPDIR": str(self.temporary), VARIABLE: str(self.path)}
 
     def close(self) -> None:
@@ -73,10 +73,10 @@ class Scratch:
 
 
 def parent_directory() -> Path:
-    """Where temporary directories are made: RAY_TMPDIR or TMPDIR if it is short enough for Unix sockets, else /tmp.
+    """The parent of temporary directories: RAY_TMPDIR or TMPDIR if it is short enough for Unix sockets, else /tmp.
 
     Raises:
-        UsageError: none of them will do.
+        UsageError: none of them is usable.
     """
     asked = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     for directory in (asked, "/tmp", "/dev/shm"):
@@ -92,7 +92,7 @@ def parent_directory() -> Path:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the directories of this user's runs that were killed: nobody holds their locks."""
+    """Remove the directories of this user's killed runs, recognizable by locks that no process holds."""
     for path in parent.glob(f"{_PREFIX}*"):
         lock = path / _LOCK
         with suppress(OSError):
@@ -104,8 +104,8 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def name_shared_memory() -> None:
-    """Have this process, and those that it starts, name their semaphores and shared memory after the run's directory,
-    which is how those of a killed run are found. Does nothing outside a run."""
+    """Prefix the names of semaphores and shared memory of this process and its children with the run directory's name,
+    so that those of a killed run can be found. Does nothing outside a run."""
     directory = os.environ.get(VARIABLE)
     if not directory:
         return
@@ -113,7 +113,8 @@ def name_shared_memory() -> None:
     from multiprocessing import shared_memory
 
     name = Path(directory).name
-    # Private names of the standard library, the same in Python 3.11 and 3.12; without them only the cleaning suffers.
+    # Private names of the standard library, the same in Python 3.11 and 3.12; without them only the cleanup is
+    # incomplete.
     config: Any = getattr(multiprocessing.current_process(), "_config", None)
     if isinstance(config, dict) and "semprefix" in config:
         config["semprefix"] = f"/{name}"
@@ -122,7 +123,7 @@ def name_shared_memory() -> None:
 
 
 def _remove(path: Path) -> None:
-    for _ in range(20):  # processes that are still ending may put something there
+    for _ in range(20):  # processes that are still exiting may create files there
         shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             break

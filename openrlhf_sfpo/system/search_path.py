@@ -1,6 +1,6 @@
-"""Where Python looks for modules: not in the current directory, in the driver and in Ray's workers alike.
+"""Keeps the current directory out of Python's module search path, in the driver and in Ray's workers.
 
-A directory `openrlhf/`, as a checkout of OpenRLHF leaves it, or a file `datasets.py` there would otherwise be imported
+A directory `openrlhf/` there, such as a checkout of OpenRLHF, or a file `datasets.py` would otherwise be imported
 instead of the installed package.
 """
 
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from openrlhf_sfpo.system.errors import UsageError
 
-# What keeps Python from searching the current directory in processes that are started with -m or -c, as vLLM and
-# multiprocessing start theirs.
+# Keeps Python from searching the current directory in processes started with -m or -c, as vLLM's and multiprocessing's
+# are.
 ENVIRONMENT = {"PYTHONSAFEPATH": "1"}
 
 _PACKAGES = ("openrlhf", "ray", "torch", "transformers", "datasets", "deepspeed")
 
 
 def leave_out_current_directory() -> None:
-    """Undo what `python -m openrlhf_sfpo...` does: it puts the current directory first. Does nothing to what PYTHONPATH
-    names, and nothing if this package itself is only found there."""
+    """Undo that `python -m openrlhf_sfpo...` puts the current directory first. Keeps directories named in PYTHONPATH,
+    and does nothing if this package is only found in the current directory."""
     words = sys.orig_argv
     started_as_module = any(
         word == "-m" and following.split(".")[0] == "openrlhf_sfpo" for word, following in itertools.pairwise(words)
@@ -38,8 +38,8 @@ def leave_out_current_directory() -> None:
 
 
 def leave_out_empty_entries() -> None:
-    """Drop the current directory that an empty entry of PYTHONPATH stands for, here and in what is started from here:
-    `export PYTHONPATH=$PYTHONPATH:/code` makes one where PYTHONPATH was empty."""
+    """Remove empty entries of PYTHONPATH, which mean the current directory, here and for child processes: `export
+    PYTHONPATH=$PYTHONPATH:/code` makes one if PYTHONPATH was empty."""
     value = os.environ.get("PYTHONPATH")
     entries = value.split(os.pathsep) if value else []
     if all(entries) or sys.flags.ignore_environment:
@@ -52,7 +52,7 @@ def leave_out_empty_entries() -> None:
 
 
 def check_packages() -> None:
-    """Check that the packages that are imported are those that are installed, whose versions are checked.
+    """Check that Python imports the installed packages, whose versions are checked.
 
     Raises:
         UsageError: a directory on the search path hides one.

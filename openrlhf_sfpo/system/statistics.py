@@ -1,4 +1,4 @@
-"""Standard errors of accuracies that were measured with several samples of each prompt."""
+"""Standard errors of accuracies measured with several samples per prompt."""
 
 import math
 from statistics import fmean, variance

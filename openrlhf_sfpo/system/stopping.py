@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as requests to stop, from the first moment of a run to its last."""
+"""SIGTERM and SIGHUP as requests to stop, during the whole run."""
 
 import signal
 import threading
@@ -10,17 +10,17 @@ from typing import Any
 
 
 class StopRequested(KeyboardInterrupt):
-    """A signal asked the process to stop while there was nothing that had to be finished first."""
+    """A signal asked the process to stop while nothing had to be finished first."""
 
 
 class Stopping:
     """Turns SIGTERM and SIGHUP into one request to stop.
 
-    While training, the request is only noted: the run's listener sees it and lets the step end. At any other time
+    While training, the request is only recorded: the run's listener sees it and lets the step end. At any other time
     there is nothing to save, and `StopRequested` is raised in the main thread. Only the first signal counts.
 
     Attributes:
-        requested: when the first signal came, on the monotonic clock; None if none has come.
+        requested: when the first signal arrived, on the monotonic clock; None if none has.
         signal_name: which one it was, such as "SIGTERM".
     """
 
@@ -32,8 +32,8 @@ class Stopping:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle the signals until the block ends; in a thread other than the main one do nothing. A SIGHUP that is
-        ignored, as under `nohup`, stays so."""
+        """Handle the signals until the block ends; outside the main thread, do nothing. A SIGHUP that is ignored, as
+        under `nohup`, stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,10 +61,10 @@ class Stopping:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note requests until the block ends.
+        """Only record requests until the block ends.
 
         Raises:
-            StopRequested: one has been noted before the block began.
+            StopRequested: there was a request before the block began.
         """
         self._deferred = True
         try:
@@ -78,12 +78,12 @@ class Stopping:
         """From another thread, raise `StopRequested` in the main thread; where the handlers are not installed,
         KeyboardInterrupt."""
         self._interrupted = True
-        # Not simply SIGINT: a process that a script starts with & ignores that.
+        # Not simply SIGINT: processes that a script starts with & ignore it.
         for number in (*self._numbers, signal.SIGINT, signal.SIGUSR1):
             if callable(signal.getsignal(number)):
                 main = threading.main_thread().ident
                 assert main is not None
-                signal.pthread_kill(main, number)  # a real one, which also ends a system call that waits
+                signal.pthread_kill(main, number)  # a real signal, which also interrupts a blocking system call
                 return
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -100,8 +100,8 @@ class Stopping:
 
 @contextmanager
 def hangups_blocked() -> Iterator[None]:
-    """Around the start of processes that are not to see SIGHUP, which a terminal that closes sends to all of them: they
-    inherit the signal mask. A SIGHUP that comes meanwhile is delivered at the end."""
+    """Block SIGHUP, which a closing terminal sends to all processes, while starting processes that must not receive it:
+    they inherit the signal mask. A SIGHUP in the meantime is delivered at the end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield

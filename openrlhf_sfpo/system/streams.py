@@ -1,6 +1,6 @@
-"""Output that nobody may be reading any more: `train | head -2`, a `tee` that was killed, a connection that is gone.
+"""Output whose reader may have gone: `train | head -2`, a killed `tee`, a lost connection.
 
-A command's result is its exit status and its files. Losing the reader of its output must change neither.
+A command's result is its exit status and its files; losing the reader of its output must change neither.
 """
 
 import errno
@@ -12,17 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-# The reader does not come back. (A disk that is full may have room again.)
+# The reader is gone for good. (A full disk, by contrast, may have room again.)
 _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ENOTCONN, errno.ESTALE}
 
 
 class BestEffort(io.TextIOBase):
     """A text stream whose writes never raise OSError or ValueError (a closed file).
 
-    Once its reader is gone, everything is dropped.
+    Once its reader is gone, it discards everything.
 
     Args:
-        stream: where the text goes; None drops it all, as sys.stdout is None in a process without one.
+        stream: where the text goes; None discards it, as sys.stdout is None in a process without one.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -43,7 +43,7 @@ class BestEffort(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """The file descriptor below.
+        """The underlying file descriptor.
 
         Raises:
             OSError: there is none.
@@ -62,11 +62,11 @@ class BestEffort(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        """The binary stream below, as `sys.stdout.buffer`."""
+        """The underlying binary stream, as `sys.stdout.buffer`."""
         return self._stream.buffer if self._stream is not None else io.BytesIO()
 
     def close(self) -> None:
-        """Do nothing: the stream belongs to whoever opened it."""
+        """Do nothing: its creator closes the stream."""
 
     def release(self) -> None:
         """Flush for the last time. If that fails, point the file descriptor at /dev/null: Python flushes its standard
@@ -88,7 +88,7 @@ class BestEffort(io.TextIOBase):
             return getattr(self._stream, method)(*arguments)
         except UnicodeEncodeError as error:
             return getattr(self._stream, method)(_representable(arguments[0], error.encoding))
-        except BlockingIOError:  # a pipe that is full, and whose reader may come back to it
+        except BlockingIOError:  # a full pipe, whose reader may resume
             return None
         except OSError as error:
             self.broken = error.errno in _GONE
@@ -99,20 +99,19 @@ class BestEffort(io.TextIOBase):
 
 
 def _representable(text: str, encoding: str) -> str:
-    """Text with what the terminal's encoding lacks as escapes."""
+    """The text with characters that the terminal's encoding lacks as escapes."""
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 
 @contextmanager
 def best_effort_output() -> Iterator[None]:
-    """Make sys.stdout and sys.stderr `BestEffort` streams until the block ends. Descriptors 0 to 2 that were closed by
-    whoever started this process are opened on /dev/null: otherwise the next files to be opened would get them, and with
-    them what the libraries print."""
+    """Make sys.stdout and sys.stderr `BestEffort` streams until the block ends. Closed descriptors 0 to 2 are opened on
+    /dev/null: otherwise the next opened files would get these numbers, and with them the libraries' output."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
             if opened != descriptor:
                 os.dup2(opened, descriptor)
                 os.close(opened)
@@ -130,8 +129,7 @@ def best_effort_output() -> Iterator[None]:
 
 @contextmanager
 def quiet(log: Path, verbose: bool) -> Iterator[Any]:
-    """Send everything that this process prints to a file, and give back a stream to the real output, which never
-    fails.
+    """Send everything that this process prints to a file, and yield a stream to the real output that never fails.
 
     File descriptors are redirected, because much of the noise comes from libraries written in C++.
     """
