@@ -38,7 +38,9 @@ done
 list="$root/requirements/gates.txt"
 stamp="$venv/.openrlhf_sfpo_gates"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$(cat "$list" "$root/requirements/docs.txt")" ]; then
-    "$bin/python" -m pip --disable-pip-version-check install --quiet --no-deps -r "$list" || exit 1
+    # What pip prints is of interest only when it fails.
+    said="$("$bin/python" -m pip --disable-pip-version-check install --quiet --no-deps -r "$list" 2>&1)" ||
+        { echo "$said" >&2; exit 1; }
     cat "$list" "$root/requirements/docs.txt" >"$stamp"
 fi
 
