@@ -1,7 +1,7 @@
-"""The Ray cluster that RAY_ADDRESS names: whether it answers, and whether it asks for a token.
+"""Checks the Ray cluster that RAY_ADDRESS names: that it answers, and that it requires a token.
 
-Looked at before `ray.init`, which tries an address at which nobody listens for twelve minutes, and joins a cluster
-that lets everybody in without a word.
+Done before `ray.init`, which retries an unreachable address for twelve minutes, and silently joins a cluster without
+authentication.
 """
 
 import os
@@ -23,8 +23,8 @@ class Cluster:
 
     Attributes:
         address: HOST:PORT, as `ray.init` takes it.
-        asks_for_token: whether it uses Ray's token authentication (or TLS with certificates of both sides).
-        on_loopback: whether it answers on this machine's loopback interface only.
+        asks_for_token: whether it requires a token (or TLS with client certificates).
+        on_loopback: whether it listens only on this machine's loopback interface.
     """
 
     address: str
@@ -39,10 +39,10 @@ def check_cluster(allow_open: bool) -> Cluster | None:
         allow_open: --run.allow_open_ray.
 
     Returns:
-        The cluster, or None if none is asked for.
+        The cluster; None if RAY_ADDRESS names none.
 
     Raises:
-        UsageError: nobody answers there, the token is missing or wrong, or the cluster lets everybody in.
+        UsageError: it does not answer, the token is missing or wrong, or the cluster has no authentication.
     """
     asked = ray_address()
     if asked is None:
@@ -84,13 +84,13 @@ def token() -> str | None:
 
 
 def use_token_authentication() -> None:
-    """Have Ray in this process and those that it starts use the token; also if Ray was imported before."""
+    """Make Ray use the token in this process and its children, even if Ray has been imported before."""
     os.environ["RAY_AUTH_MODE"] = "token"
     read_settings_again()
 
 
 def read_settings_again() -> None:
-    """Have Ray read RAY_AUTH_* again, which it does by itself when it is imported only."""
+    """Make Ray read RAY_AUTH_* again; by itself it does so only when imported."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # not in its stub
 
     Config.initialize("")
@@ -98,7 +98,7 @@ def read_settings_again() -> None:
 
 
 def _endpoint(asked: str) -> tuple[str, int, bool]:
-    """Host and port of the first place where somebody listens, and whether that is the loopback interface only."""
+    """The first host and port that accept connections, and whether only the loopback interface does."""
     if asked.startswith("ray://"):
         raise UsageError(
             "RAY_ADDRESS",
@@ -107,7 +107,7 @@ def _endpoint(asked: str) -> tuple[str, int, bool]:
         )
     host, port = _split(_running_here() if asked == "auto" else asked, asked)
     hosts = [host]
-    if host in _LOOPBACK:  # Ray takes it for this machine's network address, and may listen on either
+    if host in _LOOPBACK:  # Ray replaces it by this machine's network address, and may listen on either
         from ray._private.services import get_node_ip_address
 
         hosts = [*dict.fromkeys((get_node_ip_address(), "127.0.0.1"))]
@@ -166,12 +166,12 @@ def _check_token(asked: str, address: str) -> None:
 
 
 def _ask(address: str, bearer: str | None) -> str:
-    """Ask Ray's control service for its cluster's number; return gRPC's status, "OK" if it answered."""
+    """Ask Ray's control service for its cluster ID; return gRPC's status, "OK" if it answered."""
     import grpc
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     metadata = (("authorization", f"Bearer {bearer}"),) if bearer else None
-    # Not through a proxy for the web (http_proxy), which gRPC would use.
+    # Not through a web proxy (http_proxy), which gRPC would use.
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         try:

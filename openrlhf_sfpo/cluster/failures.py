@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from openrlhf_sfpo.system.errors import StepHung, WeightSyncFailed, WorkerLost
 
-_LONGEST = 400  # characters of another package's message
+_LONGEST = 400  # characters of another package's message that are shown
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
 # The line of a traceback that names the exception: "package.module.SomeError: what is wrong", or without a message.
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*\.?[A-Z]\w*(:\s.*)?$")
@@ -37,15 +37,15 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def reason(error: BaseException) -> str:
-    """Why a run failed, in one line: no traceback, no colors. Exceptions of this package speak for themselves; of
-    others the class is named."""
+    """Why a run failed, in one line, without traceback and colors. For exceptions of other packages, the class is
+    named."""
     root = root_of(error)
     text = plain(str(root))
     if type(root).__module__.startswith("openrlhf_sfpo"):
         return summary(text) or type(root).__name__
     if isinstance(root, _of_ray("RayActorError")):
         line = exception_line(text) if failed_to_start(root) else _lost(text)
-    elif isinstance(root, _of_ray("RayError")) and '  File "' in text:  # the exception itself could not be sent
+    elif isinstance(root, _of_ray("RayError")) and '  File "' in text:  # the exception itself could not be pickled
         line = exception_line(text)
     else:
         line = f"{type(root).__name__}: {summary(text)}".removesuffix(": ")
@@ -53,8 +53,8 @@ def reason(error: BaseException) -> str:
 
 
 def details(error: BaseException) -> list[str]:
-    """The lines after the first one of a message that this package wrote for people, such as the traceback of the
-    user's own reward function."""
+    """The further lines of a message that this package wrote for users, such as the traceback of the user's own reward
+    function."""
     root = root_of(error)
     if not type(root).__module__.startswith("openrlhf_sfpo"):
         return []
@@ -62,7 +62,7 @@ def details(error: BaseException) -> list[str]:
 
 
 def full_text(error: BaseException) -> str:
-    """Everything that is known about a failure, for a file; also what was raised before a better explanation."""
+    """Everything known about a failure, for a file, including exceptions that led to a better explanation."""
     parts = traceback.format_exception(error)
     if error.__suppress_context__ and error.__context__ is not None:
         parts += ["\nwhich was raised in place of:\n\n", *traceback.format_exception(error.__context__)]
@@ -75,7 +75,7 @@ def plain(text: str) -> str:
 
 
 def summary(message: str) -> str:
-    """One line of an exception's message that says what is wrong."""
+    """The line of an exception's message that states the problem."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     if not lines:
         return ""
@@ -91,7 +91,7 @@ def summary(message: str) -> str:
 
 
 def exception_line(text: str) -> str:
-    """The line in a printed traceback that names the exception and says what is wrong."""
+    """The line in a printed traceback with the exception's class and message."""
     lines = text.strip().splitlines()
     frames = [number for number, line in enumerate(lines) if line.startswith((" ", "\t"))]
     for number in range(frames[-1] + 1 if frames else 0, len(lines)):
@@ -99,7 +99,7 @@ def exception_line(text: str) -> str:
         if _EXCEPTION.match(name):
             found = summary("\n".join([message, *lines[number + 1 :]]))
             return f"{name.rpartition('.')[2]}: {found}".removesuffix(": ")
-    # A message with indented lines of its own, such as pydantic's: the exception's name is further up.
+    # A message with indented lines, such as pydantic's: the class is further up.
     for number in reversed(range(len(lines))):
         name, colon, message = lines[number].partition(": ")
         if colon and _EXCEPTION.match(name) and not lines[number].startswith((" ", "\t")):
@@ -109,7 +109,7 @@ def exception_line(text: str) -> str:
 
 
 def _lost(text: str) -> str:
-    """What Ray says over several lines about an actor whose process is gone, in one."""
+    """Ray's message about an actor whose process died, in one line."""
     fields = dict(re.findall(r"^\s*(class_name|pid|ip): (.*)$", text, flags=re.MULTILINE))
     where = f" (process {fields['pid']} on {fields['ip']})" if {"pid", "ip"} <= fields.keys() else ""
     who = fields.get("class_name", "an actor").rpartition(".")[2]
@@ -127,7 +127,7 @@ def _lost(text: str) -> str:
 
 
 def killing_signal(text: str) -> int | None:
-    """The signal that killed vLLM's own process while it started, if that is what a message says."""
+    """The signal that killed vLLM's engine process during its start, if the message says so."""
     found = _KILLED_CORE.search(text)
     return int(found.group(1) or found.group(2)) if found else None
 

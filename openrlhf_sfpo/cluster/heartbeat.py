@@ -1,4 +1,4 @@
-"""A heartbeat from every rank, so that the driver can say where a run hangs."""
+"""Heartbeats of the ranks, so that the driver can say where a run hangs."""
 
 import os
 import platform
@@ -17,15 +17,15 @@ _COLLECTIVES = "distributed_c10d.py"
 
 
 class Heartbeat:
-    """Sends, from a thread of its own, what the rank's main thread is doing.
+    """Sends heartbeats about the rank's main thread, from a thread of its own.
 
-    A beat has `phase`, `busy` (whether a call of the trainer is being carried out), `progress` (a number that rises
-    with the work), `pid`, `started` (the process, in seconds since the epoch) and `host`; and once half of the timeout
-    has gone by without progress `waits_in` (the collective that the main thread is in, None for none) and `stack` (of
-    the main thread).
+    A heartbeat has `phase`, `busy` (whether the trainer waits for a call), `progress` (a number that increases with the
+    work), `pid`, `started` (the process's start, in seconds since the epoch) and `host`; after half of the timeout
+    without progress also `waits_in` (the collective that the main thread is in, or None) and `stack` (of the main
+    thread).
 
     Args:
-        send: takes each beat.
+        send: called with each heartbeat.
         timeout: --train.timeout in seconds.
     """
 
@@ -33,7 +33,7 @@ class Heartbeat:
         self._send = send
         self._timeout = timeout
         main = threading.main_thread().ident
-        assert main is not None  # it is running
+        assert main is not None  # the main thread is running
         self._main = main
         self._phase, self._busy, self._progress = "", False, 0
         self._moved = time.monotonic()
@@ -42,7 +42,7 @@ class Heartbeat:
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def tick(self, phase: str | None = None) -> None:
-        """Note progress, and the phase that begins."""
+        """Record progress, and the phase that begins."""
         if phase is not None:
             self._phase = phase
         self._progress += 1
@@ -50,7 +50,7 @@ class Heartbeat:
 
     @contextmanager
     def busy(self, phase: str) -> Iterator[None]:
-        """Around a call that the trainer waits for."""
+        """Mark a call that the trainer waits for."""
         self.tick(phase)
         outer, self._busy = self._busy, True
         try:
@@ -64,7 +64,7 @@ class Heartbeat:
         self._stopped.set()
 
     def _run(self) -> None:
-        self._send(self._beat())  # a rank that stops at once must be known, too
+        self._send(self._beat())  # a rank that dies at once must be known, too
         while not self._stopped.wait(min(2.0, self._timeout / 8)):
             self._send(self._beat())
 

@@ -1,5 +1,5 @@
-"""Surroundings of the Ray that a run starts on its own machine: reachable from this machine only, with a token, and
-with everything that it leaves in one directory."""
+"""The environment of the Ray that a run starts on its own machine: accessible only from this machine, with a token, and
+with all its files in one directory."""
 
 import os
 import secrets
@@ -16,10 +16,10 @@ from openrlhf_sfpo.system.scratch import Scratch, name_shared_memory
 
 
 class LocalSurroundings:
-    """The environment that Ray and its workers inherit, and their temporary directory, until `close`.
+    """The environment variables that Ray and its workers inherit, and their temporary directory, until `close`.
 
     Raises:
-        UsageError: there is no directory for temporary files.
+        UsageError: there is no usable directory for temporary files.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class LocalSurroundings:
         token.write_text(secrets.token_hex(32), encoding="utf-8")
         changes: dict[str, str | None] = {
             **loopback.environment(),
-            # Other users of this machine reach its loopback interface, too.
+            # Other users of this machine can reach its loopback interface, too.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_AUTH_TOKEN": None,
-            "RAY_ADDRESS": None,  # "local": workers would take it for an address
-            # Ray's default is 5 s, which a busy machine may need for a connection.
+            "RAY_ADDRESS": None,  # if it is "local", workers would use that as an address
+            # Ray's default of 5 s may be too short for a connection on a busy machine.
             "RAY_gcs_rpc_server_connect_timeout_s": "60",
             **self.scratch.environment(),
             **compiler_cache(),
@@ -43,7 +43,7 @@ class LocalSurroundings:
         }
         self._before = {name: os.environ.get(name) for name in changes}
         _set(changes)
-        tempfile.tempdir = None  # Python has looked at TMPDIR once and keeps what it found
+        tempfile.tempdir = None  # Python reads TMPDIR only once
         name_shared_memory()
         from ray._private import ray_constants
 
@@ -51,24 +51,24 @@ class LocalSurroundings:
         self._set_clustered(False)
 
     def close(self) -> None:
-        """Put the environment back, and remove the temporary directory."""
+        """Restore the environment, and remove the temporary directory."""
         _set(self._before)
         tempfile.tempdir = None
         self._set_clustered(self._clustered)
         self.scratch.close()
 
     def _set_clustered(self, clustered: bool) -> None:
-        """Tell a Ray that was imported earlier as well: it reads its environment only then."""
+        """Set the value in a Ray that has been imported already, too: Ray reads the variable only on import."""
         replace(REPLACEMENTS["ray._private.ray_constants.ENABLE_RAY_CLUSTER"], clustered)
         ray_cluster.read_settings_again()
 
 
 def keep_ray_logs(session: Path, target: Path) -> Path:
-    """Copy the logs of a Ray session that is about to be removed, but for the links in them; return where they are.
+    """Copy the logs of a Ray session that is about to be removed, without links; return the target.
 
     Args:
         session: Ray's session directory.
-        target: made anew; what an earlier failure left there is removed.
+        target: replaced if it exists, for example after an earlier failure.
     """
     shutil.rmtree(target, ignore_errors=True)
 

@@ -1,7 +1,7 @@
-"""How the processes of a run communicate: through a Ray actor, which workers find by name and the driver empties.
+"""Communication between the processes of a run, through a Ray actor that workers find by name and the driver empties.
 
-Workers report to it what they do; the driver writes that to the run directory, and watches their progress. It also
-holds the workers' handles, for restarting and ending them.
+Workers report their progress to it; the driver writes that to the run directory and monitors it. The actor also holds
+the workers' handles, for restarting and ending them.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ NAME = "openrlhf_sfpo_events"
 
 
 class Events:
-    """The workers' end, found by name from any worker of the run. Sending neither waits nor raises."""
+    """The workers' side; finds the mailbox by name. Sending neither blocks nor raises."""
 
     def __init__(self) -> None:
         import ray
 
-        # None where no driver listens: in an actor without Ray, or in somebody else's OpenRLHF.
+        # None if no driver listens: without Ray, or under a patched OpenRLHF.
         self._mailbox: ActorHandle | None = None
         if ray.is_initialized():
             with suppress(ValueError):
@@ -32,13 +32,13 @@ class Events:
         return self._mailbox is not None
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send an event; those of one worker arrive in order.
+        """Send an event. Events of one worker arrive in order.
 
         Args:
             kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
-                `samples` (step, samples; as with `step`, again if they may be known already), `sync` (metrics),
-                `checkpoint` (of a save that ended: tag, step, error, blocked_seconds, seconds, bytes), `training` (the
-                workers are up; step, after which the run continues), `engine` (index, state "starting", "up" or
+                `samples` (step, samples; like `step`, with again if the driver may have them already), `sync`
+                (metrics), `checkpoint` (after a save: tag, step, error, blocked_seconds, seconds, bytes), `training`
+                (the workers are up; step, after which the run continues), `engine` (index, state "starting", "up" or
                 "failed", text and, if it failed, log) or `notice` (text).
             fields: its content, plain Python values.
         """
@@ -46,7 +46,7 @@ class Events:
             self._mailbox.put.remote({"kind": kind, **fields})
 
     def send_now(self, kind: str, **fields: Any) -> None:
-        """As `send`, from a process that is about to end: wait until the event has arrived, for 10 s at most."""
+        """As `send`, for a process that is about to exit: wait up to 10 s until the event has arrived."""
         import ray
 
         if self._mailbox is not None:
@@ -54,30 +54,31 @@ class Events:
                 ray.get(self._mailbox.put.remote({"kind": kind, **fields}), timeout=10)
 
     def register(self, role: str, rank: int = 0) -> None:
-        """Leave the handle of the Ray actor that this is called in.
+        """Register the handle of the calling Ray actor.
 
         Args:
             role: `policy` or `trainer`.
-            rank: which of them this is.
+            rank: the actor's rank.
         """
         import ray
 
         if self._mailbox is not None:
-            # Pickled by hand: the mailbox would import the actor's class, seconds that the worker would wait for.
+            # Pickled here: otherwise the mailbox would import the actor's class, which takes seconds that the worker
+            # would wait.
             handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
             ray.get(self._mailbox.register.remote(role, rank, handle))
 
     def policy(self) -> list[Any]:
-        """The handles of the policy's ranks, in their order; empty without a driver that listens."""
+        """The handles of the policy's ranks, in order; empty if no driver listens."""
         return [] if self._mailbox is None else workers(self._mailbox, "policy")
 
     def beat(self, rank: int, state: dict[str, Any]) -> None:
-        """Say that a rank of the policy lives, and what it does; see `heartbeat.Heartbeat`."""
+        """Send a policy rank's heartbeat; see `heartbeat.Heartbeat`."""
         if self._mailbox is not None:
             self._mailbox.beat.remote(rank, state)
 
     def stop_requested(self) -> bool:
-        """Whether the run is to stop as soon as nothing is lost by that."""
+        """Whether the run should stop as soon as it can do so without losing work."""
         import ray
 
         return self._mailbox is not None and bool(ray.get(self._mailbox.stop_requested.remote()))
@@ -86,36 +87,36 @@ class Events:
 class Mailbox:
     """Holds events until the driver takes them.
 
-    A plain actor, to which Ray makes the calls of one worker in their order. It does not promise that for
-    `ray.util.queue.Queue`, whose actor is asynchronous: evaluations were seen to overtake the step before them.
+    A plain actor: Ray executes the calls of one worker in order. It does not promise that for `ray.util.queue.Queue`,
+    whose actor is asynchronous: evaluations were seen to overtake the preceding step.
     """
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything: another run begins."""
+        """Discard everything: another run begins."""
         self._events: list[dict[str, Any]] = []
         self._workers: dict[tuple[str, int], bytes] = {}
         self._beats: dict[int, dict[str, Any]] = {}
         self._stop = False
 
     def put(self, event: dict[str, Any]) -> None:
-        """Keep an event."""
+        """Store an event."""
         self._events.append(event)
 
     def beat(self, rank: int, state: dict[str, Any]) -> None:
-        """Keep what a rank said last."""
+        """Store a rank's newest heartbeat."""
         self._beats[rank] = state
 
     def take(self) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
-        """All events, and the beats of those ranks that had any, since the last time."""
+        """All events since the last call, and the newest heartbeats of ranks that sent any."""
         events, self._events = self._events, []
         beats, self._beats = self._beats, {}
         return events, beats
 
     def register(self, role: str, rank: int, handle: bytes) -> None:
-        """Keep a worker's handle, pickled."""
+        """Store a worker's pickled handle."""
         self._workers[role, rank] = handle
 
     def workers(self, role: str) -> list[bytes]:
@@ -127,12 +128,12 @@ class Mailbox:
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether the run was asked to stop."""
         return self._stop
 
 
 def workers(mailbox: "ActorHandle", role: str) -> list[Any]:
-    """The handles of a role that a mailbox keeps, by rank."""
+    """The handles of a role in a mailbox, by rank."""
     import ray
 
     handles: list[bytes] = ray.get(mailbox.workers.remote(role))

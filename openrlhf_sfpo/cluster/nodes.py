@@ -1,4 +1,4 @@
-"""Ray's machines: doing something on one, and which ranks are where."""
+"""Ray's nodes: calling functions on one, and which ranks run where."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,22 +9,22 @@ if TYPE_CHECKING:
 
 
 def this_node() -> "Node":
-    """Ray's own account of this machine, in a process that is connected to it."""
+    """Ray's object for this node, in a process that is connected to Ray."""
     from ray._private import worker
 
-    return cast("Node", worker._global_node)  # which is declared as None
+    return cast("Node", worker._global_node)  # it is declared as None
 
 
 def on_node(node: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function there, without taking any of its resources; return what it returns.
+    """Call a function on a node, without reserving resources; return its result.
 
     Args:
-        node: Ray's id of the machine.
-        function: importable there.
+        node: the node's Ray ID.
+        function: importable on that node.
         args: its arguments.
 
     Raises:
-        ray.exceptions.RayError: the machine is gone, or did not answer within a minute.
+        ray.exceptions.RayError: the node is gone, or did not answer within a minute.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -35,12 +35,12 @@ def on_node(node: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def kill_on(node: str, processes: dict[int, float]) -> None:
-    """Kill processes of a machine, unless their numbers belong to others by now. Where the machine does not answer,
-    they are gone with it.
+    """Kill processes on a node, unless their PIDs have been reused. If the node does not answer, the processes are gone
+    with it.
 
     Args:
-        node: Ray's id of the machine.
-        processes: when each of them was started, in seconds since the epoch, by number.
+        node: the node's Ray ID.
+        processes: start times, in seconds since the epoch, by PID.
     """
     import ray
 
@@ -59,11 +59,11 @@ def _kill(processes: dict[int, float]) -> None:
 
 
 def divided_groups(nodes: list[str], size: int) -> list[range]:
-    """Which groups of `size` neighboring ranks are on more than one machine.
+    """The groups of `size` consecutive ranks that span several nodes.
 
     Args:
-        nodes: the machine of each rank.
-        size: of a group; divides their number.
+        nodes: each rank's node.
+        size: ranks per group; divides the number of ranks.
     """
     groups = [range(first, first + size) for first in range(0, len(nodes), size)]
     return [group for group in groups if len({nodes[rank] for rank in group}) > 1]

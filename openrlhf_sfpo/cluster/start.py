@@ -25,15 +25,15 @@ from openrlhf_sfpo.system.search_path import ENVIRONMENT
 
 _WORKER_SETUP = "openrlhf_sfpo.cluster.worker.setup"
 
-_surroundings: list[LocalSurroundings] = []  # of the Ray that was started here, if any
-_keys: list[str] = []  # what was left in a cluster's key-value store
+_surroundings: list[LocalSurroundings] = []  # of the Ray that this process started, if any
+_keys: list[str] = []  # entries that this process made in a cluster's key-value store
 
 
 def start_ray(args: NestedFlags) -> str:
-    """Start Ray on this machine, or join the cluster that RAY_ADDRESS names; return the device that the actor runs on.
+    """Start Ray on this machine, or join the cluster that RAY_ADDRESS names; return the actor's device.
 
-    A Ray that is started here listens on the loopback interface only, and asks for a token. Without GPUs it is told
-    that there are some ("logical" GPUs), so that OpenRLHF's placement works unchanged.
+    A Ray that is started here listens only on the loopback interface, and requires a token. Without GPUs it gets
+    "logical" GPUs, so that OpenRLHF's placement works unchanged.
 
     Raises:
         UsageError: Ray has fewer GPUs than the flags ask for, the device does not fit, or the cluster cannot be joined.
@@ -44,7 +44,7 @@ def start_ray(args: NestedFlags) -> str:
 
 
 def stop_ray() -> None:
-    """Stop the Ray that `start_ray` started, with all that it left on this machine, or leave the cluster."""
+    """Stop the Ray that `start_ray` started and remove its files, or leave the cluster."""
     import ray
 
     if ray.is_initialized():
@@ -55,8 +55,8 @@ def stop_ray() -> None:
 
 
 def keep_logs(target: Path) -> Path | None:
-    """Keep Ray's logs after a failure: copied to `target` where `stop_ray` would remove them. Return where they are,
-    None if Ray does not run."""
+    """Keep Ray's logs after a failure: copy them to `target` if `stop_ray` would remove them. Return their directory,
+    or None if Ray is not running."""
     import ray
 
     if not ray.is_initialized():
@@ -66,7 +66,7 @@ def keep_logs(target: Path) -> Path | None:
 
 
 def _start_here(args: NestedFlags) -> str:
-    # First: what is imported from now on makes its temporary files there.
+    # First, so that modules imported later create their temporary files there.
     _surroundings.append(LocalSurroundings())
     import ray
 
@@ -85,7 +85,7 @@ def _start_here(args: NestedFlags) -> str:
     if not cuda:
         cpus = max(usable_cpus(), needed + 4)
         options.update(num_gpus=needed, num_cpus=cpus, object_store_memory=2**30)
-    # Logical GPUs are not among those that Slurm or the user has hidden; Ray would refuse to count them.
+    # Variables of Slurm or the user that hide GPUs do not apply to logical GPUs; Ray would refuse to count them.
     hidden = None if cuda else os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     try:
         ray.init(**options)
@@ -101,10 +101,10 @@ def join_cluster(allow_open: bool, **options: Any) -> None:
 
     Args:
         allow_open: --run.allow_open_ray.
-        options: of `ray.init`.
+        options: arguments of `ray.init`.
 
     Raises:
-        UsageError: it does not answer, lets everybody in, or does not let us in.
+        UsageError: it does not answer, has no authentication, or rejects us.
     """
     import ray
 
@@ -147,7 +147,7 @@ def _join(args: NestedFlags) -> str:
     _check_count(gpus_needed(args), "Ask for fewer, or add nodes to the Ray cluster.")
     if args.megatron.device != "auto":
         return args.megatron.device
-    # Ray names the kind of a real GPU in a resource of its own; logical GPUs have none.
+    # For real GPUs Ray adds a resource named after their type; logical GPUs have none.
     return "cuda" if any(name.startswith("accelerator_type:") for name in resources) else "cpu"
 
 
@@ -180,8 +180,8 @@ def _check_count(needed: int, fix: str) -> None:
 
 
 def _leave_keys(name: str) -> None:
-    """Give the workers on a cluster, which inherit its nodes' environment, the driver's keys. Through Ray's key-value
-    store and not as `env_vars`, which Ray writes into its logs and its list of jobs."""
+    """Pass the driver's keys to the workers on a cluster, which inherit their nodes' environment. They go through Ray's
+    key-value store, because Ray writes `env_vars` into its logs and its list of jobs."""
     from ray.experimental.internal_kv import _internal_kv_put
 
     keys = environment_to_pass_on()
@@ -219,8 +219,8 @@ class _OwnEntries(list):
 
 
 def job_config() -> Any:
-    """Ray's configuration of a job whose workers search the directories that the driver searches; by itself Ray puts
-    the driver's current directory first."""
+    """Ray's job configuration that makes workers search the driver's search path; by default Ray puts the driver's
+    current directory first."""
     from ray.job_config import JobConfig
 
     config = JobConfig()
@@ -230,7 +230,7 @@ def job_config() -> Any:
 
 
 def gpus_of_cluster(allow_open: bool) -> tuple[int, int]:
-    """GPUs of the cluster that RAY_ADDRESS names, and how many of them are free.
+    """The number of GPUs of the cluster that RAY_ADDRESS names, and of the free ones.
 
     Raises:
         UsageError: it cannot be joined.

@@ -1,4 +1,4 @@
-"""Detects that a run hangs, and says where each rank is."""
+"""Detects hangs, and reports where each rank is."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 from openrlhf_sfpo.system.errors import WEIGHT_SYNC_HINT
 
-_SILENT = 3  # beats that a rank may miss before it counts as silent
+_SILENT = 3  # heartbeats that a rank may miss before it counts as silent
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Watchdog:
         self._ranks: dict[int, _Rank] = {}
 
     def hear(self, beats: dict[int, dict[str, Any]]) -> None:
-        """Take the ranks' newest heartbeats."""
+        """Process the ranks' newest heartbeats."""
         now = self._clock()
         for number, beat in beats.items():
             before = self._ranks.get(number)
@@ -53,7 +53,7 @@ class Watchdog:
             self._ranks[number] = _Rank(beat, now, moved)
 
     def verdict(self) -> str | None:
-        """What is wrong, once no busy rank has made progress for the timeout; None before. Writes the stacks."""
+        """The report of a hang, once no busy rank has made progress for the timeout; None before. Writes the stacks."""
         now = self._clock()
         busy = {number: rank for number, rank in sorted(self._ranks.items()) if rank.beat["busy"]}
         if not busy or min(now - rank.moved for rank in busy.values()) < self._timeout:
@@ -86,7 +86,7 @@ class Watchdog:
         return " ".join(sentences)
 
     def processes(self) -> dict[str, dict[int, float]]:
-        """Of all ranks that were heard of: when each was started, by machine (Ray's id) and process number."""
+        """The start times of all known ranks, by node (Ray ID) and PID."""
         found: dict[str, dict[int, float]] = {}
         for rank in self._ranks.values():
             found.setdefault(rank.beat["node"], {})[rank.beat["pid"]] = rank.beat["started"]
@@ -98,11 +98,11 @@ class Watchdog:
             beat = rank.beat
             stack = self._dump(number, beat) if number in silent else beat.get("stack", "it carries out no call")
             parts.append(f"rank {number}, {beat['phase']}, process {beat['pid']} on {beat['host']}:\n{stack}\n")
-        with suppress(OSError):  # the verdict is what matters
+        with suppress(OSError):  # the report is more important than the file
             self._stacks.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _where(stack: str) -> str:
-    """The innermost place of a stack, as text."""
+    """A stack's innermost frame, as text."""
     places = [line.strip() for line in stack.splitlines() if line.strip().startswith("File ")]
     return places[-1].replace("File ", "", 1) if places else "an unknown place"

@@ -1,4 +1,4 @@
-"""What every Ray worker process of a run does first (Ray's worker_process_setup_hook)."""
+"""The setup of every Ray worker process of a run (Ray's worker_process_setup_hook)."""
 
 import json
 import os
@@ -11,26 +11,27 @@ from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.home import have_home
 from openrlhf_sfpo.system.scratch import VARIABLE, name_shared_memory
 
-# Names the entry of Ray's key-value store in which a driver that joined a cluster has left its keys.
+# Names the entry of Ray's key-value store with the keys of a driver that joined a cluster.
 KEYS_VARIABLE = "OPENRLHF_SFPO_KEYS"
 
 
 def setup() -> None:
-    """Make OpenRLHF importable without CUDA, and see to temporary files, caches and keys. Runs before the worker
+    """Make OpenRLHF importable without CUDA, and set up temporary files, caches and keys. Runs before the worker
     unpickles anything."""
     flash_attn_stub.install_if_missing()
     warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine).*not installed.*")
     name_shared_memory()
-    if VARIABLE not in os.environ:  # a node of a cluster that was there before
+    if VARIABLE not in os.environ:  # a node of an existing cluster
         _use_session_directory()
         _take_keys()
 
 
 def _use_session_directory() -> None:
-    """Temporary files go into the session's directory on this node, if sockets fit there, and so does a home."""
+    """Put temporary files, and if needed a home, into the session's directory on this node, if socket paths fit
+    there."""
     session = Path(this_node().get_session_dir_path())
     directory = session / "tmp"
-    # Python's and vLLM's sockets have names of up to 37 bytes.
+    # Names of Python's and vLLM's sockets have up to 37 bytes.
     if len(os.fsencode(directory)) + 38 <= 107:
         directory.mkdir(exist_ok=True)
         os.environ["TMPDIR"] = str(directory)

@@ -1,4 +1,4 @@
-"""What Ray's worker processes printed: Ray keeps it in files of its session directory, on each machine."""
+"""The output of Ray's worker processes, which Ray writes to files in its session directory on each node."""
 
 import itertools
 import re
@@ -9,8 +9,9 @@ from typing import Any
 from openrlhf_sfpo.cluster.failures import exception_line, killing_signal, plain, reason
 from openrlhf_sfpo.cluster.nodes import this_node
 
-_TAIL = 64 * 1024  # bytes of each file that are looked at
-# vLLM's logger: "(EngineCore pid=7) ERROR 11-26 01:00:00 [core.py:900] text"; what is printed has the first part only.
+_TAIL = 64 * 1024  # bytes read from the end of each file
+# A line of vLLM's logger: "(EngineCore pid=7) ERROR 11-26 01:00:00 [core.py:900] text"; printed text has only the first
+# part.
 _PREFIX = re.compile(
     r"^(\([\w ]+ pid=\d+\) ?)*(?P<level>(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]+\] ?)?"
 )
@@ -22,8 +23,8 @@ _ELSEWHERE = re.compile(
 
 
 def own_files() -> list[Path]:
-    """The files that this Ray worker prints to, standard error first; empty outside of Ray, or with --run.verbose off
-    in a Ray that prints to the terminal."""
+    """The files that this Ray worker prints to, standard error first; empty outside of Ray, or if Ray's workers print
+    to the terminal."""
     from ray._private import worker
 
     names = [worker.global_worker.get_err_file_path(), worker.global_worker.get_out_file_path()]
@@ -31,7 +32,7 @@ def own_files() -> list[Path]:
 
 
 def tail(path: Path, size: int = _TAIL) -> str:
-    """The end of a file, without colors and without what progress bars have overwritten; empty if it is gone."""
+    """The end of a file, without colors and overwritten progress bars; empty if the file is gone."""
     with suppress(OSError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         text = plain(file.read().decode(errors="replace"))
@@ -40,7 +41,7 @@ def tail(path: Path, size: int = _TAIL) -> str:
 
 
 def last_line(text: str) -> str:
-    """What a process said last, in at most 120 characters, without its logger's prefix."""
+    """The last line that a process printed, at most 120 characters, without its logger's prefix."""
     lines = [_PREFIX.sub("", line).strip() for line in text.splitlines() if not line.startswith((":job_id", ":actor"))]
     found = next((line for line in reversed(lines) if line), "")
     return found if len(found) <= 120 else f"{found[:117]}..."
@@ -49,11 +50,11 @@ def last_line(text: str) -> str:
 def why_engine_failed(error: BaseException, texts: list[str]) -> str:
     """Why a vLLM engine could not start, in one line.
 
-    vLLM's own processes log their exceptions; what the engine's process raises then only says that there was one.
+    vLLM's processes log their exceptions; the exception in the engine's process only says that there was one.
 
     Args:
         error: what vLLM raised.
-        texts: what its processes printed.
+        texts: its processes' output.
     """
     raised = reason(error)
     signal = killing_signal(raised)
@@ -69,7 +70,7 @@ def why_engine_failed(error: BaseException, texts: list[str]) -> str:
 
 
 def _logged_exception(text: str) -> str | None:
-    """The exception that a process of vLLM's logged first: what failed after it, failed because of it."""
+    """The first exception that a vLLM process logged; later ones are its consequences."""
     lines = text.splitlines()
     start = next((number for number, line in enumerate(lines) if _FAILED.search(line)), None)
     if start is None:
@@ -84,11 +85,11 @@ def _logged_exception(text: str) -> str | None:
 
 
 def collect(target: Path) -> None:
-    """Copy the end of what this run's workers printed, on all machines, to a directory: Ray's session directory is
-    gone after a restart of the container, and on the other machines it is out of sight.
+    """Copy the end of the workers' output on all nodes to a directory: Ray's session directory disappears when the
+    container restarts, and other nodes' directories are not visible here.
 
     Args:
-        target: where the files go, as ACTOR-PROCESS.err and .out, with the machine's address for other machines.
+        target: the directory for the files ACTOR-PID.err and .out; with the node's address for other nodes.
     """
     import ray
 
@@ -120,7 +121,7 @@ def _ask(node: str, job: str) -> Any:
 
 
 def _printed_by(job: str) -> dict[str, str]:
-    """The ends of the files of a job's workers on this machine, by a name that says whose they are."""
+    """The ends of the output files of a job's workers on this node, by a name with the actor and PID."""
     found = {}
     logs = Path(this_node().get_logs_dir_path())
     for path in sorted(logs.glob(f"worker-*-{job}-*")):

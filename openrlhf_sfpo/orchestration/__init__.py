@@ -1,1 +1,1 @@
-"""The only room that knows OpenRLHF: our Ray actors, and the hooks that put them in OpenRLHF's places."""
+"""The only room that imports OpenRLHF: our Ray actors, and the hooks that replace OpenRLHF's with them."""

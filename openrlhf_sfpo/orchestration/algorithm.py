@@ -8,11 +8,12 @@ from openrlhf_sfpo.sfpo import EntropyGate, OwnedWeights, SlowCopy, SlowFastUpda
 
 
 def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
-    """Whether the log-probabilities at theta_0 must be known before the update, or are those of its first forward pass.
+    """Whether the log-probabilities at theta_0 must be computed before the update; otherwise its first forward pass
+    gives them.
 
     Args:
         args: OpenRLHF's nested arguments and ours.
-        samples: of the rollout batch.
+        samples: the number of samples in the rollout batch.
     """
     kl_in_reward = args.algo.kl.init_coef > 0 and not args.algo.kl.use_loss
     return (
@@ -28,8 +29,8 @@ def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[
 
     Args:
         config: the flags; without `enable` the update is GRPO.
-        weights: what the optimizer owns on this rank.
-        on_stage: called with each stage's name as it begins.
+        weights: the weights that the optimizer owns on this rank.
+        on_stage: called with each stage's name when it begins.
     """
     gate = EntropyGate(
         config.gate,

@@ -1,4 +1,4 @@
-"""OpenRLHF's own flags as they must be for each actor backend."""
+"""Sets OpenRLHF's own flags for each actor backend."""
 
 import math
 from typing import Any
@@ -12,12 +12,12 @@ def for_megatron(values: dict[str, Any]) -> None:
     )
     values["train.dynamic_batch_enable"] = False
     values["ds.packing_samples"] = False
-    # A larger train batch is the whole rollout batch here; OpenRLHF, which would count no step at all, is to know.
+    # A larger train batch means the whole rollout batch; otherwise OpenRLHF would count no step at all.
     samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
     values["train.batch_size"] = min(values["train.batch_size"], samples)
 
 
 def for_deepspeed_on_cpu(values: dict[str, Any]) -> None:
-    """What OpenRLHF's actor needs where there is no flash-attention, and no bf16."""
+    """The flags that OpenRLHF's actor needs without flash-attention and bf16."""
     values["ds.attn_implementation"] = "sdpa"
     values["ds.param_dtype"] = values["megatron.param_dtype"]

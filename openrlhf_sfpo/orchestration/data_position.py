@@ -1,17 +1,17 @@
-"""Where a run is in its data, as OpenRLHF saves and restores it."""
+"""A run's position in its data, in the form that OpenRLHF saves and restores."""
 
 from collections.abc import Sized
 from typing import Any, Protocol
 
 
 class HasPosition(Protocol):
-    """A samples generator that knows where it is in the data."""
+    """A sample generator whose position in the data can be saved."""
 
     def state_dict(self) -> dict[str, Any]:
         """The position."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was called."""
+        """Continue from a position."""
 
 
 class DataPosition:

@@ -36,7 +36,7 @@ else:
     _PolicyModelActor = unwrap_ray_class(ppo_actor.PolicyModelActor)
     _ReferenceModelActor = unwrap_ray_class(launcher.ReferenceModelActor)
 
-_STATE = "sfpo"  # our part of a checkpoint's client states
+_STATE = "sfpo"  # key of our entry in a checkpoint's client states
 
 
 class _OnAnyDevice(_ActorBase):
@@ -81,7 +81,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
             self._sync = self._new_sync()
 
     def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
-        """As OpenRLHF's, and says that the gate has closed."""
+        """As OpenRLHF's, with a notice when the gate closes."""
         status = super().fit(kl_ctl)
         return {**status, **self._gate_notices.as_status(status, self.events)}
 
@@ -91,7 +91,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
         super().append(experience)
 
     def broadcast_to_vllm(self) -> None:
-        """Send the weights to the engines: OpenRLHF's own way, and through shared memory where there is no NCCL."""
+        """Send the weights to the engines: OpenRLHF's way, or through shared memory without NCCL."""
         self._stage("weights to vLLM")
         if self._sync is None:
             super().broadcast_to_vllm()
@@ -103,10 +103,10 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
             self.events.send("sync", metrics=metrics)
 
     def reconnect_engines(self) -> None:
-        """Connect to engines of which some were started again, and send all of them the weights.
+        """Connect to the engines again after some of them were restarted, and send all of them the weights.
 
         Raises:
-            RuntimeError: on GPUs, where OpenRLHF connects to its engines once.
+            RuntimeError: on GPUs, where OpenRLHF connects to its engines only once.
         """
         if self._sync is None:
             raise RuntimeError("OpenRLHF's DeepSpeed actor cannot connect to vLLM engines again; start the run anew.")
@@ -114,7 +114,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
         self._sync.send(self.trainer.sfpo.gate.batches)
 
     def finish_checkpoint(self) -> None:
-        """Nothing is written in the background."""
+        """Do nothing: these checkpoints are not written in the background."""
 
     def save_checkpoint(
         self,
@@ -131,7 +131,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
             set_modes(Path(self.strategy.args.ckpt.path) / f"{tag}_hf")
 
     def save_model(self) -> None:
-        """As OpenRLHF's, with a generation config that can be saved, and files that not only their owner may read."""
+        """As OpenRLHF's, with a generation config that can be saved, and files with the default mode."""
         make_savable(self.strategy._unwrap_model(self.actor))
         super().save_model()
         if self._rank == 0:
@@ -156,7 +156,7 @@ class ReferenceActor(_OnAnyDevice, _ReferenceModelActor):
 
 
 class _EngineWeights:
-    """The weights of a DeepSpeed engine as `WeightSync` takes them: a stream of whole tensors."""
+    """The weights of a DeepSpeed engine in the form that `WeightSync` needs: a stream of full tensors."""
 
     def __init__(self, engine: "DeepSpeedEngine") -> None:
         self._engine = engine
@@ -170,7 +170,7 @@ class _EngineWeights:
         return [(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in parameters]
 
     def export(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors. Gathering them is a collective; every rank exhausts it."""
+        """Yield the tensors. Gathering them is a collective, so every rank must exhaust the iterator."""
         from deepspeed import zero
 
         for name, parameter in self._engine.module.named_parameters():

@@ -1,7 +1,7 @@
-"""OpenRLHF's DeepSpeed actors on machines without CUDA: what takes the place of CUDA calls.
+"""Runs OpenRLHF's DeepSpeed actors on machines without CUDA, by replacing CUDA calls.
 
-DeepSpeed itself runs on CPU; OpenRLHF asks torch.cuda for its device. `install` answers in this process, for good: it
-is for the Ray actors that hold a model, which do nothing else.
+DeepSpeed itself runs on CPU; OpenRLHF calls torch.cuda for its device. `install` replaces these functions permanently
+in this process: it is for Ray actors that hold a model and do nothing else.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def _all_gather_into_tensor(*args: Any, **kwargs: Any) -> Any:
     return handle
 
 
-# What takes the place of each name; `system.replaced_names` has the reasons.
+# The replacement of each name; `system.replaced_names` has the reasons.
 _VALUES: dict[str, Any] = {
     "torch.cuda.current_device": lambda: 0,  # see `_ZeroMeansCpu`
     "torch.cuda.set_device": lambda device: None,
@@ -57,7 +57,7 @@ _VALUES: dict[str, Any] = {
 
 
 class _ZeroMeansCpu(TorchFunctionMode):
-    """Rewrites CUDA devices, by name or by number, in `Tensor.to` and in keywords."""
+    """Replaces CUDA devices, given by name or number, in `Tensor.to` and in keyword arguments."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -79,7 +79,7 @@ def install(num_threads: int) -> None:
     """Let OpenRLHF's DeepSpeed actors run on CPU tensors and gloo in this process. Calling it again does nothing.
 
     Args:
-        num_threads: for this rank's computations.
+        num_threads: threads for this rank's computations.
     """
     global _installed
     if _installed:

@@ -1,7 +1,7 @@
 """OpenRLHF's actor trainer with SFPO around its passes over the replay buffer.
 
-A pass is OpenRLHF's own `ppo_train`, so that batches, losses and metrics are those that it would have had. Loaded in
-the actors' processes, which have CUDA, DeepSpeed and OpenRLHF.
+A pass is OpenRLHF's own `ppo_train`, so batches, losses and metrics are OpenRLHF's. Loaded only in the actors'
+processes, which have CUDA, DeepSpeed and OpenRLHF.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 else:
     ActorPPOTrainer = ppo_actor.ActorPPOTrainer
 
-# OpenRLHF's names for what the algorithm reads.
+# OpenRLHF's names of the metrics that the algorithm reads.
 _METRICS = {"ppo_kl": "ppo_kl", "clip_ratio": "ppo_clip_ratio"}
 
 
 class SlowFastActorTrainer(ActorPPOTrainer):
-    """Takes what OpenRLHF's trainer takes. `strategy.args.sfpo` has the --sfpo.* flags.
+    """Has the arguments of OpenRLHF's trainer. `strategy.args.sfpo` has the --sfpo.* flags.
 
-    What belongs to a batch and not to a pass happens once: the learning-rate schedule and the moving average of the
-    weights (--train.enable_ema) advance in the slow pass only.
+    The learning-rate schedule and the moving average of the weights (--train.enable_ema) advance once per batch, in the
+    slow pass.
 
     Attributes:
         on_stage: called when a stage of the update begins, for the progress display; to be assigned.
@@ -43,7 +43,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
     def __init__(self, strategy: "DeepspeedStrategy", actor: "Actor", *args: Any, **kwargs: Any) -> None:
         sfpo = section(SFPOConfig, strategy.args.sfpo)
         if strategy.args.actor.entropy_coef is None:
-            strategy.args.actor.entropy_coef = 0.0  # computed for the gate, and no part of the loss
+            strategy.args.actor.entropy_coef = 0.0  # computed for the gate, without affecting the loss
         super().__init__(strategy, actor, *args, **kwargs)
         self.on_stage: Callable[[str], None] = lambda text: None
         self.on_notice: Callable[[str], None] = lambda text: None
@@ -68,8 +68,8 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         return {**runner.status, **{name: value for name, value in metrics.items() if value is not None}}
 
     def _engine_gap(self) -> tuple[float, float]:
-        """Sum and number of the distances between the engine's log-probabilities and the actor's at theta_0; zeros
-        where the batch has older samples."""
+        """Sum and count of the distances between the engine's log-probabilities and the actor's at theta_0; zeros if
+        the batch has older samples."""
         gap = EngineGap()
         infos = []
         for item in self.replay_buffer.items:
@@ -82,7 +82,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         return (0.0, 0.0) if stale else (total, tokens)
 
     def _engine_difference(self) -> float | None:
-        """Mean of |log-probability of the engine - of the actor| at theta_0, if the engine told its own."""
+        """Mean of |log-probability of the engine - of the actor| at theta_0, if the engine returned its own."""
         difference = TokenMean()
         for item in self.replay_buffer.items:
             own, engine = item.action_log_probs, item.rollout_log_probs
@@ -93,18 +93,18 @@ class SlowFastActorTrainer(ActorPPOTrainer):
     def training_step(
         self, experience: "Experience", kl_ctl: float, step: int, *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """As OpenRLHF's. With dynamic batches DeepSpeed is told which micro-batch is the last before a step: it is
-        configured for a step after each, and would use the gradients of the last one alone."""
+        """As OpenRLHF's. With dynamic batches, tell DeepSpeed which micro-batch is the last before a step: it is
+        configured for a step after each, and would use the last one's gradients only."""
         if self.args.train.dynamic_batch_enable:
             self._engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
         return super().training_step(experience, kl_ctl, step, *args, **kwargs)
 
     def _watch_entropy(self, at_start: bool) -> None:
-        """Add up the entropies that the model computes. OpenRLHF's own `entropy_loss` weighs the tokens of a step's
-        micro-batches differently, and with dynamic batches depends on their number."""
+        """Accumulate the entropies that the model computes. OpenRLHF's own `entropy_loss` weights the tokens of a
+        step's micro-batches differently, and with dynamic batches depends on their number."""
 
         def ask(model: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            # Without gradients it is asked for old log-probabilities, and for nothing else.
+            # Forward passes without gradients only compute old log-probabilities.
             asked = at_start and not torch.is_grad_enabled()
             return args, {**kwargs, "return_output": True, "return_entropy": True} if asked else kwargs
 
@@ -126,13 +126,14 @@ class TokenMean:
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     def add(self, values: torch.Tensor, mask: torch.Tensor) -> None:
-        """Add the values under a mask, [B, A]; the last A columns of the values count."""
+        """Add the values where the mask, [B, A], is set; the last A columns of the values count."""
         mask = mask.to(values.device)
         kept = values.detach()[:, -mask.shape[1] :].float() * mask
         self._sums += torch.stack([kept.sum(), mask.sum().float()]).double().cpu()
 
     def take(self, weights: ZeroWeights) -> float | None:
-        """The mean since the last time, the same on every rank; None without tokens. Every rank calls it."""
+        """The mean since the last call, the same on every rank; None without tokens. Collective: every rank must call
+        it."""
         total, tokens = weights.reduce(self._sums.tolist(), "sum")
         self._sums.zero_()
         return total / tokens if tokens else None
@@ -142,7 +143,7 @@ class _PassRunner:
     """`sfpo.PassRunner` over a trainer and its replay buffer.
 
     Args:
-        trainer: whose weights, schedule and moving average they are.
+        trainer: owns the weights, schedule and moving average.
         traverse: runs OpenRLHF's traversals of the replay buffer and returns its metrics.
     """
 

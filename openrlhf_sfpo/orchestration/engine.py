@@ -1,4 +1,4 @@
-"""OpenRLHF's vLLM engine actor with vLLM's native weight transfer, log-probabilities, and rewards that do not fail
+"""OpenRLHF's vLLM engine actor with vLLM's native weight transfer, log-probabilities, and rewards that never fail
 silently. Generation is OpenRLHF's own."""
 
 import copy
@@ -50,14 +50,14 @@ class RolloutEngine(_RolloutRayActor):
     """One vLLM engine.
 
     Args:
-        device: where the engine runs, "cpu" or "cuda".
-        weight_backend: of vLLM's weight transfer; see `weight_sync.backend_for`.
-        sleep_level: what `sleep` means: move the weights to host memory (1) or forget them (2).
+        device: the engine's device, "cpu" or "cuda".
+        weight_backend: the backend of vLLM's weight transfer; see `weight_sync.backend_for`.
+        sleep_level: whether `sleep` moves the weights to host memory (1) or discards them (2).
         kv_cache_bytes: size of the key/value cache on CPU.
         engine_dtype: "bfloat16" or "float32".
-        response_seed: give each response a seed made from this one; None draws from the engine's own random numbers.
-        finite_rewards: raise where a reward is not a finite number, instead of leaving that to the trainer.
-        reward_timeout: seconds that a reward function may take for a response; 0 for no limit.
+        response_seed: derive each response's seed from this one; None uses the engine's own random state.
+        finite_rewards: raise on a non-finite reward, instead of leaving that to the trainer.
+        reward_timeout: seconds that a reward function may take per response; 0 for no limit.
         index: which of the run's engines this is.
         remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
         agent_func_path: as OpenRLHF's.
@@ -92,13 +92,13 @@ class RolloutEngine(_RolloutRayActor):
         self._sleep_level = sleep_level
         self._asleep: set[str] = set()
         self._lacks_weights = self._updating = False
-        self._updates: int | None = None  # behind the weights; unknown unless the policy says it
+        self._updates: int | None = None  # the weights' version; None until the policy reports it
         kwargs["dtype"] = engine_dtype
         kwargs.update(HUGGING_FACE_FILES)
-        # Always asked for: every step compares them with the actor's own.
+        # Always requested: every step compares them with the actor's own.
         kwargs.update(logprobs_mode="processed_logprobs", max_logprobs=1)
         if device == "cpu":
-            kwargs["enable_sleep_mode"] = False  # vLLM refuses it; `cpu_sleep` needs no preparation
+            kwargs["enable_sleep_mode"] = False  # vLLM refuses it on CPU; `cpu_sleep` does not need it
             kwargs["kv_cache_memory_bytes"] = kv_cache_bytes
             kwargs.update(executor(kwargs["tensor_parallel_size"]))
         await super().__init__(*args, remote_rm_url=None if is_function else remote_rm_url, **kwargs)
@@ -127,11 +127,11 @@ class RolloutEngine(_RolloutRayActor):
         num_samples: int = 1,
         images: object = None,
     ) -> list[dict[str, Any]]:
-        """As OpenRLHF's, with log-probabilities, and with an error where OpenRLHF would leave the reward out."""
+        """As OpenRLHF's, with log-probabilities; raises where OpenRLHF would omit the reward."""
         sampling_params.logprobs = 1
         if isinstance(self.executor, SingleTurnAgentExecutor) and not sampling_params.stop:
-            # This executor decodes the tokens of the finished response itself. vLLM would make text of every token and
-            # of every log-probability on the way, a quarter of its front end's time.
+            # This executor decodes the tokens of the finished response itself. vLLM would detokenize every token and
+            # every log-probability along the way, which takes a quarter of its front end's time.
             sampling_params.detokenize = False
         if self._response_seeds is not None:
             _seeds.set(self._response_seeds.for_prompt(prompt))
@@ -156,7 +156,7 @@ class RolloutEngine(_RolloutRayActor):
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: "SamplingParams", multi_modal_data: object = None
     ) -> "RequestOutput":
-        """As OpenRLHF's, with this response's seed if it has one. Called once for each response."""
+        """As OpenRLHF's, with this response's seed, if any. Called once per response."""
         if self._lacks_weights:
             raise RuntimeError("this engine slept at level 2 (--vllm.sleep_level) and was not sent the weights since")
         seeds = _seeds.get(None)
@@ -170,7 +170,7 @@ class RolloutEngine(_RolloutRayActor):
         return result
 
     async def restart(self, seed: int, index: int) -> None:
-        """Reset everything except the weights: no cached prefixes, random numbers from the run's seed.
+        """Reset everything except the weights: drop cached prefixes, and seed the random state from the run's seed.
 
         Args:
             seed: --train.seed.
@@ -274,11 +274,11 @@ def _seed_worker(worker: "Worker", seed: int) -> None:
 
 
 class EngineClass:
-    """Stands for OpenRLHF's engine class where `create_vllm_engines` uses it: `.options(...).remote(...)`.
+    """Replaces OpenRLHF's engine class in `create_vllm_engines`, which calls `.options(...).remote(...)`.
 
     Args:
-        env: environment variables of the engine processes.
-        extra: what `RolloutEngine` takes in addition to OpenRLHF's arguments.
+        env: environment variables for the engine processes.
+        extra: arguments of `RolloutEngine` in addition to OpenRLHF's.
     """
 
     def __init__(self, env: dict[str, str], **extra: Any) -> None:
@@ -291,8 +291,8 @@ class EngineClass:
         self._started = 0
 
     def options(self, **options: Any) -> "EngineClass":
-        # One that dies is started again by Ray under the same handle, but with the model's first weights: its prompts
-        # are sent again only when it has the current ones (`engine_pool.EnginePool`), and not by Ray.
+        # Ray restarts a dead engine under the same handle, but with the model's first weights. Its prompts are sent
+        # again only once it has the current weights, by `engine_pool.EnginePool` and not by Ray.
         lasting = {"max_restarts": -1, "max_task_retries": 0}
         self._options = {**options, **lasting, "runtime_env": {"env_vars": self._env}}
         return self
@@ -303,6 +303,6 @@ class EngineClass:
 
 
 def engine_env(device: str, eager: bool) -> dict[str, str]:
-    """Environment of the engine processes."""
-    level = {"VLLM_LOGGING_LEVEL": "INFO"}  # into Ray's files, where it tells how far a start is
+    """Environment variables for the engine processes."""
+    level = {"VLLM_LOGGING_LEVEL": "INFO"}  # goes to Ray's files, from which the progress of a start is read
     return {**level, **cpu_environment(eager)} if device == "cpu" else level

@@ -1,8 +1,7 @@
-"""Whether the engines and the actor compute the same model: the distance between their log-probabilities.
+"""Checks that engines and actor compute the same model, by the distance between their log-probabilities.
 
-What the rounding of their dtypes explains is far below the limits here. Beyond them the two disagree about the model (a
-setting of config.json that one of them ignores, weights or tokens that are not the same), and training on such samples
-is training on another policy's.
+Rounding explains only distances far below the limits here. Larger ones mean that the two disagree about the model (one
+ignores a setting of config.json, or weights or tokens differ), and that training would use another policy's samples.
 """
 
 import math
@@ -16,7 +15,7 @@ from openrlhf_sfpo.system.errors import EngineMismatch
 # Mean distances in nats per token. With both in fp32 it is 1e-5 to 1e-3, with 16 bits in either 0.005 to 0.03.
 _LIMIT_FP32 = 0.02
 _LIMIT = 0.2
-_ALARM = 0.5  # of the limit: worth a notice
+_ALARM = 0.5  # fraction of the limit that gives a notice
 _LOOK_AT = (
     "Look at config.json (RoPE scaling, sliding window, tied embeddings), the tokenizer, --rollout.top_p and "
     "--rollout.temperature. Whether it is rounding shows in a short run with --megatron.param_dtype fp32 and "
@@ -25,13 +24,13 @@ _LOOK_AT = (
 
 
 class EngineGap:
-    """Adds up |log-probability of the engine - of the actor| over tokens.
+    """Accumulates |log-probability of the engine - of the actor| over tokens.
 
-    The first token of each stretch of actions does not count: engines never end a response with it (min_tokens 1), and
-    so give the others more.
+    The first token of each run of actions does not count: engines never end a response with it (min_tokens 1), and
+    therefore give the other tokens more probability.
 
     Attributes:
-        sums: fp64 [2], the distances and how many there are, on the device of what was added.
+        sums: fp64 [2], the sum of distances and their count, on the device of the inputs.
     """
 
     def __init__(self) -> None:
@@ -42,13 +41,14 @@ class EngineGap:
         later = mask.bool()
         later = torch.cat([torch.zeros_like(later[:, :1]), later[:, 1:] & later[:, :-1]], dim=1)
         distances = torch.where(later, (actor.detach() - engine).abs(), 0.0)
-        # No look at the values here: on a GPU that would wait for the forward pass.
+        # The values are not read here: on a GPU that would wait for the forward pass.
         added = torch.stack([distances.sum(dtype=torch.float64), later.sum(dtype=torch.float64)])
         self.sums = self.sums.to(added.device) + added
 
 
 class GapWatch:
-    """Judges the distances of a run: its first batch may stop it, and a later one leads to a notice, once.
+    """Checks the distances of a run: a too large one stops the run in its first batch, and gives one notice in a later
+    batch.
 
     Args:
         args: OpenRLHF's nested arguments and ours, resolved for the device.
@@ -61,22 +61,22 @@ class GapWatch:
         self._told = False
 
     def watches(self, infos: Iterable[dict[str, float]]) -> bool:
-        """Whether a batch can be judged: its samples are from the weights that it is about to train.
+        """Whether a batch can be checked: its samples must be from the weights that it is about to train.
 
         Args:
-            infos: of its samples; `staleness` counts the updates since a sample was begun.
+            infos: the samples' infos; `staleness` counts the updates since a sample was begun.
         """
         return self._watches and not any(info.get("staleness", 0.0) > 0 for info in infos)
 
     def check(self, total: float, tokens: float) -> None:
-        """Judge a batch before it is trained.
+        """Check a batch before training on it.
 
         Args:
             total: sum of the distances over all ranks.
-            tokens: how many there are.
+            tokens: the number of distances.
 
         Raises:
-            EngineMismatch: it is the run's first, and too far off.
+            EngineMismatch: it is the run's first batch, and its mean distance exceeds the limit.
         """
         if not self._first or not tokens:
             return
@@ -90,7 +90,7 @@ class GapWatch:
             )
 
     def notice(self, total: float, tokens: float) -> str | None:
-        """What to tell about a batch that was trained, if anything.
+        """A notice about a batch after training, if needed.
 
         Args:
             total: as in `check`.
@@ -106,17 +106,17 @@ class GapWatch:
 
 
 def limit_of(args: NestedFlags) -> float | None:
-    """The largest mean distance, in nats per token, that a run's first batch may have; None for any.
+    """The largest allowed mean distance, in nats per token, of a run's first batch; None for no limit.
 
-    Both sides divide logits by the temperature, errors included. Engines report what they sample from: with top_p the
-    likeliest tokens share the rest's probability, which adds at most -ln(top_p).
+    Both sides divide logits by the temperature, including errors. Engines report the distribution that they sample
+    from: with top_p the likeliest tokens share the rest's probability, which adds at most -ln(top_p).
     """
     given = args.train.max_log_prob_diff
     if given is not None:
         return given or None
     own = args.megatron.param_dtype
     if args.actor.backend == "deepspeed":
-        own = getattr(args.ds, "param_dtype", "bf16")  # not a flag of every OpenRLHF
+        own = getattr(args.ds, "param_dtype", "bf16")  # not a flag in every version of OpenRLHF
     limit = _LIMIT_FP32 if own == "fp32" and args.run.engine_dtype == "float32" else _LIMIT
     temperature, top_p = args.rollout.temperature, args.rollout.top_p
     if not temperature > 0 or not 0 < top_p <= 1:

@@ -19,17 +19,17 @@ _RESTARTS_PER_BATCH = 3
 
 
 class EnginePool:
-    """Watches a run's engines, restarts them, lets them sleep and sends them weights.
+    """Monitors a run's engines, restarts them, puts them to sleep and sends them weights.
 
-    Ray restarts a dead actor under its handle, which stays valid. What is left to do here: kill a hanging engine with
-    its child processes, wait for the restart, and have the policy reconnect and send its weights.
+    Ray restarts a dead actor under its handle, which stays valid. This class kills a hung engine with its child
+    processes, waits for the restart, and makes the policy reconnect and send its weights.
 
     Args:
         engines: the handles.
-        timeout: seconds in which an engine that has started must answer.
-        events: who is told; it also knows the policy.
-        sleeps: whether the engines sleep while they are not asked (--vllm.enable_sleep).
-        start_timeout: seconds in which an engine must start.
+        timeout: seconds within which a started engine must answer.
+        events: receives reports; also has the policy's handles.
+        sleeps: whether idle engines sleep (--vllm.enable_sleep).
+        start_timeout: seconds within which an engine must start.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class EnginePool:
 
     @classmethod
     def of(cls, engines: list[Any], args: NestedFlags, events: Events) -> "EnginePool":
-        """With the flags' time limits, of engines that sleep if the flags say so."""
+        """A pool with the time limits and the sleep setting of the flags."""
         limits = args.rollout
         return cls(engines, limits.engine_timeout, events, args.vllm.enable_sleep, limits.engine_start_timeout)
 
     def send_weights(self, broadcast: Callable[[], None]) -> None:
-        """Send the weights: by `broadcast`, or by restarting engines that have failed since the rollouts."""
+        """Send the weights with `broadcast`, or by restarting engines that have failed since the rollouts."""
         self.check_all()
         if self.all_up:
             self.deliver(broadcast, resting=True)
@@ -63,7 +63,7 @@ class EnginePool:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Around whatever asks the engines for responses; may be nested."""
+        """Keep the engines awake while they are generating; may be nested."""
         if self._awake:
             yield
             return
@@ -76,7 +76,7 @@ class EnginePool:
             self.put_to_sleep()
 
     def batch_is_complete(self) -> None:
-        """Forget the restarts so far: the engines have answered everything that they were asked."""
+        """Reset the count of restarts: the engines have answered all requests."""
         self._restarts = 0
 
     @property
@@ -85,13 +85,13 @@ class EnginePool:
         return not self._down
 
     def check_all(self) -> None:
-        """Before the engines are needed: send each a heartbeat request and wait for the answer.
+        """Send each engine a heartbeat request and wait for the answers, before the engines are needed.
 
         Raises:
-            EngineStartFailed: an engine could not start, and has not been up before.
+            EngineStartFailed: an engine that has never been up could not start.
         """
         up = [index for index in range(len(self._engines)) if index not in self._down]
-        # Which processes an engine consists of is asked once, when it has started, which may take long.
+        # An engine's processes are requested once, after its start, which may take long.
         waits = [self._timeout if index in self._processes else self._start_timeout for index in up]
         questions = {
             index: (self._engines[index].heartbeat if index in self._processes else self._engines[index].processes)
@@ -115,13 +115,13 @@ class EnginePool:
                 self.failed(index, error)
 
     def failed(self, index: int, error: Exception) -> None:
-        """Note that a call to an engine failed with an error that `is_engine_failure` knows."""
+        """Record that a call to an engine failed with an error for which `is_engine_failure` is true."""
         if index not in self._down:
             self._say(index, f"died ({_reason(error)})")
             self._end(index)
 
     def check(self) -> None:
-        """Send heartbeat requests now and then; kill engines that have not answered one for too long."""
+        """Send heartbeat requests at intervals; kill engines that have not answered for too long."""
         now = time.monotonic()
         for index, (ref, since) in list(self._asked.items()):
             if ray.wait([ref], timeout=0)[0]:
@@ -141,22 +141,22 @@ class EnginePool:
                     self._asked[index] = (engine.heartbeat.remote(), now)
 
     def _heard(self, index: int, process: int) -> None:
-        """Note an answer to a heartbeat. Another process may have given it than the one that is known: the engine has
-        died, and Ray has restarted it before anybody noticed. Its weights are those of the model directory then."""
+        """Record an answer to a heartbeat request. If another process than the known one answered, the engine died and
+        Ray restarted it unnoticed, with the weights of the model directory."""
         known = self._processes.get(index)
         if known is not None and process not in known[1]:
             self._say(index, "died (its process is gone)")
             self._end(index, is_restarted=True)
 
     def wake_up(self) -> None:
-        """Bring all engines up and awake, with the current weights. Engines that do not sleep are left alone."""
+        """Bring all engines up and wake them, with the current weights. Does nothing if engines do not sleep."""
         if not self._sleeps:
             return
         self.check_all()
         while True:
             if self._down:
                 self.restore()
-            # The weights before the cache: while they are sent, the actor needs memory, too.
+            # Wake the weights before the cache: while they are sent, the actor needs memory, too.
             lacking = self._ask_all("wake_up", tags=["weights"]) and self._ask_all("lacks_weights")
             if any(lacking):
                 self.deliver(lambda: ray.get([rank.send_weights_again.remote() for rank in self._policy()]))
@@ -164,15 +164,15 @@ class EnginePool:
                 return
 
     def put_to_sleep(self) -> None:
-        """Free the engines' memory; for engines that do sleep. One that fails at it is restarted when it is needed."""
+        """Free the engines' memory, if they sleep. An engine that fails here is restarted when it is needed."""
         if self._sleeps:
             self._ask_all("sleep")
 
     def deliver(self, send: Callable[[], Any], resting: bool = False) -> None:
-        """Send the weights to all engines; restart those that die or hang meanwhile, and send them to these as well.
+        """Send the weights to all engines; restart engines that die or hang meanwhile, and send them the weights, too.
 
         Args:
-            send: does it.
+            send: sends the weights.
             resting: whether the engines are between two rollouts.
         """
         try:
@@ -189,17 +189,17 @@ class EnginePool:
             self.restore(resting)
 
     def restore(self, resting: bool = False) -> None:
-        """Wait for the engines that are down to be up again, and give all of them the current weights.
+        """Wait until the engines that are down are up again, and send all engines the current weights.
 
-        No engine may have anything to do. Those that sleep have their weights awake afterwards, and the cache unless
-        they are resting.
+        All engines must be idle. Afterwards sleeping engines have their weights awake, and their cache unless they are
+        resting.
 
         Args:
             resting: whether the engines are between two rollouts.
 
         Raises:
-            WorkerLost: engines keep failing, or one does not start again; the run has to.
-            RuntimeError: there is no policy that could send weights.
+            WorkerLost: engines keep failing, or one does not restart; the run must restart.
+            RuntimeError: there is no policy to send weights.
         """
         policy = self._policy()
         self._restarts += 1
@@ -225,7 +225,7 @@ class EnginePool:
         return policy
 
     def _ask_all(self, method: str, **arguments: Any) -> list[Any]:
-        """Call a method of all engines; return the answers, or nothing if one of them failed, which is then noted."""
+        """Call a method of all engines; return the answers, or an empty list if one failed, which is recorded."""
         asked = [getattr(engine, method).remote(**arguments) for engine in self._engines]
         answers = []
         for index, ref in enumerate(asked):
@@ -246,7 +246,7 @@ class EnginePool:
                 return ray.get(self._engines[index].processes.remote(), timeout=max(1.0, deadline - time.monotonic()))
             except ray.exceptions.GetTimeoutError:
                 break
-            except ray.exceptions.ActorUnavailableError:  # Ray has not started it yet
+            except ray.exceptions.ActorUnavailableError:  # Ray has not restarted it yet
                 time.sleep(1.0)
             except ray.exceptions.RayActorError as error:
                 raise WorkerLost(
@@ -262,7 +262,7 @@ class EnginePool:
         self._end(index)
 
     def _end(self, index: int, is_restarted: bool = False) -> None:
-        """Kill an engine with all its processes; Ray starts it again, if it has not done so already."""
+        """Kill an engine with all its processes; Ray restarts it unless it already has."""
         self._down.add(index)
         self._asked.pop(index, None)
         if not is_restarted:
@@ -279,11 +279,11 @@ class EnginePool:
 
 
 def is_engine_failure(error: BaseException) -> bool:
-    """Whether an engine is dead, as opposed to having refused something. vLLM raises EngineDeadError when its own
-    process is gone and the Ray actor around it is not."""
+    """Whether an engine is dead, as opposed to having refused a request. vLLM raises EngineDeadError when its engine
+    process died while the Ray actor lives."""
     if isinstance(error, ray.exceptions.RayActorError):
         return True
-    vllm = sys.modules.get("vllm.v1.engine.exceptions")  # loaded if there is such an error
+    vllm = sys.modules.get("vllm.v1.engine.exceptions")  # loaded if such an error occurred
     return vllm is not None and isinstance(getattr(error, "cause", error), vllm.EngineDeadError)
 
 

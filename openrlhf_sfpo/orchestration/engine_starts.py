@@ -1,5 +1,5 @@
-"""The start of vLLM engines, seen from both ends: an engine's process reports how far it is and why it failed, the
-driver shows that, and whoever needs the engines waits for them."""
+"""The start of vLLM engines, on both sides: an engine's process reports its progress or failure; the driver displays
+that, and callers wait until the engines are up."""
 
 import threading
 import time
@@ -13,19 +13,19 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.system.errors import EngineStartFailed, WorkerLost
 
 _REPORTS_EVERY = 10.0  # seconds
-_FIRST_SHOWN = 60.0  # seconds of a start after which the console first mentions it; then at twice that, and so on
+_FIRST_SHOWN = 60.0  # seconds after which the console first mentions a start; then after twice that, and so on
 
 
 @contextmanager
 def start_reported(index: int, events: Events) -> Iterator[None]:
-    """Around the start of vLLM in an engine's process.
+    """Report the start of vLLM in an engine's process.
 
     Args:
         index: which of the run's engines this is.
-        events: who is told.
+        events: receives the reports.
 
     Raises:
-        EngineStartFailed: in place of what vLLM raised, with vLLM's own reason.
+        EngineStartFailed: instead of vLLM's exception, with vLLM's own reason.
     """
     from openrlhf_sfpo.cluster import worker_logs
 
@@ -54,10 +54,10 @@ def start_reported(index: int, events: Events) -> Iterator[None]:
 
 
 class EngineStarts:
-    """Follows the starts of engines by their events, in the driver.
+    """Tracks the starts of engines by their events, in the driver.
 
     Args:
-        logs: the run's directory for logs; an engine that could not start leaves what it printed there.
+        logs: the run's directory for logs; receives the output of engines that could not start.
         clock: a monotonic clock, in seconds.
 
     Attributes:
@@ -72,7 +72,7 @@ class EngineStarts:
         self._show_at: dict[int, float] = {}
 
     def handle(self, event: dict[str, Any]) -> None:
-        """Take an event of kind `engine`."""
+        """Process an event of kind `engine`."""
         index, state, text = event["index"], event["state"], event["text"]
         if state == "starting":
             since, before = self._starting.get(index, (self._clock(), ""))
@@ -109,7 +109,7 @@ def wait_until_started(engines: list[Any], timeout: float, waiting: Callable[[],
     Args:
         engines: the handles of `engine.RolloutEngine` actors.
         timeout: seconds, --rollout.engine_start_timeout.
-        waiting: called now and then while it waits.
+        waiting: called at intervals meanwhile.
 
     Raises:
         EngineStartFailed: vLLM refused, or an engine has not started in time.
@@ -137,7 +137,7 @@ def wait_until_started(engines: list[Any], timeout: float, waiting: Callable[[],
 
 
 def start_error(index: int, error: Exception) -> EngineStartFailed | WorkerLost:
-    """What became of an engine that was to start: the exception of its constructor, or the end of its process."""
+    """The error of an engine that did not start: its constructor's exception, or the end of its process."""
     if failed_to_start(error):
         line = exception_line(plain(str(error)))
         found = line.removeprefix("EngineStartFailed: ")

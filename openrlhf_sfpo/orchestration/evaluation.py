@@ -1,4 +1,4 @@
-"""The samples of an evaluation, and how exact its metrics are."""
+"""The samples of an evaluation, and the standard errors of its metrics."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation sampled: those of one prompt are neighbors."""
+    """The samples of an evaluation; those of one prompt are consecutive."""
 
     samples: "list[Experience]"
     per_prompt: int
 
 
 def evaluation_errors(evaluated: Evaluated, eval_dataloader: "Iterable[PromptBatch]") -> dict[str, float]:
-    """Standard errors of each data source's pass1, named as OpenRLHF names its evaluation metrics. Copies of a prompt
-    are one prompt with the samples of all of them."""
+    """Standard errors of each data source's pass1, with names like OpenRLHF's evaluation metrics. Duplicates of a
+    prompt count as one prompt with all their samples."""
     source_of = {
         prompt: source
         for sources, prompts, *_ in eval_dataloader

@@ -1,18 +1,18 @@
-"""Saying, once and with the reason, that the gate has closed: from then on the step lines show GRPO instead of SFPO."""
+"""Reports once, with the reason, that the gate has closed: from then on the step lines show GRPO instead of SFPO."""
 
 from typing import Any
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.sfpo import SlowFastUpdate
 
-NOTICE = "gate_notice"  # among what an actor's `fit` returns: text for the console, not a metric
+NOTICE = "gate_notice"  # key in the result of an actor's `fit`: text for the console, not a metric
 
 
 class GateNotices:
-    """Follows the gate of one update.
+    """Watches the gate of one update.
 
     Args:
-        update: as it is before the next batch, after a checkpoint was loaded.
+        update: its state before the next batch, after a checkpoint was loaded.
     """
 
     def __init__(self, update: SlowFastUpdate) -> None:
@@ -21,12 +21,12 @@ class GateNotices:
         self._stopped = self._is_stopped()
 
     def as_status(self, status: dict[str, Any], events: Events) -> dict[str, str]:
-        """What to add to what `fit` returns: the notice, for our trainers, which know the step. OpenRLHF's own trainer
-        would take it for a metric.
+        """The entry with the notice to add to the result of `fit`, for our trainers, which know the step. OpenRLHF's
+        own trainer would take it for a metric.
 
         Args:
             status: the batch's metrics.
-            events: whether a driver of ours listens.
+            events: tells whether our driver listens.
         """
         text = self.look(status.get("sfpo/entropy_z"))
         if text is None:
@@ -37,7 +37,7 @@ class GateNotices:
         return {}
 
     def look(self, z: float | None) -> str | None:
-        """What there is to say after a batch.
+        """The notice after a batch, if any.
 
         Args:
             z: the entropy's z-score, `sfpo/entropy_z`.

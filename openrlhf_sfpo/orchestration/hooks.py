@@ -1,8 +1,8 @@
-"""Running OpenRLHF's own command line with this package's classes in the places of its own.
+"""Runs OpenRLHF's own command line with this package's classes instead of its own.
 
-OpenRLHF's command line builds its parser and its cluster under `__main__`; its Ray actor classes are module attributes
-that it looks up when it starts. So the attributes are set first, then `openrlhf.cli.train_ppo_ray` runs as `__main__`.
-What is replaced, and what is relied on, is listed in `system.replaced_names`.
+OpenRLHF's command line builds its parser and its cluster under `__main__`; it looks up its Ray actor classes as module
+attributes at its start. So the attributes are set first, then `openrlhf.cli.train_ppo_ray` runs as `__main__`.
+`system.replaced_names` lists what is replaced and what is relied on.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SUPPORTED_VERSIONS = ("0.11.2",)
 
 
 def check_version() -> None:
-    """Check that the installed OpenRLHF is one that the hooks were written for. Imports nothing of it.
+    """Check that the hooks support the installed OpenRLHF. Does not import it.
 
     Raises:
         UsageError: naming the versions that work.
@@ -53,12 +53,12 @@ def check_signatures() -> None:
 
 @contextmanager
 def installed(backend: str, engine_class: "EngineClass", reused: ReusedWorkers | None) -> Iterator[None]:
-    """Put our classes in the places of OpenRLHF's, and take them away again at the end.
+    """Replace OpenRLHF's classes with ours until the block ends.
 
     Args:
         backend: --actor.backend.
         engine_class: an `engine.EngineClass`.
-        reused: holds the workers from run to run; without it each run starts its own.
+        reused: keeps the workers between runs; without it each run starts its own.
     """
     import openrlhf.trainer.ray
     import ray
@@ -108,7 +108,7 @@ def model_actors(backend: str) -> tuple[Any, Any]:
 
 
 def run_openrlhf(namespace: argparse.Namespace) -> None:
-    """Run OpenRLHF's train_ppo_ray as `__main__` with flags that are already parsed (flat, with dotted names)."""
+    """Run OpenRLHF's train_ppo_ray as `__main__` with parsed flags (flat, with dotted names)."""
 
     parsed = namespace
 
@@ -125,5 +125,5 @@ def run_openrlhf(namespace: argparse.Namespace) -> None:
 
 
 def is_own_run() -> bool:
-    """Whether `run_openrlhf` is running here. A patched OpenRLHF then leaves the replacements to it."""
+    """Whether `run_openrlhf` is running in this process. A patched OpenRLHF then leaves the replacements to it."""
     return _own_run

@@ -11,7 +11,7 @@ from openrlhf_sfpo.orchestration.engine_gap import EngineGap
 
 
 class OpenRLHFLoss:
-    """Policy loss, KL loss and entropy bonus, put together as OpenRLHF's actor does it from the same flags.
+    """Policy loss, KL loss and entropy bonus, combined as in OpenRLHF's actor with the same flags.
 
     OpenRLHF multiplies by the number of data-parallel ranks because DeepSpeed averages over them, and divides by the
     accumulation steps because DeepSpeed does; here gradients are summed, so neither applies.
@@ -21,7 +21,7 @@ class OpenRLHFLoss:
         kl_coef: weight of the KL loss.
 
     Attributes:
-        engine_gap: the engine's log-probabilities against the old ones, over the calls so far.
+        engine_gap: the distances between the engine's and the old log-probabilities, over all calls so far.
     """
 
     def __init__(self, args: NestedFlags, kl_coef: float) -> None:

@@ -49,7 +49,7 @@ R = TypeVar("R")
 
 
 class MegatronModelActor(BaseModelActor):
-    """What the policy and the reference actor have in common: a Megatron model that gives log-probabilities."""
+    """The common part of policy and reference actor: a Megatron model that computes log-probabilities."""
 
     actor: MegatronActor
 
@@ -103,7 +103,7 @@ class MegatronModelActor(BaseModelActor):
 
 
 def _busy(method: "Callable[Concatenate[PolicyActor, P], R]") -> "Callable[Concatenate[PolicyActor, P], R]":
-    """The trainer waits for this method: without progress in it the run hangs."""
+    """Mark a method that the trainer waits for: the run hangs if it makes no progress."""
 
     @functools.wraps(method)
     def wrapped(self: "PolicyActor", *args: P.args, **kwargs: P.kwargs) -> R:
@@ -168,7 +168,7 @@ class PolicyActor(MegatronModelActor):
 
     def _connect(self, engines: list[Any]) -> None:
         if self._sync is not None:
-            # Not the first run of these workers: the engines have the weights that the last run ended with.
+            # These workers are reused: the engines have the last run's final weights.
             self._sync.follow(self.actor)
             self._sync.send()
             if self._rank == 0:
@@ -176,7 +176,7 @@ class PolicyActor(MegatronModelActor):
         elif engines:
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 
-            # Every rank waits for itself: a collective would have a time limit of its own.
+            # Each rank waits by itself, because a collective would have a timeout of its own.
             self.heartbeat.tick("waiting for the vLLM engines to start")
             wait_until_started(engines, self.args.rollout.engine_start_timeout, self.heartbeat.tick)
             workers = len(engines) * self.args.vllm.tensor_parallel_size
@@ -205,7 +205,7 @@ class PolicyActor(MegatronModelActor):
         return common["client_states"]
 
     def append(self, experience: Experience) -> None:
-        """Add one batch of the rollouts that the next `fit` trains on."""
+        """Add one batch of rollouts for the next `fit`."""
         names = {
             "old_log_probs": experience.action_log_probs if self._has_old_log_probs else None,
             "advantages": experience.advantages,
@@ -219,7 +219,7 @@ class PolicyActor(MegatronModelActor):
 
     @_busy
     def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
-        """One update over the rollouts appended since the last. Returns metrics, the same on every rank."""
+        """One update on the rollouts appended since the last one. Returns metrics, the same on every rank."""
         samples, infos = self._samples, self._infos
         self._samples, self._infos = [], []
         loss = OpenRLHFLoss(self.args, kl_ctl)
@@ -252,7 +252,7 @@ class PolicyActor(MegatronModelActor):
 
     @_busy
     def send_weights_again(self) -> None:
-        """Send engines the weights that they have forgotten in their sleep."""
+        """Send engines the weights that they discarded during sleep."""
         assert self._sync is not None
         self._stage("weights to engines that slept")
         self._sync.send(number=None)
@@ -260,7 +260,7 @@ class PolicyActor(MegatronModelActor):
 
     @_busy
     def offload_states(self) -> None:
-        """Offload the training state to host memory, with --megatron.offload_parameters the parameters as well."""
+        """Offload the training state to host memory; with --megatron.offload_parameters also the parameters."""
         self._stage("moving the training state to host memory")
         self.actor.offload_states()
 
@@ -271,13 +271,13 @@ class PolicyActor(MegatronModelActor):
         self.actor.reload_states()
 
     def _give_back(self) -> None:
-        """Let the engines have what torch keeps of freed memory."""
+        """Return torch's cached memory, so that the engines can use it."""
         if engines_share_gpus(self.args) and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     @_busy
     def reconnect_engines(self) -> None:
-        """Connect to engines of which some were started again, and send all of them the weights."""
+        """Connect to the engines again after some of them were restarted, and send all of them the weights."""
         self._stage("weights to restarted engines")
         self._sync = self._new_sync()
         self._sync.send(self.sfpo.gate.batches)
@@ -297,8 +297,8 @@ class PolicyActor(MegatronModelActor):
         metric_value: float | None = None,
         metric_key: str | None = None,
     ) -> None:
-        """Write the training's state as --ckpt.path/_actor/TAG, in the background unless --no-ckpt.async_save, and
-        with --ckpt.save_hf the model as --ckpt.path/TAG_hf."""
+        """Write the training state to --ckpt.path/_actor/TAG, in the background unless --no-ckpt.async_save, and with
+        --ckpt.save_hf the model to --ckpt.path/TAG_hf."""
         self._stage("saving a checkpoint")
         directory, states = Path(self.args.ckpt.path), client_states or {}
         if not self.args.ckpt.disable_ds:
@@ -415,7 +415,7 @@ def _unpad(
     attention_mask: torch.Tensor,
     floats: dict[str, torch.Tensor] | None = None,
 ) -> list[Sample]:
-    """Rows of a right-padded batch ([B, T], and [B, T - 1] for the rest) as samples without padding."""
+    """The rows of a right-padded batch ([B, T], and [B, T - 1] for the rest) as samples without padding."""
     samples = []
     for row, length in enumerate(attention_mask.long().sum(dim=1).tolist()):
         fields = {name: value[row, : length - 1].float() for name, value in (floats or {}).items()}
@@ -440,7 +440,8 @@ def _sample_infos(experience: Experience) -> list[dict[str, float]]:
 
 
 def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the samples of all ranks. (Ranks that share a model copy repeat its samples; means stay the same.)"""
+    """Means over the samples of all ranks. (Ranks of one model copy repeat its samples, which does not change the
+    means.)"""
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, infos)
     rows = [info for part in gathered for info in part]

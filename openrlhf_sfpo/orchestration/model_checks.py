@@ -1,4 +1,4 @@
-"""The model directory against its configuration, the layout and the engines, before anything is loaded."""
+"""Checks a model directory against its configuration, the layout and the engines, before anything is loaded."""
 
 import sys
 from pathlib import Path
@@ -11,11 +11,11 @@ from openrlhf_sfpo.system.errors import UsageError
 
 @flags_named()
 def check_layout(args: NestedFlags) -> None:
-    """The model's configuration against the layout and the sequence length."""
+    """Check the model's configuration against the layout and the sequence length."""
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.model.config import ModelConfig
 
-    if args.actor.backend == "deepspeed":  # transformers' own implementations, of any architecture
+    if args.actor.backend == "deepspeed":  # uses transformers' own implementations, of any architecture
         return
     model = ModelConfig.from_pretrained(args.actor.model_name_or_path)
     layout = Layout.of(settings(args))
@@ -28,7 +28,7 @@ def check_layout(args: NestedFlags) -> None:
 
 @flags_named()
 def check_engine_limits(args: NestedFlags) -> None:
-    """The model's configuration against what vLLM can run."""
+    """Check that vLLM can run the model's configuration."""
     from openrlhf_sfpo.config.device_defaults import runs_on_cpu
     from openrlhf_sfpo.megatron.model.config import ModelConfig
     from openrlhf_sfpo.rollout.engine_limits import EngineModel, check_engine
@@ -44,7 +44,7 @@ def check_model(args: NestedFlags) -> None:
     """Check the model directory alone: its format, and its weights against config.json.
 
     Raises:
-        UsageError: for the first thing that is wrong.
+        UsageError: for the first problem.
     """
     check_directory(args)
     check_against_config(args)
@@ -52,7 +52,7 @@ def check_model(args: NestedFlags) -> None:
 
 @flags_named()
 def check_directory(args: NestedFlags) -> None:
-    """Whether the model is a directory in a format that actor and engines read alike."""
+    """Check that the model is a directory in a format that actor and engines read alike."""
     from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
 
     path, through_transformers = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
@@ -63,19 +63,19 @@ def check_directory(args: NestedFlags) -> None:
 
 @flags_named()
 def check_against_config(args: NestedFlags) -> None:
-    """The tensors in the model directory against its configuration."""
+    """Check the tensors in the model directory against its configuration."""
     from openrlhf_sfpo.checkpoints.hf_directory import check_tokenizer_files
     from openrlhf_sfpo.megatron.model.config import ModelConfig
     from openrlhf_sfpo.megatron.weights.check import check_weights
     from openrlhf_sfpo.megatron.weights.model_directory import check_stop_tokens
 
     path, is_deepspeed = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
-    if is_deepspeed and not list(Path(path).glob("model*.safetensors*")):  # a name on the Hub, or pickles
+    if is_deepspeed and not list(Path(path).glob("model*.safetensors*")):  # a name on the Hub, or pickle files
         return
     try:
         model = ModelConfig.from_pretrained(path)
     except UsageError:
-        if is_deepspeed:  # transformers knows more architectures, and checks them itself
+        if is_deepspeed:  # transformers supports more architectures, and checks them itself
             return
         raise
     check_stop_tokens(path, model.vocab_size)

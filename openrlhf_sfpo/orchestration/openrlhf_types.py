@@ -1,9 +1,9 @@
-"""What this package relies on of OpenRLHF's classes, for the type checker: at run time nobody imports this.
+"""The parts of OpenRLHF's classes that this package uses, for the type checker; never imported at run time.
 
-OpenRLHF has no types, and its Ray actor classes are not classes. mypy would take what derives from them for Any, and
-find neither a misspelled `super()` call nor an attribute that is not there. So each class that is derived from, or
-handled by what derives, is declared here with exactly the attributes and methods that are used, as they are in OpenRLHF
-0.11.2. `tests/unit/test_openrlhf_types.py` compares the declarations with the installed version.
+OpenRLHF has no types, and its Ray actor classes are not classes. mypy would treat subclasses of them as Any, and find
+neither a misspelled `super()` call nor a missing attribute. So each class that is subclassed, or handled by a subclass,
+is declared here with exactly the attributes and methods that are used, as in OpenRLHF 0.11.2.
+`tests/unit/test_openrlhf_types.py` compares the declarations with the installed version.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -65,7 +65,7 @@ class PromptLoader:
 
 
 class ResumableData(Protocol):
-    """What OpenRLHF's trainers do with the loader of the prompts."""
+    """The methods of the prompt loader that OpenRLHF's trainers call."""
 
     def __len__(self) -> int: ...
 
@@ -75,7 +75,7 @@ class ResumableData(Protocol):
 
 
 class GeneratesSamples(Protocol):
-    """What OpenRLHF's trainers do with the samples generator, but for evaluating."""
+    """The methods of the sample generator that OpenRLHF's trainers call, without evaluation."""
 
     def generate_samples(self, **generate_kwargs: Any) -> tuple[list[Experience], float | None, int, bool]: ...
 
@@ -345,7 +345,7 @@ class AsyncLLM:
 
 
 class RolloutRayActor:
-    executor: SingleTurnAgentExecutor  # if there is no agent of one's own
+    executor: SingleTurnAgentExecutor  # without a custom agent
     llm: AsyncLLM
 
     async def __init__(  # type: ignore[misc]  # Ray awaits it

@@ -1,4 +1,4 @@
-"""OpenRLHF's samples as recorded rollouts and back, and a samples generator that replays a recording."""
+"""Converts OpenRLHF's samples to recorded rollouts and back, and replays recordings."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ else:
 
 
 class Replay:
-    """A samples generator that reads recorded batches instead of asking an engine."""
+    """A sample generator that reads recorded batches instead of calling engines."""
 
     def __init__(self, directory: str) -> None:
         self._files = record_files(directory)
@@ -27,7 +27,7 @@ class Replay:
         samples = [to_experience(record) for record in load_rollouts(self._files[self._next])]
         self._next += 1
         for sample in samples:
-            sample.info.pop(STAMP, None)  # counts another run's updates
+            sample.info.pop(STAMP, None)  # counts the recorded run's updates
         prompts = len({sample.prompts[0] for sample in samples})
         return samples, None, prompts, self._next == len(self._files)
 
@@ -36,12 +36,12 @@ class Replay:
         return {"batches": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was called."""
+        """Continue from a position."""
         self._next = state["batches"]
 
 
 def to_record(sample: Experience) -> RolloutRecord:
-    """One fresh rollout (a batch of one, without padding) as it is written to disk."""
+    """One new rollout (a batch of one, without padding) in the form that is written to disk."""
     log_probs = sample.rollout_log_probs
     assert sample.rewards is not None
     reward = sample.rewards[0].item()
@@ -59,7 +59,7 @@ def to_record(sample: Experience) -> RolloutRecord:
 
 
 def to_experience(record: RolloutRecord) -> Experience:
-    """The reverse of `to_record`."""
+    """The inverse of `to_record`."""
     length = len(record.tokens)
     actions = record.action_mask.nonzero().squeeze(1)
     span = int(actions[-1] - actions[0]) + 1 if len(actions) else 0

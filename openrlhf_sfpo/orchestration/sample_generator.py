@@ -1,4 +1,4 @@
-"""Samples from vLLM engines: OpenRLHF's samples generator, which survives engines that fail and can be saved."""
+"""OpenRLHF's sample generator for vLLM engines, with recovery from engine failures and a position that can be saved."""
 
 import copy
 import functools
@@ -31,7 +31,7 @@ else:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt that an engine was asked to answer."""
+    """A prompt sent to an engine."""
 
     prompt: str
     label: str
@@ -40,18 +40,18 @@ class Request:
 
 
 class SampleGenerator(SamplesGenerator):
-    """OpenRLHF's samples generator, which also announces what it does, sends the prompts of failed engines again, and
-    has a position in the data that can be saved.
+    """OpenRLHF's sample generator; it also reports progress, resends the prompts of failed engines, and has a position
+    in the data that can be saved.
 
     Args:
         generator: OpenRLHF's.
         pool: the engines.
-        events: who is told.
-        pretrain: the model directory, for its tokenizer.
-        ends_on_request: raise `Stopped` in the middle of a rollout if the run shall end.
+        events: receives reports.
+        pretrain: the model directory, for the tokenizer.
+        ends_on_request: raise `Stopped` during a rollout if the run was asked to stop.
 
     Attributes:
-        evaluated: what the last evaluation sampled.
+        evaluated: the samples of the last evaluation.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class SampleGenerator(SamplesGenerator):
         return samples, pass_rate, consumed, exhausted
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
-        """As OpenRLHF's, with as many samples in flight as a rollout batch has, and graded by the reward function's
-        scores: rewards may pay for more than right answers.
+        """As OpenRLHF's, with as many samples in flight as in a rollout batch, and graded by the reward function's
+        scores: rewards may also depend on more than correctness.
 
-        OpenRLHF sends --rollout.batch_size prompts at a time, which starves the engines when an evaluation draws fewer
-        samples from each prompt than training does.
+        OpenRLHF sends --rollout.batch_size prompts at a time, which underuses the engines when an evaluation draws
+        fewer samples per prompt than training does.
         """
         args = self.args
         wanted = args.rollout.batch_size * args.rollout.n_samples_per_prompt // kwargs["n_samples_per_prompt"]
@@ -106,7 +106,7 @@ class SampleGenerator(SamplesGenerator):
         return samples
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the data: what comes next, and what was sampled and not yet trained on."""
+        """The position in the data: the next prompts, and the samples that were not yet trained on."""
         return {
             "loader": self.prompts_dataloader.state_dict(),
             "rng": rng_state(),
@@ -114,15 +114,15 @@ class SampleGenerator(SamplesGenerator):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was called. At the end of an episode nothing of it is left."""
+        """Continue from a position. At the end of an episode, none of it is left."""
         self._sample_buffer = [to_experience(record) for record in state["buffer"]]
         if state["loader"].get("_iterator_finished"):
-            # The loader itself would begin the episode again.
+            # The loader itself would start the episode over.
             self._dataloader_iter = None if self._sample_buffer else iter(())
         else:
             self.prompts_dataloader.load_state_dict(state["loader"])
             self._dataloader_iter = iter(self.prompts_dataloader)
-        set_rng_state(state["rng"])  # making an iterator draws from them
+        set_rng_state(state["rng"])  # creating an iterator draws random numbers
 
     def _generate_vllm(self, *args: Any, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         with self._pool.awake():
@@ -131,10 +131,10 @@ class SampleGenerator(SamplesGenerator):
     def _generate(
         self, dataloader_iter: "Iterator[PromptBatch]", num_prompts: int, dynamic_filtering: bool, **kwargs: Any
     ) -> tuple[list[Experience], int, bool]:
-        """Samples for `num_prompts` prompts (more are drawn for those that the filter leaves out).
+        """Samples for `num_prompts` prompts (more are drawn to replace those that the filter drops).
 
-        What an engine owes when it fails waits until the others have answered; then all engines get the weights and the
-        prompts are sent again.
+        The unanswered prompts of a failed engine wait until the other engines have answered; then all engines get the
+        weights, and the prompts are sent again.
         """
         accepted: list[Experience] = []
         waiting, exhausted = _draw(dataloader_iter, num_prompts)
@@ -167,7 +167,7 @@ class SampleGenerator(SamplesGenerator):
                 else:
                     accepted += samples
             self._pool.check()
-            if self._ends_on_request and time.monotonic() >= next_question:  # and not with every response
+            if self._ends_on_request and time.monotonic() >= next_question:  # not after every response
                 next_question = time.monotonic() + 1.0
                 if self._events.stop_requested():
                     raise Stopped
@@ -177,8 +177,8 @@ class SampleGenerator(SamplesGenerator):
     def _send(
         self, requests: list[Request], pending: dict[Any, Request], **kwargs: Any
     ) -> tuple[dict[Any, Request], list[Request]]:
-        """Send prompts to the engines, to each as many as evens out what they have to do; return what is under way, and
-        what was meant for an engine that turned out to be dead."""
+        """Send prompts to the engines such that their loads even out; return the pending requests, and those that were
+        for an engine that turned out to be dead."""
         load = Counter(request.engine for request in pending.values())
         shares: dict[int, list[Request]] = {index: [] for index in range(len(self.vllm_engines))}
         for request in requests:
@@ -202,8 +202,8 @@ class SampleGenerator(SamplesGenerator):
         return sent, unsent
 
     def _passes(self, samples: list[Experience]) -> bool:
-        """Whether dynamic filtering keeps a prompt's samples: by their mean score. One that is not finite is kept: the
-        trainer decides what to do about it."""
+        """Whether dynamic filtering keeps a prompt's samples, by their mean score. A non-finite one is kept, because
+        the trainer decides what to do about it."""
         scores: list[float] = [sample.scores[0].item() for sample in samples if sample.scores is not None]
         if len(scores) < len(samples):
             return True
@@ -213,7 +213,7 @@ class SampleGenerator(SamplesGenerator):
 
 
 def _draw(prompts: "Iterator[PromptBatch]", count: int) -> tuple[list[Request], bool]:
-    """Up to `count` prompts, and whether there were fewer left."""
+    """Up to `count` prompts, and whether the data ended before."""
     drawn: list[Request] = []
     while len(drawn) < count:
         try:
@@ -225,10 +225,10 @@ def _draw(prompts: "Iterator[PromptBatch]", count: int) -> tuple[list[Request], 
 
 
 class _TokenizerAt:
-    """Arrives in another process as the model's tokenizer.
+    """Unpickles as the model's tokenizer in another process.
 
-    OpenRLHF sends its tokenizer along with every prompt, and unpickling one takes 0.2 s and more. This one is loaded
-    there once.
+    OpenRLHF sends its tokenizer with every prompt, and unpickling one takes 0.2 s or more. This one is loaded once per
+    process.
     """
 
     def __init__(self, pretrain: str, use_fast: bool) -> None:
@@ -246,12 +246,12 @@ def _tokenizer_at(pretrain: str, use_fast: bool) -> Any:
 
 
 def missing_start(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str | None:
-    """What to say if the model expects a token at the start of a text that nobody adds: OpenRLHF leaves that to the
-    chat template.
+    """A warning if the model expects a token at the start of a text that nothing adds: OpenRLHF leaves that to the chat
+    template.
 
     Args:
         tokenizer: the model's.
-        prompt: one of the data set's, as the engines get it.
+        prompt: one of the data set's prompts, as the engines get it.
     """
     start = tokenizer.bos_token
     by_itself, as_sent = (tokenizer(prompt, add_special_tokens=adds)["input_ids"][:1] for adds in (True, False))
@@ -264,10 +264,11 @@ def missing_start(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str | No
 
 
 def in_lasting_order(samples: list[Experience], group_size: int) -> list[Experience]:
-    """Groups of samples, which come in the order in which the engines finished, in an order of their content.
+    """Groups of samples, which arrive in the order in which engines finish, in an order that depends only on their
+    content.
 
-    By a hash of the prompt, and no order of the text, because similar prompts must not end up in the same train batch.
-    A prompt may be there twice: its groups stay whole, and their responses decide.
+    Sorted by a hash of the prompt rather than its text, because similar prompts must not end up in the same train
+    batch. If a prompt occurs twice, its groups stay whole and are ordered by their responses.
     """
 
     def content(group: list[Experience]) -> tuple[bytes, list[list[int]]]:

@@ -1,6 +1,6 @@
-"""OpenRLHF's trainers with a run directory: recording, replaying, evaluation before and after, events.
+"""OpenRLHF's trainers with a run directory: recording, replaying, evaluation before and after training, events.
 
-Each class only adds around the methods of OpenRLHF's; what they do is unchanged.
+Each class only wraps OpenRLHF's methods, which are unchanged.
 """
 
 import math
@@ -47,13 +47,13 @@ else:
 
 
 def _seed(args: NestedFlags) -> None:
-    """Make --train.seed decide the order of the prompts. OpenRLHF seeds the processes of the actors, not the one that
-    shuffles, whose order would be the same for every seed."""
+    """Make --train.seed determine the order of the prompts. OpenRLHF seeds the actors' processes, not the one that
+    shuffles, so the order would be the same for every seed."""
     transformers.set_seed(args.train.seed)
 
 
 class _Reports(_TrainerBase):
-    """What both trainers add around BasePPOTrainer's methods."""
+    """The additions of both trainers to BasePPOTrainer's methods."""
 
     _saved_step = -1
 
@@ -62,7 +62,7 @@ class _Reports(_TrainerBase):
         if self.args.rollout.record_dir:
             save_rollouts(self.args.rollout.record_dir, step, [to_record(s) for s in rollout_samples])
         count = self.args.run.samples_per_step
-        # Spread over the batch: samples of one prompt are neighbors.
+        # Spread over the batch, because samples of one prompt are consecutive.
         shown = rollout_samples[:: max(1, len(rollout_samples) // max(1, count))][:count]
         self._shown = [self._show(sample) for sample in shown]
         events.send("samples", step=step, samples=self._shown)
@@ -94,7 +94,7 @@ class _Reports(_TrainerBase):
         metrics = {key: value for key, value in (logs_dict or {}).items() if key != "generated_samples"}
         self._events().send("step", step=global_step, metrics=metrics)
         if client_states is not None:
-            # The same object goes into the checkpoint of the best evaluation, which follows.
+            # The same object goes into the best checkpoint, which is saved next.
             client_states.update(metrics=metrics, samples=self._shown, kl_coef=self.kl_ctl.value)
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
         if global_step % self.args.ckpt.save_steps == 0:
@@ -103,7 +103,7 @@ class _Reports(_TrainerBase):
             self._stop(global_step, client_states)
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """As OpenRLHF's; without a checkpoint the states of a beginning."""
+        """As OpenRLHF's; without a checkpoint, the initial states."""
         begin: dict[str, Any] = {
             "episode": 0,
             "global_step": 0,
@@ -117,7 +117,7 @@ class _Reports(_TrainerBase):
         return states
 
     def _stop(self, step: int, client_states: dict[str, Any] | None) -> None:
-        """End the run with a checkpoint of the last step that was finished, if there is one.
+        """End the run with a checkpoint of the last finished step, if any.
 
         Raises:
             Stopped: always.
@@ -169,13 +169,13 @@ class _Reports(_TrainerBase):
 
 
 class _EvaluationReports:
-    """What the two classes add that evaluate."""
+    """The additions of the two classes that evaluate."""
 
     samples_generator: "GeneratesSamples"
     eval_dataloader: "PromptLoader | None"
 
     def _report_evaluation(self, step: int, logs: dict[str, float]) -> dict[str, float]:
-        """The metrics of the evaluation just made, with their standard errors; announced as well."""
+        """The metrics of the last evaluation with their standard errors; also sends them to the driver."""
         generator, loader = self.samples_generator, self.eval_dataloader
         assert isinstance(generator, SampleGenerator) and loader is not None
         logs = {**logs, **evaluation_errors(generator.evaluated, loader)}
@@ -226,7 +226,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
             except Stopped as stopped:
                 if stopped.args:
                     raise
-                self._stop(self._last_step, self._last_states if self._last_step else None)  # in a rollout
+                self._stop(self._last_step, self._last_states if self._last_step else None)  # during a rollout
 
     def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict[str, Any], int]:
         status, self._last_step = super().train_step(rollout_samples, global_step)
@@ -236,7 +236,8 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
         if self._pool is not None:  # a recording needs no weights
             self._pool.send_weights(super().broadcast_to_vllm)
         if self._known is not None:
-            # The step that a run continues from: its lines are missing if the run ended before they were written.
+            # Send the lines of the step that the run continues from: they are missing if the run ended before they were
+            # written.
             step = self._known["global_step"]
             self._events().send("samples", step=step, samples=self._known["samples"], again=True)
             self._events().send("step", step=step, metrics=self._known["metrics"], again=True)
@@ -287,7 +288,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
 
     @contextmanager
     def _loggers_kept_open(self) -> Iterator[None]:
-        """OpenRLHF closes its loggers at the end of `fit`; the evaluation after it logs as well."""
+        """Keep the loggers open, which OpenRLHF closes at the end of `fit`: the evaluation after it uses them, too."""
         loggers = [logger for logger in (self.wandb_logger, self.tensorboard_logger) if logger]
         with ExitStack() as stack:
             for logger in loggers:
@@ -301,8 +302,8 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
 class TrainingActor(_Reports, _TrainingActor):
     """The training half of the asynchronous trainer.
 
-    OpenRLHF's methods that call super() are repeated here, because Ray sends inherited methods by value, and their
-    super() would then mean a copy of the class that this one does not derive from.
+    OpenRLHF's methods that call super() are redefined here, because Ray sends inherited methods by value, and their
+    super() would refer to a copy of the class that this class is not derived from.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -323,7 +324,7 @@ class GenerateSamplesActor(_EvaluationReports, _GenerateSamplesActor):
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
-        # The training half ends the run: the step in progress would be lost otherwise.
+        # Not on request: the training half ends the run, because otherwise the step in progress would be lost.
         generator, events = self.samples_generator, Events()
         assert isinstance(generator, SamplesGenerator)
         pool = EnginePool.of(generator.vllm_engines, generator.args, events)
@@ -341,12 +342,12 @@ class GenerateSamplesActor(_EvaluationReports, _GenerateSamplesActor):
 
 
 def _reward(sample: Experience) -> float:
-    """A sample's reward; 0 if it has none, which is not for us to judge."""
+    """A sample's reward; 0 if it has none, which is not checked here."""
     return 0.0 if sample.rewards is None else sample.rewards[0].item()
 
 
 def _non_finite(error: BaseException) -> str | None:
-    """What was not finite, if that is why the actors' update failed."""
+    """The non-finite quantity, if that is why the actors' update failed."""
     from openrlhf_sfpo.megatron.actor import NonFiniteUpdate
 
     cause = getattr(error, "cause", error)

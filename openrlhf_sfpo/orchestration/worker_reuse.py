@@ -1,7 +1,7 @@
-"""Worker reuse: engines, actors and the trainer of a run serve the next run instead of being started again.
+"""Worker reuse: the next run uses the engines, actors and trainer of the last one instead of starting new ones.
 
 Starting them takes longer than many short runs. They are reset: the actors rebuild model and optimizer in their
-processes, the engines get those weights, drop cached prefixes and are seeded, the trainer is reinitialized.
+processes, the engines receive these weights, drop cached prefixes and are reseeded, and the trainer is reinitialized.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether a run with the flags `after` can reuse the workers of one with `before`."""
     colocated = after["train.colocate_actor_ref"] or after["train.colocate_all"]
     if after["train.async_enable"] or colocated or after["actor.backend"] == "deepspeed":
-        # The asynchronous trainer has more actors than are reused here; for colocation OpenRLHF asks for free
-        # GPUs first; DeepSpeed's engines are not built twice in a process.
+        # The asynchronous trainer has actors that are not reused here; with colocation OpenRLHF first waits for free
+        # GPUs; DeepSpeed's engines cannot be built twice in a process.
         return False
     differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     return all(may_change_on_reuse(name) for name in differing)
 
 
 class ReusedWorkers:
-    """The workers of a session. Each method makes what stands in for one of OpenRLHF's names."""
+    """The workers of a session. Each method returns a replacement for one of OpenRLHF's names."""
 
     def __init__(self) -> None:
         self._engines: list[Any] | None = None
         self._groups: dict[int, Any] = {}
 
     def engines(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-        """For `create_vllm_engines`. The actor resets them once they have its weights."""
+        """Replaces `create_vllm_engines`. The actor resets the engines once they have its weights."""
 
         def create_or_reuse(*args: Any, **kwargs: Any) -> list[Any]:
             if self._engines is None:
@@ -39,7 +39,7 @@ class ReusedWorkers:
         return create_or_reuse
 
     def group(self, create: Callable[..., Any]) -> Callable[..., Any]:
-        """For `RayActorGroup`. A group is initialized once more for each run, which resets it."""
+        """Replaces `RayActorGroup`. A group is initialized again for each run, which resets it."""
 
         def create_or_reuse(num_nodes: int, num_gpus_per_node: int, actor_type: Any, **kwargs: Any) -> Any:
             key = id(actor_type)
@@ -50,12 +50,13 @@ class ReusedWorkers:
         return create_or_reuse
 
     def trainer(self, actor_class: Any) -> "_ReusedActor":
-        """For the Ray actor class `PPOTrainer`, which must have a method `restart` that takes what __init__ takes."""
+        """Replaces the Ray actor class `PPOTrainer`, which must have a method `restart` with the arguments of
+        __init__."""
         return _ReusedActor(actor_class)
 
 
 class _ReusedActor:
-    """Stands for a Ray actor class: the first `remote` starts the actor, later ones restart it."""
+    """Replaces a Ray actor class: the first `remote` starts the actor, later ones restart it."""
 
     def __init__(self, actor_class: Any) -> None:
         self._actor_class = actor_class

@@ -16,7 +16,7 @@ from unidiff.patch import Hunk
 
 from openrlhf_sfpo.system.errors import UsageError
 
-# Inside the package where it is installed, next to the package in a checkout.
+# Inside the installed package; next to the package in a checkout.
 PATCHES = next(
     (parent / "patches" for parent in Path(__file__).parents[2:4] if (parent / "patches").is_dir()),
     Path(__file__).parents[2] / "patches",
@@ -36,7 +36,7 @@ class Target:
 
     Attributes:
         root: the directory that holds the package `openrlhf`.
-        version: which OpenRLHF it is.
+        version: its version.
     """
 
     root: Path
@@ -45,13 +45,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Edit:
-    """A file of the target and what becomes of it.
+    """A file of the target and its changes.
 
     Attributes:
         path: the file.
         before: its bytes now.
-        patched, unpatched: its bytes with and without the patch; None where its lines are not those that the patch was
-            made for. One of them is `before`.
+        patched, unpatched: its bytes with and without the patch; None if its lines are not those that the patch was
+            made for. One of them equals `before`.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Edit:
 
 
 def known_versions() -> list[str]:
-    """The versions that there are patches for, oldest first."""
+    """The versions with patches, oldest first."""
     names = (path.name.removeprefix("openrlhf-").removesuffix(".patch") for path in PATCHES.glob("openrlhf-*.patch"))
     return sorted(names, key=lambda name: [int(part) for part in name.split(".")])
 
@@ -70,10 +70,10 @@ def find_target(directory: Path | None) -> Target:
     """Find OpenRLHF and its version, without importing it.
 
     Args:
-        directory: a source tree, site-packages, or the package itself; None is what Python would import.
+        directory: a source tree, site-packages, or the package itself; None for the one that Python would import.
 
     Raises:
-        UsageError: there is no OpenRLHF, or its version cannot be told.
+        UsageError: there is no OpenRLHF, or its version is unknown.
     """
     if directory is None:
         spec = importlib.util.find_spec("openrlhf")
@@ -126,7 +126,7 @@ def finds_this_package(target: Target) -> bool | None:
 
 
 def plan(target: Target) -> list[Edit]:
-    """What the target's patch changes. Reads only.
+    """The changes of the target's patch. Only reads.
 
     Raises:
         UsageError: there is no patch for the version, or a file to change is missing.
@@ -203,9 +203,9 @@ def _write_finished(path: Path, content: bytes, mode: int) -> None:
 
 
 def _changed(content: bytes, hunks: list[Hunk], revert: bool) -> bytes | None:
-    """The content with the hunks applied or reverted; None if one of them does not fit at exactly one place.
+    """The content with the hunks applied or reverted; None if a hunk does not fit at exactly one place.
 
-    Line ends do not matter for what fits. Lines that stay keep theirs; a new one gets that of the hunk's first line.
+    Line endings are ignored when matching. Kept lines keep theirs; a new line gets that of the hunk's first line.
     """
     lines = content.split(b"\n")
     bare = [line.removesuffix(b"\r") for line in lines]
@@ -232,7 +232,7 @@ def _sides(hunk: Hunk, revert: bool) -> tuple[list[bytes], list[bytes]]:
 
 
 def _mismatch(content: bytes, hunks: list[Hunk]) -> str:
-    """Which hunk does not fit, as text."""
+    """The hunk that does not fit, as text."""
     for number, hunk in enumerate(hunks, start=1):
         if _changed(content, [hunk], revert=False) is None and _changed(content, [hunk], revert=True) is None:
             line = next(line.value.strip() for line in hunk if not line.is_added)
@@ -241,7 +241,7 @@ def _mismatch(content: bytes, hunks: list[Hunk]) -> str:
 
 
 def _version_of(root: Path) -> str | None:
-    """The version that an installed package's metadata or a source tree's files say."""
+    """The version in an installed package's metadata or a source tree's files."""
     for metadata in root.glob("openrlhf-*.dist-info/METADATA"):
         return HeaderParser().parsestr(metadata.read_text(encoding="utf-8"))["Version"]
     try:

@@ -1,7 +1,7 @@
-"""SFPO in an OpenRLHF that people start themselves: what the patched `openrlhf.cli.train_ppo_ray` calls.
+"""SFPO in the user's own OpenRLHF: called by the patched `openrlhf.cli.train_ppo_ray`.
 
-Without --sfpo.enable and with --actor.backend deepspeed, the defaults here, nothing of OpenRLHF is touched. To be
-imported before OpenRLHF's own modules: these import flash_attn, which a machine without CUDA does not have.
+Without --sfpo.enable and with --actor.backend deepspeed, the defaults here, OpenRLHF is unchanged. Must be imported
+before OpenRLHF's own modules, which import flash_attn, which a machine without CUDA lacks.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from openrlhf_sfpo.system.replacements import replaced, replaced_on
 
 flash_attn_stub.install_if_missing()
 
-# Of OpenRLHF's versions 0.10.4 and later, those whose names are what the Megatron actor replaces.
+# The versions of OpenRLHF, from 0.10.4, that have the names that the Megatron actor replaces.
 _MEGATRON_VERSIONS = ("0.11.2",)
 
 
@@ -33,11 +33,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def train(openrlhf_train: Callable[[Any], None], args: NestedFlags) -> None:
-    """Train as the flags say. Ends the process with status 2 where they do not fit together.
+    """Train as the flags say. Exits with status 2 if they do not fit together.
 
     Args:
         openrlhf_train: `openrlhf.cli.train_ppo_ray.train`.
-        args: what it takes: OpenRLHF's flags and those of `add_flags`, nested.
+        args: its arguments: OpenRLHF's flags and those of `add_flags`, nested.
     """
     if hooks.is_own_run() or (not args.sfpo.enable and args.actor.backend == "deepspeed"):
         openrlhf_train(args)
@@ -76,10 +76,10 @@ def _check(args: NestedFlags) -> None:
 
 @contextmanager
 def _prepared(names: dict[str, Any], args: NestedFlags) -> Iterator[None]:
-    """Put our classes where OpenRLHF's train function looks its own up, until the block ends.
+    """Replace the classes that OpenRLHF's train function looks up with ours, until the block ends.
 
     Args:
-        names: the globals of that function.
+        names: that function's globals.
         args: its arguments; settings that depend on the device are filled in.
     """
     from openrlhf_sfpo.cluster.start import start_ray, stop_ray
@@ -108,7 +108,7 @@ def _prepared(names: dict[str, Any], args: NestedFlags) -> Iterator[None]:
 
 
 def _resolve_defaults(args: NestedFlags, device: str) -> None:
-    """Fill in what depends on the device, and the settings of ours that have no flags here."""
+    """Fill in defaults that depend on the device, and our settings that have no flags here."""
     from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
     from openrlhf_sfpo.config.namespaces import dotted, nested
     from openrlhf_sfpo.orchestration import backend_flags
@@ -132,7 +132,7 @@ def _engine_class(device: str, args: NestedFlags) -> Any:
         engine_env(device, eager=args.vllm.enforce_eager),
         device=device,
         weight_backend=backend_for(device, engines_share_gpus(args)),
-        sleep_level=1,  # OpenRLHF's own trainer does not send weights again before it asks for responses
+        sleep_level=1,  # OpenRLHF's own trainer does not resend weights before it requests responses
         kv_cache_bytes=args.run.kv_cache_mb * 1024 * 1024,
         engine_dtype=args.run.engine_dtype,
         response_seed=None,

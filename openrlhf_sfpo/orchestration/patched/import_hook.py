@@ -1,10 +1,10 @@
-"""For those who run OpenRLHF's train_ppo_ray from their own Python and do not want to patch it: import this first.
+"""For running OpenRLHF's train_ppo_ray from your own Python without patching it: import this first.
 
     import openrlhf_sfpo.orchestration.patched.import_hook
     runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
 
-OpenRLHF builds its parser under `__main__`, where nothing can be called; so when that parser parses, the flags are
-added and the `train` of the same module is led through `entry_point.train`.
+OpenRLHF builds its parser under `__main__`, which offers nothing to call. So when that parser parses, this hook adds
+the flags, and routes the module's `train` through `entry_point.train`.
 """
 
 import argparse
