@@ -1,1 +1,1 @@
-"""How much memory a run takes on each GPU, and which layout to run it in: from config.json and the flags alone."""
+"""Plans the memory of a run on each GPU and suggests layouts, from config.json and the flags alone."""

@@ -1,12 +1,13 @@
-"""What the backward pass needs of the forward pass, term by term.
+"""Memory of activations that the backward pass needs, term by term.
 
 Symbols: T tokens of the micro-batch on this context-parallel rank, h hidden size, f MLP size / TP, q query width
 (heads x head size) / TP, k the same of the keys, d head size, b bytes of a parameter, r bytes of a number in the
 residual stream, s 1/TP with sequence parallelism and 1 without.
 
 The method is that of Korthikanti et al. 2022, arXiv 2205.05198, section 4: add up the operands that each operation's
-backward pass keeps, and count a tensor once that several keep. Matrix products keep their input, norms their input
-and what the weight multiplies, the attention kernel query, key, value, output and the logarithm of its denominator.
+backward pass keeps, counting a tensor once that several operations keep. Matrix products keep their input, norms their
+input and the operand of the weight, the attention kernel query, key, value, output and the logarithm of its
+denominator.
 """
 
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def layer(setup: Setup) -> int:
     w = Widths.of(setup)
     mlp = _norm_and_input(setup, w) + _mlp(setup, w)
     if setup.recompute == "mlp":
-        # What goes in: with Transformer Engine that is before the norm, which is part of the first linear layer.
+        # The input: with Transformer Engine it is taken before the norm, which is part of the first linear layer.
         mlp = w.r * w.h if setup.layers == "te" else _norm_and_input(setup, w)
     return int(setup.local_tokens * (_norm_and_input(setup, w) + _attention(setup, w) + mlp))
 
@@ -107,15 +108,15 @@ def _mlp(setup: Setup, w: Widths) -> float:
 
 
 def layer_input(setup: Setup) -> int:
-    """What full recomputation keeps of a layer, and what stages send each other: the residual stream."""
+    """What full recomputation keeps of a layer, and stages send to each other: the residual stream."""
     w = Widths.of(setup)
     return int(setup.local_tokens * w.h * w.r)
 
 
 def head(setup: Setup) -> int:
-    """What the last stage saves after its layers: the final norm, as in a layer, and the rows that are scored, all of
-    them at most, with positions, labels and two fp32 statistics each. Sequence parallelism ends before the rows are
-    chosen."""
+    """What the last stage saves after its layers: the final norm, as in a layer, and the rows to score, at most all of
+    them, with positions, labels and two fp32 statistics each. Sequence parallelism ends before these rows are
+    selected."""
     w = Widths.of(setup)
     norm = (w.r if setup.layers == "te" else 4 + 4) * w.h + 4
     return int(setup.local_tokens * (norm + w.b * setup.model.hidden_size + 8 + 8 + 8))
@@ -127,8 +128,8 @@ class Moment:
 
     Attributes:
         saved: bytes that autograd has saved for the backward pass.
-        held: inputs and outputs of the stage that the schedule keeps as well.
-        passing: what comes and goes.
+        held: inputs and outputs of the stage that the schedule keeps, too.
+        passing: temporary tensors.
     """
 
     saved: int
@@ -141,12 +142,12 @@ class Moment:
 
 
 def moments(setup: Setup, stage: int) -> list[Moment]:
-    """Those at which a stage may have most, with all micro-batches in flight that it ever has: the backward pass of the
-    output layer, on the last stage, and then that of the last layer.
+    """The moments of peak memory on a stage, with the maximum number of micro-batches in flight: the backward pass of
+    the output layer, on the last stage, and then that of the last layer.
 
-    With full recomputation of n of a chunk's l layers, these keep their inputs alone; each is computed again in the
-    backward pass and has all its activations then, when those of the output layer, and of the l - n others, are gone.
-    So it is with recomputed MLPs.
+    With full recomputation of n of a chunk's l layers, these keep only their inputs; each is computed again in the
+    backward pass and then has all its activations, when those of the output layer, and of the l - n others, have been
+    freed. The same holds for recomputed MLPs.
     """
     flights, held = in_flight(setup, stage), _held_by_schedule(setup, stage)
     one, kept, layers = layer(setup), layer_input(setup), setup.layers_per_chunk
@@ -164,20 +165,20 @@ def moments(setup: Setup, stage: int) -> list[Moment]:
 
 
 def recomputed_layers(setup: Setup) -> int:
-    """Of each chunk."""
+    """The number of recomputed layers in each chunk."""
     if setup.recompute != "full":
         return 0
     return min(setup.recompute_layers or setup.layers_per_chunk, setup.layers_per_chunk)
 
 
 def _input_is_saved(setup: Setup) -> bool:
-    """Whether a layer saves its input as it is: the local norm makes an fp32 copy of one in 16 bits."""
+    """Whether a layer saves its input itself: the local norm makes an fp32 copy of a 16-bit input."""
     return setup.layers == "te" or setup.residual == 4
 
 
 def _held_by_schedule(setup: Setup, stage: int) -> int:
-    """The schedule keeps a stage's inputs, where the first layer does not save them, until their backward pass. What a
-    stage has sent on it does not keep (deallocate_pipeline_outputs), but for the interleaved schedule on CPUs."""
+    """The schedule keeps a stage's inputs until their backward pass, unless the first layer saves them. It does not
+    keep outputs that have been sent (deallocate_pipeline_outputs), except with the interleaved schedule on CPUs."""
     p, flights = setup.layout.pp, in_flight(setup, stage)
     if p == 1:
         return 0
@@ -187,14 +188,14 @@ def _held_by_schedule(setup: Setup, stage: int) -> int:
 
 
 def backward_of_layer(setup: Setup) -> int:
-    """Temporary tensors, besides what is saved, in the backward pass of the last layer's MLP, where most is still
+    """Temporary tensors, in addition to saved ones, in the backward pass of the last layer's MLP, where most is still
     saved.
 
-    Its down product makes the gradients of the residual stream, r h, and of its input, b f, each of T tokens, and of
-    its weight, b h f, which is then added to the fp32 buffer. The gate and up product makes those of its output, 2 b f,
-    and input, b h, and of its weight, 2 b h f, when what the MLP had saved is gone. With sequence parallelism also the
-    whole input and its gradient, gathered over the tensor-parallel ranks. Full recomputation holds a layer's output
-    as well.
+    Its down product creates the gradients of the residual stream, r h, and of its input, b f, each of T tokens, and of
+    its weight, b h f, which is then added to the fp32 buffer. The gate and up product creates those of its output, 2 b
+    f, and input, b h, and of its weight, 2 b h f, when the MLP's saved tensors have been freed. With sequence
+    parallelism also the full input and its gradient, gathered over the tensor-parallel ranks. Full recomputation also
+    holds a layer's output.
     """
     w, hidden, tokens = Widths.of(setup), setup.model.hidden_size, setup.local_tokens
     down = tokens * (w.r * w.h + w.b * w.f) + w.b * hidden * w.f
@@ -206,8 +207,8 @@ def backward_of_layer(setup: Setup) -> int:
 
 
 def forward_of_layer(setup: Setup) -> int:
-    """What a layer has at most at a time where nothing is saved, in its MLP: the residual stream as it came into the
-    chunk, into the layer and into the MLP, the norm's output, gate and up and what is made of them, and the rotary
+    """The peak of a layer's forward pass without saving, in its MLP: the residual stream at the input of the chunk, of
+    the layer and of the MLP, the norm's output, gate and up and the results computed from them, and the rotary
     angles."""
     w, model = Widths.of(setup), setup.model
     gathered = w.b * model.hidden_size if setup.sequence_parallel else 0

@@ -1,4 +1,4 @@
-"""The vLLM engines: weights, and how much key/value cache fits next to them."""
+"""The vLLM engines: weights, and how much key/value cache fits in addition."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ class EnginePlan:
     """Bytes on each GPU of an engine.
 
     Attributes:
-        taken: the part of the GPU that --vllm.gpu_memory_utilization gives it.
+        taken: the memory that --vllm.gpu_memory_utilization gives it.
         weights: its weights.
-        cache: what is left for keys and values.
+        cache: the rest, for keys and values.
         token: keys and values of one token.
-        tokens: that fit into the cache.
-        sequences: of --data.max_len tokens that fit into it, for each engine.
+        tokens: how many fit into the cache.
+        sequences: how many of --data.max_len tokens fit into it, per engine.
     """
 
     taken: int
@@ -28,14 +28,14 @@ class EnginePlan:
 
     @property
     def fits(self) -> bool:
-        """vLLM refuses to start without room for one sequence of full length."""
+        """Whether there is room for one sequence of full length, without which vLLM refuses to start."""
         return self.sequences >= 1
 
 
 def engine(setup: Setup, gpu_bytes: int) -> EnginePlan:
-    """What an engine has on each of its GPUs.
+    """The memory of an engine on each of its GPUs.
 
-    Keys and values of a token: 2 x layers x key/value heads / TP (each rank has one at least) x head size.
+    Keys and values of a token: 2 x layers x key/value heads / TP (at least one per rank) x head size.
     """
     engines, model = setup.engines, setup.model
     taken = int(engines.utilization * gpu_bytes)

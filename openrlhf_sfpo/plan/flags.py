@@ -1,4 +1,4 @@
-"""From a command line of `openrlhf-sfpo train` to what is planned."""
+"""Converts a command line of `openrlhf-sfpo train` to the plan's input."""
 
 import argparse
 from contextlib import suppress
@@ -29,10 +29,10 @@ def with_device_defaults(flat: argparse.Namespace) -> Any:
 
 @flags_named()
 def model_at(path: str | Path) -> ModelConfig:
-    """The model whose directory or config.json this is. Weights that are in the directory must fit.
+    """The model whose directory or config.json this is. Weights in the directory must fit.
 
     Raises:
-        UsageError: it is neither, or a model that is not supported, or its weights do not fit.
+        UsageError: it is neither, the model is not supported, or its weights do not fit.
     """
     path = Path(path)
     if path.name == "config.json" and path.is_file():
@@ -40,19 +40,19 @@ def model_at(path: str | Path) -> ModelConfig:
     check_model_directory(path, needs_weights=False)
     model = ModelConfig.from_pretrained(path)
     if (path / SINGLE).exists() or (path / INDEX).exists():
-        with suppress(NotThere):  # shards that are still to be downloaded
+        with suppress(NotThere):  # shards may still have to be downloaded
             check_weights(path, model)
     return model
 
 
 @flags_named()
 def planned(flat: argparse.Namespace, model: ModelConfig, checks_layout: bool = True) -> Setup:
-    """What the flags ask for.
+    """The plan's input from the flags.
 
     Args:
-        flat: the flags; left as they are.
+        flat: the flags; not changed.
         model: shapes.
-        checks_layout: the layout is to be that of the flags, and must fit the model.
+        checks_layout: use the flags' layout, which must fit the model.
 
     Raises:
         UsageError: a flag that the plan depends on is wrong, or the layout does not fit the model.

@@ -17,9 +17,9 @@ def forward(setup: Setup) -> int:
 
 
 def backward(setup: Setup) -> int:
-    """The weight's gradient, in fp32 until it is complete, and that of the hidden states. Beside them either four fp32
-    tensors of chunk x vocabulary / TP (log-probabilities, probabilities, and two on the way to their factor), or, of
-    16-bit parameters, the chunk's share of the weight's gradient in their dtype and the logits' gradient in both."""
+    """The weight's gradient, in fp32 until it is complete, and that of the hidden states. In addition either four fp32
+    tensors of chunk x vocabulary / TP (log-probabilities, probabilities, and two intermediate results), or, with 16-bit
+    parameters, the chunk's share of the weight's gradient in their dtype and the logits' gradient in both dtypes."""
     weight = rows(setup) * setup.model.hidden_size
     hidden = setup.element * setup.local_tokens * setup.model.hidden_size
     share = setup.element * weight + _logits(setup) * 3 // 2 if setup.element < 4 else 0

@@ -1,4 +1,4 @@
-"""Host memory of the actor's nodes: processes, and what is moved or copied there."""
+"""Host memory of the actor's nodes: processes, and data that is moved or copied there."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class HostItem:
     """Bytes on each of the actor's nodes.
 
     Attributes:
-        what: as text.
-        bytes: on the node that has most.
+        what: description.
+        bytes: on the node with the most.
     """
 
     what: str
@@ -21,8 +21,8 @@ class HostItem:
 
 
 def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
-    """What is in the host memory of a node that the actor has GPUs on; zeros are left out. torch rounds each
-    pinned tensor up to a power of two."""
+    """The contents of host memory on a node with GPUs of the actor, without zeros. torch rounds each pinned tensor up
+    to a power of two."""
     ranks = min(setup.gpus, setup.gpus_per_node)
     shard = max(state.shard for state in states) * ranks
     parameters = max(state.parameters for state in states) * ranks

@@ -1,4 +1,4 @@
-"""The phases of a step, and what is on a GPU of the actor in each."""
+"""The phases of a step, and the memory of the actor's GPUs in each."""
 
 from dataclasses import dataclass
 
@@ -21,17 +21,17 @@ ITEMS = (
     "fragmentation (allowance)",
 )
 PHASES = ("rollout", "old log-probs", "fast pass", "reposition", "slow pass", "weight sync")
-# Two pieces of a shard, their difference and the staged piece of a snapshot in host memory (slow_copy._CHUNK).
+# Two chunks of a shard, their difference and the staged chunk of a snapshot in host memory (slow_copy._CHUNK).
 _REPOSITION = 4 * 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What is on each GPU of a stage in one phase.
+    """The memory of each GPU of a stage in one phase.
 
     Attributes:
         name: one of `PHASES`.
-        items: bytes by what they are for, in the order of `ITEMS`; zeros are left out.
+        items: bytes by purpose, in the order of `ITEMS`, without zeros.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Phase:
 def phases(setup: Setup, state: State, reference: int, gpu_bytes: int) -> list[Phase]:
     """All phases on one pipeline stage, in the order of a step.
 
-    Where GRPO is trained, fast pass and reposition are left out, and with replayed rollouts the first and the last.
+    With GRPO, fast pass and reposition are left out; with replayed rollouts, the first and the last phase.
 
     Args:
-        setup: what is planned.
-        state: of the stage.
-        reference: bytes of a reference model while it is on the actor's GPUs.
+        setup: the plan's input.
+        state: the stage's state.
+        reference: bytes of a reference model on the actor's GPUs, while it is there.
         gpu_bytes: memory of a GPU.
     """
     left_out = set() if setup.snapshot else {"fast pass", "reposition"}
@@ -61,7 +61,7 @@ def phases(setup: Setup, state: State, reference: int, gpu_bytes: int) -> list[P
 
 def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str) -> Phase:
     generates, trains = name == "rollout", name in ("fast pass", "slow pass")
-    # OpenRLHF brings the actor's state back for its update alone; parameters come back when they are read.
+    # OpenRLHF reloads the actor's state only for its update; parameters are reloaded when they are read.
     asleep = setup.actor_sleeps and not trains and name != "reposition"
     refers = setup.reference_here and (name == "old log-probs" or not setup.reference_offloaded)
     worst = max(activations.moments(setup, state.stage), key=lambda moment: moment.total)
@@ -85,7 +85,7 @@ def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str
 
 
 def _passing(setup: Setup, state: State, name: str) -> int:
-    """What comes and goes in a phase that does not train."""
+    """Temporary tensors in a phase that does not train."""
     if name == "old log-probs":
         last = state.stage == setup.layout.pp - 1
         passed_on = 0 if last else activations.layer_input(setup)
@@ -96,8 +96,8 @@ def _passing(setup: Setup, state: State, name: str) -> int:
 
 
 def _engine(setup: Setup, gpu_bytes: int, name: str) -> int:
-    """Of an engine on the actor's GPUs: all that it may take while it generates, its weights while they are sent, and
-    what sleep leaves of it otherwise."""
+    """Memory of an engine on the actor's GPUs: its full share while it generates, its weights while they are sent,
+    otherwise what sleep leaves."""
     if not setup.colocated:
         return 0
     whole = engine(setup, gpu_bytes)

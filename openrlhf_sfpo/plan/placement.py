@@ -1,19 +1,19 @@
-"""Which GPUs hold which ranks, as OpenRLHF asks Ray for them: packed node by node."""
+"""The placement of ranks on GPUs that OpenRLHF requests from Ray: packed node by node."""
 
 from dataclasses import dataclass
 
 from openrlhf_sfpo.plan.setup import GPUS_PER_NODE, Setup
 
-_LONGEST = 8  # rows of model copies that are written out; more are summed up
+_LONGEST = 8  # rows of model copies that are listed; more are summarized
 
 
 @dataclass(frozen=True)
 class Held:
-    """Neighboring GPUs that hold one thing.
+    """Consecutive GPUs with the same use.
 
     Attributes:
-        gpus: the first and the last, numbered through all nodes that the owner has.
-        what: as text.
+        gpus: the first and the last, numbered across all nodes of the owner.
+        what: description of the use.
     """
 
     gpus: tuple[int, int]
@@ -21,8 +21,8 @@ class Held:
 
 
 def actor_ranks(setup: Setup) -> list[Held]:
-    """The actor's ranks: tensor-parallel ranks are neighbors, then context-parallel ones, then pipeline stages, then
-    copies of the model. Copies after the first are alike and are summed up where there are many."""
+    """The actor's ranks: tensor-parallel ranks are consecutive, then context-parallel ones, then pipeline stages, then
+    copies of the model. Many copies are summarized, because all are alike after the first."""
     layout, held = setup.layout, []
     width = layout.tp * setup.layout.cp
     written_out = setup.dp if setup.dp * layout.pp <= _LONGEST else 1
@@ -42,7 +42,7 @@ def actor_ranks(setup: Setup) -> list[Held]:
 
 
 def reference_ranks(setup: Setup) -> list[Held]:
-    """A reference model with GPUs of its own; it is laid out as the actor is."""
+    """A reference model with its own GPUs; it has the actor's layout."""
     if not setup.reference_gpus:
         return []
     copies = setup.reference_gpus // setup.layout.model_parallel_size
@@ -50,7 +50,7 @@ def reference_ranks(setup: Setup) -> list[Held]:
 
 
 def engine_ranks(setup: Setup) -> list[Held]:
-    """The engines, one after the other."""
+    """The engines, one after another."""
     engines = setup.engines
     if not engines.count:
         return []
@@ -63,7 +63,7 @@ def engine_ranks(setup: Setup) -> list[Held]:
 
 
 def place(gpus: tuple[int, int], per_node: int) -> str:
-    """Where neighboring GPUs are, as text."""
+    """The place of consecutive GPUs, as text."""
     (first_node, first), (last_node, last) = (divmod(gpu, per_node) for gpu in gpus)
     if first_node == last_node:
         return f"node {first_node}, GPU {first}" + (f"-{last}" if last > first else "")
@@ -73,7 +73,7 @@ def place(gpus: tuple[int, int], per_node: int) -> str:
 
 
 def remarks(setup: Setup) -> list[str]:
-    """What is slow about a placement."""
+    """Warnings about slow placements."""
     found = []
     if setup.gpus > setup.gpus_per_node and setup.gpus_per_node % setup.layout.tp:
         found.append(

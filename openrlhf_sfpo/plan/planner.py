@@ -1,4 +1,4 @@
-"""A whole plan, and whether it fits."""
+"""A complete plan, and whether it fits."""
 
 import functools
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class StagePlan:
     """One pipeline stage of the actor.
 
     Attributes:
-        state: what stays on its GPUs.
-        phases: what is on them in each phase.
+        state: the permanent memory of its GPUs.
+        phases: the memory in each phase.
     """
 
     state: State
@@ -33,17 +33,17 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes.
+    """The memory that a run needs.
 
     Attributes:
-        setup: what it was made for.
+        setup: the plan's input.
         gpu_bytes: memory of a GPU.
         stages: the actor's pipeline stages.
-        engine: an engine's GPUs; None without engines.
-        reference: bytes on each GPU of a reference model that has GPUs of its own; 0 without.
+        engine: memory of an engine's GPUs; None without engines.
+        reference: bytes on each GPU of a reference model with its own GPUs; 0 without one.
         sync: one transfer of weights.
-        checkpoint_bytes: of a checkpoint.
-        host: memory of the actor's nodes.
+        checkpoint_bytes: the size of a checkpoint.
+        host: host memory of the actor's nodes.
     """
 
     setup: Setup
@@ -57,12 +57,12 @@ class Plan:
 
     @property
     def worst(self) -> StagePlan:
-        """The stage that needs most."""
+        """The stage that needs the most memory."""
         return max(self.stages, key=lambda stage: stage.worst.total)
 
     @functools.cached_property
     def problems(self) -> list[str]:
-        """What does not fit, as text; empty if everything does."""
+        """Descriptions of what does not fit; empty if everything does."""
         found = []
         peak = self.worst.worst
         if peak.total > self.gpu_bytes:
@@ -82,15 +82,15 @@ class Plan:
 
     @property
     def bubble(self) -> float:
-        """With samples of full length, which make the most micro-batches."""
+        """The pipeline bubble with samples of full length, which give the most micro-batches."""
         return schedule.bubble(self.setup, schedule.micro_batches(self.setup))
 
 
 def make_plan(setup: Setup, gpu_memory_gb: float) -> Plan:
-    """Work out what a run takes.
+    """Calculate the memory that a run needs.
 
     Args:
-        setup: whose layout fits the model (`Setup.check`).
+        setup: its layout fits the model (`Setup.check`).
         gpu_memory_gb: memory of a GPU in GiB.
     """
     gpu_bytes = int(gpu_memory_gb * GIB)
@@ -109,6 +109,6 @@ def make_plan(setup: Setup, gpu_memory_gb: float) -> Plan:
 
 
 def _with_its_own_gpus(setup: Setup, parameters: int) -> int:
-    """A reference model there only computes log-probabilities."""
+    """Memory of a reference model on its own GPUs, which only computes log-probabilities."""
     passing = max(forward_of_layer(setup), head.forward(setup))
     return parameters + passing + allowances.context(setup) + allowances.fragmentation(setup, passing)

@@ -4,11 +4,11 @@ from openrlhf_sfpo.plan.setup import Setup
 
 
 def micro_batches(setup: Setup, length: int | None = None) -> int:
-    """Micro-batches of one optimizer step on each model copy, as `batching.plan_micro_batches` makes them of samples
-    that are all as long.
+    """Micro-batches of one optimizer step on each model copy, from `batching.plan_micro_batches` with samples of equal
+    length.
 
     Args:
-        length: tokens of each sample; --data.max_len by default, with which there are most.
+        length: tokens of each sample; the default, --data.max_len, gives the most micro-batches.
     """
     samples = -(-setup.samples // setup.dp)
     together = max(1, setup.budget // (length or setup.max_len))
@@ -18,7 +18,8 @@ def micro_batches(setup: Setup, length: int | None = None) -> int:
 
 
 def in_flight(setup: Setup, stage: int) -> int:
-    """Passes of a micro-batch through one model chunk that a stage has done forward and not yet backward, at most.
+    """The maximum number of forward passes (of a micro-batch through one model chunk) on a stage whose backward passes
+    are still to come.
 
     1F1B: stage i of p begins backward passes after p - i forward passes. Interleaved with v chunks: it runs
     2 (p - i - 1) + (v - 1) p passes first, and one more before each backward pass.

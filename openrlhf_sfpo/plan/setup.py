@@ -15,7 +15,7 @@ from openrlhf_sfpo.megatron.weights.mapping import Entry, buckets, weight_plan
 from openrlhf_sfpo.system.units import GIB
 
 GPUS_PER_NODE = 8
-# What `--sfpo.preset` keeps a copy of theta_slow for, and how many fp32 shards `--sfpo.optimizer_state` copies.
+# The presets that keep a copy of theta_slow, and how many fp32 shards each `--sfpo.optimizer_state` copies.
 _PRESETS_WITH_COPY = ("sfpo", "lookahead", "extragradient")
 _COPIES = {"maintain": 1, "reset": 1, "restore": 3, "interpolate": 3}
 
@@ -30,12 +30,12 @@ class Engines:
     """The vLLM engines.
 
     Attributes:
-        count: how many; 0 where rollouts are replayed.
+        count: how many; 0 if rollouts are replayed.
         tp: GPUs of each.
-        utilization: part of a GPU's memory that an engine takes.
+        utilization: fraction of a GPU's memory for an engine.
         element: bytes of a weight, and of a number in the key/value cache.
-        sleep: whether they give their memory back while the actor trains.
-        sleep_level: 1 keeps their weights in host memory, 2 forgets them.
+        sleep: whether they release their memory while the actor trains.
+        sleep_level: 1 keeps their weights in host memory, 2 discards them.
     """
 
     count: int = 0
@@ -52,39 +52,39 @@ class Engines:
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that memory depends on.
+    """Everything that determines memory.
 
     Attributes:
         model: shapes.
         layout: TP, PP, VPP and CP.
-        gpus: of the actor.
-        gpus_per_node: of the actor's nodes.
-        cuda: on GPUs, or on CPUs.
+        gpus: the actor's number of GPUs.
+        gpus_per_node: the actor's GPUs on each node.
+        cuda: whether it runs on GPUs.
         element: bytes of a parameter.
         residual: bytes of a number in the residual stream.
         layers: Transformer Engine's layers or the local ones.
         attention: the local layers' attention, flash-attn or PyTorch's scaled_dot_product_attention.
         sequence_parallel: norms and residual stream are split over the tensor-parallel ranks.
         recompute: what is recomputed in the backward pass.
-        recompute_layers: of each model chunk, with full recomputation; None for all.
+        recompute_layers: layers per model chunk, with full recomputation; None for all.
         chunk: tokens whose logits exist at a time.
-        bucket_bytes: of weights on their way to the engines.
+        bucket_bytes: size of the buckets of weights sent to the engines.
         ddp_bucket: parameters per gradient bucket, None for Megatron's choice.
         overlap: gradients are reduced during the backward pass, in buckets.
-        snapshot: fp32 shards that SFPO copies, 0 for GRPO.
-        snapshot_on_host: they are in host memory.
+        snapshot: number of fp32 shards that SFPO copies, 0 for GRPO.
+        snapshot_on_host: these copies are in host memory.
         skip_nonfinite: weights and moments are copied to host memory before each update.
         async_checkpoint: checkpoints are written from copies in host memory.
-        reference_gpus: of the reference model; 0 without one, or where it is on the actor's.
-        reference_here: the reference model is on the actor's GPUs.
-        reference_offloaded: it is on the GPU while it computes, and in host memory otherwise.
+        reference_gpus: the reference model's number of GPUs; 0 without one, or if it shares the actor's.
+        reference_here: the reference model shares the actor's GPUs.
+        reference_offloaded: it is on the GPU only while it computes, otherwise in host memory.
         engines: the vLLM engines.
-        colocated: engines and actor are on the same GPUs.
+        colocated: engines and actor share GPUs.
         actor_sleeps: main parameters, moments and gradients leave the GPU while the engines generate.
-        parameters_sleep: the parameters do so as well.
+        parameters_sleep: so do the parameters.
         max_len: tokens of the longest sample.
-        samples: of one optimizer step, over all model copies.
-        max_tokens: budget of a micro-batch, for each context-parallel rank.
+        samples: samples of one optimizer step, over all model copies.
+        max_tokens: token budget of a micro-batch per context-parallel rank.
     """
 
     model: ModelConfig
@@ -125,12 +125,12 @@ class Setup:
 
     @property
     def owners(self) -> int:
-        """Ranks over which the distributed optimizer divides what it keeps of a parameter: DP x CP."""
+        """Ranks over which the distributed optimizer divides a parameter's state: DP x CP."""
         return self.dp * self.layout.cp
 
     @property
     def budget(self) -> int:
-        """Tokens of a micro-batch, over all context-parallel ranks; a sample that is longer is one for itself."""
+        """Tokens of a micro-batch, over all context-parallel ranks; a longer sample has a micro-batch to itself."""
         return self.max_tokens * self.layout.cp
 
     @property
@@ -149,17 +149,17 @@ class Setup:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The model's parameters and where they are, as the actor's weight plan has them."""
+        """The model's parameters and their places, from the actor's weight plan."""
         return _entries(self.model, self.layout)
 
     @property
     def buckets(self) -> tuple[tuple[int, int], ...]:
-        """The parts in which `export.WeightExchange` gathers and sends the weights: their pipeline stage and bytes."""
+        """The pipeline stage and the bytes of each bucket that `export.WeightExchange` gathers and sends."""
         return _buckets(self.model, self.layout, self.bucket_bytes, self.element)
 
     @functools.cached_property
     def count(self) -> int:
-        """The model's parameters."""
+        """The number of the model's parameters."""
         return sum(entry.numel for entry in self.entries)
 
     def check(self) -> None:
@@ -185,11 +185,11 @@ def _buckets(model: ModelConfig, layout: Layout, bucket_bytes: int, element: int
 
 
 def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
-    """From the flags of `openrlhf-sfpo train`.
+    """The plan's input from the flags of `openrlhf-sfpo train`.
 
     Args:
         args: nested, and resolved for the device (`resolve_device_defaults`).
-        model: what --actor.model_name_or_path is.
+        model: the model of --actor.model_name_or_path.
     """
     values = settings(args)
     actor = ActorSettings.of(values)
@@ -207,7 +207,7 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         cuda=actor.device == "cuda",
         element=element,
         residual=4 if actor.fp32_residual else element,
-        # Both are taken to be installed.
+        # Both are assumed to be installed.
         layers=chosen(actor.layer_spec, "te", no_te, "local"),
         attention=chosen(actor.attention, "flash", no_flash, "sdpa"),
         sequence_parallel=actor.sequence_parallel and layout.tp > 1,

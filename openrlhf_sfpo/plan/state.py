@@ -1,4 +1,4 @@
-"""What stays on each GPU from step to step: parameters, gradients, main parameters and Adam's moments."""
+"""The permanent memory of each GPU: parameters, gradients, main parameters and Adam's moments."""
 
 import functools
 import math
@@ -19,13 +19,13 @@ class State:
     """Bytes on each GPU of one pipeline stage.
 
     Attributes:
-        stage: of the pipeline.
+        stage: index of the pipeline stage.
         count: parameters on each of its ranks, without padding.
         parameters: in the parameters' dtype.
-        gradients: fp32, as large as the parameters are many: not divided over the data-parallel ranks.
-        main_parameters: fp32 copies that the optimizer moves; none with fp32 parameters, which it moves themselves.
+        gradients: fp32, for all parameters: not divided over the data-parallel ranks.
+        main_parameters: fp32 copies that the optimizer updates; none with fp32 parameters, which it updates directly.
         moments: Adam's two, fp32.
-        shard: of one fp32 number for each parameter that the rank owns; what SFPO's snapshot is a multiple of.
+        shard: one fp32 number per parameter that the rank owns; SFPO's snapshot is a multiple of it.
     """
 
     stage: int
@@ -42,7 +42,7 @@ class State:
 
 
 def states(setup: Setup) -> list[State]:
-    """The state on each pipeline stage. The distributed optimizer divides main parameters and moments by DP x CP."""
+    """The state of each pipeline stage. The distributed optimizer divides main parameters and moments by DP x CP."""
     found = []
     for stage, sizes_of in enumerate(_sizes(setup.model, setup.layout)):
         count = padded = 0
@@ -56,19 +56,19 @@ def states(setup: Setup) -> list[State]:
 
 
 def local_numel(entry: Entry, tp: int) -> int:
-    """Elements of a parameter on one tensor-parallel rank, with the padding of the vocabulary."""
+    """Elements of a parameter on one tensor-parallel rank, including padding of the vocabulary."""
     return sum(block.rows * block.columns for block in entry.converter.blocks(0, tp))
 
 
 def buffer_numel(sizes: Sequence[int], apart: Sequence[bool], owners: int, bucket_size: int | None) -> int:
-    """Elements of a chunk's buffer as Megatron's DDP lays it out, last parameter first: parameters begin at multiples
-    of 64, and buckets, which every owner gets an equal part of, end at common multiples of 128 and their number.
+    """Elements of a chunk's buffer in the layout of Megatron's DDP, last parameter first: parameters start at multiples
+    of 64; buckets, which are divided equally among the owners, end at common multiples of 128 and the number of owners.
 
     Source: `megatron.core.distributed.param_and_grad_buffer._ParamAndGradBuffer`.
 
     Args:
-        sizes: of the chunk's parameters on this rank.
-        apart: for each, whether it has a bucket to itself, as tied embeddings have.
+        sizes: elements of the chunk's parameters on this rank.
+        apart: for each, whether it has its own bucket, as tied embeddings do.
         owners: ranks that share the optimizer's work.
         bucket_size: parameters after which a bucket ends; None for a single one.
     """
@@ -85,15 +85,14 @@ def buffer_numel(sizes: Sequence[int], apart: Sequence[bool], owners: int, bucke
 
 
 def reference_parameters(setup: Setup, policy: Sequence[State]) -> int:
-    """Bytes of the reference model on each GPU of its largest stage; it is laid out as the policy is, without
-    buffers."""
+    """Bytes of the reference model on each GPU of its largest stage; it has the policy's layout, without buffers."""
     return setup.element * max(state.count for state in policy)
 
 
 @functools.lru_cache(maxsize=128)  # suggestions try hundreds of settings on the same few layouts
 def _sizes(model: ModelConfig, layout: Layout) -> list[list[tuple[list[int], list[bool]]]]:
-    """For each pipeline stage and each of its chunks: the elements of each of its parameters on a tensor-parallel rank,
-    and whether that has a bucket to itself, as tied embeddings have that are on two stages."""
+    """For each pipeline stage and each of its chunks: the elements of each parameter on a tensor-parallel rank, and
+    whether it has its own bucket, as tied embeddings on two stages do."""
     found: list[list[tuple[list[int], list[bool]]]] = [[([], []) for _ in range(layout.vpp)] for _ in range(layout.pp)]
     copy = tied_copy(model, layout)
     for entry in [*weight_plan(model, layout), *([copy] if copy else [])]:

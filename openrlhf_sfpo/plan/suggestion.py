@@ -1,10 +1,10 @@
 """Layouts that fit a number of GPUs, best first by a stated rule.
 
-The rule, from first to last: no context parallelism if it can be done without; as little recomputation as can be done
-with (nothing, MLPs, whole layers, which take a third more), with half or a quarter of --train.max_tokens_per_gpu if
-need be; pipeline bubbles up to a tenth of the time before larger ones; few GPUs for each copy of the model; few
-pipeline stages; stages in few pieces; large micro-batches. TP stays within a node. Stages are interleaved (VPP) only
-where the bubble would be larger than a tenth without. Each layout leaves a twentieth of the memory free.
+The criteria, in order: no context parallelism if possible; as little recomputation as possible (nothing, MLPs, whole
+layers, which take a third longer), if needed with half or a quarter of --train.max_tokens_per_gpu; pipeline bubbles of
+up to a tenth of the time before larger ones; few GPUs per copy of the model; few pipeline stages; stages in few chunks;
+large micro-batches. TP stays within a node. Stages are interleaved (VPP) only if the bubble would otherwise exceed a
+tenth. Each layout leaves a twentieth of the memory free.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from openrlhf_sfpo.system.errors import UsageError
 _SPARE = 0.95
 _SMALL_BUBBLE = 0.1
 _SIZES = (1, 2, 4, 8)
-_PIECES = (2, 4)  # of a stage's layers, interleaved with those of the others
+_PIECES = (2, 4)  # chunks of a stage's layers, interleaved with other stages'
 _MOST_STAGES = 16
 _LEAST_TOKENS = 4096
 _RECOMPUTED: tuple[Literal["none", "mlp", "full"], ...] = ("none", "mlp", "full")  # cheapest first
@@ -30,11 +30,11 @@ def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -
     """Plans that fit, best first.
 
     Args:
-        setup: what else is planned; its layout, recomputation, GPUs and number of engines are replaced, its budget of
-            tokens may be lowered.
-        gpus: all that there are, for actor, engines and reference model.
-        gpu_memory_gb: memory of each in GiB.
-        count: how many at most.
+        setup: the plan's input; its layout, recomputation, GPUs and number of engines are replaced, and its token
+            budget may be lowered.
+        gpus: the total number of GPUs, for actor, engines and reference model.
+        gpu_memory_gb: memory of each GPU in GiB.
+        count: the maximum number of plans.
     """
     found = [make_plan(candidate, gpu_memory_gb) for candidate in _layouts(_shared(setup, gpus))]
     fitting = [plan for plan in found if plan.fits and plan.worst.worst.total <= _SPARE * plan.gpu_bytes]
@@ -43,9 +43,9 @@ def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -
 
 
 def _shared(setup: Setup, gpus: int) -> Setup:
-    """Who gets how many GPUs: all share all of them with --train.colocate_all. Otherwise engines and actor get half
-    each, and a reference model with GPUs of its own as many as the actor, in thirds. With replayed rollouts, or where
-    the GPUs do not suffice for that, the actor gets what there is."""
+    """Divide the GPUs: with --train.colocate_all all models share all of them. Otherwise engines and actor get half
+    each, or a third each with a reference model on its own GPUs. With replayed rollouts, or too few GPUs for that, the
+    actor gets all."""
     if setup.colocated or not setup.engines.count:
         actor, reference = gpus, 0
     elif setup.reference_gpus:
@@ -84,7 +84,7 @@ def _interleaved(setup: Setup) -> Iterator[Setup]:
 
 
 def _budgets(setup: Setup) -> list[int]:
-    """Micro-batches that are too short leave a GPU idle, and a sample is not divided."""
+    """The token budgets to try: too short micro-batches underuse a GPU, and a sample is not divided."""
     most, least = setup.max_tokens, max(-(-setup.max_len // setup.layout.cp), _LEAST_TOKENS)
     return [most, *sorted({part for part in (max(most // 2, least), max(most // 4, least)) if part < most})]
 
@@ -93,7 +93,7 @@ def _is_possible(setup: Setup) -> bool:
     if not setup.gpus or setup.gpus % setup.layout.model_parallel_size or setup.layout.tp > setup.gpus_per_node:
         return False
     if setup.layout.cp > 1 and setup.layers == "local":
-        return False  # its attention to other ranks' keys is made for being right, not for being small
+        return False  # its attention over other ranks' keys is not designed to save memory
     try:
         setup.check()
     except UsageError:
@@ -115,7 +115,7 @@ def _rank(plan: Plan) -> tuple[float, ...]:
 
 
 def flags_of(setup: Setup) -> list[str]:
-    """The flags of `openrlhf-sfpo train` that ask for a suggestion's layout."""
+    """The flags of `openrlhf-sfpo train` for a suggestion's layout."""
     layout, engines = setup.layout, setup.engines
     nodes = max(1, setup.gpus // setup.gpus_per_node)
     flags = [f"--actor.num_nodes {nodes}", f"--actor.num_gpus_per_node {setup.gpus_per_node}"]

@@ -1,4 +1,4 @@
-"""Sending the weights to the engines, and saving them."""
+"""The memory of weight transfers, and the size of checkpoints."""
 
 import functools
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from openrlhf_sfpo.plan.allowances import CHECKPOINT_BYTES
 from openrlhf_sfpo.plan.setup import Setup
 
-# vLLM's packed transfer keeps two packed buckets (DEFAULT_PACKED_NUM_BUFFERS), and the tensors of one being packed.
+# vLLM's packed transfer holds two packed buckets (DEFAULT_PACKED_NUM_BUFFERS), and the tensors of the one being packed.
 _VLLM_BUCKETS = 3
 
 
@@ -15,9 +15,9 @@ class SyncPlan:
     """One transfer of all weights.
 
     Attributes:
-        bytes: that are sent.
-        buckets: in how many parts they are gathered.
-        largest: bytes of the largest part, of which a single tensor may be longer than --megatron.weight_bucket_mb.
+        bytes: the size of all weights.
+        buckets: the number of buckets.
+        largest: bytes of the largest bucket; a single tensor may exceed --megatron.weight_bucket_mb.
     """
 
     bytes: int
@@ -26,17 +26,17 @@ class SyncPlan:
 
 
 def sync(setup: Setup) -> SyncPlan:
-    """What `export.WeightExchange` sends, and in how many buckets."""
+    """The transfer of `export.WeightExchange`."""
     sizes = [size for _, size in setup.buckets]
     return SyncPlan(sum(sizes), len(sizes), max(sizes))
 
 
 def gathering(setup: Setup) -> int:
-    """Bytes that the first rank has at a time at most (see `export.WeightExchange.stream`).
+    """The first rank's peak memory in bytes (see `export.WeightExchange.stream`).
 
-    Of a bucket of its own stage: its part and all ranks' parts, the tensors made of them, and these as one bucket; of
-    the next one, which is under way, the first two; of the one before the last, as long as its receiver has a tensor of
-    it. A bucket of another stage comes as one.
+    For a bucket of its own stage: its part and all ranks' parts, the tensors made of them, and these as one bucket; for
+    the next bucket, which is being gathered, the first two; and the previous bucket, while the receiver holds a tensor
+    of it. A bucket of another stage arrives as one.
     """
     return _gathering(setup.layout.tp, setup.buckets)
 
@@ -54,10 +54,10 @@ def _gathering(tp: int, buckets: tuple[tuple[int, int], ...]) -> int:
 
 
 def buffers(setup: Setup) -> int:
-    """`gathering`, and what vLLM's sender packs."""
+    """`gathering`, and the buffers of vLLM's sender."""
     return gathering(setup) + _VLLM_BUCKETS * sync(setup).largest if setup.engines.count else 0
 
 
 def checkpoint_bytes(setup: Setup) -> int:
-    """Of a checkpoint: fp32 weights and both moments."""
+    """The size of a checkpoint: fp32 weights and both moments."""
     return CHECKPOINT_BYTES * setup.count

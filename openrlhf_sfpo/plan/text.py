@@ -17,7 +17,7 @@ _UNMEASURED = (
 
 
 def as_text(plan: Plan) -> str:
-    """Everything about a plan."""
+    """A plan as text."""
     parts = [_heading(plan.setup), _memory(plan)]
     if len(plan.stages) > 1:
         parts.append(_stages(plan))
@@ -53,7 +53,7 @@ def _heading(setup: Setup) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    """The items of the worst stage, a column for each phase."""
+    """A table of the worst stage's items, with a column per phase."""
     stage = plan.worst
     names = [what for what in ITEMS if any(what in phase.items for phase in stage.phases)]
     rows = [
@@ -124,7 +124,7 @@ def _rest(plan: Plan) -> str:
 
 
 def _remark(setup: Setup) -> str:
-    """What a plan leaves out."""
+    """A remark about what a plan leaves out."""
     if setup.layout.cp > 1 and setup.layers == "local":
         return "The local layers' attention saves more than planned with context parallelism; use Transformer Engine."
     return ""
@@ -163,7 +163,7 @@ def suggestions_text(plans: list[Plan], gpus: int) -> str:
 
 
 def placement_text(setup: Setup) -> str:
-    """Who is where."""
+    """The placement as text."""
     groups = [
         ("actor", placement.actor_ranks(setup), setup.gpus_per_node),
         ("reference", placement.reference_ranks(setup), setup.gpus_per_node),

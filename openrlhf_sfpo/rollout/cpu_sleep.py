@@ -1,7 +1,7 @@
-"""Sleep of a vLLM engine on a CPU: what `sleep` and `wake_up` of its worker do there.
+"""Sleep of a vLLM engine on CPU: replacements for `sleep` and `wake_up` of vLLM's CPU worker.
 
-As on a GPU, level 1 frees the key/value cache and level 2 the weights as well, which must be sent again after waking
-up; buffers such as rotary tables stay. On a GPU level 1 moves the weights to host memory, where they are already here.
+As on a GPU, level 1 frees the key/value cache and level 2 also the weights, which must be sent again after waking up;
+buffers such as rotary tables stay. (On a GPU level 1 moves the weights to host memory; here they are already there.)
 """
 
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,7 +15,7 @@ from openrlhf_sfpo.system.replacements import install_on
 if TYPE_CHECKING:
     from vllm.v1.worker.cpu_worker import CPUWorker
 
-_Freed = list[tuple[torch.UntypedStorage, int]]  # a storage, and the bytes that it had
+_Freed = list[tuple[torch.UntypedStorage, int]]  # a storage, and its size in bytes
 
 
 def sleep(self: "CPUWorker", level: int = 1) -> None:
@@ -32,14 +32,14 @@ def sleep(self: "CPUWorker", level: int = 1) -> None:
         model = self.get_model()
         asleep["weights"] = _free([parameter.detach() for parameter in model.parameters()])
         for module in model.modules():
-            # A linear layer's weight is packed for its kernel, which nothing but this function knows.
+            # The packed copy of a linear layer's weight for its kernel, held only by this function.
             if hasattr(module, "cpu_linear"):
                 install_on(ON_OBJECTS["torch.nn.Module.cpu_linear"], module, _without_weight)
     give_back_freed_memory()
 
 
 def wake_up(self: "CPUWorker", tags: list[str] | None = None) -> None:
-    """Allocate the memory again. Weights that were freed are NaN until they are sent.
+    """Allocate the memory again. Freed weights are NaN until they are sent.
 
     Args:
         self: vLLM's CPU worker.
@@ -54,7 +54,7 @@ def wake_up(self: "CPUWorker", tags: list[str] | None = None) -> None:
 
 
 def _asleep(worker: "CPUWorker") -> dict[str, _Freed]:
-    """What of the worker's memory is freed, by tag."""
+    """The worker's freed memory, by tag."""
     return vars(worker).setdefault("_openrlhf_sfpo_asleep", {})
 
 

@@ -1,6 +1,6 @@
-"""What vLLM refuses about a model, a sequence length or a tensor-parallel size, found before an engine starts.
+"""Checks for models, sequence lengths and tensor-parallel sizes that vLLM would refuse, made before an engine starts.
 
-The rules are those of vLLM 0.29: `ModelConfig.verify_with_parallel_config`, the assertions in its models,
+The rules are vLLM 0.29's: `ModelConfig.verify_with_parallel_config`, the assertions in its models,
 `VocabParallelEmbedding`, and the CPU attention's head sizes.
 """
 
@@ -18,11 +18,12 @@ _VOCAB_PADDING = 64
 
 @dataclass(frozen=True)
 class EngineModel:
-    """What vLLM looks at in a model. None where the model does not say, or vLLM's rule for it is not known here.
+    """The properties of a model that vLLM checks. None if the model does not state one, or vLLM's rule for it is
+    unknown here.
 
     Attributes:
         longest: tokens of the longest sequence.
-        longest_setting: what in config.json says so.
+        longest_setting: the setting in config.json that limits it.
     """
 
     num_heads: int | None = None
@@ -35,8 +36,8 @@ class EngineModel:
 
     @classmethod
     def of_any_architecture(cls, path: str) -> "EngineModel":
-        """From a model directory that transformers loads. Nothing is known of a model that brings its own code, or of
-        one that is given by its name on the Hugging Face Hub."""
+        """From a model directory that transformers loads. Everything is None for a model with its own code, or one
+        given by its name on the Hugging Face Hub."""
         if not (Path(path) / "config.json").is_file():
             return cls()
         raw = read_config(path)
@@ -85,7 +86,8 @@ def check_engine(model: Any, max_len: int, tp: int, on_cpu: bool) -> None:
 
 
 def _undivided(model: Any, tp: int) -> list[str]:
-    """What of the model vLLM cannot split over `tp` ranks, as text. Fewer key/value heads than ranks are copied."""
+    """The parts of the model that vLLM cannot split over `tp` ranks, as text. If there are fewer key/value heads than
+    ranks, vLLM copies them."""
     found = []
     if model.num_heads is not None and model.num_heads % tp:
         found.append(f"{model.num_heads} attention heads")

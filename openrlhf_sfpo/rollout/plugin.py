@@ -1,5 +1,5 @@
-"""What vLLM runs in each of its processes (entry point `vllm.general_plugins`): makes our transfer engine known, keeps
-its sockets off the network, and on CPU lets idle processes wait without spinning, and engines sleep."""
+"""vLLM runs this in each of its processes (entry point `vllm.general_plugins`): it registers our transfer engine, keeps
+sockets off the network, and on CPU makes idle processes wait without spinning and engines able to sleep."""
 
 from openrlhf_sfpo.system.loopback import keep_stores_on_loopback
 from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
@@ -11,7 +11,7 @@ SHARED_MEMORY = "shared_memory"
 
 
 def register() -> None:
-    """Register the shared-memory weight-transfer engine with vLLM, on both sides. May be called more than once."""
+    """Register the shared-memory weight-transfer engine with vLLM, for both sides. May be called more than once."""
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory, WeightTransferTrainerFactory
     from vllm.platforms import current_platform
 
@@ -31,11 +31,11 @@ def register() -> None:
 
 
 def _wait_without_spinning() -> None:
-    """vLLM's processes wait for each other in a loop without sleep, and keep doing so for a second after the last
-    message. Where rollout and training have the same processors that second is taken from the training.
+    """vLLM's processes wait for each other by spinning, for up to a second after the last message. If rollout and
+    training share processors, training loses that second.
 
-    Asleep, they wait for a notification that now and then gets lost (vllm-project/vllm#45224). vLLM looks for the
-    message itself after 5 s, which would be seen in most minutes of a training; looking is cheap.
+    When not spinning they wait for a notification, which sometimes gets lost (vllm-project/vllm#45224). vLLM polls for
+    the message only after 5 s, which would happen in most minutes of a training; polling more often is cheap.
     """
     shm_broadcast = "vllm.distributed.device_communicators.shm_broadcast"
     replace(REPLACEMENTS[f"{shm_broadcast}.SpinCondition.__init__.__defaults__"], (0.0,))
@@ -43,7 +43,7 @@ def _wait_without_spinning() -> None:
 
 
 def _sleep_on_cpu() -> None:
-    """vLLM's CPU worker ignores sleep. With this it frees there what it frees on a GPU."""
+    """vLLM's CPU worker ignores sleep. This makes it free what it frees on a GPU."""
     from openrlhf_sfpo.rollout import cpu_sleep
 
     replace(REPLACEMENTS["vllm.v1.worker.cpu_worker.CPUWorker.sleep"], cpu_sleep.sleep)

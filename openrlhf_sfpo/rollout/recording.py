@@ -1,7 +1,7 @@
-"""Rollout batches on disk, so that training can be studied again and again without an engine.
+"""Rollout batches on disk, so that training can be repeated without engines.
 
-One safetensors file for each batch, `rollouts_000001.safetensors` and on, in the order they were trained on. With N
-samples of lengths T_1..T_N:
+One safetensors file per batch, `rollouts_000001.safetensors` and so on, in training order. With N samples of lengths
+T_1..T_N:
 
 | tensor | dtype, shape | meaning |
 | --- | --- | --- |
@@ -13,8 +13,8 @@ samples of lengths T_1..T_N:
 | scores | fp32 [N] | likewise |
 | truncated | uint8 [N] | 1 where the response hit the length limit |
 
-The header's metadata holds `format` (this layout's name), and JSON lists `prompts`, `labels` and `info` (an object of
-numbers for each sample). Samples of one prompt are neighbors.
+The header's metadata holds `format` (this layout's name), and the JSON lists `prompts`, `labels` and `info` (an object
+of numbers per sample). Samples of one prompt are consecutive.
 """
 
 import json
@@ -75,7 +75,7 @@ def record_files(directory: str | Path) -> list[Path]:
 
 
 def save_rollouts(directory: str | Path, number: int, records: list[RolloutRecord]) -> Path:
-    """Write one batch; the file appears under its name only once it is whole."""
+    """Write one batch atomically."""
     path = Path(directory) / f"rollouts_{number:06d}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn.
+    """Sampling parameters.
 
     Attributes:
         samples: responses to each prompt.
-        temperature: 0 takes the likeliest token.
-        top_p: draw from the likeliest tokens that have this probability together.
-        max_new_tokens: responses are cut off there.
-        seed: of the engine's random numbers.
+        temperature: 0 always takes the likeliest token.
+        top_p: sample from the likeliest tokens with this total probability.
+        max_new_tokens: length limit of responses.
+        seed: the engine's seed.
     """
 
     samples: int
@@ -37,13 +37,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Engine:
-    """The vLLM engine.
+    """Settings of the vLLM engine.
 
     Attributes:
-        dtype: "auto" is bfloat16, and float32 where there is no GPU.
+        dtype: "auto" means bfloat16, or float32 without a GPU.
         tensor_parallel_size: GPUs over which the model is split.
-        gpu_memory_utilization: part of the GPU's memory that it may take.
-        kv_cache_mb: size of the key/value cache where there is no GPU.
+        gpu_memory_utilization: fraction of the GPU's memory that it may use.
+        kv_cache_mb: size of the key/value cache without a GPU.
         trust_remote_code: run code that comes with the model.
     """
 
@@ -56,7 +56,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Response:
-    """A response: its text without special tokens, its tokens, whether it was cut off, and the token that ended it, as
+    """A response: its text without special tokens, its tokens, whether it was truncated, and its final token as
     text."""
 
     text: str
@@ -68,21 +68,21 @@ class Response:
 def sample(
     model: str, prompts: list[list[int]], sampling: Sampling, engine: Engine, progress: TextIO | None = None
 ) -> list[list[Response]]:
-    """Draw responses.
+    """Sample responses.
 
     Args:
         model: Hugging Face directory or name.
-        prompts: token ids of each prompt.
-        progress: where a progress bar is drawn.
+        prompts: each prompt's token ids.
+        progress: stream for a progress bar.
 
     Returns:
-        For each prompt its `sampling.samples` responses.
+        `sampling.samples` responses for each prompt.
     """
     import torch
 
-    scratch = Scratch()  # until the process ends: so does vLLM
+    scratch = Scratch()  # until the process exits, as vLLM does
     os.environ.update({**loopback.environment(), **scratch.environment(), **search_path.ENVIRONMENT})
-    tempfile.tempdir = None  # Python has looked at TMPDIR already
+    tempfile.tempdir = None  # Python has already read TMPDIR
     cuda = torch.cuda.is_available()
     options: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
     if not cuda:
@@ -115,7 +115,7 @@ def sample(
         ),
         use_tqdm=functools.partial(tqdm, file=progress) if progress else False,
     )
-    # HUGGING_FACE_FILES has vLLM take transformers' tokenizer, and its signature names what all kinds have.
+    # HUGGING_FACE_FILES makes vLLM use transformers' tokenizer; vLLM's signature names only the base class.
     decode = ResponseDecoder(cast("PreTrainedTokenizerBase", llm.get_tokenizer()))
     return [
         [_response(decode, prompt, part) for part in output.outputs]

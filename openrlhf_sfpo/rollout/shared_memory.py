@@ -1,7 +1,7 @@
 """A vLLM weight-transfer engine for machines without GPUs: buckets pass through a file in shared memory.
 
-The protocol is vLLM's own (init, start, update for each bucket, finish), so that a run without GPUs takes the same
-path as one with NCCL; only the bytes travel differently.
+The protocol is vLLM's own (init, start, one update per bucket, finish), so a run without GPUs takes the same path as
+one with NCCL; only the transport differs.
 """
 
 import fcntl
@@ -33,12 +33,12 @@ _PREFIX = "openrlhf_sfpo_weights_"
 
 @dataclass
 class SharedMemoryInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on beforehand: every update names its file."""
+    """Empty: every update names its file."""
 
 
 @dataclass
 class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
-    """One bucket: the file that holds it and how to cut it up, in the order of `names`."""
+    """One bucket: its file and how to split it, in the order of `names`."""
 
     path: str
     names: list[str]
@@ -54,12 +54,12 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
     update_info_cls = SharedMemoryUpdateInfo
 
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
-        """There is no connection to open."""
+        """Do nothing: there is no connection."""
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        # On CPU vLLM keeps linear layers packed for its kernels; this unpacks them so that they can be loaded again.
+        # On CPU vLLM packs linear layers for its kernels; this unpacks them so that they can be loaded again.
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
@@ -69,8 +69,8 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         self._repack_tied_output_layers()
 
     def _repack_tied_output_layers(self) -> None:
-        """On CPU an output layer keeps a packed copy of its weight for the kernel. One that is tied to the embedding
-        gets no weights of its own, so vLLM would leave the old copy in place."""
+        """On CPU an output layer keeps a packed copy of its weight for the kernel. If it is tied to the embedding it
+        receives no weights of its own, so vLLM would keep the old copy."""
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
         layers = [layer for layer in self.model.modules() if isinstance(layer, VocabParallelEmbedding)]
@@ -82,7 +82,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
                 layer.quant_method.process_weights_after_loading(layer)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        # The base class waits for the accelerator here; there is none.
+        # The base class would synchronize the accelerator here; there is none.
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
@@ -92,26 +92,27 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
                 f"{update_info.path} is not there: the shared-memory weight transfer needs trainer and engine on one "
                 "machine. On several machines use GPUs, where weights travel by NCCL."
             )
-        # A layer's weights are loaded once all of them are here, possibly after the file has been overwritten.
+        # vLLM loads a layer once all its weights have arrived, possibly after the file has been overwritten; hence the
+        # copy.
         packed = _map(update_info.path, sum(update_info.tensor_sizes)).clone()
         dtypes = [getattr(torch, name) for name in update_info.dtype_names]
         weights = unpack_tensor(packed, update_info.names, update_info.shapes, dtypes, update_info.tensor_sizes)
         self.model.load_weights(weights)
 
     def shutdown(self) -> None:
-        """Nothing is held between updates."""
+        """Do nothing: no resources are held between updates."""
 
 
 @dataclass
 class SharedMemoryTrainerInitInfo(TrainerInitInfo):
-    """`bucket_bytes`: how much is packed into one update."""
+    """`bucket_bytes`: the size of one update."""
 
     backend: ClassVar[str] = SHARED_MEMORY
     bucket_bytes: int
 
 
 class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerInitInfo]):
-    """The sending side. Rank 0 packs and sends; the other ranks only help to gather the weights."""
+    """The sending side. Rank 0 packs and sends; the other ranks only take part in gathering the weights."""
 
     init_info_cls = SharedMemoryTrainerInitInfo
 
@@ -137,7 +138,7 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
         return engine
 
     def send_weights(self) -> None:
-        """One full update: start, one update for each bucket, finish."""
+        """One full transfer: start, one update per bucket, finish."""
         assert self.source is not None  # see trainer_init
         weights = iter(self.source)
         if not self.is_sender:
@@ -147,7 +148,7 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
         self.client.start_weight_update()
         remove_leftovers()
         with tempfile.NamedTemporaryFile(dir=_DIRECTORY, prefix=_PREFIX) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # says that somebody is using it
+            fcntl.flock(file, fcntl.LOCK_EX)  # marks the file as in use
             for info in self._write_buckets(weights, file.name):
                 self.client.update_weights(asdict(info))
         self.client.finish_weight_update()
@@ -155,7 +156,8 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
     def _write_buckets(
         self, weights: Iterator[tuple[str, torch.Tensor]], path: str
     ) -> Iterator[SharedMemoryUpdateInfo]:
-        """Put bucket after bucket into the file; the receivers are done with one when `update_weights` returns."""
+        """Write one bucket after another into the file; the receivers are done with one when `update_weights`
+        returns."""
         while (bucket := pack_tensors(weights, lambda item: item[1], self._bucket_bytes)) is not None:
             _map(path, bucket.packed_tensor.numel()).copy_(bucket.packed_tensor)
             yield SharedMemoryUpdateInfo(
@@ -168,11 +170,11 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine[SharedMemoryTrainerI
 
 
 def remove_leftovers() -> None:
-    """Remove the files of senders that were killed: nobody holds those."""
+    """Remove the files of killed senders, which no process has locked."""
     for path in _DIRECTORY.glob(f"{_PREFIX}*"):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A new one exists for a moment before it is locked.
+            # A new file exists briefly before it is locked.
             if time.time() - path.stat().st_mtime > 10:
                 path.unlink()
 

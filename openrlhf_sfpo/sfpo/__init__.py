@@ -1,6 +1,6 @@
 """The SFPO algorithm (arXiv 2510.04072): three stages around any optimizer, and the gate that ends it.
 
-This package needs torch and nothing else.
+This package imports only torch.
 """
 
 from openrlhf_sfpo.sfpo.gate import EntropyGate

@@ -13,22 +13,22 @@ AfterFiring = Literal["latch", "decay", "reopen"]
 
 
 class EntropyGate:
-    """Decides, before each rollout batch, with how much of alpha the fast passes and the reposition run.
+    """Decides before each rollout batch with what fraction of alpha the fast passes and the reposition run.
 
-    `observe` takes the policy's entropy. Once `window` values are there, the z-score of the newest one is
-    z = (H - mean) / (std + 1e-9) with the population standard deviation, the newest value included, as in the
-    released code. A value fires when z >= threshold (`upper`) or |z| >= threshold (`two_sided`); after `patience`
-    such values in a row the gate closes.
+    `observe` takes the policy's entropy. Once there are `window` values, the z-score of the newest one is z = (H -
+    mean) / (std + 1e-9) with the population standard deviation, the newest value included, as in the released code. A
+    value fires when z >= threshold (`upper`) or |z| >= threshold (`two_sided`); after `patience` such values in a row
+    the gate closes.
 
     Args:
         side: which deviations fire; `off` never closes the gate.
-        window: how many entropies are kept; nothing fires before that many were seen.
+        window: how many entropies are kept; nothing fires before that many have been observed.
         threshold: tau, in standard deviations.
-        stop_step: close after this many batches whatever the entropy does; None for never.
+        stop_step: close after this many batches regardless of the entropy; None for never.
         warmup: entropies at the start that enter the window but do not fire.
         patience: how many values in a row must fire.
-        after: what closing means. `latch`: no SFPO any more. `decay`: alpha falls linearly to zero over the next
-            `decay_steps` batches, then the same. `reopen`: no SFPO until a value does not fire.
+        after: the effect of closing. `latch`: no more SFPO. `decay`: alpha falls linearly to zero over the next
+            `decay_steps` batches, then no more SFPO. `reopen`: no SFPO until a value does not fire.
         decay_steps: batches with a reduced alpha, for `decay`: the i-th has alpha (1 - i / (decay_steps + 1)).
 
     Raises:
@@ -74,12 +74,12 @@ class EntropyGate:
 
     @property
     def window(self) -> int:
-        """How many entropies the z-score is taken over."""
+        """The number of entropies in the z-score."""
         return self._entropies.maxlen or 0
 
     @property
     def alpha_scale(self) -> float:
-        """What part of alpha the next batch uses: 1 while the gate is open, 0 for plain GRPO."""
+        """The fraction of alpha for the next batch: 1 while the gate is open, 0 for plain GRPO."""
         if self.stop_step is not None and self.batches >= self.stop_step:
             return 0.0
         if self.closed_at is None or self.side == "off":
@@ -89,8 +89,8 @@ class EntropyGate:
         return 0.0
 
     def observe(self, entropy: float) -> float | None:
-        """Record an entropy (nats per token); return its z-score, or None while the window is not full. One that is not
-        finite is left out: it would keep every later one from firing."""
+        """Record an entropy (nats per token); return its z-score, or None while the window is not full. A non-finite
+        value is ignored: it would keep all later ones from firing."""
         if not math.isfinite(entropy):
             return None
         self._entropies.append(entropy)
@@ -113,7 +113,7 @@ class EntropyGate:
         self.batches += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that must survive a restart, as plain Python values."""
+        """The state that must survive a restart, as plain Python values."""
         return {
             "batches": self.batches,
             "closed_at": self.closed_at,
@@ -123,8 +123,8 @@ class EntropyGate:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, under the options of this gate: a smaller window keeps the newest
-        entropies, and a gate that is `off` is open whatever the saved one was."""
+        """Restore a state under this gate's options: a smaller window keeps the newest entropies, and a gate that is
+        `off` is open regardless of the saved state."""
         self.batches = state["batches"]
         self.closed_at = state["closed_at"]
         self._observed = state["observed"]

@@ -1,4 +1,4 @@
-"""theta_slow: the copy of the weights from before the fast passes, and the move back towards it."""
+"""theta_slow: the copy of the weights before the fast passes, and the move back towards it."""
 
 import math
 import time
@@ -12,14 +12,15 @@ import torch
 from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard
 
 OptimizerStateMode = Literal["maintain", "restore", "interpolate", "reset"]
-# Elements handled at a time, by device: both pieces and their difference should stay in the last cache between the four
-# operations on them (2 MiB each on a CPU, where smaller pieces cost more in calls than they save; 16 MiB on a GPU).
+# Elements processed at a time, by device: both chunks and their difference should stay in the last-level cache during
+# the four operations on them (2 MiB each on a CPU, where smaller chunks cost more in calls than they save; 16 MiB on a
+# GPU).
 _CHUNK = {"cpu": 1 << 19, "cuda": 1 << 22}
 
 
 @dataclass(frozen=True)
 class Displacement:
-    """What a reposition saw, over all ranks.
+    """Measurements of a reposition, over all ranks.
 
     Attributes:
         norm: ||theta_fast - theta_slow||_2, before the move.
@@ -38,15 +39,15 @@ class Displacement:
 
 @dataclass
 class SquaredNorms:
-    """Adds up the squared L2 norms that a `Displacement` is made of, piece by piece: of one piece a sum of squares is
-    exact enough in fp32, over all of them it is not."""
+    """Accumulates the squared L2 norms of a `Displacement`, chunk by chunk: within one chunk a sum of squares is exact
+    enough in fp32, over all chunks it is not."""
 
     moved: list[torch.Tensor] = field(default_factory=list)
     slow: list[torch.Tensor] = field(default_factory=list)
     _scratch: torch.Tensor | None = None
 
     def add(self, fast: Annotated[torch.Tensor, "float32 n"], slow: Annotated[torch.Tensor, "float32 n"]) -> None:
-        """Both flat, and no longer than a piece."""
+        """Add a chunk; both tensors are flat, and no longer than a chunk."""
         if self._scratch is None or len(self._scratch) < len(fast):
             self._scratch = torch.empty_like(fast)
         difference = torch.sub(fast, slow, out=self._scratch[: len(fast)])
@@ -54,7 +55,7 @@ class SquaredNorms:
         self.slow.append(torch.dot(slow, slow))
 
     def totals(self) -> list[float]:
-        """||fast - slow||^2 and ||slow||^2 over all pieces."""
+        """||fast - slow||^2 and ||slow||^2 over all chunks."""
         return [torch.stack(parts).double().sum().item() if parts else 0.0 for parts in (self.moved, self.slow)]
 
 
@@ -66,13 +67,13 @@ def reposition_(
 ) -> None:
     """fast <- slow + alpha * (fast - slow), in place.
 
-    alpha = 1 leaves `fast` and alpha = 0 gives `slow` to the bit (a property of `lerp`).
+    alpha = 1 leaves `fast` unchanged and alpha = 0 gives `slow` bit for bit (a property of `lerp`).
 
     Args:
         fast: fp32 weights after the fast passes, any shape, contiguous; overwritten.
         slow: fp32 weights before them, same shape, on the same device or in host memory.
         alpha: step size in [0, 1].
-        norms: what the norms of (fast - slow), before the move, and of slow are added to.
+        norms: receives the norms of (fast - slow), before the move, and of slow.
     """
     for fast_part, slow_part in _pieces(fast, slow):
         if norms is not None:
@@ -81,19 +82,19 @@ def reposition_(
 
 
 def _pieces(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Both tensors in flat pieces that fit the cache, those of `slow` on the device of `fast`."""
+    """Both tensors in flat chunks that fit the cache; those of `slow` on the device of `fast`."""
     fast, slow = fast.view(-1), slow.view(-1)
     size = _CHUNK["cpu" if fast.device.type == "cpu" else "cuda"]
-    whole = fast.numel() <= size  # as most tensors of small models are, for which every call counts
+    whole = fast.numel() <= size  # true of most tensors of small models, where every call counts
     pieces = [(fast, slow)] if whole else zip(torch.split(fast, size), torch.split(slow, size), strict=True)
     for fast_part, slow_part in pieces:
         yield fast_part, slow_part if slow.device == fast.device else slow_part.to(fast.device, non_blocking=True)
 
 
 class SlowCopy:
-    """Keeps theta_slow during the fast passes, and the optimizer's state of that time where the mode needs it.
+    """Holds theta_slow during the fast passes, and the optimizer's state before them if the mode needs it.
 
-    What the reposition does to the optimizer's state S (Adam: first and second moment m and v, step count t), with
+    The reposition's effect on the optimizer's state S (Adam: first and second moment m and v, step count t), with
     S_slow from before the fast passes and S_fast from after them; P is the size of the shard in bytes:
 
     | mode          | state after the reposition                                        | extra memory |
@@ -106,10 +107,10 @@ class SlowCopy:
     P + state is 3 P and one fp32 number for each tensor.
 
     Args:
-        weights: what is moved.
+        weights: the weights to move.
         optimizer_state: one of the modes above.
-        device: where the copies live: `same` as the weights, or `cpu`, host memory (pinned if the weights are on a
-            GPU, and kept for the next batch until `free_host_memory`; torch rounds each tensor's up to a power of two).
+        device: the copies' device: `same` as the weights, or `cpu` for host memory (pinned if the weights are on a GPU,
+            and kept for the next batch until `free_host_memory`; torch rounds each tensor up to a power of two).
 
     Raises:
         ValueError: an unknown mode or device.
@@ -141,11 +142,11 @@ class SlowCopy:
         """Copy the weights, and the optimizer's state if the mode needs it.
 
         Args:
-            overlap: let copies from a GPU to host memory overlap with what is computed next. The caller then calls
+            overlap: let copies from a GPU to host memory overlap with later computations. The caller must then call
                 `wait` before the weights change.
 
         Returns:
-            The bytes of all copies on the rank that holds most.
+            The size of all copies in bytes, on the rank with the largest.
         """
         assert self._slow is None, "a snapshot is already held"
         shards = list(self._weights.shards())
@@ -164,19 +165,19 @@ class SlowCopy:
         return int(self._weights.reduce([self._bytes()], "max")[0])
 
     def wait(self) -> None:
-        """Let the GPU change nothing before copies to host memory are done."""
+        """Make the GPU wait for copies to host memory before it changes anything."""
         if self._copied is not None:
             torch.cuda.current_stream(self._device()).wait_event(self._copied)
             self._copied = None
 
     @torch.no_grad()
     def reposition(self, alpha: float, refresh: bool = True, measure: bool = True) -> Displacement:
-        """weights <- slow + alpha * (weights - slow) in place, and the optimizer's state by the mode.
+        """weights <- slow + alpha * (weights - slow) in place, and the optimizer's state according to the mode.
 
         Args:
             alpha: step size in [0, 1].
-            refresh: bring what the forward pass reads in line; not needed where an optimizer step follows at once.
-            measure: compute the norms; on a CPU they are a third of the work. Without, they are NaN.
+            refresh: update what the forward pass reads; unnecessary if an optimizer step follows at once.
+            measure: compute the norms, a third of the work on a CPU. Without, they are NaN.
         """
         assert self._slow is not None, "reposition needs a snapshot"
         assert self._copied is None, "wait was not called before the weights changed"
@@ -199,8 +200,8 @@ class SlowCopy:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """The weights and, with `restore`, the optimizer's state as they were when the copy was taken, to the bit and
-        whatever they are now; a move with alpha = 0 would keep NaN where there is NaN."""
+        """Restore the weights and, with `restore`, the optimizer's state bit for bit, whatever they are now; a move
+        with alpha = 0 would keep NaN values."""
         assert self._slow is not None, "there is no snapshot to put back"
         self.wait()
         for index, shard in enumerate(self._weights.shards()):
@@ -212,16 +213,16 @@ class SlowCopy:
         self._weights.refresh()
 
     def release(self) -> None:
-        """Free the copies. Pinned host memory is kept for the next ones: making it takes longer than the copy."""
-        self.wait()  # after a failure a copy into that memory may still be under way
+        """Free the copies. Pinned host memory is kept for the next ones: allocating it takes longer than the copy."""
+        self.wait()  # after an exception a copy into that memory may still be running
         self._slow, self._state, self._group_steps = None, [], []
 
     def free_host_memory(self) -> None:
-        """Give the pinned host memory back to the system; for when no further copy is expected."""
+        """Return the pinned host memory to the system, when no further copy is expected."""
         assert self._slow is None, "a snapshot is held"
         if self._host:
             self._host.clear()
-            torch.accelerator.empty_host_cache()  # torch would keep it pinned for the rest of the process
+            torch.accelerator.empty_host_cache()  # otherwise torch keeps it pinned for the rest of the process
 
     def _reposition_state(self, index: int, shard: Shard, alpha: float) -> None:
         if self._mode == "reset" or (self._mode == "restore" and not self._state[index]):
@@ -270,8 +271,7 @@ class SlowCopy:
 
     @contextmanager
     def _side_stream(self) -> Iterator[None]:
-        """Copies from a GPU to host memory have a stream of their own, so that they can go on while the first fast pass
-        computes."""
+        """Run copies from a GPU to host memory on their own stream, so that they overlap with the first fast pass."""
         device = self._device()
         if not (self._offload and device.type == "cuda"):
             yield
@@ -296,8 +296,9 @@ class SlowCopy:
 
 
 def _reset_state(shard: Shard) -> None:
-    """State as before the first step. Adam's is zeroed in place: Megatron expects it to exist once it was made. Other
-    optimizers may treat zeros and nothing differently (SGD's first momentum is the undampened gradient)."""
+    """Reset the state to that before the first step. Adam's is zeroed in place: Megatron expects it to exist once
+    created. Other optimizers may treat zeros and missing state differently (SGD's first momentum is the undampened
+    gradient)."""
     if "exp_avg" not in shard.state:
         shard.optimizer.state.pop(shard.weight, None)
         return

@@ -25,11 +25,11 @@ class Pass:
         stage: which of the three stages it belongs to.
         advances_schedule: whether its optimizer steps advance the learning-rate schedule. One pass of every batch
             does, so that a run ends at the learning rate of the GRPO run that it is compared with.
-        learning_rate_factor: what the schedule's learning rate is multiplied by in this pass.
-        before_first_step: called when the first train batch's gradients are there (reduced, in the gradient buffers)
-            and before the optimizer's step. A runner that does not call it is refused.
-        repositioned_next: the weights are moved right after it, so that nobody reads what the last optimizer step
-            leaves: gathering the parameters may be skipped.
+        learning_rate_factor: factor on the schedule's learning rate in this pass.
+        before_first_step: called once the first train batch's gradients exist (reduced, in the gradient buffers),
+            before the optimizer's step. The runner must call it.
+        repositioned_next: the weights are repositioned right after this pass, so the result of the last optimizer step
+            is never read: gathering the parameters may be skipped.
     """
 
     stage: Stage
@@ -40,7 +40,8 @@ class Pass:
 
 
 class PassRunner(Protocol):
-    """What the algorithm asks of a trainer, for one rollout batch. Every rank calls everything in the same order."""
+    """The interface that the algorithm needs from a trainer, for one rollout batch. All ranks make the same calls in
+    the same order."""
 
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         """Traverse the rollout batch once with ordinary optimizer steps; return metrics reduced over all ranks.
@@ -50,15 +51,15 @@ class PassRunner(Protocol):
         """
 
     def start_entropy(self) -> float | None:
-        """Mean entropy of the policy at theta_0 over the batch's response tokens, or None if it is not known. Asked for
-        after the passes."""
+        """Mean entropy of the policy at theta_0 over the batch's response tokens, or None if unknown. Called after the
+        passes."""
 
 
 class SlowFastUpdate:
-    """Drives the stages over a `PassRunner` and keeps what must survive between rollout batches.
+    """Runs the stages over a `PassRunner` and holds the state that survives between rollout batches.
 
-    With k = 0, or once the gate has closed, an update is exactly one slow pass: GRPO. The presets are the update and
-    the controls that it is compared with; K, alpha, gate and optimizer state mean the same in each:
+    With k = 0, or once the gate has closed, an update is exactly one slow pass: GRPO. The presets are SFPO and the
+    controls that it is compared with; K, alpha, gate and optimizer state mean the same in all of them:
 
     | preset           | what a batch runs                                                                     |
     | `sfpo`           | K fast passes, reposition, slow pass                                                  |
@@ -72,15 +73,16 @@ class SlowFastUpdate:
     |                  | at theta_slow (alpha = 0), and the rest of the slow pass continues from there         |
 
     Args:
-        weights: what the optimizer owns.
+        weights: the weights that the optimizer owns.
         k: number of fast passes over the rollout batch.
         alpha: step size of the reposition, in [0, 1].
         gate: decides before each batch whether stages 1 and 2 run.
         slow_copy: keeps theta_slow; by default a copy on the same device, with the optimizer's state maintained.
         preset: one of the above.
-        entropy_source: what the gate reads after each batch: the mean over the slow pass (`slow_pass`, the authors'
-            code), or the entropy at theta_0 (`start`, the paper). Either decides about the batches after this one.
-        on_stage: called with a stage's name as it begins ("fast 1/3", "reposition", "slow"), for progress display.
+        entropy_source: the entropy that the gate reads after each batch: the mean over the slow pass (`slow_pass`, the
+            authors' code), or the entropy at theta_0 (`start`, the paper). Both affect only later batches.
+        on_stage: called with a stage's name when it begins ("fast 1/3", "reposition", "slow"), for the progress
+            display.
 
     Raises:
         ValueError: k < 0, alpha outside [0, 1] or an unknown preset.
@@ -118,7 +120,7 @@ class SlowFastUpdate:
         """Update on one rollout batch.
 
         Returns:
-            The metrics of the last pass as `run_pass` gave them, and the `sfpo/*` metrics.
+            The metrics that `run_pass` returned for the last pass, and the `sfpo/*` metrics.
         """
         alpha_scale = self.gate.alpha_scale
         alpha = self.alpha * alpha_scale
@@ -142,7 +144,7 @@ class SlowFastUpdate:
                 last = self._slow_pass(runner, learning_rate_factor=self._scale * alpha_scale + 1.0)
         finally:
             self._copy.release()
-        # Some trainers learn it from the first forward pass.
+        # Some trainers know it only after the first forward pass.
         start_entropy = runner.start_entropy()
         if self._entropy_source == "start" and start_entropy is None:
             raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
@@ -158,7 +160,7 @@ class SlowFastUpdate:
         return last, metrics
 
     def _passes(self, runner: PassRunner, alpha: float, metrics: dict[str, float | None]) -> dict[str, float]:
-        """Everything that an active batch runs; returns the last pass's metrics."""
+        """Run an active batch; return the last pass's metrics."""
         copies = self.preset != "grpo_k_passes"
         has_slow_pass = self.preset != "lookahead"
         if copies:
@@ -175,7 +177,7 @@ class SlowFastUpdate:
                     repositioned_next=final and self.preset in ("sfpo", "lookahead"),
                 ),
             )
-        # Where the fast trajectory ended up against theta_0: the K-th pass sees K-1 passes' worth of movement.
+        # How far the fast trajectory moved from theta_0: the K-th pass sees the movement of K-1 passes.
         metrics.update({"sfpo/fast_kl": fast["ppo_kl"], "sfpo/fast_clip_ratio": fast["clip_ratio"]})
 
         def reposition() -> None:

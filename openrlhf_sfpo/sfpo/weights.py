@@ -1,4 +1,5 @@
-"""What SFPO moves: the fp32 weights that an optimizer owns on this rank, and the optimizer's state for them."""
+"""The weights that SFPO moves: those in fp32 that an optimizer owns on this rank, and the optimizer's state for
+them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +10,12 @@ import torch
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of the weights.
+    """A part of the weights.
 
     Attributes:
         weight: contiguous fp32 (or fp64) tensor of any shape that the optimizer updates in place.
-        optimizer: the torch optimizer that holds `weight` as one of its parameters, and its state.
-        counted: whether it enters norms over the whole model; False for what another rank holds as well.
+        optimizer: the torch optimizer that has `weight` as one of its parameters, and its state.
+        counted: whether it counts in norms over the whole model; False if another rank holds it, too.
     """
 
     weight: torch.Tensor
@@ -29,27 +30,27 @@ class Shard:
 
 
 class OwnedWeights(Protocol):
-    """The weights that are trained, as the optimizer holds them on this rank."""
+    """The trained weights, as the optimizer holds them on this rank."""
 
     def shards(self) -> Iterator[Shard]:
-        """This rank's pieces, in the same order every time. Frozen parameters and buffers are not among them."""
+        """This rank's shards, in the same order every time, without frozen parameters and buffers."""
 
     def refresh(self) -> None:
-        """Bring every other copy of the weights that a forward pass reads in line with the shards."""
+        """Update every other copy of the weights that a forward pass reads from the shards."""
 
     def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
-        """Combine each value over the ranks that hold different pieces; the same result on all of them."""
+        """Reduce each value over the ranks that hold different shards; the result is the same on all of them."""
 
 
 class TorchWeights:
-    """The weights of any torch optimizer whose parameters are whole on every rank (one process, or DDP).
+    """The weights of any torch optimizer whose parameters are complete on every rank (one process, or DDP).
 
     Args:
         optimizer: its parameters that require gradients are the weights, all on one device.
 
     Raises:
-        ValueError: parameters on several devices, or a parameter that is neither fp32 nor fp64. A blend in 16 bits
-            loses most of an update: at a learning rate of 1e-6 nearly every weight is rounded back to where it was.
+        ValueError: parameters on several devices, or a parameter that is neither fp32 nor fp64. A 16-bit blend loses
+            most of an update: at a learning rate of 1e-6 nearly every weight is rounded back to its old value.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -70,10 +71,10 @@ class TorchWeights:
         return (Shard(parameter, self._optimizer) for parameter in self._parameters())
 
     def refresh(self) -> None:
-        """Nothing to do: the forward pass reads the weights themselves."""
+        """Do nothing: the forward pass reads the weights themselves."""
 
     def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
-        """The values themselves: nothing is elsewhere. Under DDP times stay this process's own."""
+        """The values themselves, because no other rank holds shards. Under DDP, times are this process's own."""
         return values
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
