@@ -1,1 +1,1 @@
-"""Run directories: writing them during a run, and drawing them."""
+"""Writes run directories during a run, and reports on them."""

@@ -1,11 +1,11 @@
-"""Alarms: metrics of a run that docs/tuning.md calls unhealthy, each said once on the console."""
+"""Alarms for metrics that docs/tuning.md calls unhealthy, each reported once on the console."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# GRPO clips some hundredths of the tokens at most, and fast passes of SFPO some tenths in the first steps at a high
-# learning rate, which is no reason to worry.
+# GRPO clips a few percent of the tokens at most; the fast passes of SFPO may clip several tens of percent in the first
+# steps at a high learning rate, which is harmless.
 LARGE_CLIP_RATIO = 0.3
 LARGE_DISPLACEMENT = 0.01
 SMALL_ENTROPY = 0.02  # nats per token
@@ -15,13 +15,13 @@ HARDLY_REWARDED = 0.1
 
 @dataclass(frozen=True)
 class _Alarm:
-    """One kind.
+    """One kind of alarm.
 
     Attributes:
-        metric: that must be in a line to be judged.
-        steps: how many in a row must be bad.
-        bad: whether a line is.
-        text: what to say about it.
+        metric: lines without it are skipped.
+        steps: the number of consecutive bad steps that raises it.
+        bad: whether a line is bad.
+        text: the message.
     """
 
     metric: str
@@ -82,14 +82,14 @@ _ALARMS = (
 
 
 class Alarms:
-    """Looks at the lines of a run's steps as they come."""
+    """Checks the lines of a run's steps as they arrive."""
 
     def __init__(self) -> None:
         self._raised: set[str] = set()
         self._in_a_row: dict[str, int] = {}
 
     def look(self, line: dict[str, Any]) -> list[str]:
-        """What there is to say about a step's line of metrics.jsonl; about each metric once in a run."""
+        """Messages about a step's line of metrics.jsonl; each alarm is raised once per run."""
         texts = []
         for alarm in _ALARMS:
             if alarm.metric in self._raised or line.get(alarm.metric) is None:

@@ -1,4 +1,4 @@
-"""What a set of runs says: variants at their best settings, and how soon each reaches the baseline's best accuracy."""
+"""Compares a set of runs: variants at their best settings, and how soon each reaches the baseline's best accuracy."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the ends of its bootstrap interval at `LEVEL`; infinite where a target was not reached."""
+    """A number with its bootstrap interval at `LEVEL`; infinite if a target was not reached."""
 
     value: float
     low: float
@@ -24,7 +24,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a variant makes of as much of something as the baseline had.
+    """What a variant achieves within the baseline's budget.
 
     Attributes:
         group: the variant at the setting that is best within the budget.
@@ -43,12 +43,12 @@ class Result:
         group: the variant at its best setting.
         best: the best accuracy.
         last: the last accuracy.
-        reached: how many single runs have the target at some point.
-        after: the mean accuracy from reaching the target on; None if that never happens. A variant that falls back
-            after its peak is below the target here.
-        to_target: by axis, how far it takes to the target.
-        ratio: by axis, the baseline's over this one's: above 1, this one is sooner.
-        budgets: by axis, the best accuracy within what the baseline's runs took from beginning to end.
+        reached: how many runs reach the target at some point.
+        after: the mean accuracy after reaching the target; None if it is never reached. Below the target if a variant
+            falls back after its peak.
+        to_target: by axis, the distance to the target.
+        ratio: by axis, the baseline's distance over this one's: above 1, this one is sooner.
+        budgets: by axis, the best accuracy within the length of the baseline's runs.
     """
 
     group: Group
@@ -65,17 +65,17 @@ class Comparison:
     """All groups of a set of runs, and the results.
 
     A curve is the median over seeds, evaluation by evaluation. The setting of each variant is the one whose curve goes
-    highest, and the target is as high as the baseline's goes. Intervals are percentile bootstrap over seeds; each
-    resample of a ratio chooses settings and target anew, so that it contains what that choice adds. Groups with equally
-    many seeds are resampled together: a seed means the same prompts in the same order.
+    highest, and the target is the highest point of the baseline's. Intervals are percentile bootstrap over seeds; each
+    resample of a ratio selects settings and target again, so that the interval includes the effect of that selection.
+    Groups with equally many seeds are resampled together: a seed means the same prompts in the same order.
 
     Args:
-        runs: the runs, of which those without an evaluation are only listed.
+        runs: the runs; those without an evaluation are only listed.
         baseline: the variant (or its preset) that the others are compared with; None takes grpo if there is one, else
             the first.
         dataset: compare on this data set; None takes the unweighted mean over all.
-        smooth: take the mean of so many neighboring evaluations (odd) for each accuracy. The best of a noisy curve is
-            too high, the more so the longer the curve, and the baseline's best is the target.
+        smooth: average this many consecutive evaluations (odd) for each accuracy. The maximum of a noisy curve is
+            biased upwards, more so the longer the curve, and the baseline's maximum is the target.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Comparison:
 
     @cached_property
     def results(self) -> list[Result]:
-        """One for each variant, the baseline first."""
+        """One result per variant, the baseline first."""
         names = sorted(self.variants, key=lambda name: name != self.baseline)
         return [self._result(self.variants[name]) for name in names]
 
@@ -122,7 +122,7 @@ class Comparison:
         return _estimate(group.curve.last, self._medians(group).last)
 
     def reach(self, group: Group, axis: str) -> float:
-        """How far along an axis a group takes to the target; infinite if it never gets there."""
+        """The position on an axis at which a group reaches the target; infinite if it never does."""
         assert self.target is not None  # there is a baseline
         return float(group.curve.reach(axis, self.target)[0])
 
@@ -156,7 +156,7 @@ class Comparison:
         return {axis: _estimate(values[axis], _divide(reference[axis], reaches[axis])) for axis in AXES}
 
     def _within_budget(self, groups: list[Group], axis: str) -> Budget:
-        """At the setting that is best for this budget, which need not be the best for the whole training."""
+        """The result at the setting that is best for this budget, which need not be the best for the whole training."""
         budget = float(np.nanmax(self._reference.curve.x[axis]))
         group = max(groups, key=lambda group: np.nan_to_num(group.curve.within(axis, budget)[0]))
         drawn = self._medians(group).within(axis, budget)
@@ -173,13 +173,13 @@ class Comparison:
 
     @cached_property
     def _baseline_resampled(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The target in each resample, and how far the baseline takes to it, by axis."""
+        """The target in each resample, and the baseline's distance to it, by axis."""
         groups = self._baseline_groups
         target = np.nanmax([self._medians(group).best for group in groups], axis=0)
         return target, self._reach_resampled(groups, target)
 
     def _reach_resampled(self, groups: list[Group], target: np.ndarray) -> dict[str, np.ndarray]:
-        """How far the best setting of each resample takes to that resample's target, by axis, [resamples]."""
+        """The distance of each resample's best setting to that resample's target, by axis, [resamples]."""
         chosen = np.argmax([np.nan_to_num(self._medians(group).best) for group in groups], axis=0)
         return {
             axis: np.array([self._medians(group).reach(axis, target) for group in groups])[
@@ -204,16 +204,16 @@ def _best_group(groups: list[Group]) -> Group:
 
 
 def _estimate(value: np.ndarray, drawn: np.ndarray) -> Estimate:
-    """One value, [1], with the interval from its resamples; those in which it is not defined are left out."""
+    """One value, [1], with the interval from its resamples; undefined ones are left out."""
     known = drawn[~np.isnan(drawn)]
     if not len(known):
         return Estimate(float(value[0]), math.nan, math.nan)
-    # Not interpolated, because infinity minus infinity is no number.
+    # Not interpolated, because infinity minus infinity is NaN.
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
     return Estimate(float(value[0]), float(low), float(high))
 
 
 def _divide(reference: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Ratios of two lengths of which either may be infinite or zero."""
+    """Ratios of two distances, which may be infinite or zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return reference / value

@@ -1,4 +1,4 @@
-"""What a person sees during a run: a line for each step, and what is happening right now."""
+"""The console output of a run: a line for each step, and the current phase."""
 
 import sys
 import time
@@ -10,14 +10,14 @@ from openrlhf_sfpo.system.streams import BestEffort
 
 
 class Console:
-    """Prints progress to a stream that stays clean whatever the libraries print. If nobody reads it any more, printing
-    does nothing.
+    """Prints progress to a stream of its own, free of library output. If the stream's reader is gone, printing does
+    nothing.
 
-    On a terminal the current phase is shown in place; elsewhere phases that take long get lines of their own.
+    On a terminal the current phase is shown in place; elsewhere only long phases get lines of their own.
 
     Args:
         stream: where to print.
-        update: what a batch with fast passes is called.
+        update: the name of updates with fast passes.
     """
 
     def __init__(self, stream: TextIO | None = None, update: str = "SFPO") -> None:
@@ -40,7 +40,7 @@ class Console:
         print(text, file=self._stream, flush=True)
 
     def phase(self, text: str, long: bool = False) -> None:
-        """Show what is happening now. In a log only what takes long: the rest would be a line every few seconds."""
+        """Show the current phase. In a log only long phases are shown, to avoid a line every few seconds."""
         if long and not self._live:
             self.say(f"{text} ...")
         if self._live:
@@ -72,7 +72,7 @@ class Console:
             self.say(f"warning: {text}")
 
     def checkpoint(self, event: dict[str, Any]) -> None:
-        """How a save ended; see `cluster.mailbox`."""
+        """Print the result of a save; see `cluster.mailbox`."""
         if event["error"] is None:
             self.say(
                 f"checkpoint {event['tag']}: {event['bytes'] / 1e6:.0f} MB in {event['seconds']:.1f} s, for which the "

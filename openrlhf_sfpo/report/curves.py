@@ -1,4 +1,4 @@
-"""curves.png: how a run went, at a glance."""
+"""curves.png: a run at a glance."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Numbers, table, plot and files of an evaluation."""
+"""The numbers, table, plot and files of an evaluation."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from openrlhf_sfpo.system.files import write_whole
 
 LEVEL = 0.95
 _FEW = f"fewer than {MIN_BOOTSTRAP} prompts, or fewer than {MIN_EACH:.0f} right or wrong"
-# A score from here on is a right answer; the same limit as the authors' evaluation has.
+# Scores from here on count as right answers; the authors' evaluation has the same limit.
 RIGHT = 0.95
 
 
@@ -29,12 +29,12 @@ class Graded:
     """One response, graded or still to be graded.
 
     Attributes:
-        set_name, problem: which set, and which of its problems (its number, from 0).
+        set_name, problem: the data set, and the index of the problem in it, from 0.
         prompt, response, label: text.
-        score: as the grader gave it; None before.
+        score: the grader's score; None before grading.
         tokens: length of the response.
-        truncated: whether it was cut off.
-        ending: the token that ended it, as text.
+        truncated: whether it reached the length limit.
+        ending: its final token, as text.
     """
 
     set_name: str
@@ -53,8 +53,8 @@ class Graded:
 
 
 def measure(graded: list[Graded]) -> dict[str, Any]:
-    """The numbers of an evaluation. Problems of a set whose prompts are the same are one prompt, with the samples of
-    all of them: some published files have each problem many times.
+    """The numbers of an evaluation. Problems of a data set with the same prompt count as one prompt with all their
+    samples: some published files contain each problem many times.
 
     Returns:
         `sets`: by name `prompts`, `rows` (problems, with copies), `samples` (of each prompt), `avg`, the part of right
@@ -109,10 +109,10 @@ def _measure_set(problems: list[list[Graded]]) -> dict[str, Any]:
 
 
 def table(numbers: dict[str, Any]) -> Table:
-    """The numbers as a table, one row for each set and one for the mean."""
+    """The numbers as a table, with a row for each data set and one for the mean."""
     sets = numbers["sets"]
     counts = {one["samples"] for one in sets.values()}
-    k = counts.pop() if len(counts) == 1 else "k"  # sets whose prompts come several times have more samples of each
+    k = counts.pop() if len(counts) == 1 else "k"  # data sets with duplicate prompts have more samples of each
     head = ["data set", "prompts", f"avg@{k}, %", f"pass@{k}, %", "tokens/response", "truncated, %"]
     rows = [
         [
@@ -131,7 +131,7 @@ def table(numbers: dict[str, Any]) -> Table:
 
 
 def _note(numbers: dict[str, Any]) -> str:
-    """How the intervals were computed, and which prompts were there more than once."""
+    """A note about how the intervals were computed, and about duplicate prompts."""
     sets = numbers["sets"]
     methods = {one["pass_at_method"][k] for one in sets.values() for k in (1, one["samples"])}
     level = f"{100 * LEVEL:.0f} % intervals over the prompts"
@@ -160,10 +160,10 @@ def write_samples(directory: Path, graded: list[Graded]) -> Path:
 
 
 def read_samples(directory: Path) -> list[Graded]:
-    """The responses that `write_samples` has written.
+    """Read the responses that `write_samples` wrote.
 
     Raises:
-        OSError, ValueError, TypeError: there are none, or the file is something else.
+        OSError, ValueError, TypeError: the file is missing or is something else.
     """
     text = (directory / "samples.jsonl").read_bytes().decode(errors="surrogatepass")
     return [Graded(**json.loads(line)) for line in text.split("\n") if line]
@@ -179,7 +179,7 @@ def write_evaluation(directory: Path, settings: dict[str, Any], graded: list[Gra
 
 
 def _draw(path: Path, numbers: dict[str, Any]) -> None:
-    """pass@k over k for every set, with its interval."""
+    """Plot pass@k over k for every data set, with intervals."""
     figure = new_figure(7, 4.2)
     axes = figure.subplots()
     for name, one in numbers["sets"].items():

@@ -1,4 +1,4 @@
-"""Making matplotlib figures without a screen."""
+"""Creates matplotlib figures without a display."""
 
 import io
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of that size in inches."""
-    # Imported here: matplotlib takes a second, and most users of this package's parts never draw.
+    """A figure of the given size in inches."""
+    # Imported here, because matplotlib takes a second to import and is rarely needed.
     import matplotlib
 
     matplotlib.use("Agg", force=False)
@@ -20,7 +20,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def finish_panel(axes: "Axes") -> None:
-    """Label a panel over training steps, which says so if there is nothing in it."""
+    """Label a panel over training steps; an empty one says so."""
     axes.set_xlabel("step (rollout batch)")
     axes.grid(alpha=0.3)
     if not axes.has_data():

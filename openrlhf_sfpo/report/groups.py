@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed, and their median curve."""
+"""Groups of runs that differ only in the seed, and their median curves."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ import numpy as np
 from openrlhf_sfpo.config.effective_update import effective_update
 from openrlhf_sfpo.report.runs import AXES, Point, Run
 
-# Where a run's files are and what is shown of it; no part of what the run is.
+# Settings of paths and display, which do not identify a run.
 _PLACES = ("run.", "ckpt.", "logger.", "train.seed", "rollout.record_dir", "config")
 _SHORT = {"sfpo.k": "K"}
 
@@ -23,8 +23,8 @@ class Curves:
     """Accuracy over training, of one or more sets of runs.
 
     Attributes:
-        accuracy: float64 [sets, evaluations], in [0, 1]; NaN where no run of the set has come so far.
-        x: by axis, how far along each evaluation is, float64 [sets, evaluations].
+        accuracy: float64 [sets, evaluations], in [0, 1]; NaN where no run of the set has got that far.
+        x: by axis, the position of each evaluation, float64 [sets, evaluations].
     """
 
     accuracy: np.ndarray
@@ -42,12 +42,12 @@ class Curves:
         return _at(self.accuracy, known.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1))
 
     def reach(self, axis: str, target: np.ndarray | float) -> np.ndarray:
-        """How far along an axis the accuracy first is the target, [sets]; linear between evaluations, infinite where
-        it never is.
+        """The position on an axis at which the accuracy first reaches the target, [sets]; linear between evaluations,
+        infinite if it never does.
 
         Args:
             axis: a name in `AXES`.
-            target: an accuracy, for all sets or one for each.
+            target: an accuracy for all sets, or one per set.
         """
         there = self.accuracy >= np.reshape(target, (-1, 1))
         index = np.argmax(there, axis=1)
@@ -59,7 +59,7 @@ class Curves:
         return np.where(there.any(axis=1), start + part * (end - start), math.inf)
 
     def after(self, target: float) -> np.ndarray:
-        """Mean accuracy of the evaluations from the first that has the target on, [sets]; NaN where none has."""
+        """Mean accuracy of the evaluations from the first that reaches the target, [sets]; NaN if none does."""
         since = np.logical_or.accumulate(self.accuracy >= target, axis=1)
         return _nan(np.nanmean, np.where(since, self.accuracy, np.nan))
 
@@ -70,16 +70,16 @@ class Curves:
 
 @dataclass
 class Group:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in the seed.
 
     Attributes:
         variant: the update as text, such as "sfpo K=3".
         setting: what is swept, as text, such as "lr=0.001"; empty if nothing is.
         update: the differing sfpo.* settings.
         swept: the other differing settings.
-        runs: one for each seed.
+        runs: one per seed.
         dataset: the data set whose accuracy counts; None for the mean over all.
-        smooth: evaluations that one accuracy is the mean of.
+        smooth: the number of evaluations averaged for each accuracy.
     """
 
     variant: str
@@ -96,12 +96,12 @@ class Group:
 
     @cached_property
     def run_curves(self) -> list[list[Point]]:
-        """The evaluations of each run that has any, smoothed."""
+        """The smoothed evaluations of each run that has any."""
         return [smoothed(points, self.smooth) for run in self.runs if (points := run.points(self.dataset))]
 
     @cached_property
     def runs_by_step(self) -> Curves:
-        """The runs as sets of one: curves over the same steps, NaN where a run has none."""
+        """The runs as sets of one run: curves over the same steps, NaN where a run has no value."""
         columns = {
             name: aligned([{point.step: getattr(point, name) for point in curve} for curve in self.run_curves])[1]
             for name in ("accuracy", *AXES)
@@ -124,7 +124,7 @@ class Group:
         return Curves(_nan(np.nanmedian, runs.accuracy[draws]), x)
 
     def count_reached(self, target: float) -> int:
-        """How many of the runs have the target accuracy at some point."""
+        """The number of runs that reach the target accuracy at some point."""
         return sum(any(point.accuracy >= target for point in curve) for curve in self.run_curves)
 
     def mean(self, metric: str) -> float | None:
@@ -139,14 +139,14 @@ class Group:
 
 
 def aligned(series: list[dict[int, float]]) -> tuple[list[int], np.ndarray]:
-    """Several runs' values over the same steps: those that at least half of the runs have, so that one that is under
-    way, or has failed, does not cut the others short.
+    """Several runs' values over common steps: those that at least half of the runs have, so that an unfinished or
+    failed run does not shorten the others.
 
     Args:
-        series: value by step, of each run.
+        series: each run's values by step.
 
     Returns:
-        The steps, and the values, float64 [runs, steps], NaN where a run has none.
+        The steps, and the values, float64 [runs, steps], NaN where a run has no value.
     """
     counts = Counter(step for values in series for step in values)
     steps = sorted(step for step, count in counts.items() if 2 * count >= len(series))
@@ -154,8 +154,8 @@ def aligned(series: list[dict[int, float]]) -> tuple[list[int], np.ndarray]:
 
 
 def smoothed(curve: list[Point], count: int) -> list[Point]:
-    """Each accuracy as the mean of `count` neighboring evaluations, itself in the middle; of fewer at the end.
-    The one before any training stands for itself: all runs have it in common."""
+    """Each accuracy as the mean of `count` consecutive evaluations centered on it; of fewer at the ends. The evaluation
+    before training is not smoothed: all runs have it in common."""
     values = [point.accuracy for point in curve]
     reaches = [0 if point.step == 0 else count // 2 for point in curve]
     windows = (values[max(0, i - reach) : i + reach + 1] for i, reach in enumerate(reaches))
@@ -163,7 +163,7 @@ def smoothed(curve: list[Point], count: int) -> list[Point]:
 
 
 def group_runs(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]:
-    """Runs by everything that differs among them but the seed, in the order of what is swept, numbers by size."""
+    """Group runs by every differing setting except the seed, in the order of what is swept, numbers by size."""
     identities = [_identity(run) for run in runs]
     names = {name for identity in identities for name in identity}
     differing = {name for name in names if len({repr(identity.get(name)) for identity in identities}) > 1}
@@ -183,7 +183,7 @@ def group_runs(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]
 
 
 def shown(value: object) -> str:
-    """A setting's value as people write it."""
+    """A setting's value for display."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -192,7 +192,7 @@ def _order(group: Group) -> list[tuple[float, str]]:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """The settings that make a run what it is."""
+    """The settings that identify a run."""
     settings = run.settings
     if "sfpo.preset" not in settings:
         return {"sfpo.preset": "unknown"}
@@ -206,7 +206,7 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def _variant_name(update: dict[str, Any], all_kinds: list[dict[str, Any]]) -> str:
-    """The preset, and of its other settings those in which variants of this preset differ."""
+    """The preset, and those of its settings in which variants of this preset differ."""
     preset = update["sfpo.preset"]
     others = [kind for kind in all_kinds if kind["sfpo.preset"] == preset]
     varied = {
@@ -228,7 +228,7 @@ def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _nan(statistic: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
-    """A NaN-aware statistic over axis 1; NaN where there is nothing but NaN."""
+    """A NaN-aware statistic over axis 1; NaN for rows of only NaN."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(All-NaN slice|Mean of empty slice)")
         return statistic(values, axis=1)

@@ -1,4 +1,4 @@
-"""Writing a report: plots, one HTML page that needs no other file, and the numbers as JSON."""
+"""Writes a report: plots, one self-contained HTML page, and the numbers as JSON."""
 
 import base64
 import dataclasses
@@ -21,10 +21,10 @@ PAGE, NUMBERS = "report.html", "report.json"
 
 
 def write_report(comparison: Comparison, directory: Path, title: str) -> tuple[list[Table], list[Path]]:
-    """Write report.html, report.json, report.md and a PNG for each plot.
+    """Write report.html, report.json, report.md and a PNG per plot.
 
     Returns:
-        The tables, and the files that were written, the page first.
+        The tables, and the written files, the page first.
     """
     import jinja2
 
@@ -87,7 +87,7 @@ def _times(ratio: float, what: str) -> str:
 
 
 def _ends(estimate: Estimate) -> str:
-    """The interval of a ratio, for several runs, as `_times` puts it: of its reciprocal below 1."""
+    """A ratio's interval, if there are several runs, in the form of `_times`: of its reciprocal below 1."""
     if estimate.low == estimate.high:
         return ""
     ends = [multiple(estimate.low), multiple(estimate.high)]
@@ -97,7 +97,7 @@ def _ends(estimate: Estimate) -> str:
 
 
 def numbers(comparison: Comparison) -> dict[str, Any]:
-    """Everything in the report's tables and curves, as JSON takes it; None stands for never and not defined."""
+    """The report's tables and curves for JSON; None means never or undefined."""
     results = [
         {
             "variant": result.group.variant,

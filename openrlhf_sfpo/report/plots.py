@@ -21,11 +21,11 @@ _DYNAMICS = (
     ("Tokens clipped in the last fast pass", "sfpo/fast_clip_ratio"),
     ("KL of the last fast pass against theta_0", "sfpo/fast_kl"),
 )
-_MAX_CURVES = 10  # more are a tangle, and matplotlib's colors repeat
+_MAX_CURVES = 10  # more are unreadable, and matplotlib's colors repeat
 
 
 def all_figures(comparison: Comparison) -> dict[str, Any]:
-    """Figures by name, with what there is no data for left out."""
+    """Figures by name; those without data are left out."""
     figures: dict[str, Any] = {}
     if comparison.groups:
         figures["accuracy"] = accuracy(comparison)
@@ -75,7 +75,7 @@ def accuracy(comparison: Comparison) -> Any:
 
 
 def dynamics(comparison: Comparison) -> Any:
-    """What the training itself shows, for the same groups; without evaluations, for each run."""
+    """Metrics of the training, for the same groups; without evaluations, for each run."""
     figure = new_figure(15, 7.5)
     panels = figure.subplots(2, 3)
     if comparison.groups:
@@ -97,7 +97,7 @@ def dynamics(comparison: Comparison) -> Any:
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:
-    """One legend below all panels, with as many columns as the figure is wide enough for."""
+    """One legend below all panels, with as many columns as fit the figure's width."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         width_of_character, line = 0.085, 0.6  # inches, at this font size
@@ -112,7 +112,7 @@ def settings_sweep(comparison: Comparison, name: str) -> Any:
     panels = figure.subplots(1, 2, sharey=True)
     shown_accuracies = (("Best accuracy", comparison.best), ("Last accuracy", comparison.last))
     for axes, (title, estimate) in zip(panels, shown_accuracies, strict=True):
-        # In the order of the other plots, so that a variant has one color in all.
+        # In the order of the other plots, so that a variant has the same color in all.
         for index, variant in enumerate([result.group.variant for result in comparison.results][:_MAX_CURVES]):
             groups = [group for group in comparison.variants[variant] if name in group.swept]
             x, estimates = [group.swept[name] for group in groups], [estimate(group) for group in groups]
@@ -176,7 +176,7 @@ def _numeric_sweep(comparison: Comparison) -> str | None:
 
 
 def _grid(comparison: Comparison) -> tuple[str, str] | None:
-    """The two numeric settings of the update that variants of one preset differ in."""
+    """The two numeric settings of the update in which variants of one preset differ."""
     groups: list[Group] = [result.group for result in comparison.results]
     for preset in {group.update["sfpo.preset"] for group in groups}:
         updates = [group.update for group in groups if group.update["sfpo.preset"] == preset]

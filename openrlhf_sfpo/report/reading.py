@@ -1,4 +1,4 @@
-"""Reading a run directory."""
+"""Reads run directories."""
 
 import json
 import platform
@@ -9,10 +9,10 @@ METRICS, CONFIG, STATUS = "metrics.jsonl", "config.yaml", "status.json"
 
 
 def read_metrics(directory: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are objects with a step that does not fall.
+    """The lines of metrics.jsonl that are objects with a non-decreasing step.
 
-    What cannot be read is left out, and is described in `problems`. A last line that is cut short is no problem:
-    it is being written.
+    Unreadable lines are skipped and described in `problems`. An incomplete last line is not a problem: it is being
+    written.
     """
     problems = [] if problems is None else problems
     try:
@@ -43,13 +43,13 @@ def _step(text: str, before: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def evaluated_datasets(lines: list[dict[str, Any]]) -> list[str]:
-    """Names of the data sets that any of the lines has an accuracy of."""
+    """Names of the data sets whose accuracy is in any of the lines."""
     keys = {key for line in lines for key in line if key.startswith("eval/") and key.endswith("_pass1")}
     return sorted(key.removeprefix("eval/").removesuffix("_pass1") for key in keys)
 
 
 def accuracy_of(line: dict[str, Any], dataset: str) -> tuple[float, float | None] | None:
-    """Accuracy and the standard error that suits a comparison on the same prompts; None if it was not measured."""
+    """Accuracy, and its standard error for a comparison on the same prompts; None if not measured."""
     value = line.get(f"eval/{dataset}_pass1")
     if value is None:
         return None
@@ -58,7 +58,7 @@ def accuracy_of(line: dict[str, Any], dataset: str) -> tuple[float, float | None
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """status.json; empty if the run has none (yet)."""
+    """The content of status.json; empty if there is none (yet)."""
     try:
         return json.loads((directory / STATUS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -66,10 +66,11 @@ def read_status(directory: Path) -> dict[str, Any]:
 
 
 def state_of(status: dict[str, Any]) -> str:
-    """The state in a status.json, checked as far as that can be done here.
+    """The state in a status.json, checked as far as possible.
 
     Returns:
         "running", "finished", "interrupted", "failed"; "died" if it says running and the process is gone, which only
+            the same machine can tell; "unknown" for an empty status.
         its own machine can tell; "unknown" for an empty status.
     """
     state = status.get("state", "unknown")
@@ -83,10 +84,10 @@ def _lives(status: dict[str, Any]) -> bool:
 
     try:
         process = psutil.Process(status["pid"])
-        # The number may have been given to another process since. The clock may have been set, too.
+        # The PID may have been reused since, and the clock may have been set.
         same = abs(process.create_time() - status.get("process_started", process.create_time())) < 5.0
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
         return False
-    except psutil.Error:  # the process exists, but we may not inspect it
+    except psutil.Error:  # the process exists, but may not be inspected
         return True

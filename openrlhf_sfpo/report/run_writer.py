@@ -36,17 +36,17 @@ _CHECKPOINT = ("checkpoint/blocked_seconds", "checkpoint/seconds", "checkpoint/b
 
 
 class RunWriter:
-    """Appends to a run directory. One writer to a directory.
+    """Appends to a run directory, which must have only one writer.
 
     Args:
         directory: an existing directory.
         settings: every resolved setting, by dotted name.
-        step: the step that the run in the directory is continued from, 0 for none; lines of later steps, which come
-            again, are moved to metrics.jsonl.N and samples.jsonl.N.
-        status: the run's status file; by default one is made.
+        step: the step that the run is continued from, 0 for none; lines of later steps, which will be repeated, are
+            moved to metrics.jsonl.N and samples.jsonl.N.
+        status: the run's status file; by default a new one.
 
     Attributes:
-        problem: why something could not be written; it is kept, and written as soon as that is possible.
+        problem: why something could not be written; the content is kept, and written once that is possible.
         set_aside: the files that lines of later steps were moved to.
     """
 
@@ -73,7 +73,7 @@ class RunWriter:
         self.problem = self._status.problem
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """Take an event of `cluster.mailbox`; return the metrics line if it made or changed one."""
+        """Process an event of `cluster.mailbox`; return the metrics line that it created or changed, if any."""
         kind = event["kind"]
         if kind == "sync":
             self._sync = event["metrics"]
@@ -90,7 +90,7 @@ class RunWriter:
         return None
 
     def close(self, state: str, reason: str | None = None) -> None:
-        """Draw the final plot and write down how the run ended.
+        """Draw the final plot and record how the run ended.
 
         Args:
             state: "finished", "failed" or "interrupted".
@@ -112,7 +112,7 @@ class RunWriter:
             lines = [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line]
             kept = [line for line in lines if _is_up_to(line, step)]
             if len(kept) < len(lines):
-                # First the copy, then the shorter file: nothing is lost by a crash in between.
+                # First the copy, then the shorter file, so that a crash in between loses nothing.
                 rest = [line for line in lines if not _is_up_to(line, step)]
                 self.set_aside.append(write_whole(self._aside(name, number), _joined(rest)))
                 write_whole(path, _joined(kept))
@@ -143,7 +143,7 @@ class RunWriter:
         return line
 
     def _evaluation(self, step: int, metrics: dict[str, float]) -> dict[str, Any]:
-        """Add an evaluation to the line of its step, which it follows (or, before training, begins)."""
+        """Add an evaluation to the line of its step; before training, start a line."""
         named = {f"eval/{name.removeprefix('eval_')}": value for name, value in metrics.items()}
         if self._last is not None and self._last["step"] == step:
             self._take_back_the_last_line()
@@ -162,7 +162,7 @@ class RunWriter:
         return line
 
     def _take_back_the_last_line(self) -> None:
-        """Of metrics.jsonl, from the disk or from what waits for it."""
+        """Remove the last line of metrics.jsonl, from the disk or from the unwritten text."""
         waiting = [index for index, (path, _) in enumerate(self._unwritten) if path.name == METRICS]
         if waiting:
             del self._unwritten[waiting[-1]]
@@ -171,7 +171,7 @@ class RunWriter:
                 file.truncate(self._last_offset)
 
     def _draw_now_and_then(self) -> None:
-        """Draw the plot unless that would take more than a fiftieth of the time: it competes with the training."""
+        """Draw the plot unless that takes more than a fiftieth of the time: it competes with training."""
         started = time.monotonic()
         if started < self._next_drawing:
             return
@@ -184,7 +184,7 @@ class RunWriter:
             draw_curves(self.directory)
 
     def _write(self, line: dict[str, Any]) -> None:
-        # JSON has no NaN, and what reads it elsewhere stumbles over Python's.
+        # JSON has no NaN, and other readers reject Python's.
         line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in line.items()}
         self._append(METRICS, json.dumps(line) + "\n")
         self._last = line
@@ -194,7 +194,7 @@ class RunWriter:
         self._append(SAMPLES, "".join(lines))
 
     def _append(self, name: str, text: str) -> None:
-        """Append to a file, and before that what could not be written earlier. Half a line is never left there."""
+        """Append to a file, after everything that could not be written earlier. Never leaves an incomplete line."""
         self._unwritten.append((self.directory / name, text))
         with self._noting_problems():
             while self._unwritten:
@@ -224,7 +224,7 @@ class RunWriter:
 
 
 def _is_up_to(line: str, step: int) -> bool:
-    """Whether a line of a JSONL file is whole, and of this step or an earlier one."""
+    """Whether a line of a JSONL file is complete, and of this step or an earlier one."""
     try:
         return 0 < step >= json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
@@ -236,7 +236,8 @@ def _joined(lines: list[str]) -> bytes:
 
 
 def _metric_name(name: str) -> str:
-    """OpenRLHF's names, sorted into sections: timing/ is time/, ours stay, everything else is train/."""
+    """OpenRLHF's metric names sorted into sections: timing/ becomes time/, ours stay, everything else becomes
+    train/."""
     if name.startswith("timing/"):
         return f"time/{name.removeprefix('timing/')}"
     if name.startswith(("sfpo/", "time/", "weight_sync/", "rollout/", "checkpoint/")):
@@ -245,7 +246,7 @@ def _metric_name(name: str) -> str:
 
 
 def _plain(value: object) -> Any:
-    """A value as YAML writes it plainly."""
+    """A value that YAML can write without tags."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,4 +1,4 @@
-"""Run directories as data: settings, curves, and what is wrong with them."""
+"""Loads run directories: settings, curves, and problems with them."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class Point:
     """One evaluation of a run.
 
     Attributes:
-        step: rollout batches so far.
-        rollouts: sampled responses so far.
-        passes: backward passes over a rollout batch so far.
-        seconds: of rollouts and updates so far; starting the workers and evaluating are not in it.
+        step: number of rollout batches so far.
+        rollouts: number of sampled responses so far.
+        passes: number of backward passes over a rollout batch so far.
+        seconds: time of rollouts and updates so far, without starting the workers and evaluating.
         accuracy: in [0, 1], the unweighted mean over the data sets.
     """
 
@@ -42,14 +42,14 @@ class Point:
 
 @dataclass
 class Run:
-    """What a run directory says.
+    """The content of a run directory.
 
     Attributes:
-        directory: where it is.
+        directory: its path.
         settings: config.yaml, by dotted name; empty if there is none.
         lines: the lines of metrics.jsonl that could be read, in order.
         status: status.json; empty if there is none.
-        problems: what could not be read, as text.
+        problems: descriptions of what could not be read.
     """
 
     directory: Path
@@ -81,7 +81,7 @@ class Run:
         return found
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a metric, where it is a finite number."""
+        """Steps and values of a metric where it is finite."""
         pairs = [(line["step"], line[name]) for line in self.lines if _is_number(line.get(name))]
         return [step for step, _ in pairs], [float(value) for _, value in pairs]
 
@@ -92,7 +92,7 @@ class Run:
 
 
 def load_run(directory: Path) -> Run:
-    """Read a run directory; whatever cannot be read is named in `problems`."""
+    """Read a run directory; what cannot be read is described in `problems`."""
     problems: list[str] = []
     settings = _read_settings(directory / CONFIG, problems)
     lines = read_metrics(directory, problems)
@@ -100,7 +100,7 @@ def load_run(directory: Path) -> Run:
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """The run directories among and below the paths. What a comparison has set aside is left out.
+    """The run directories among and below the paths, without those that a comparison has set aside.
 
     Raises:
         UsageError: a path does not exist, or there is no run below it.

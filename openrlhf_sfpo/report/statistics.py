@@ -1,4 +1,4 @@
-"""Accuracies that were measured with several samples of each prompt: pass@k, standard errors, intervals."""
+"""Statistics of accuracies measured with several samples per prompt: pass@k, standard errors, intervals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,15 +32,15 @@ def bootstrap_interval(
 
     Args:
         groups: for an accuracy one group, the mean score of each prompt; for a ratio of two presets two groups, one
-            number for each seed.
-        statistic: takes one array [resamples, len(group)] for each group and returns [resamples], such as
-            `lambda a: a.mean(axis=1)`.
-        level: part of the resampled statistics that lies inside.
-        resamples: how many times each group is drawn from itself with replacement.
-        seed: of the draws.
+            number per seed.
+        statistic: takes one array [resamples, len(group)] per group and returns [resamples], such as `lambda a:
+            a.mean(axis=1)`.
+        level: fraction of the resampled statistics inside the interval.
+        resamples: how many times each group is resampled with replacement.
+        seed: seed of the resampling.
 
     Returns:
-        Lower and upper end.
+        The lower and upper end.
 
     Raises:
         ValueError: an empty group, or a level outside (0, 1).
@@ -59,7 +59,7 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a mean may lie.
+    """An interval for a mean.
 
     Attributes:
         low, high: its ends.
@@ -71,18 +71,18 @@ class Interval:
     method: str
 
 
-# A bootstrap over fewer values, or where fewer than this are right or wrong, is too narrow; with none it is a point.
+# With fewer values, or fewer right or wrong ones than this, a bootstrap interval is too narrow; with none, it is a
+# point.
 MIN_BOOTSTRAP = 30
 MIN_EACH = 5.0
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Interval of the mean of values in [0, 1], one for each prompt; None for a single value, which says nothing
-    about others.
+    """Interval of the mean of values in [0, 1], one per prompt; None for a single value.
 
-    With many values a percentile bootstrap. With fewer than 30, or fewer than 5 right or wrong ones among them (in
-    sum), the interval of Clopper and Pearson (Biometrika 26, 1934) of that sum as a count: it treats each value as a
-    yes or no, which no distribution on [0, 1] with this mean spreads more than.
+    With many values, a percentile bootstrap. With fewer than 30, or fewer than 5 right or wrong ones among them (in
+    sum), the interval of Clopper and Pearson (Biometrika 26, 1934) with that sum as the count: it treats each value as
+    a yes or no, and no distribution on [0, 1] with this mean has a larger variance.
     """
     count, right = len(values), float(sum(values))
     if count < 2:
@@ -97,7 +97,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
 
 
 def uses_bootstrap(values: Sequence[float]) -> bool:
-    """Whether `mean_interval` of the values is a bootstrap's."""
+    """Whether `mean_interval` uses the bootstrap for these values."""
     right = float(sum(values))
     return len(values) >= MIN_BOOTSTRAP and min(right, len(values) - right) >= MIN_EACH
 
@@ -105,9 +105,9 @@ def uses_bootstrap(values: Sequence[float]) -> bool:
 def mean_of_means_interval(groups: Sequence[Sequence[float]], level: float = 0.95) -> Interval | None:
     """Interval of the unweighted mean of the groups' means; None if a group has a single value.
 
-    Each group's mean is drawn many times: by bootstrap, or where `mean_interval` does not trust that, from the beta
-    distribution of a count with Jeffreys' prior. The interval is made to reach the mean itself: where all is wrong, or
-    all right, every draw lies on one side of it.
+    Each group's mean is sampled many times: by bootstrap, or where `mean_interval` does not use that, from the beta
+    distribution of a count with Jeffreys' prior. The interval is extended to include the mean itself: if all are wrong,
+    or all right, every draw lies on one side of it.
     """
     if len(groups) == 1:
         return mean_interval(groups[0], level)
@@ -132,7 +132,7 @@ _DRAWS = 10_000
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:
-    """Where the beta distribution's cumulative probability is `probability`, by bisection."""
+    """The quantile of the beta distribution for a `probability`, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -146,8 +146,8 @@ def _beta_quantile(probability: float, a: float, b: float) -> float:
 def beta_probability(x: float, a: float, b: float) -> float:
     """The beta distribution's cumulative probability: the regularized incomplete beta function I_x(a, b).
 
-    By its continued fraction (NIST's Digital Library of Mathematical Functions, 8.17.22), evaluated from the front by
-    Lentz's method. mpmath's does not converge for large a and b.
+    Computed by its continued fraction (NIST's Digital Library of Mathematical Functions, 8.17.22) with Lentz's method.
+    mpmath's does not converge for large a and b.
     """
     if x <= 0.0 or x >= 1.0:
         return float(x >= 1.0)

@@ -1,4 +1,4 @@
-"""status.json: what state a run is in, for scripts and for people."""
+"""status.json: a run's state, for scripts and for users."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _PACKAGES = ("openrlhf_sfpo", "openrlhf", "megatron-core", "torch", "vllm", "vll
 
 
 class StatusFile:
-    """Writes a run's status.json. Errors of the disk are kept in `problem`: they must not end a run.
+    """Writes a run's status.json. Disk errors are kept in `problem`: they must not end a run.
 
     The file has `state` ("running", "finished", "interrupted" or "failed"), `reason` (one line, of a run that did not
     finish; `error` is the same for a failed one), `started` and `ended` (ISO 8601, UTC), `pid`, `host` and
@@ -26,25 +26,25 @@ class StatusFile:
     after which step), `versions` and `machine`.
 
     Args:
-        directory: the run directory; its last status, if any, tells when the run was first started.
+        directory: the run directory; its last status, if any, says when the run was first started.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.before = read_status(directory)
         self.problem: str | None = None
-        self._continues = bool(self.before) and (directory / CONFIG).exists()  # and is no attempt that was refused
+        self._continues = bool(self.before) and (directory / CONFIG).exists()  # and was not just refused
         self._attempts = 0
         self._status: dict[str, Any] = {"state": "running", "started": self.before.get("started", _now())}
         self._continued = list(self.before.get("continued", []))
 
     @property
     def state(self) -> str:
-        """What was last written."""
+        """The last written state."""
         return self._status["state"]
 
     def begin(self) -> None:
-        """Say that the run is running in this process."""
+        """Record that the run is running in this process."""
         process = {
             "pid": os.getpid(),
             "host": platform.node(),
@@ -54,14 +54,14 @@ class StatusFile:
         self._write()
 
     def attempt(self, step: int) -> None:
-        """Say that training begins after a step, which is 0 for a new run."""
+        """Record that training begins after a step, 0 for a new run."""
         if self._continues or self._attempts:
             self._continued.append({"step": step, "at": _now()})
         self._attempts += 1
         self.begin()
 
     def end(self, state: str, reason: str | None = None) -> None:
-        """Say how the run ended.
+        """Record how the run ended.
 
         Args:
             state: "finished", "failed" or "interrupted".
@@ -75,11 +75,11 @@ class StatusFile:
         self._write()
 
     def refuse(self, reason: str) -> None:
-        """Say that this process could not begin the run, as its flags or its surroundings are wrong. That says nothing
-        about a run that was there before, whose status comes back.
+        """Record that this process could not begin the run, because its flags or its environment are wrong. The status
+        of an earlier run in the directory is restored.
 
         Args:
-            reason: in one line.
+            reason: why, in one line.
         """
         if not self.before or self._attempts:
             self.end("failed", reason)
@@ -107,7 +107,7 @@ def _now() -> str:
 
 
 def _where() -> dict[str, Any]:
-    """What has to be recorded with a measurement: versions and machine."""
+    """Versions and machine, which belong to every measurement."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -25,8 +25,8 @@ class Table:
     Attributes:
         title: its heading.
         head: column headings.
-        rows: as many cells each.
-        note: what the reader needs to know.
+        rows: each with a cell per column.
+        note: explanations for the reader.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Table:
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
-    """What a report has to say, the result first; what there is no data for is left out."""
+    """The tables of a report, the result first; those without data are left out."""
     tables = []
     if comparison.groups:
         tables.append(results(comparison))
@@ -92,7 +92,7 @@ def results(comparison: Comparison) -> Table:
 
 
 def to_target(comparison: Comparison) -> Table:
-    """What each variant needs to reach the baseline's best accuracy, and the ratio to what the baseline needs."""
+    """What each variant needs to reach the baseline's best accuracy, and the ratio to the baseline's need."""
     rows = []
     for result in comparison.results:
         row = [result.group.variant]
@@ -113,7 +113,7 @@ def to_target(comparison: Comparison) -> Table:
 
 
 def budgets(comparison: Comparison) -> Table:
-    """The best accuracy of each variant within what the baseline's runs took."""
+    """The best accuracy of each variant within the length of the baseline's runs."""
     head = ["variant"]
     for label in AXES.values():
         head += [f"accuracy at equal {label}, %", "setting"]
@@ -153,7 +153,7 @@ def settings(comparison: Comparison) -> Table:
 
 
 def dynamics(comparison: Comparison) -> Table:
-    """How the training of each variant looked, at its best setting."""
+    """Metrics of each variant's training, at its best setting."""
     rows = []
     for result in comparison.results:
         row = [result.group.name]
@@ -169,7 +169,7 @@ def dynamics(comparison: Comparison) -> Table:
 
 
 def run_list(runs: list[Run]) -> Table:
-    """The runs one by one, with what could not be read."""
+    """A list of the runs, with problems in reading them."""
     rows = []
     for run in runs:
         points = run.points()
@@ -188,13 +188,13 @@ def run_list(runs: list[Run]) -> Table:
 
 
 def percent(estimate: Estimate) -> str:
-    """An accuracy in percent with its interval, unless that is a single number."""
+    """An accuracy in percent with its interval, unless the interval is a point."""
     value = f"{100 * estimate.value:.1f}"
     return value if estimate.low == estimate.high else f"{value} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
 def number(value: float) -> str:
-    """A count, or that it was never reached."""
+    """A count, or "never"."""
     return "never" if math.isinf(value) else f"{value:,.0f}"
 
 
@@ -207,7 +207,7 @@ def ratio(estimate: Estimate) -> str:
 
 
 def multiple(value: float) -> str:
-    """A ratio; it is 0 where the variant never reaches the target, and infinite where only the baseline does not."""
+    """A ratio: 0 if the variant never reaches the target, and infinite if only the baseline does not."""
     if value == 0:
         return "never"
     return "∞" if math.isinf(value) else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Sending the actor's weights to the vLLM engines, with vLLM's native weight-transfer protocol."""
+"""Sends the actor's weights to the vLLM engines, with vLLM's native weight-transfer protocol."""
 
 import time
 from collections.abc import Iterator
@@ -15,41 +15,42 @@ if TYPE_CHECKING:
 
 
 def backend_for(device: str, shared_gpus: bool) -> str:
-    """The transfer backend that fits: NCCL between GPUs, CUDA's memory handles between processes on the same one (which
-    NCCL refuses), shared memory where there are none."""
+    """The transfer backend: NCCL between GPUs, CUDA IPC handles between processes on the same GPU (which NCCL refuses),
+    shared memory without GPUs."""
     if device != "cuda":
         return SHARED_MEMORY
     return "ipc" if shared_gpus else "nccl"
 
 
 class WeightProducer(Protocol):
-    """A model that trains, as its weights go to engines. Every rank has one, and makes the same calls."""
+    """A model in training, as the source of the engines' weights. Every rank has one, and all make the same calls."""
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """Where the weights are."""
+        """The device of the weights."""
 
     @property
     def weight_bucket_bytes(self) -> int:
-        """How much is sent at a time."""
+        """The size of a bucket in bytes."""
 
     def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Hugging Face name, dtype and shape of each tensor, in the order of `export`."""
 
     def export(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """Stream whole tensors by name, to rank 0 or to `everyone`. A collective: every rank must exhaust it."""
+        """Stream full tensors by name, to rank 0 or to `everyone`. Collective: every rank must exhaust the iterator."""
 
 
 class WeightSync:
-    """Keeps vLLM engines in line with a model that trains. Created and called on every rank of it.
+    """Keeps the weights of vLLM engines up to date with a model in training. Created and called on every rank of the
+    model.
 
     Args:
-        producer: gives the weights.
+        producer: the source of the weights.
         engines: Ray handles of the engine actors.
         engine_workers: vLLM workers over all engines (engines x their tensor-parallel size).
-        master_address: address of rank 0, where the NCCL rendezvous is.
-        timeout: seconds in which an engine must carry out each call, --rollout.engine_timeout.
-        shared_gpus: whether engines and actor are on the same GPUs.
+        master_address: address of rank 0, which hosts the NCCL rendezvous.
+        timeout: seconds within which an engine must answer each call, --rollout.engine_timeout.
+        shared_gpus: whether engines and actor share GPUs.
     """
 
     def __init__(
@@ -70,18 +71,18 @@ class WeightSync:
         self._source = _weight_source(producer, everyone=backend == "ipc")
         init_info = _init_info(backend, self._source, engine_workers, master_address)
         self._engine = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=self._source)
-        self._say(0)  # what the engines have read from disk
+        self._say(0)  # the engines have read the first weights from disk
 
     def send(self, number: int | None = 0) -> dict[str, float]:
-        """Send all weights; return how long it took and how many bytes and calls, as rank 0 saw it.
+        """Send all weights; return the seconds, bytes and calls, as measured on rank 0.
 
         Args:
-            number: of updates that made these weights; None if the engines have forgotten weights that they had.
+            number: the weights' version (number of updates); None to resend weights that the engines discarded.
 
         Raises:
-            WeightSyncFailed: on rank 0, when an engine is dead or did not answer in time. The other ranks return then
-                if they have nothing to wait for but the weights: between GPUs they wait for the engines as well, and
-                the watchdog has to end the run.
+            WeightSyncFailed: on rank 0, if an engine is dead or did not answer in time. The other ranks then return if
+                they only wait for the weights; between GPUs they also wait for the engines, and the watchdog must end
+                the run.
         """
         import ray
 
@@ -110,30 +111,30 @@ class WeightSync:
             self._client.weights_are(number)
 
     def follow(self, producer: WeightProducer) -> None:
-        """Send the weights of another actor from now on, of the same model in the same layout."""
+        """From now on, send the weights of another actor, with the same model in the same layout."""
         self._source.producer = producer
 
     def restart_engines(self, seed: int) -> None:
-        """Reset everything in the engines except the weights. Call it on one rank."""
+        """Reset everything in the engines except the weights. To be called on one rank."""
         import ray
 
         ray.get([engine.restart.remote(seed, index) for index, engine in enumerate(self._engines)])
 
     def reset_prefix_caches(self) -> None:
-        """Forget cached prefixes, which were computed with the old weights. Call it on one rank."""
+        """Drop cached prefixes, which were computed with the old weights. To be called on one rank."""
         import ray
 
         ray.get([engine.reset_prefix_cache.remote() for engine in self._engines])
 
 
 class EngineClient:
-    """vLLM's four control calls, to Ray actors that must answer in time. Counts the updates, of which there should be
-    few.
+    """vLLM's four control calls, to Ray actors that must answer in time. Counts the update calls, of which there should
+    be few.
 
     Args:
         engines: the actors' handles.
         timeout: seconds for each call.
-        workers: of each engine, its tensor-parallel size.
+        workers: per engine, its tensor-parallel size.
     """
 
     def __init__(self, engines: list[Any], timeout: float, workers: int) -> None:
@@ -148,7 +149,7 @@ class EngineClient:
         refs = []
         for index, engine in enumerate(self._engines):
             info = dict(init_info)
-            if "rank_offset" in info:  # where its workers' ranks begin; vLLM's own client knows one engine
+            if "rank_offset" in info:  # the first rank of its workers; vLLM's own client knows one engine
                 info["rank_offset"] += index * self._workers
             refs.append(engine.init_weight_transfer_engine.remote(WeightTransferInitRequest(init_info=info)))
         self._wait("init_weight_transfer_engine", refs)
@@ -166,7 +167,7 @@ class EngineClient:
         self._call("finish_weight_update")
 
     def weights_are(self, number: int) -> None:
-        """Tell the engines how many updates have made their weights."""
+        """Tell the engines the version of their weights."""
         self._call("weights_are", number)
 
     def _call(self, method: str, *arguments: Any) -> None:
@@ -189,7 +190,7 @@ class EngineClient:
 
 
 class _Source(Protocol):
-    """A model's weights as a vLLM `WeightSource`, with what is asked of it here."""
+    """The methods of a vLLM `WeightSource` that are used here."""
 
     producer: WeightProducer
     stream: Iterator[tuple[str, torch.Tensor]] | None
@@ -202,18 +203,18 @@ class _Source(Protocol):
 
     @property
     def total_bytes(self) -> int:
-        """Of all tensors."""
+        """The total size in bytes."""
 
     @property
     def largest_bytes(self) -> int:
-        """Of a single tensor."""
+        """The size of the largest tensor in bytes."""
 
     def exhaust(self) -> None:
         """Drain the stream so that the other ranks do not deadlock."""
 
 
 def _weight_source(producer: WeightProducer, everyone: bool) -> _Source:
-    """A model's weights as a vLLM `WeightSource`; with `everyone` all ranks get all of them, and not only rank 0."""
+    """A model's weights as a vLLM `WeightSource`; with `everyone` all ranks receive them, not only rank 0."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
     class MegatronSource(WeightSource):
@@ -257,7 +258,7 @@ def _init_info(backend: str, source: _Source, engine_workers: int, master_addres
     if backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-        # Each rank packs into a buffer of its own, which its GPU's engine reads; no tensor may be larger.
+        # Each rank packs into its own buffer, which its GPU's engine reads; no tensor may be larger than the buffer.
         return IPCTrainerInitInfo(
             packed=True, packed_buffer_size_bytes=max(bucket_bytes, source.largest_bytes), rank=rank
         )

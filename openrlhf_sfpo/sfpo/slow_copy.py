@@ -75,13 +75,13 @@ def reposition_(
         alpha: step size in [0, 1].
         norms: receives the norms of (fast - slow), before the move, and of slow.
     """
-    for fast_part, slow_part in _pieces(fast, slow):
+    for fast_part, slow_part in _chunks(fast, slow):
         if norms is not None:
             norms.add(fast_part, slow_part)
         fast_part.lerp_(slow_part, 1.0 - alpha)
 
 
-def _pieces(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _chunks(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Both tensors in flat chunks that fit the cache; those of `slow` on the device of `fast`."""
     fast, slow = fast.view(-1), slow.view(-1)
     size = _CHUNK["cpu" if fast.device.type == "cpu" else "cuda"]
@@ -241,7 +241,7 @@ class SlowCopy:
                 if slow is None:
                     fast.mul_(alpha)
                 else:
-                    for fast_part, slow_part in _pieces(fast, slow):
+                    for fast_part, slow_part in _chunks(fast, slow):
                         fast_part.lerp_(slow_part, 1.0 - alpha)
 
     def _reposition_group_steps(self) -> None:

@@ -1,1 +1,1 @@
-"""Prompts and rewards: where they come from, and checking them before anything expensive starts."""
+"""Prompts and rewards: loading them, and checking them before anything expensive starts."""

@@ -1,4 +1,4 @@
-"""Finding the answer in a response and in a label."""
+"""Finds the answer in a response and in a label."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["answer_of_solution", "expected_text", "last_boxed", "last_integer", 
 
 
 def reasoning_gym_label(label: object) -> dict[str, Any] | None:
-    """The entry that a generated data set's label carries, None if the label is plain text."""
+    """The entry in a generated data set's label; None if the label is plain text."""
     if not isinstance(label, str) or not label.lstrip().startswith("{"):
         return None
     try:
@@ -22,7 +22,7 @@ def reasoning_gym_label(label: object) -> dict[str, Any] | None:
 
 
 def expected_text(label: object) -> str:
-    """The reference answer as text, whether the label is plain (a number, too) or from a generated data set.
+    """The reference answer as text, of a plain label (possibly a number) or one from a generated data set.
 
     Raises:
         ValueError: there is no label.

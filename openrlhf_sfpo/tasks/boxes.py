@@ -1,7 +1,7 @@
-"""Finding \\boxed{...} in a text.
+"""Finds \\boxed{...} in a text.
 
-A box is `\\boxed{...}` or `\\fbox{...}`, with or without space before the brace, or `\\boxed` and what follows it up to
-the next space (`\\boxed 7`), as some solutions of MATH have it.
+A box is `\\boxed{...}` or `\\fbox{...}`, with or without space before the brace, or `\\boxed` and the text up to the
+next space (`\\boxed 7`), as in some solutions of MATH.
 """
 
 import re
@@ -17,7 +17,7 @@ _BETWEEN = re.compile(
 
 @dataclass(frozen=True)
 class Box:
-    """One box: what is in it, and where it starts and ends in the text."""
+    """One box: its content, and its start and end in the text."""
 
     content: str
     start: int
@@ -50,7 +50,8 @@ def _stripped(content: str) -> str:
 
 
 def closing_brace(text: str, opening: int) -> int | None:
-    """Where the brace that opens at `opening` is closed; escaped braces do not count. None if it never is."""
+    """The position of the brace that closes the one at `opening`; escaped braces do not count. None if it is never
+    closed."""
     depth = 0
     index = opening
     while index < len(text):
@@ -68,19 +69,19 @@ def closing_brace(text: str, opening: int) -> int | None:
 
 
 def last_boxed(text: str) -> str | None:
-    """What is in the last box that is not empty; None if there is none, or if a later one is never closed."""
+    """The content of the last non-empty box; None if there is none, or if a later one is never closed."""
     boxes, unclosed = find_boxes(text)
     filled = [box.content for box in boxes if not is_placeholder(box.content)]
     return filled[-1] if filled and not unclosed else None
 
 
 def answer_of_solution(solution: str) -> str | None:
-    """The answer in a written solution: what is in its last box; None if there is none."""
+    """The answer in a written solution: the content of its last box; None if there is none."""
     return last_boxed(solution)
 
 
 def is_placeholder(content: str) -> bool:
-    """Whether a box holds no answer: it is empty, or only mentions that one could be written (`\\boxed{...}`)."""
+    """Whether a box holds no answer: it is empty, or only shows the format (`\\boxed{...}`)."""
     return not re.sub(r"[\s.…{}$~]|\\[,;:! ]|\\[lc]?dots", "", content)
 
 

@@ -1,7 +1,7 @@
 """Prompt data sets of a training run: checked row by row before anything starts, and written out for OpenRLHF.
 
-OpenRLHF's loader guesses types, differently for every kind of file, and renders prompts on its own. It is therefore
-given parquet files with rendered prompts and labels of one type, made here from whatever the flags name.
+OpenRLHF's loader guesses types, differently for every kind of file, and renders prompts itself. Therefore it is given
+parquet files with rendered prompts and labels of one type, made here from the data that the flags name.
 """
 
 import itertools
@@ -27,15 +27,15 @@ _FLAGS = ("--data.input_key", "--data.label_key")
 
 @dataclass(frozen=True)
 class Fields:
-    """What is read of each row, and how.
+    """The fields to read from each row, and how to use them.
 
     Attributes:
         prompt: the prompt's field.
-        label: the label's field, if rewards get one.
-        reward: the built-in reward that grades by it, None for the user's own.
-        chat: the model's chat template is applied.
-        template: a template goes around the prompt.
-        split: of data sets that have several.
+        label: the label's field, if there are labels.
+        reward: the built-in reward that uses the label; None for the user's own.
+        chat: whether the model's chat template is applied.
+        template: whether a template is applied to the prompt.
+        split: the split of data sets that have several.
     """
 
     prompt: str
@@ -52,10 +52,10 @@ class Sample:
 
     Attributes:
         where: its place in the data set.
-        prompt: as the data set has it.
-        label: as the reward gets it.
-        datasource: the set that it says it is from.
-        several: the label was a list of several answers, of which the first is graded by.
+        prompt: the prompt in the data set.
+        label: the label for the reward.
+        datasource: the data source that the row names.
+        several: the label was a list of several answers, of which the first is used.
     """
 
     where: str
@@ -66,7 +66,7 @@ class Sample:
 
 
 def rows_of(source: Source, fields: Fields, first: int | None = None) -> Iterator[Row]:
-    """(place, row) for every row of a data set, or for its first ones."""
+    """Yield (place, row) for every row of a data set, or for its first ones."""
     path = Path(source.place)
     if source.kind == "generated":
         rows: Iterable[Row] = enumerate_rows(
@@ -88,7 +88,7 @@ def enumerate_rows(rows: Iterable[dict[str, Any]]) -> Iterator[Row]:
 
 
 def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iterator[Sample]:
-    """Every row of a data set, checked.
+    """Yield every row of a data set, checked.
 
     Raises:
         UsageError: naming the data set, the row and what is wrong with it.
@@ -135,18 +135,18 @@ def _bad_prompt(source: Source, where: str, problem: str, fix: str) -> UsageErro
 
 @dataclass
 class Scan:
-    """What a pass over a data set finds.
+    """The result of a pass over a data set.
 
     Attributes:
-        rows: how many it has.
+        rows: the number of rows.
         samples: up to 2,000 to 4,000 of them, evenly spaced.
-        shapes: a chat for each sequence of roles that occurs.
-        datasources: the sets that rows say they are from.
-        repeated: rows whose prompt came before.
-        contradicted: prompts that come with different labels.
+        shapes: one chat for each occurring sequence of roles.
+        datasources: the data sources that rows name.
+        repeated: number of rows whose prompt occurred before.
+        contradicted: number of prompts with different labels.
         empty: labels without text.
-        lists: labels that are lists of several answers, of which the first counts.
-        labels: all of them, for a reward of the user's own.
+        lists: labels that are lists of several answers, of which the first is used.
+        labels: all labels, for the user's own reward.
     """
 
     rows: int = 0
@@ -163,7 +163,7 @@ class Scan:
     _contradicted: set[int] = field(default_factory=set)
 
     def add(self, sample: Sample, keep_label: bool) -> None:
-        """Take a row into account."""
+        """Add a row."""
         if self.rows % self._every == 0:
             self.samples.append(sample)
             if len(self.samples) >= 2 * _SAMPLE:
@@ -191,8 +191,8 @@ def scan(source: Source, fields: Fields, first: int | None = None) -> Scan:
 
     Args:
         source: the data set.
-        fields: what is read.
-        first: how many rows, from the start (of a data set that would have to be generated).
+        fields: the fields to read.
+        first: the number of rows to read, for data sets that would have to be generated; None for all.
     """
     found = Scan()
     for sample in samples_of(source, fields, first):
@@ -203,7 +203,7 @@ def scan(source: Source, fields: Fields, first: int | None = None) -> Scan:
 
 
 def own_labels(scans: list[Scan]) -> list[list[Any]]:
-    """The labels of several data sets as a reward of the user's own gets them: of one type, or all as text."""
+    """The labels of several data sets for the user's own reward: of one type, or all as text."""
     together = labels.uniform(list(itertools.chain.from_iterable(found.labels for found in scans)))
     start, parts = 0, []
     for found in scans:
@@ -251,7 +251,7 @@ def write_rendered(
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Write a JSONL data file, with its directory; return the path."""
+    """Write a JSONL data file, creating its directory; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

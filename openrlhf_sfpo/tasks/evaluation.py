@@ -1,4 +1,4 @@
-"""What a model is evaluated on: named sets of problems with answers, from files, generators or the Hugging Face hub."""
+"""Evaluation data: named sets of problems with answers, from files, generators or the Hugging Face Hub."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from openrlhf_sfpo.tasks.prompts import Prompt, prompt_problem
 from openrlhf_sfpo.tasks.sources import REASONING_GYM, Row, Source, read_directory, read_hub, read_rows, sources_of
 
 FLAG = "--data"
-# Where problem and answer are, by what published sets call them.
+# The usual names of the fields with problem and answer.
 _PROBLEM_KEYS = ("prompt", "problem", "question", "input")
 _ANSWER_KEYS = ("label", "answer", "final_answer", "reference_answer", "target", "reward_model.ground_truth")
-# The prompt around a problem, in training and evaluation: the facts of the authors' prompt in words of ours.
+# The prompt template for a problem, in training and evaluation: the authors' prompt in our own words.
 PAPER_TEMPLATE = "{}\n\nThink step by step, and give the final answer inside \\boxed{{}}."
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem, which is text or a chat, and its answer as the grader wants it: text for a built-in one."""
+    """A problem (text or a chat) and its answer for the grader (text for a built-in one)."""
 
     text: Prompt
     label: Any
@@ -29,7 +29,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A set of the paper's protocol: its name, its name on the hub and the split there."""
+    """A data set of the paper's protocol: its name, and its name and split on the Hub."""
 
     name: str
     hub: str
@@ -47,7 +47,7 @@ PAPER_SETS = (
 )
 
 
-# What it was trained on: 17,917 and 7,500 problems.
+# The paper's training data: 17,917 and 7,500 problems.
 TRAINING_SETS = (
     PublishedSet("dapo", "haizhongzheng/DAPO-Math-17K-cleaned", "train"),
     PublishedSet("math", "xDAN2099/lighteval-MATH", "train"),
@@ -55,7 +55,7 @@ TRAINING_SETS = (
 
 
 def paper_specs(directory: Path | None) -> list[str]:
-    """--data values for the paper's sets: DIRECTORY/NAME.jsonl where that is there, else the hub."""
+    """--data values for the paper's data sets: DIRECTORY/NAME.jsonl if it exists, else the Hub."""
     specs = []
     for published in PAPER_SETS:
         local = directory / f"{published.name}.jsonl" if directory else None
@@ -72,19 +72,19 @@ def load_problems(
     limit: int | None = None,
     grader: str = "auto",
 ) -> dict[str, list[Problem]]:
-    """Problems by the name of their set.
+    """Load problems, by the name of their data set.
 
     Args:
-        specs: each `SOURCE` or `NAME=SOURCE`. A source is a file of a kind that training reads, a directory (such as
-            `save_to_disk` writes), `reasoning_gym:...`, or a Hugging Face name; the last three with `@SPLIT` (test, if
-            left out) where they have splits. Rows of an unnamed file are sorted into sets by their `datasource`, if
-            they have one.
-        input_key, label_key: the fields of problem and answer; None finds them by their usual names.
-        limit: the number of problems of each set, from its start.
-        grader: a built-in grader gets labels as text, the user's own as the data has them.
+        specs: each `SOURCE` or `NAME=SOURCE`. A source is a file that training can read, a directory (such as
+            `save_to_disk` writes), `reasoning_gym:...`, or a Hugging Face name; the last three with `@SPLIT` (default
+            test) if they have splits. Rows of an unnamed file are divided into data sets by their `datasource`, if they
+            have one.
+        input_key, label_key: the fields of problem and answer; None tries the usual names.
+        limit: the number of problems to take from the start of each data set.
+        grader: a built-in grader gets labels as text, the user's own in their original types.
 
     Raises:
-        UsageError: a source that cannot be read, has no rows or lacks the fields; or a name that comes twice.
+        UsageError: a source cannot be read, has no rows or lacks the fields; or a name occurs twice.
     """
     reward = "math" if grader == "auto" else grader if grader in labels.TEXT_REWARDS else None
     sets: dict[str, list[Problem]] = {}
@@ -107,14 +107,14 @@ def load_problems(
 
 
 def _own_labels(source: Source, problems: list[Problem]) -> list[Problem]:
-    """Problems with labels for a grader of the user's own, as training gives them to a reward of the user's own."""
+    """Problems with labels for the user's own grader, as training passes them to the user's own reward."""
     values = [problem.label for problem in problems]
     values = labels.guessed(values) if source.is_table else labels.uniform(values)
     return [Problem(problem.text, value) for problem, value in zip(problems, values, strict=True)]
 
 
 def grader_for(problems: list[Problem]) -> str:
-    """The built-in grader that suits a set: reasoning-gym's own scorer for what it generated, else math-verify."""
+    """The built-in grader for a data set: reasoning-gym's own scorer for its problems, else math-verify."""
     by_generator = all(reasoning_gym_label(problem.label) is not None for problem in problems)
     return "reasoning_gym" if by_generator else "math"
 
@@ -129,11 +129,11 @@ def _short_name(source: Source) -> str:
     if source.kind == "generated":
         return source.place.removeprefix(REASONING_GYM).partition("?")[0]
     stem = Path(source.place).name if source.kind == "directory" else Path(source.place).stem
-    return stem.removesuffix(".jsonl").removesuffix(".csv")  # of .jsonl.gz and the like
+    return stem.removesuffix(".jsonl").removesuffix(".csv")  # for .jsonl.gz and the like
 
 
 def _rows(source: Source, label_key: str) -> Iterator[Row]:
-    """(place, row) for each row of a source."""
+    """Yield (place, row) for each row of a source."""
     split = source.part or "test"
     if source.kind == "generated":
         for number, row in enumerate(generated.generate(FLAG, source.place, "prompt", label_key), 1):
@@ -150,7 +150,7 @@ def _problem(
     source: Source, where: str, row: dict[str, Any], input_key: str | None, label_key: str | None, reward: str | None
 ) -> Problem:
     text = _field(source, where, row, "--input_key", input_key, _PROBLEM_KEYS)
-    # MATH has no field for the answer, which is boxed in its solution.
+    # MATH has no answer field: the answer is boxed in the solution.
     solved = answer_of_solution(row["solution"]) if isinstance(row.get("solution"), str) else None
     if label_key is None and solved is not None and not any(_has(row, key) for key in _ANSWER_KEYS):
         row = {**row, "answer": solved}

@@ -10,34 +10,36 @@ from urllib.parse import parse_qsl
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks.sources import REASONING_GYM
 
-# Seeds of data sets that are given without one: a run that is continued, and all runs of a comparison, must have the
-# same problems. Far apart, because problem i depends on seed + i.
+# Default seeds, per flag: a continued run, and all runs of a comparison, must have the same problems. Far apart,
+# because problem i depends on seed + i.
 _SEEDS = {"--data.prompt_dataset": 1, "--eval.dataset": 1_000_003}
 _OTHER_SEED = 2_000_003
 
 
 def generate(flag: str, spec: str, input_key: str, label_key: str, first: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a reasoning-gym data set. The label is what its own scorer needs, as JSON.
+    """The rows of a reasoning-gym data set. The label contains what its own scorer needs, as JSON.
 
     Args:
-        flag: that names the data set, for errors.
+        flag: the flag that names the data set, for errors.
         spec: its name and options.
-        input_key: the question's field in the rows; a metadata field of that name that is text is the prompt itself.
+        input_key: the question's field in the rows. If a text field of the metadata has this name, it is the prompt
+            itself.
         label_key: the label's field in the rows.
-        first: how many, from the start.
+        first: the number of rows from the start.
 
     Raises:
-        UsageError: an unknown name or option, or a value that the data set does not take.
+        UsageError: an unknown name or option, or a value that the data set does not accept.
     """
     name, options = parse_spec(flag, spec)
     dataset = create(flag, name, options)
     try:
         entries = list(itertools.islice(iter(dataset), first))
-    except Exception as error:  # some values are found out by the generator only
+    except Exception as error:  # the generator only finds some bad values here
         raise _refused(flag, name, options, error) from None
     labels = [json.dumps({"dataset": name, "options": options, "entry": _plain(entry)}) for entry in entries]
     prompts = [entry["question"] for entry in entries]
-    # A metadata field by that name is the prompt itself: chain_sum's "expression" is its question without the sentence.
+    # A metadata field of this name is the prompt itself: chain_sum's "expression" is its question without the sentence
+    # around it.
     fields = [entry.get("metadata", {}).get(input_key) for entry in entries]
     if all(isinstance(field, str) for field in fields):
         prompts = fields
@@ -47,23 +49,22 @@ def generate(flag: str, spec: str, input_key: str, label_key: str, first: int | 
 
 
 def size_of(flag: str, spec: str) -> int:
-    """How many problems a data set has; none is generated."""
+    """The number of problems in a data set, without generating any."""
     return len(create(flag, *parse_spec(flag, spec)))
 
 
 def create(flag: str, name: str, options: dict[str, Any]) -> Any:
-    """A reasoning-gym data set, whose problems are generated when they are asked for. Without a seed it gets the flag's
-    own."""
+    """A reasoning-gym data set, whose problems are generated on access. Without a seed it gets the flag's default."""
     import reasoning_gym
 
     try:
         return reasoning_gym.create_dataset(name, **{"seed": _SEEDS.get(flag, _OTHER_SEED), **options})
-    except Exception as error:  # asserts and whatever a constructor trips over
+    except Exception as error:  # AssertionError, or anything else from the constructor
         raise _refused(flag, name, options, error) from None
 
 
 def parse_spec(flag: str, spec: str) -> tuple[str, dict[str, Any]]:
-    """The data set's name and options, both of which reasoning-gym knows."""
+    """The data set's name and options, checked against reasoning-gym."""
     import reasoning_gym
 
     name, _, query = spec.removeprefix(REASONING_GYM).partition("?")
@@ -89,7 +90,7 @@ def _refused(flag: str, name: str, options: dict[str, Any], error: Exception) ->
 
 
 def _options(flag: str, spec: str, query: str) -> dict[str, Any]:
-    """The options of a query string; one that comes more than once is a list."""
+    """The options of a query string; a repeated one is a list."""
     values: dict[str, list[Any]] = {}
     for piece in filter(None, query.split("&")):
         key, equals, value = piece.partition("=")
@@ -109,5 +110,5 @@ def _number(value: str) -> Any:
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    """What of an entry survives JSON: some generators put objects into the metadata that only they read."""
+    """The part of an entry that JSON can hold: some generators put objects into the metadata that only they use."""
     return json.loads(json.dumps(entry, default=str))

@@ -1,8 +1,9 @@
 """A few worker processes for gradings that may take too long, take too much memory, or crash.
 
-math-verify and sympy bound their time with signals, which works in a process's main thread only, and not while a big
-number is computed. Here a grading that exceeds its time loses its process and counts as wrong; the others go on in the
-other workers meanwhile. A worker that dies, such as by the kernel's out-of-memory killer, is started again.
+math-verify and sympy limit their time with signals, which work only in a process's main thread, and not during
+computations with big numbers. Here a grading that exceeds its time is killed with its process and counts as wrong,
+while the others continue in the other workers. A worker that dies, for example by the kernel's out-of-memory killer, is
+restarted.
 """
 
 import atexit
@@ -23,13 +24,13 @@ from typing import Any
 
 from openrlhf_sfpo.tasks.child_process import python_command
 
-# Processor time of one grading. A machine that has other things to do must not turn right answers into wrong ones.
+# Processor time of one grading, so that a busy machine does not turn right answers into wrong ones.
 SECONDS = 20.0
-# Wall-clock time of a grading that waits rather than computes, as a multiple of that.
+# Wall-clock time of a grading that waits instead of computing, as a multiple of that.
 _WALL = 3.0
-# Wall-clock time in which a worker must have started and imported the grader.
+# Wall-clock time within which a worker must have started and imported the grader.
 _START_SECONDS = 300.0
-# A worker that dies takes its grading with it; the second time it is the grading's fault.
+# A grading is repeated after its worker died; the second time the grading is to blame.
 _TRIES = 2
 _MAX_BYTES = 64 * 2**20
 
@@ -40,18 +41,18 @@ class GradingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a grading: the function's value (None if it took too long or killed its worker)."""
+    """The result of a grading: the function's value (None if it took too long or killed its worker)."""
 
     value: Any
     timed_out: bool
 
 
 class GradingPool:
-    """Worker processes, started when they are needed; they end with this process, however it ends.
+    """Worker processes, started on demand; they end with this process, however it ends.
 
     Args:
-        workers: at most so many; None is 2, and more on machines with many cores.
-        seconds: of processor time for one grading. One that does not compute has three times as long by the clock.
+        workers: the maximum number; None means 2, and more on machines with many cores.
+        seconds: processor time of one grading. One that does not compute has three times as much wall-clock time.
     """
 
     def __init__(self, workers: int | None = None, seconds: float = SECONDS) -> None:
@@ -67,8 +68,8 @@ class GradingPool:
         """Call a function with each of the arguments, in parallel; wait for all.
 
         Args:
-            function: MODULE:NAME, importable in the workers. Arguments and value must survive JSON; a dataclass comes
-                back as a dictionary.
+            function: MODULE:NAME, importable in the workers. Arguments and value must survive JSON; a dataclass is
+                returned as a dictionary.
 
         Raises:
             GradingError: the function raised.
@@ -79,7 +80,7 @@ class GradingPool:
         return [task.outcome.result() for task in tasks]
 
     def pids(self) -> list[int]:
-        """Process numbers of the workers that are running."""
+        """The PIDs of the running workers."""
         return [worker.process.pid for worker in self._workers if worker.process and worker.process.poll() is None]
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class GradingPool:
             if len(self._workers) < min(self._unfinished, self._limit):
                 worker = _Worker(self._seconds)
                 self._workers.append(worker)
-                # The kernel ends a worker with the thread that started it, so that each has a thread that stays.
+                # The kernel ends a worker with the thread that started it, so each worker has its own lasting thread.
                 threading.Thread(target=self._serve, args=(worker,), name="grading", daemon=True).start()
         self._tasks.put(task)
 
@@ -117,7 +118,7 @@ class _Task:
 
 
 class _Died(Exception):
-    """The worker is gone; the message has the end of what it printed."""
+    """The worker died; the message has the end of its output."""
 
 
 class _TookTooLong(Exception):
@@ -139,7 +140,7 @@ class _Worker:
         started = False
         reason = ""
         for _ in range(_TRIES):
-            process = self.process  # `close` may take it away at any time
+            process = self.process  # `close` may clear it at any time
             if process is None or process.poll() is not None:
                 process = self._start()
             try:
@@ -216,7 +217,7 @@ class _Worker:
             _TookTooLong: there was none in that time.
         """
         assert process.stdout is not None  # a pipe
-        readable = select.poll()  # select.select cannot look at file numbers above 1023
+        readable = select.poll()  # select.select does not support file descriptors above 1023
         try:
             readable.register(process.stdout, select.POLLIN)
         except ValueError:  # closed by another thread
@@ -224,7 +225,7 @@ class _Worker:
         begin, limit = time.monotonic(), None
         while b"\n" not in self._buffer:
             if not readable.poll(500):
-                used = _processor_seconds(process)  # hardly any grading gets here
+                used = _processor_seconds(process)  # few gradings get here
                 limit = used + processor_seconds if limit is None else limit
                 if used > limit or time.monotonic() - begin > wall_seconds:
                     raise _TookTooLong
@@ -270,7 +271,7 @@ def shared_pool() -> GradingPool:
 
 
 def _forget() -> None:
-    """In a process that was forked off: its threads and pipes are the other one's."""
+    """Reset in a forked process: threads and pipes belong to the parent."""
     global _pool, _pool_lock
     _pool, _pool_lock = None, threading.Lock()
 

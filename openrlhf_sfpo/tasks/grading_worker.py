@@ -1,6 +1,6 @@
-"""The worker process of `grading_pool`: calls one function after another, in its main thread.
+"""The worker process of `grading_pool`: calls functions one after another in its main thread.
 
-It reads one JSON object a line from standard input, {"function": "module:name", "arguments": [...]}, and answers with
+It reads one JSON object per line from standard input, {"function": "module:name", "arguments": [...]}, and answers with
 {"started": true} once the function is imported and then {"value": ...} or {"error": "..."}.
 """
 
@@ -17,13 +17,13 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 _PR_SET_PDEATHSIG = 1
-# What a grading may take on top of what the worker takes at its start: a huge power must not fill the machine.
+# Memory of a grading in addition to the worker's own: a huge power must not fill the machine.
 _EXTRA_BYTES = 4 * 2**30
 
 
 def main(parent: int) -> None:
-    """Answer requests until standard input ends. `parent`: process number of whoever started this."""
-    # A worker that computes does not see the end of its input, so that the kernel ends it with its parent.
+    """Answer requests until standard input ends. `parent`: PID of the parent process."""
+    # A computing worker does not notice the end of its input, so the kernel is told to end it with its parent.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -31,13 +31,13 @@ def main(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     _limit_memory()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # library output must not mix with the answers
     for line in sys.stdin.buffer:
         _answer(json.loads(line), answers)
 
 
 def _limit_memory() -> None:
-    """Limit the memory, and let the kernel choose this process if memory runs out all the same."""
+    """Limit the memory, and make the kernel kill this process first if memory runs out nevertheless."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     with suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""Integers in a text, as people and models write them."""
+"""Finds integers in a text, in the notations of people and models."""
 
 import re
 from fractions import Fraction
@@ -6,7 +6,7 @@ from fractions import Fraction
 _DIGITS = r"\d+"
 # 1,234  1{,}234  1\,234  1'234  1_234  and thin or unbreakable spaces.
 _GROUPED = r"\d{1,3}(?:(?:,|\{,\}|\\,|['_\u00a0\u2009\u202f])\d{3})+(?!\d)"
-# A plain space also separates the numbers of a list: then there are others around.
+# A plain space also separates the numbers of a list; then more numbers follow or precede.
 _SPACED = r"(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?! ?\d)"
 _WHOLE = rf"(?:{_GROUPED}|{_SPACED}|{_DIGITS})"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.\d+)?|(?<![\w.)\]}}])\.\d+)"
@@ -16,7 +16,7 @@ _POWER_OF_TEN = (
     r"|[eE](?P<ten2>[-+]?\d+)(?!\w))"
 )
 _MINUS = r"\-\u2212\u2010\u2011\u2013\ufe63\uff0d"
-# A dash that follows something is a minus between two numbers, or a hyphen; "= - 4" has a sign.
+# A dash after an operand is a minus between two numbers, or a hyphen; in "= - 4" it is a sign.
 _SIGN = rf"(?:(?<![\w)\]}}.{_MINUS}])[{_MINUS}]|(?<==)\s*[{_MINUS}]\s*|(?<=\s)[{_MINUS}](?=[\d.\\]))"
 _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN})?[$€£¥]?"
@@ -27,15 +27,15 @@ _NUMBER = re.compile(
     rf"(?P<mixed>\s+\d+/\d+)?)"
 )
 _SEPARATORS = re.compile(r"\{,\}|\\,|[ ,'_\u00a0\u2009\u202f]")
-# Python refuses to read longer integers, and no answer is as long as that.
+# Python refuses to convert longer integers, and no answer is that long.
 _MAX_DIGITS = 4000
 
 
 def last_integer(text: str) -> int | None:
     """The last integer in the text.
 
-    Thousands separators, Unicode digits and minus signs, and ways to write an integer such as 5.0, 8/2, 1e3, 2^5 and
-    $1,234.00 are understood. Digits of a number that is no integer (3.5, 3/4, 1e-3) are none.
+    Thousands separators, Unicode digits and minus signs, and notations of integers such as 5.0, 8/2, 1e3, 2^5 and
+    $1,234.00 are understood. Digits of a number that is not an integer (3.5, 3/4, 1e-3) do not count.
     """
     found = None
     for match in _NUMBER.finditer(text):
@@ -46,7 +46,7 @@ def last_integer(text: str) -> int | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """The number, None for what is none, such as 1.2.3, or too long to be an answer."""
+    """The number; None for something else, such as 1.2.3, or a number too long to be an answer."""
     if len(match[0]) > _MAX_DIGITS or match["rest"] or match["mixed"]:
         return None
     if match["number"] is None:
@@ -69,7 +69,7 @@ def _decimal(text: str) -> Fraction:
 
 
 def _raised(base: Fraction, exponent: str, factor: Fraction = Fraction(1)) -> Fraction | None:
-    """factor * base ** exponent, None if that is too long."""
+    """factor * base ** exponent; None if the result is too long."""
     power = int(exponent)
     digits = max(base.numerator.bit_length(), base.denominator.bit_length()) / 3.3
     if abs(power) * digits > _MAX_DIGITS or (base == 0 and power < 0):

@@ -1,7 +1,7 @@
 """Labels: the reference answers of a data set, which may be of any JSON type, as rewards and graders get them.
 
-Built-in rewards grade text. A reward function of one's own, or a server, gets what the data set holds as long as all
-labels are of one type, and text otherwise.
+Built-in rewards use text. The user's own reward function, or a server, gets the labels of the data set if all are of
+one type, and text otherwise.
 """
 
 import json
@@ -16,15 +16,15 @@ from openrlhf_sfpo.tasks.answers import expected_text, last_integer, reasoning_g
 from openrlhf_sfpo.tasks.prompts import type_name
 
 MISSING = object()
-# Rewards that grade text; others are the user's own.
+# Rewards that use text labels; others are the user's own.
 TEXT_REWARDS = ("math", "math_boxed", "last_integer", "exact", "reasoning_gym")
-# Where floats are written out rather than with an exponent.
+# Floats with at most this many digits are written without an exponent.
 _PLAIN_DIGITS = 30
 
 
 def field(row: dict[str, Any], key: str) -> Any:
-    """A row's field: by its name, or along the dots of `reward_model.ground_truth` as verl's files have it; MISSING if
-    it is not there."""
+    """A row's field: by its name, or by a dotted path such as `reward_model.ground_truth`, as in verl's files; MISSING
+    if it does not exist."""
     if key in row:
         return row[key]
     found: Any = row
@@ -36,7 +36,7 @@ def field(row: dict[str, Any], key: str) -> Any:
 
 
 def label_text(value: object) -> str:
-    """A label as text: a number without exponent and needless decimals, a list's first answer, and a generated
+    """A label as text: a number without exponent and unnecessary decimals, a list's first answer, and a generated
     problem's entry as JSON.
 
     Raises:
@@ -82,10 +82,10 @@ def _number_text(value: int | float | Decimal) -> str:
 
 
 def label_problem(reward: str | None, value: object) -> str | None:
-    """Why a reward cannot grade by this label; None if it can.
+    """Why a reward cannot use this label; None if it can.
 
     Args:
-        reward: the built-in reward's name, or None for the user's own, which may take anything but null.
+        reward: the built-in reward's name, or None for the user's own, which may take anything except null.
         value: the row's label, or MISSING.
     """
     if value is None:
@@ -104,7 +104,7 @@ def label_problem(reward: str | None, value: object) -> str | None:
 
 
 def json_value(value: object) -> Any:
-    """A label of a table as JSON can hold it, for recordings and samples.jsonl: decimals as numbers, times as text."""
+    """A table's label in a form for JSON, for recordings and samples.jsonl: decimals as numbers, times as text."""
     if isinstance(value, dict):
         return {str(key): json_value(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -117,12 +117,12 @@ def json_value(value: object) -> Any:
 
 
 def uniform(values: Sequence[Any]) -> list[Any]:
-    """Labels for the user's own reward: as a column of a table holds them if one does (where there are integers and
-    decimals all are decimals, objects all have the same keys), else all as text (what is no text as JSON)."""
+    """Labels for the user's own reward: in the types of a table's column if possible (integers mixed with decimals
+    become decimals, and all objects get the same keys), else all as text (values that are not text as JSON)."""
     import pyarrow as pa
 
     if len({_kind(value) for value in values}) <= 1:
-        with suppress(pa.ArrowException, OverflowError):  # parts that differ in type, or numbers over 64 bits
+        with suppress(pa.ArrowException, OverflowError):  # elements of different types, or numbers over 64 bits
             return pa.array(values).to_pylist()
     return [value if isinstance(value, str) else json.dumps(value, default=str) for value in values]
 
@@ -134,7 +134,7 @@ def _kind(value: object) -> str:
 
 
 def guessed(values: Sequence[str]) -> list[Any]:
-    """A CSV column for the user's own reward: numbers if all cells are numbers, as loaders of CSV files guess it."""
+    """A CSV column for the user's own reward: numbers if all cells are numbers, as CSV loaders infer."""
     for kind in (int, float) if not any("_" in value for value in values) else ():
         try:
             numbers = [kind(value) for value in values]
@@ -146,5 +146,5 @@ def guessed(values: Sequence[str]) -> list[Any]:
 
 
 def shown(text: str, limit: int = 60) -> str:
-    """A text for a message: quoted, and cut off."""
+    """A text for a message: quoted and shortened."""
     return repr(text if len(text) <= limit else f"{text[:limit]}...")

@@ -1,8 +1,8 @@
 """The `math` grader: is the boxed answer of a response the reference answer?
 
-A response's answer is what its last box holds (see `boxes`). It is cleaned and read in every way that makes sense
-(`mathematics.cleaning`, `mathematics.reading`), and compared with the reference (`mathematics.comparing`), where
-math-verify reads the expressions. docs/grading.md says what is accepted as equal, and what is not.
+A response's answer is the content of its last box (see `boxes`). It is cleaned and read in every plausible way
+(`mathematics.cleaning`, `mathematics.reading`), and compared with the reference (`mathematics.comparing`), using
+math-verify for expressions. docs/grading.md says which answers count as equal.
 """
 
 import ast
@@ -24,19 +24,20 @@ SAID_IN_WORDS = (NO_SOLUTION, UNDEFINED)
 
 @dataclass(frozen=True)
 class MathGrade:
-    """What a response gets: whether its answer is right, and whether it has a box with anything in it."""
+    """The grade of a response: whether its answer is right, and whether it has a non-empty box."""
 
     correct: bool
     boxed: bool
 
 
 def grade(response: str, label: str) -> MathGrade:
-    """Grade a response against a reference answer. Call it in a process's main thread: only there its time is bounded.
+    """Grade a response against a reference answer. Call it in a process's main thread: elsewhere its time is not
+    limited.
 
     Args:
         response: the response's text, without prompt and special tokens.
-        label: the reference answer: LaTeX or plain text, with or without $ and a box; a list of quoted strings holds
-            several answers each of which is accepted.
+        label: the reference answer: LaTeX or plain text, with or without $ and a box; a list of quoted strings gives
+            alternatives.
     """
     group = last_group(response)
     if not group:
@@ -46,7 +47,7 @@ def grade(response: str, label: str) -> MathGrade:
     for reference in references(label):
         if any(_equal(reference, answer) for answer in answers):
             return MathGrade(True, True)
-        # An answer in several boxes with words between them: one box for each part of the reference, and no other.
+        # An answer in several boxes with words between them: one box for each part of the reference, and no others.
         if (
             1 < len(everything) <= 10
             and len(everything) == _parts(reference)
@@ -57,19 +58,19 @@ def grade(response: str, label: str) -> MathGrade:
 
 
 def readable(label: str) -> bool:
-    """Whether the grader can make anything of a reference answer, other than comparing it character by character."""
+    """Whether the grader can interpret a reference answer beyond comparing it character by character."""
     return any(_is_readable(reference) for reference in references(label))
 
 
 def only_words(label: str) -> bool:
-    """Whether a reference answer is words that no mathematics can equal, such as "see figure"."""
+    """Whether a reference answer consists of words that no mathematical answer can equal, such as "see figure"."""
     readings = [one for reference in references(label) for one in _understood(reference, True)[1]]
     return bool(readings) and all(isinstance(one, Words) and one.text not in SAID_IN_WORDS for one in readings)
 
 
 @lru_cache(maxsize=4096)
 def references(label: str) -> tuple[str, ...]:
-    """The accepted answers that a label holds, as text."""
+    """The accepted answers in a label, as text."""
     text = label.strip()
     if "####" in text:  # GSM8K has the answer after its solution
         text = text.rpartition("####")[2].strip()
@@ -97,7 +98,7 @@ def _unboxed(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _understood(text: str, reference: bool) -> tuple[str, Readings]:
-    """An answer in one spelling, and its readings; none for what is too long or too deep to be worth it."""
+    """A cleaned answer and its readings; no readings if it is too long or too deep."""
     if len(text) > LONGEST_ANSWER:
         return text.strip(), ()
     try:

@@ -1,8 +1,8 @@
-"""From a row's prompt to the text that the model continues: the one place for training, dry run and evaluation.
+"""Converts a row's prompt to the text that the model continues, for training, dry run and evaluation.
 
-A prompt is text or a chat (a list of messages with role and content). A template goes around text, the tokenizer's
-chat template around text or chat. The rendered text is encoded without special tokens, as OpenRLHF does it, so that
-whatever starts a sequence is part of the text.
+A prompt is text or a chat (a list of messages with role and content). A template is applied to text, the tokenizer's
+chat template to text or chat. The rendered text is encoded without special tokens, as in OpenRLHF, so it includes any
+start token.
 """
 
 import copy
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, Any]]
-# Names that may stand for the prompt, besides {} and {0}.
+# Names of the placeholder for the prompt, in addition to {} and {0}.
 _NAMES = ("prompt", "input", "problem", "question", "query")
-# LaTeX commands whose braces are theirs: \boxed{} is no place for a prompt. What follows all of their braces may be.
+# LaTeX commands that take braces: \boxed{} is not a placeholder. Braces after their arguments may be one.
 _LATEX = re.compile(
     r"\\(?:boxed|fbox|framebox|mbox|text|textbf|textit|textrm|emph|mathrm|mathbf|mathbb|mathcal|operatorname|underline|"
     r"overline|sqrt|begin|end|(?:[dt]?frac|binom)(?:\s*\{[^{}]*\})?)\s*(?:\[[^\]]*\]\s*)?$"
 )
 NEEDS_CHAT_TEMPLATE = "the prompt is a chat (a list of messages), which needs the model's chat template"
 TAKES_NO_TEMPLATE = "the prompt is a chat (a list of messages), and the template goes around text"
-# A chat that went through a CSV file or str() is text that looks like this.
+# Text that looks like a chat written by str(), for example through a CSV file.
 _CHAT_AS_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content)['\"]\s*:")
 
 
 @dataclass(frozen=True)
 class Template:
-    """A text with one place for the prompt.
+    """A text with one placeholder for the prompt.
 
     Attributes:
-        before, after: the text around the place, as it is meant (without doubled braces).
+        before, after: the text around the placeholder, with doubled braces already resolved.
     """
 
     before: str
@@ -43,14 +43,14 @@ class Template:
 
     @classmethod
     def parse(cls, flag: str, text: str) -> "Template":
-        """Find the place in a template.
+        """Find the placeholder in a template.
 
-        The place is `{}`, `{0}` or a name such as `{prompt}`. Braces that LaTeX commands take, as in `\\boxed{}`, stay
-        as they are. Where the template as a whole is a valid format string with one place, doubled braces stand for
-        single ones; otherwise every other brace stands for itself.
+        The placeholder is `{}`, `{0}` or a name such as `{prompt}`. Braces that LaTeX commands take, as in `\\boxed{}`,
+        are kept. If the whole template is a valid format string with one placeholder, doubled braces mean single ones;
+        otherwise every other brace means itself.
 
         Raises:
-            UsageError: there is no place, or more than one.
+            UsageError: there is no placeholder, or more than one.
         """
         formatted = _as_format_string(text)
         if formatted is not None:
@@ -72,7 +72,7 @@ class Template:
 
 
 def _as_format_string(text: str) -> Template | None:
-    """The template that `str.format` sees, if it sees exactly one place that is not inside a LaTeX command."""
+    """The template as `str.format` reads it, if it has exactly one placeholder that is not inside a LaTeX command."""
     try:
         parts = list(Formatter().parse(text))
     except ValueError:
@@ -90,19 +90,19 @@ def _as_format_string(text: str) -> Template | None:
 
 
 def _places(text: str) -> list[tuple[int, int]]:
-    """Start and end of what may be the prompt's place, where braces otherwise stand for themselves."""
+    """Start and end of possible placeholders, where other braces mean themselves."""
     place = rf"\{{(?:0|{'|'.join(_NAMES)})?\}}"
-    found = re.finditer(rf"(?<!\{{){place}|{place}(?!\}})", text)  # {{}} is none
+    found = re.finditer(rf"(?<!\{{){place}|{place}(?!\}})", text)  # {{}} is not one
     return [match.span() for match in found if not _LATEX.search(text[: match.start()])]
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How prompts become text.
+    """The conversion of prompts to text.
 
     Attributes:
-        template: goes around prompts that are text.
-        chat: apply the tokenizer's chat template.
+        template: applied to prompts that are text.
+        chat: whether to apply the tokenizer's chat template.
         tokenizer: the model's.
     """
 
@@ -113,7 +113,7 @@ class PromptFormat:
     def render(self, prompt: Prompt) -> str:
         """The text that the model continues.
 
-        A tokenizer that begins texts with a start token by itself gets it here, unless the text has it already:
+        If the tokenizer itself would begin texts with a start token, it is added here unless the text already has it:
         prompts are encoded without special tokens.
 
         Args:
@@ -124,7 +124,7 @@ class PromptFormat:
             if not self.chat:
                 return with_start(self.tokenizer, text)
             prompt = [{"role": "user", "content": text}]
-        # Parquet gives every message the keys of all of them, and templates ask for keys, not for values.
+        # Parquet gives every message the keys of all messages, and templates test for keys, not for values.
         messages = [{key: value for key, value in copy.deepcopy(m).items() if value is not None} for m in prompt]
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
@@ -135,21 +135,21 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def with_start(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
-    """`text`, with the tokenizer's start token before it if the tokenizer would put it there and it is not there."""
+    """`text`, preceded by the tokenizer's start token if the tokenizer would add it and the text lacks it."""
     start = tokenizer.bos_token
     if start is None or text.startswith(start):
         return text
-    by_itself = tokenizer(text="")["input_ids"][:1]  # whatever the text
+    by_itself = tokenizer(text="")["input_ids"][:1]  # for any text
     return start + text if by_itself == [tokenizer.bos_token_id] else text
 
 
 def prompt_problem(prompt: object, chat: bool, template: bool) -> tuple[str, str] | None:
-    """What is wrong with a row's prompt, and the fix (none where it is a flag's); None if it can be rendered.
+    """The problem with a row's prompt, and the fix (none if it is a flag's); None if the prompt can be rendered.
 
     Args:
         prompt: the row's value.
-        chat: the chat template is applied.
-        template: a template goes around the prompt.
+        chat: whether the chat template is applied.
+        template: whether a template is applied to the prompt.
     """
     if isinstance(prompt, str):
         if not prompt.strip():

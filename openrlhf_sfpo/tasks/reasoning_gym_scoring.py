@@ -17,11 +17,11 @@ FULL = 1.0
 
 
 def score(response: str, label: str) -> float:
-    """The score that the problem's own scorer gives to the answer in a response, in [0, 1].
+    """The score of the answer in a response by the problem's own scorer, in [0, 1].
 
-    The answer is what is in the last <answer> tags, else what is in the last \\boxed{}, else the end of the response:
-    the last number if the problem's own answer is a number, and else as many of the last lines as that answer has.
-    An answer on which the scorer fails is wrong.
+    The answer is the content of the last <answer> tags, else of the last \\boxed{}, else the end of the response: the
+    last number if the problem's own answer is a number, otherwise as many of the last lines as that answer has. An
+    answer on which the scorer fails is wrong.
 
     Args:
         response: text without prompt and special tokens.
@@ -33,13 +33,13 @@ def score(response: str, label: str) -> float:
         value = scorer(answer)
         if value >= FULL:
             return value
-        if number == 0:  # other readings are there to find a right answer, not for a part of the score
+        if number == 0:  # other readings only serve to find a right answer, not a partial score
             best = value
     return best
 
 
 def _answers(response: str, reference: str | None) -> Iterator[str]:
-    """What the answer may be, the likeliest first."""
+    """The possible answers, the likeliest first."""
     response = response.strip()
     tagged = _TAGGED.findall(response)
     if tagged:
@@ -70,7 +70,7 @@ def _answers(response: str, reference: str | None) -> Iterator[str]:
 
 
 def _boxed(response: str, box: str | None) -> Iterator[str]:
-    # An answer of brackets alone may not be balanced.
+    # An answer consisting of brackets need not be balanced.
     rest = response[response.rindex(_BOX) + len(_BOX) :] if _BOX in response else ""
     to_last_brace = rest[: rest.rindex("}")] if "}" in rest else ""
     yield (to_last_brace if box is None else box).strip()
@@ -80,9 +80,9 @@ def _boxed(response: str, box: str | None) -> Iterator[str]:
 
 
 class _ProblemScorer:
-    """The scorer of one problem, whose entry has been JSON: tuples became lists, and numbers that were keys text.
+    """The scorer of one problem, whose entry went through JSON: tuples became lists, and numeric keys text.
 
-    The entry is read in the way in which the problem's own answer gets the most.
+    The entry is converted back in the way that gives the problem's own answer the highest score.
     """
 
     def __init__(self, score_answer: Callable[[str | None, dict[str, Any]], float], entry: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ class _ProblemScorer:
         return max(0.0, self._value(answer, self._entry))
 
     def _value(self, answer: str | None, entry: dict[str, Any]) -> float:
-        """The scorer's score, -1 where it fails."""
+        """The scorer's score; -1 if it fails."""
         try:
             return float(self._score_answer(answer, entry))
         except Exception:
@@ -126,7 +126,7 @@ def _dataset(name: str, options: str) -> Any:
 
 
 def _with(value: object, tuples: bool, numbers: bool) -> Any:
-    """A copy of what JSON made of an entry, with tuples for lists, or keys that are digits as numbers."""
+    """A copy of an entry from JSON, with lists as tuples, or keys of digits as numbers."""
     if isinstance(value, dict):
         return {
             int(key) if numbers and key.lstrip("-").isdecimal() else key: _with(item, tuples, numbers)

@@ -1,4 +1,4 @@
-"""The response that is graded: from its tokens where they are known, else from OpenRLHF's `query`."""
+"""Extracts the response to grade: from its tokens if known, else from OpenRLHF's `query`."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# How the tokens that end a response, or pad it, are written in the families that people train.
+# The text of tokens that end or pad a response in popular model families.
 _END = (
     r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|eot|eom|EOT|end|eos|pad|return|call|endofprompt|"
     r"endofturn|end_of_turn|end_of_sentence|end_of_role|endofresponse|fim_pad|finetune_right_pad_id|END_OF_TURN_TOKEN|"
@@ -26,24 +26,24 @@ _START = re.compile(
     r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<seed:bos>|\[BOS\]|\[CLS\]|\[gMASK\]|<sop>|<\uff5cbegin\u2581of\u2581sentence\uff5c>"
     r"|<\|(?:begin_of_text|endoftext|startoftext|bos|begin_of_sentence|im_start|start|pad|eos)\|>|<pad>|<eos>|</s>)"
 )
-# A prompt that was cut from the left is found if at least so much of it is left, without white space.
+# A prompt truncated from the left is found if at least this much of it remains, without white space.
 _MIN_REST = 8
-# What a tokenizer puts before a prompt is shorter than this.
+# Text that a tokenizer adds before a prompt is shorter than this.
 _MAX_START = 64
 _TAG = re.compile(r"</?[A-Za-z][\w-]*/?>")
 _NAMED = ("eos", "bos", "pad", "unk", "sep", "cls", "mask")
-# Of the prompt, so much is decoded with the response, which may otherwise lose its first space.
+# This many of the prompt's tokens are decoded with the response, which could otherwise lose its first space.
 _CONTEXT = 16
 
 
 def response_text(query: str, prompt: str) -> str:
     """The response in OpenRLHF's `query`, which is prompt and response decoded, without the tokens that end it.
 
-    The prompt is found whatever its tokenizer did to it: a token at the start, a normal form of Unicode, spaces, case,
-    and a start that was cut off because the prompt was too long.
+    The prompt is found regardless of what its tokenizer changed: an added start token, Unicode normalization, spaces,
+    case, or truncation from the left.
 
     Raises:
-        ValueError: the query does not begin with the prompt, so that nobody knows where the response begins.
+        ValueError: the query does not begin with the prompt, so the start of the response is unknown.
     """
     text = query[_prompt_end(query, prompt) :].strip()
     while found := _AT_END.search(text, max(0, len(text) - _LONGEST_END)):
@@ -52,7 +52,7 @@ def response_text(query: str, prompt: str) -> str:
 
 
 def _prompt_end(query: str, prompt: str) -> int:
-    """Where in the query the prompt ends."""
+    """The position in the query where the prompt ends."""
     if query.startswith(prompt):
         return len(prompt)
     starts = [0]
@@ -81,13 +81,13 @@ def _prompt_end(query: str, prompt: str) -> int:
 
 
 def _folded(character: str) -> str:
-    """A character without what tokenizers change: normal form, accents, case, white space."""
+    """A character without properties that tokenizers may change: normalization, accents, case, white space."""
     parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
     return "".join(part for part in parts if not part.isspace() and not unicodedata.combining(part))
 
 
 def _folded_end(query: str, start: int, wanted: str) -> int | None:
-    """Where in the query text that folds to `wanted` ends, if it is at `start`."""
+    """The end of the text at `start` that folds to `wanted`; None if it is not there."""
     matched = 0
     for place in range(start, len(query)):
         if matched == len(wanted) and not unicodedata.combining(query[place]):
@@ -117,8 +117,8 @@ class Response:
     """A response as text.
 
     Attributes:
-        text: what is graded: without the token that ended it and without other control tokens.
-        raw: all of it, as OpenRLHF decodes it.
+        text: the text to grade: without the token that ended it and other control tokens.
+        raw: the complete text, as OpenRLHF decodes it.
     """
 
     text: str
@@ -126,17 +126,17 @@ class Response:
 
 
 class ResponseDecoder:
-    """Makes text of a response's own tokens, so that nothing of the prompt can be taken for it.
+    """Decodes a response from its own tokens, so that no part of the prompt can be taken for it.
 
     Args:
-        tokenizer: the model's, or the processor around it.
+        tokenizer: the model's tokenizer, or the processor that contains it.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         named = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED} - {None}
         added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-        # Words such as <answer> are often made special tokens, and mean something; <|im_start|> does not.
+        # Tags such as <answer> are often special tokens and are kept; control tokens such as <|im_start|> are not.
         special = {number for number, token in added.items() if token.special and not _TAG.fullmatch(token.content)}
         self._control = named | special
         self._endings: dict[int, str] = {}
@@ -147,7 +147,7 @@ class ResponseDecoder:
         Args:
             prompt: the token ids before it.
             response: its token ids.
-            ended: its last token is not part of it but has ended it.
+            ended: whether its last token is an end token rather than part of it.
         """
         context, tokens = list(prompt[-_CONTEXT:]), list(response)
         raw = self._after(context, tokens)
@@ -160,29 +160,29 @@ class ResponseDecoder:
         return Response(self._after(context, kept), raw)
 
     def ending(self, token: int) -> str:
-        """A token that ends responses, as text."""
+        """An end token, as text."""
         if token not in self._endings:
             self._endings[token] = self._decode([token])
         return self._endings[token]
 
     def of_sequence(self, tokens: Sequence[int], action_mask: Sequence[int]) -> str:
-        """The response in a rollout's token ids, all of it; `action_mask` is of the tokens after the first."""
+        """The complete response in a rollout's token ids; `action_mask` is for the tokens after the first."""
         begin = next((place for place, action in enumerate(action_mask, 1) if action), len(tokens))
         return self(tokens[:begin], tokens[begin:], ended=False).raw
 
     def _after(self, context: list[int], tokens: list[int]) -> str:
         before, whole = self._decode(context), self._decode(context + tokens)
-        # A character may have its first bytes in the prompt.
+        # The first bytes of a character may be in the prompt.
         return whole[len(before) :] if whole.startswith(before) else self._decode(tokens)
 
     def _decode(self, tokens: list[int]) -> str:
         text = self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)  # of several sequences it would be a list
+        assert isinstance(text, str)  # for several sequences it would be a list
         return text
 
 
 class Output(Protocol):
-    """What vLLM says of the end of a response."""
+    """vLLM's information about the end of a response."""
 
     finish_reason: str | None
     stop_reason: int | str | None
@@ -190,5 +190,5 @@ class Output(Protocol):
 
 
 def ended_by_token(output: "Output") -> bool:
-    """Whether the last token of a vLLM CompletionOutput is one that ends a response, whatever the family calls it."""
+    """Whether the last token of a vLLM CompletionOutput is an end token, in any model family."""
     return output.finish_reason == "stop" and not isinstance(output.stop_reason, str) and len(output.token_ids) > 0

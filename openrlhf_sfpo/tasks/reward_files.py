@@ -1,4 +1,4 @@
-"""Python files of users (reward functions, agents): loaded as `python FILE.py` would load them."""
+"""Loads Python files of users (reward functions, agents) as `python FILE.py` would."""
 
 import ast
 import importlib.util
@@ -17,7 +17,7 @@ DEFAULT_NAME = "reward_func"
 
 
 class NoFunction(TypeError):
-    """A file has no function of a name."""
+    """A file lacks the named function."""
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -34,8 +34,9 @@ def split_spec(spec: str) -> tuple[str, str]:
 def load_file(path: str) -> ModuleType:
     """Run a Python file as a module.
 
-    Modules next to the file can be imported, before installed ones while the file is run. The module has the file's
-    name where that is free, so that other processes of the user's (a process pool) can import it and what it defines.
+    Modules next to the file can be imported, with precedence over installed ones while the file runs. The module has
+    the file's name if that is free, so that other processes of the user (a process pool) can import it and its
+    contents.
     """
     file = Path(path).resolve()
     name = _module_name(file)
@@ -56,7 +57,7 @@ def load_file(path: str) -> ModuleType:
 
 
 def _module_name(file: Path) -> str:
-    """The file's name, unless a module of that name comes from elsewhere."""
+    """The file's name, unless another module has that name."""
     stem = file.stem
     unique = f"openrlhf_sfpo_user_{abs(hash(str(file))):x}_{stem.replace('.', '_')}"
     if "." in stem or stem in sys.stdlib_module_names:
@@ -73,8 +74,8 @@ def _module_name(file: Path) -> str:
 
 @contextmanager
 def _imports_from(directory: str) -> Iterator[None]:
-    """Import from the directory first, and afterwards last: what it holds must not stand in for what libraries that
-    are already running import later."""
+    """Search the directory first during the block, and last afterwards: its modules must not shadow those that running
+    libraries import later."""
     sys.path.insert(0, directory)
     try:
         yield
@@ -89,8 +90,8 @@ def check_file(flag: str, path: Path, name: str, usage: str) -> None:
 
     Args:
         flag: for errors.
-        name: what it has to define.
-        usage: what to do if it does not.
+        name: the name that it must define.
+        usage: the fix if it does not.
 
     Raises:
         UsageError: otherwise.
@@ -109,7 +110,7 @@ def check_file(flag: str, path: Path, name: str, usage: str) -> None:
 
 
 def _defined(body: list[ast.stmt]) -> Iterator[str]:
-    """Names that statements define or import, also within if, try, with and loops; `*` for what cannot be told."""
+    """Names that statements define or import, also within if, try, with and loops; `*` if they cannot be determined."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
@@ -137,7 +138,7 @@ def attribute(module: ModuleType, source: str, name: str) -> Any:
     """A callable of a module.
 
     Raises:
-        NoFunction: it has none of that name, or that is not callable.
+        NoFunction: there is none of that name, or it is not callable.
     """
     found = getattr(module, name, None)
     if found is None:

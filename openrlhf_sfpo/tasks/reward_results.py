@@ -1,4 +1,4 @@
-"""What a reward function may return, and what to say of anything else."""
+"""Reads the results of reward functions, with error messages for invalid ones."""
 
 import inspect
 import math
@@ -11,7 +11,8 @@ _WRONG_KEYS = ("reward", "score", "scores", "acc")
 
 
 class BadResult(ValueError):
-    """A reward function returned something else; the message, in one line, says what and what is wanted."""
+    """A reward function returned an invalid result; the message, in one line, says what was returned and what is
+    expected."""
 
 
 class NotFinite(BadResult):
@@ -20,11 +21,11 @@ class NotFinite(BadResult):
 
 @dataclass(frozen=True)
 class RewardResult:
-    """One number for each sample.
+    """One number per sample.
 
     Attributes:
-        rewards: what is trained on.
-        scores: what evaluations and dynamic filtering go by; the rewards, if the function has no others.
+        rewards: used for training.
+        scores: used for evaluation and dynamic filtering; equal to the rewards if the function returns no scores.
         extra_logs: further numbers, by name.
     """
 
@@ -34,16 +35,16 @@ class RewardResult:
 
 
 def read_result(result: object, count: int, finite: bool = True) -> RewardResult:
-    """Read what a reward function returned.
+    """Read a reward function's result.
 
     Args:
-        result: {"rewards": ..., "scores": ..., "extra_logs": {...}} with numbers as lists, tensors or arrays, as
-            OpenRLHF has it (the last two may be missing), or the rewards alone, as TRL and verl have it.
-        count: how many samples it was asked about.
+        result: {"rewards": ..., "scores": ..., "extra_logs": {...}} with numbers as lists, tensors or arrays, as in
+            OpenRLHF (the last two are optional), or the rewards alone, as in TRL and verl.
+        count: the number of samples.
         finite: refuse rewards and scores that are NaN or infinite.
 
     Raises:
-        BadResult: it is something else; `NotFinite` for such numbers.
+        BadResult: the result is invalid; `NotFinite` for NaN or infinity.
     """
     if isinstance(result, Mapping):
         if "rewards" not in result:
@@ -70,7 +71,7 @@ def _without_rewards(result: Mapping[Any, Any]) -> str:
 
 
 def _numbers(values: object, count: int, key: str, finite: bool) -> list[float]:
-    """One float for each sample, from a list, tensor or array, or (for one sample) a number."""
+    """One float per sample, from a list, tensor or array, or (for one sample) a number."""
     given = values
     if hasattr(values, "tolist"):
         values = values.tolist()

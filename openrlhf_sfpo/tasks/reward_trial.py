@@ -1,4 +1,4 @@
-"""A trial of a user's reward function, in a process of its own, before anything expensive is started."""
+"""A trial call of a user's reward function, in a process of its own, before anything expensive is started."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from openrlhf_sfpo.tasks.reward_files import NoFunction, split_spec
 from openrlhf_sfpo.tasks.reward_results import WANTED, BadResult, NotFinite, read_result
 from openrlhf_sfpo.tasks.rewards import load_reward
 
-# What the function sees as a response: text such as models write.
+# The response in the trial: text such as models write.
 _RESPONSE = " Let me think. <answer>42</answer> So the answer is \\boxed{42}."
 _SIGNATURE = "It is called as {name}(queries, prompts, labels), each a list with one text."
 
@@ -27,7 +27,7 @@ class Sample:
 
     Attributes:
         prompt, label: as the function will see them.
-        source: where it comes from, None if it is made up: then it may be what the function cannot deal with.
+        source: its origin; None if it is made up, and thus possibly unsuitable for the function.
     """
 
     prompt: str
@@ -36,7 +36,7 @@ class Sample:
 
 
 class NotFiniteError(UsageError):
-    """The function works, but has returned NaN or infinity."""
+    """The function works, but returned NaN or infinity."""
 
 
 MADE_UP = Sample("What is 6 * 7?", "42", None)
@@ -48,13 +48,13 @@ def try_reward(flag: str, spec: str, sample: Sample, seconds: float, skip: str) 
     Args:
         flag: for errors.
         spec: FILE.py, FILE.py:FUNCTION or MODULE:FUNCTION.
-        sample: what it is asked about.
-        seconds: in which it must have answered.
-        skip: how to do without the trial, a sentence.
+        sample: the row to call it with.
+        seconds: the time limit.
+        skip: how to skip the trial, as a sentence.
 
     Raises:
         UsageError: it cannot be loaded, raises, or returns no rewards. `NotThere` if it could not reach a server,
-            `NotFiniteError` if a reward or score is no finite number.
+            `NotFiniteError` if a reward or score is not finite.
     """
     try:
         found = _in_child(spec, sample, seconds)
@@ -87,7 +87,7 @@ def _place(sample: Sample) -> str:
 
 
 def _in_child(spec: str, sample: Sample, seconds: float) -> dict[str, Any]:
-    """What `main` found out."""
+    """The result of `main`."""
     request = {"spec": spec, "sample": asdict(sample), "path": sys.path}
     read, write = os.pipe()
     with os.fdopen(read, encoding="utf-8") as answer:
@@ -104,7 +104,7 @@ def _in_child(spec: str, sample: Sample, seconds: float) -> dict[str, Any]:
             process.communicate(json.dumps(request).encode(), timeout=seconds)
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with what the function has started
+                os.killpg(process.pid, signal.SIGKILL)  # with processes that the function started
             status = process.wait()
         text = answer.readline()
     if text:
@@ -114,7 +114,7 @@ def _in_child(spec: str, sample: Sample, seconds: float) -> dict[str, Any]:
 
 
 def main(answer: int) -> None:
-    """In the process of the trial: read the request from standard input, write what was found out to a pipe."""
+    """Run in the trial's process: read the request from standard input, write the result to a pipe."""
     request = json.loads(sys.stdin.buffer.read())
     sys.path[:] = request["path"]
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the rest of the process
@@ -122,7 +122,7 @@ def main(answer: int) -> None:
     found = _try(request["spec"], Sample(**request["sample"]))
     with os.fdopen(answer, "w", encoding="utf-8") as file:
         file.write(json.dumps(found) + "\n")
-    os._exit(0)  # whatever threads the user's code has left behind
+    os._exit(0)  # regardless of threads that the user's code left running
 
 
 def _try(spec: str, sample: Sample) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _try(spec: str, sample: Sample) -> dict[str, Any]:
 
 
 def _described(error: BaseException, spec: str) -> str:
-    """An exception in one line, with the line of the user's file that it comes from."""
+    """An exception in one line, with the line of the user's file that raised it."""
     text = " ".join(str(error).split()) if not isinstance(error, SyntaxError) else f"{error.msg} (line {error.lineno})"
     text = text if len(text) <= 300 else text[:297] + "..."
     name = os.path.basename(split_spec(spec)[0])
@@ -159,7 +159,7 @@ def _described(error: BaseException, spec: str) -> str:
 
 
 def _is_connection(error: BaseException | None) -> bool:
-    """Whether something could not be reached, by the names that the usual libraries give to that."""
+    """Whether a connection failed, by the names that common libraries give to such errors."""
     while error is not None:
         names = {kind.__name__ for kind in type(error).__mro__}
         if names & {"ConnectionError", "ConnectError", "ClientConnectionError", "APIConnectionError", "URLError"}:
@@ -169,6 +169,6 @@ def _is_connection(error: BaseException | None) -> bool:
 
 
 def _is_signature(error: BaseException) -> bool:
-    """Whether the function does not take the three arguments: nothing of it was run."""
+    """Whether the function does not accept the three arguments, so that none of its code ran."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, TypeError) and len(frames) == 1 and "argument" in str(error)

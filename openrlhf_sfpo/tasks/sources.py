@@ -1,4 +1,4 @@
-"""Reading data sets row by row, from whatever they are in: a file, a directory, the Hugging Face hub."""
+"""Reads data sets row by row, from a file, a directory or the Hugging Face Hub."""
 
 import csv
 import gzip
@@ -27,10 +27,10 @@ class Source:
 
     Attributes:
         flag: the flag that names it, for errors.
-        name: as it was given.
+        name: the name as given.
         kind: "generated" (by reasoning-gym), "file", "directory" or "hub".
-        place: the path, or the name on the hub.
-        part: what follows an @: a directory inside the data set, or a split.
+        place: the path, or the name on the Hub.
+        part: the text after an @: a directory inside the data set, or a split.
     """
 
     flag: str
@@ -46,11 +46,11 @@ class Source:
 
 
 def sources_of(flag: str, spec: str) -> list[Source]:
-    """The data sets in a flag's value, which are separated by commas. Nothing is read.
+    """The data sets in a flag's comma-separated value. Nothing is read.
 
     Raises:
         NotThere: a path that does not exist.
-        UsageError: a file of a kind that is not read, or nothing between two commas.
+        UsageError: an unsupported kind of file, or nothing between two commas.
     """
     return [_source(flag, part.strip()) for part in spec.split(",")]
 
@@ -77,12 +77,12 @@ def _source(flag: str, name: str) -> Source:
 
 
 def _is_path(place: str) -> bool:
-    """Whether it can only mean a place on disk, and no name on a hub."""
+    """Whether it can only be a path, and not a name on the Hub."""
     return place.startswith(("/", "./", "../", "~")) or place.count("/") > 1 or Path(place).suffix in (".txt", ".py")
 
 
 def file_kind(path: Path) -> str | None:
-    """The kind of a data file by its name, one of `FILES`; upper case and .gz are understood."""
+    """The kind of a data file by its name, one of `FILES`; ignores case and accepts .gz."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".gz"]:
         suffix = suffixes[-2] if len(suffixes) > 1 else ""
@@ -91,14 +91,14 @@ def file_kind(path: Path) -> str | None:
 
 
 def read_rows(flag: str, path: Path) -> Iterator[Row]:
-    """(place, row) for every row of a data file.
+    """Yield (place, row) for every row of a data file.
 
     Args:
-        flag: that names the file, for errors.
-        path: of one of the kinds in `FILES`.
+        flag: the flag that names the file, for errors.
+        path: a file of one of the kinds in `FILES`.
 
     Raises:
-        UsageError: naming the file, the line and what is wrong.
+        UsageError: naming the file, the line and the problem.
     """
     kind = file_kind(path)
     if not path.is_file():
@@ -125,7 +125,7 @@ def _text_rows(flag: str, path: Path, kind: str) -> Iterator[Row]:
         ".tsv": partial(_table, delimiter="\t"),
     }
     try:
-        # utf-8-sig leaves out the byte-order mark that Excel and Windows write.
+        # utf-8-sig skips the byte-order mark that Excel and Windows write.
         with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
             yield from readers[kind](flag, path, file)
     except UnicodeDecodeError as error:
@@ -137,7 +137,7 @@ def _text_rows(flag: str, path: Path, kind: str) -> Iterator[Row]:
 
 
 def _json(flag: str, path: Path, file: TextIO) -> Iterator[Row]:
-    """A list of objects, or an object on each line."""
+    """Read a list of objects, or an object per line."""
     start = file.read(1)
     while start.isspace():
         start = file.read(1)
@@ -174,14 +174,14 @@ def _json_lines(flag: str, path: Path, file: TextIO) -> Iterator[Row]:
 
 
 def _json_problem(error: Exception) -> tuple[int | None, str]:
-    """The line of the text that was parsed, if it is known, and what is wrong there."""
+    """The line of the parsed text, if known, and the problem there."""
     if not isinstance(error, json.JSONDecodeError):
         return None, str(error)
     return error.lineno, f"{error.msg}, column {error.colno}"
 
 
 def _table(flag: str, path: Path, file: TextIO, delimiter: str) -> Iterator[Row]:
-    """Rows below a header. Cells are text; an empty one is None."""
+    """Read rows below a header. Cells are text; an empty one is None."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
@@ -207,7 +207,7 @@ def _table(flag: str, path: Path, file: TextIO, delimiter: str) -> Iterator[Row]
 
 
 def _other_separator(path: Path, header: str, expected: str, found: str) -> tuple[str, str]:
-    """What to say of a table whose cells are separated by something else than its suffix says."""
+    """The error for a table whose separator differs from the one its suffix implies."""
     problem = f"{path} has one column in its header, {header!r}, with {found!r} in it; {expected!r} separates columns."
     compressed = path.suffix.lower() == ".gz"
     kinds = {",": ".csv", "\t": ".tsv"}
@@ -252,13 +252,13 @@ def _batches(batches: Any) -> Iterator[Row]:
 
 
 def read_directory(flag: str, path: Path, part: str | None, split: str) -> Iterator[Row]:
-    """(place, row) for every row of a directory: one that `save_to_disk` wrote, or one with data files.
+    """Yield (place, row) for every row of a directory: one that `save_to_disk` wrote, or one with data files.
 
     Args:
-        flag: that names the directory, for errors.
+        flag: the flag that names the directory, for errors.
         path: the directory.
         part: a directory inside it.
-        split: which of its splits; the only one, if there is only one.
+        split: the split to read; if there is only one split, that one.
     """
     import datasets
 
@@ -270,7 +270,7 @@ def read_directory(flag: str, path: Path, part: str | None, split: str) -> Itera
             if saved
             else datasets.load_dataset(str(path), data_dir=part, streaming=True)
         )
-    except Exception as error:  # the library raises many kinds
+    except Exception as error:  # the library raises many kinds of exceptions
         raise UsageError(
             flag, f"{path} holds no data set that can be loaded ({_line(error)}).", f"Give a file: {_KINDS}."
         ) from None
@@ -278,20 +278,20 @@ def read_directory(flag: str, path: Path, part: str | None, split: str) -> Itera
 
 
 def read_hub(flag: str, name: str, part: str | None, split: str, split_only: bool = False) -> Iterator[Row]:
-    """(place, row) for every row of a data set on the Hugging Face hub, which is downloaded.
+    """Download a data set from the Hugging Face Hub, and yield (place, row) for every row.
 
     Args:
-        flag: that names it, for errors.
-        name: of the data set.
+        flag: the flag that names it, for errors.
+        name: the data set's name.
         part: a directory inside it.
-        split: which of its splits.
-        split_only: download no other.
+        split: the split to read.
+        split_only: download no other splits.
     """
     import datasets
 
     try:
         loaded = datasets.load_dataset(name, data_dir=part, split=split if split_only else None)
-    except Exception as error:  # the library raises many kinds, for names, splits and connections
+    except Exception as error:  # many kinds of exceptions, for names, splits and connections
         what = f"{name} (split {split})" if split_only else name
         raise UsageError(
             flag, f"{what} cannot be loaded from the Hugging Face hub ({_line(error)}).", "Give a local file."
@@ -310,7 +310,7 @@ def _loaded(flag: str, name: str, loaded: Any, split: str) -> Iterator[Row]:
         for row in loaded:
             number += 1
             yield f"row {number}", dict(row)
-    except Exception as error:  # files are opened, and their types guessed, on the way
+    except Exception as error:  # files are opened and their types inferred while reading
         raise UsageError(flag, f"{name} cannot be read after row {number} ({_line(error)}).", "Fix the data.") from None
 
 

@@ -1,4 +1,4 @@
-"""The model's tokenizer: loaded once before anything starts, and checked against the model's vocabulary."""
+"""Loads the model's tokenizer once before anything starts, and checks it against the model's vocabulary."""
 
 import functools
 import json
@@ -19,16 +19,16 @@ _ADDED_BY_CLASS = 32
 
 
 def check_model_code(flag: str, model: str, code_flag: str, allowed: bool, download: bool = True) -> None:
-    """Refuse a model that brings its own code, unless it is allowed to run.
+    """Refuse a model with its own code, unless that is allowed.
 
-    OpenRLHF loads every model and tokenizer with trust_remote_code, which runs what `auto_map` names.
+    OpenRLHF loads every model and tokenizer with trust_remote_code, which runs the code that `auto_map` names.
 
     Args:
         flag: that names the model.
         model: Hugging Face directory or name.
-        code_flag: allows the code.
-        allowed: whether it was given.
-        download: fetch the settings of a model that is on the hub.
+        code_flag: the flag that allows the code.
+        allowed: whether that flag was given.
+        download: download the settings of a model on the Hub.
     """
     if allowed:
         return
@@ -47,12 +47,13 @@ def check_model_code(flag: str, model: str, code_flag: str, allowed: bool, downl
 
 
 def _downloaded(model: str, name: str) -> Path | None:
-    """A file of a model on the hub; None if it has none, or cannot be reached (loading the model says so)."""
+    """A file of a model on the Hub; None if there is none, or the Hub cannot be reached (loading the model will report
+    that)."""
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.hf_hub_download(model, name))
-    except Exception:  # of the hub, the connection or the name
+    except Exception:  # from the Hub, the connection or the name
         return None
 
 
@@ -60,7 +61,7 @@ def _settings(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # what reads the file says what is wrong with it
+        return None  # the file's reader will report the error
 
 
 def _leaves(value: object) -> Iterable[Any]:
@@ -72,7 +73,7 @@ def _leaves(value: object) -> Iterable[Any]:
 
 
 def check_tokenizer_files(flag: str, directory: Path) -> None:
-    """Check that a model directory has a tokenizer, and not Git LFS's pointers in its place.
+    """Check that a model directory has a tokenizer, and that its files are not Git LFS pointers.
 
     Raises:
         NotThere: there is none.
@@ -94,13 +95,13 @@ def check_tokenizer_files(flag: str, directory: Path) -> None:
 
 @functools.lru_cache(maxsize=4)
 def load_tokenizer(flag: str, model: str, trust_code: bool = False, use_fast: bool = True) -> Any:
-    """A model's tokenizer, loaded once in a process.
+    """Load a model's tokenizer, once per process.
 
     Args:
         flag: that names the model, for errors.
         model: Hugging Face directory or name.
         trust_code: run code that comes with the model.
-        use_fast: as transformers takes it.
+        use_fast: see transformers.
 
     Raises:
         UsageError: it cannot be loaded, or has no end-of-sequence token.
@@ -112,7 +113,7 @@ def load_tokenizer(flag: str, model: str, trust_code: bool = False, use_fast: bo
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_code, use_fast=use_fast)
-    except Exception as error:  # whatever a library makes of a broken file
+    except Exception as error:  # libraries raise anything for a broken file
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         fix = "Download tokenizer.json and tokenizer_config.json again."
         if not directory.exists():
@@ -130,11 +131,11 @@ def load_tokenizer(flag: str, model: str, trust_code: bool = False, use_fast: bo
 
 
 def check_vocabulary(flag: str, tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
-    """Check that the model has an embedding for every token that the tokenizer can make. Fewer tokens are fine: models
-    pad their vocabularies.
+    """Check that the model has an embedding for every token of the tokenizer. Fewer tokens are fine: models pad their
+    vocabularies.
 
     Raises:
-        UsageError: naming the tokens beyond it.
+        UsageError: naming the tokens without an embedding.
     """
     settings = _settings(directory / "config.json")
     size = settings.get("vocab_size") if isinstance(settings, dict) else None
@@ -142,7 +143,7 @@ def check_vocabulary(flag: str, tokenizer: "PreTrainedTokenizerBase", directory:
         return
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= size)
     if len(beyond) < _ADDED_BY_CLASS and (directory / "tokenizer.json").is_file():
-        # Tokens that only transformers' class for this kind of model adds, such as an unknown token, are in no text.
+        # Tokens that only transformers' class adds, such as an unknown token, never occur in text.
         texts = [path.read_text(encoding="utf-8") for path in directory.glob("*.json") if "token" in path.name]
         beyond = [
             one for one in beyond if any(json.dumps(one[1], ensure_ascii=a) in t for t in texts for a in (False, True))
@@ -165,11 +166,11 @@ def check_chat_template(flag: str, tokenizer: "PreTrainedTokenizerBase", model: 
         flag: that names the model.
         tokenizer: the model's.
         model: the directory or name.
-        chat_flag: asks for the template.
+        chat_flag: the flag that asks for the template.
     """
     try:
         found = bool(tokenizer.get_chat_template())
-    except ValueError:  # none, or several and none that is the default
+    except ValueError:  # there is none, or there are several without a default
         found = False
     if not found:
         raise UsageError(
@@ -179,5 +180,5 @@ def check_chat_template(flag: str, tokenizer: "PreTrainedTokenizerBase", model: 
         )
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # of the template's syntax, or raised by it
+    except Exception as error:  # a syntax error in the template, or an exception that it raises
         raise UsageError(flag, f"the chat template of {model} fails ({error}).", "Fix chat_template.jinja.") from None

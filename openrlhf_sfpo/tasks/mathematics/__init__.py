@@ -1,1 +1,1 @@
-"""Reading mathematical answers and comparing them; see docs/grading.md."""
+"""Reads and compares mathematical answers; see docs/grading.md."""

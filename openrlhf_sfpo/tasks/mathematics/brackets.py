@@ -7,7 +7,7 @@ def is_bracketed(text: str) -> bool:
 
 
 def inside_brackets(text: str) -> tuple[str, str, str] | None:
-    """The opening bracket, what it encloses and the closing one, if they enclose the whole text."""
+    """The opening bracket, its content and the closing one, if they enclose the whole text."""
     for opening, closing in (
         (r"\{", r"\}"),
         (r"\langle", r"\rangle"),

@@ -37,7 +37,7 @@ _SYMBOLS = {
 }  # fmt: skip
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
 _ROOT = re.compile(r"(√|∛|∜)\s*(\d+(?:\.\d+)?|[a-zA-Zπ]|(?=[({\\]))")
-_DOLLAR = "¤"  # stands for a dollar sign that is not a delimiter of mathematics
+_DOLLAR = "¤"  # represents a dollar sign that is not a delimiter of mathematics
 _CURRENCIES = "¢£€¥₹¤"
 _PREFIX = re.compile(
     r"\s?(\\text\{)?\s?(?:so |thus |therefore,? )?(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?(?![a-z])\s*"
@@ -73,7 +73,7 @@ _RELATIONS = {
     "varepsilon": "epsilon", "vartheta": "theta", "backslash": "setminus", "iff": "text{ or }",
 }  # fmt: skip
 _PLAIN = {"{": r"\{", "}": r"\}"} | {character: character for character in "|:<>/[]()"}
-# Words in a row, with dots inside abbreviations; digits of a base above ten are none.
+# Consecutive words, with dots inside abbreviations, but not digits of a base above ten.
 _WORDS = (
     rf"[{_CURRENCIES}]|(?![A-F]+\d)[A-Za-z][A-Za-z']*(?:(?:\.?\s|\.?-|\.(?=[A-Za-z]))\s*[A-Za-z][A-Za-z']*)*"
     r"(?:(?<=[a-z]\.[a-z])\.|(?<=[ap]\. m)\.)?"
@@ -88,10 +88,10 @@ _SPACED_THOUSANDS = re.compile(
     rf"{_DIGITS3}"
 )
 _PLAIN_SPACES = re.compile(r"(?<![\d.,/}])(\d{1,3}(?: \d{3})+)(?![\d/])(?! \d)")
-# Decimals that go on as they began: a digit three times, or a longer block twice, and then dots.
+# Repeating decimals: a digit three times, or a longer block twice, and then dots.
 _GOES_ON = re.compile(r"(?<![\d.])(\d*\.\d*?)(?:(\d)\2{2,}|(\d{2,12}?)\3+)\s*(?:\\ldots(?![a-zA-Z])|\.{3})")
 
-# An angle in degrees has no unit that could be left out where its sine is taken.
+# Under a trigonometric function the degree sign belongs to the value; it is not a unit that an answer may omit.
 _DEGREES_OF = re.compile(
     r"\\(sin|cos|tan|cot|sec|csc)(?:\s*(\^\{-?\d+\}))?\s*"
     r"(?:(\d+(?:\.\d+)?)\s*\^\\circ|\(\s*(\d+(?:\.\d+)?)\s*\^\\circ\s*\))"
@@ -99,7 +99,7 @@ _DEGREES_OF = re.compile(
 
 
 def clean(text: str) -> str:
-    """The answer in one spelling of LaTeX; see the head of this file."""
+    """The answer in one spelling of LaTeX; see the module docstring."""
     text = _one_space(_unicode(text))
     if r"\begin" not in text:
         text = re.sub(r"\\?&", ",", text)
@@ -139,12 +139,12 @@ def clean(text: str) -> str:
 
 
 def _one_space(text: str) -> str:
-    """One space for each run of them: many patterns below allow spaces in several places."""
+    """Collapse runs of spaces: many patterns below allow spaces in several places."""
     return re.sub(r"\s+", " ", text)
 
 
 def squash(text: str) -> str:
-    """A cleaned answer without what never changes its meaning: spaces, and braces around one character."""
+    """A cleaned answer without what never changes its meaning: spaces, and braces around a single character."""
     text = re.sub(r"\\text\{([^{}]*)\}", lambda found: "\\text{" + " ".join(found.group(1).split()) + "}", text)
     text = re.sub(r"(?<!\\)\{([A-Za-z0-9])\}", r"\1", text)
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
@@ -205,7 +205,7 @@ def _root(found: re.Match[str]) -> str:
 
 
 def _dollars(text: str) -> str:
-    """Currency signs as words before the number, and no other $."""
+    """Replace currency signs by words before the number, and remove all other $."""
     text = re.sub(
         r"\\(?:text)?(?:dollar|pounds|euro)(?![a-zA-Z])",
         lambda found: {"dollar": r"\$", "pounds": "£", "euro": "€"}[found.group().lstrip("\\").removeprefix("text")],
@@ -219,7 +219,7 @@ def _dollars(text: str) -> str:
 
 
 def _environments(text: str) -> str:
-    """Multi-line environments as a list of their lines; matrices stay."""
+    """Replace multi-line environments by a list of their lines; keep matrices."""
     names = r"aligned|align\*?|gathered|gather\*?|equation\*?|split|cases|alignedat"
     pattern = rf"\\begin\{{({names})\}}(?:\{{\d*\}})?(.*?)\\end\{{\1\}}"
 
@@ -231,7 +231,7 @@ def _environments(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """Font commands without their braces; one command, \\text, for all that set words."""
+    """Remove font commands and their braces; use \\text for all commands that set words."""
     for _ in range(20):
         found = re.search(rf"\\{_FONT_COMMANDS}\s*(?=\{{)", text)
         if not found:
@@ -246,7 +246,7 @@ def _unwrap(text: str) -> str:
         text,
     )
     text = re.sub(rf"\\{_TEXT_COMMANDS}\s*(?=\{{)", r"\\text", text)
-    # \text inside \text: the inner one goes.
+    # \text inside \text: remove the inner one.
     for _ in range(20):
         nested = re.sub(r"(\\text\{[^{}]*)\\text\{([^{}]*)\}", r"\1\2", text)
         if nested == text:
@@ -264,7 +264,7 @@ def _one_name(found: re.Match[str]) -> str:
 
 
 def _plain_mathematics(text: str) -> str:
-    """LaTeX for formulas typed without it: sqrt(2), pi, infinity, <=, **, 4.5e33, 4.5 x 10^33."""
+    """Convert formulas typed without LaTeX: sqrt(2), pi, infinity, <=, **, 4.5e33, 4.5 x 10^33."""
     text = re.sub(r"\*\*", "^", text)
     text = re.sub(r"<=|=<", r"\\le ", text)
     text = re.sub(r">=|=>", r"\\ge ", text)
@@ -308,12 +308,12 @@ def _hoist_words(text: str) -> str:
     text = re.sub(r"(?<=[A-Za-z])\}\s+\\text\{(?=[A-Za-z])", " ", text)
     unit = r"(\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?)"
     text = re.sub(rf"\\frac\{{\s*{unit}\s*\}}\s*\{{\s*{unit}\s*\}}", r"\1/\2", text)
-    # "and" and "or" stand alone.
+    # "and" and "or" get a \text of their own.
     return re.sub(r"(?<=[A-Za-z{])\s*\b(and|or)\b\s*(?=[A-Za-z}])", _alone, text)
 
 
 def _words_alone(found: re.Match[str]) -> str:
-    """What is inside one \\text{...}: its words each in \\text{...}, the rest outside."""
+    """The content of one \\text{...} with only its words in \\text{...}, each separately."""
     content = re.sub(r"(?<=[a-z])\. ", " ", found.group(1))
     return re.sub(
         rf"\\[a-zA-Z]+|{_WORDS}",
@@ -323,7 +323,7 @@ def _words_alone(found: re.Match[str]) -> str:
 
 
 def _wrap_words(found: re.Match[str]) -> str:
-    """Put \\text around words that are typed without it; leave variables alone."""
+    """Put \\text around words typed without it; leave variables alone."""
     if found.group() in _CURRENCIES:
         return f"\\text{{{found.group()}}}"
     if found.group("phrase"):
@@ -381,7 +381,7 @@ def _arguments(text: str) -> str:
 
 
 def _trim(text: str) -> str:
-    """No spaces, stops or braces around the whole."""
+    """Remove spaces, periods and braces around the whole text."""
     text = re.sub(r"\s+", " ", text)
     while True:
         before = text

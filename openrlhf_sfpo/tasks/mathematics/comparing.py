@@ -1,4 +1,4 @@
-"""Whether two readings of answers are equal."""
+"""Compares readings of answers."""
 
 import re
 from fractions import Fraction
@@ -37,7 +37,7 @@ def _equal(gold: Reading, answer: Reading) -> bool:
     if isinstance(gold, Quantity) and isinstance(answer, Quantity):
         return _quantities(gold, answer)
     if isinstance(gold, (Words, Letters)) and isinstance(answer, (Words, Letters)):
-        # Words are the same in capitals; a few capitals are names of points.
+        # Words ignore case; a few capitals are names of points.
         return gold == answer or (
             type(gold) is not type(answer) and len(gold.text) > 3 and gold.text.lower() == answer.text.lower()
         )
@@ -86,7 +86,7 @@ def _quantities(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _percent(gold: Quantity, answer: Quantity) -> bool:
-    """25 % is 1/4, and 25 where the question asks for per cent. Below 1, a bare number is not in per cent."""
+    """25 % equals 1/4, and 25 if the question asks for percent. Below 1, a bare number is not in percent."""
     percent, bare = (gold, answer) if gold.unit is not None else (answer, gold)
     if judging.equal_expressions(bare.expression, percent.expression, Fraction(1, 100)):
         return True
@@ -95,8 +95,8 @@ def _percent(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _same_name(gold: str | None, answer: str | None) -> bool:
-    """Whether two named values can be the same one: x is not y or xy, AB not CD; y may be f(x), x may be x_1, and A may
-    be Area."""
+    """Whether two names may denote the same value: x is not y or xy, and AB is not CD; but y may be f(x), x may be x_1,
+    and A may be Area."""
     if gold is None or answer is None or gold == answer:
         return True
     variables = r"[a-zA-Z]{1,3}|\\[a-z]+"
@@ -118,7 +118,7 @@ def _groups(gold: Group, answer: Group) -> bool:
     kinds = {gold.kind, answer.kind}
     if kinds == {"set", "tuple"} or kinds == {"set", "brackets"}:
         return False
-    # Two numbers in brackets are an interval; more, a list as programs print it.
+    # Two numbers in brackets are an interval; more are a list as programs print it.
     if "brackets" in kinds and len(kinds) == 2 and len(gold.items) < 3:
         return False
     if kinds == {"set"}:
@@ -131,7 +131,7 @@ def _groups(gold: Group, answer: Group) -> bool:
         pairs = zip(_by_name(gold, answer), _by_name(answer, gold), strict=True)
         return all(agree(one, other) for one, other in pairs)
     if _are_different_things(gold) and not any(_names(answer)):
-        return any(  # in the order in which they stand, or that of their names
+        return any(  # in their written order, or in that of their names
             all(agree(one, other) for one, other in zip(items, answer.items, strict=True))
             for items in (gold.items, _by_name(gold, Group("tuple", answer.items)))
         )
@@ -145,7 +145,8 @@ def _groups(gold: Group, answer: Group) -> bool:
 
 
 def _by_name(group: Group, other: Group) -> tuple[Readings, ...]:
-    """A list's items in the order of their names (y = 2, x = 1) for comparing with a tuple; else in their own order."""
+    """A list's items sorted by their names (y = 2, x = 1) for comparison with a tuple; without names, in their own
+    order."""
     if group.kind != "list" or other.kind != "tuple":
         return group.items
     names = [name for name in _names(group) if name]
@@ -155,12 +156,13 @@ def _by_name(group: Group, other: Group) -> tuple[Readings, ...]:
 
 
 def _names(group: Group) -> list[str | None]:
-    """What each item is called; None for those without a name."""
+    """Each item's name; None if it has none."""
     return [next((one.name for one in item if isinstance(one, Quantity) and one.name), None) for item in group.items]
 
 
 def _are_different_things(group: Group) -> bool:
-    """Whether all items have names, as in a = 1, b = 2, that are not numbered, as the solutions x_1 and x_2 are."""
+    """Whether all items have names, as in a = 1, b = 2, and the names are not just numbered, as the solutions x_1 and
+    x_2 are."""
     names = [name and name.partition("_")[0] for name in _names(group)]
     return all(names) and len(set(names)) == len(names)
 
@@ -202,7 +204,7 @@ def _matrices(gold: Matrix, answer: Matrix) -> bool:
 
 
 def _vector(matrix: Matrix, group: Group, matrix_is_gold: bool) -> bool:
-    """A column (or, in brackets, rows) of numbers written as a tuple."""
+    """Whether a column (or, in brackets, a row) of numbers equals a tuple."""
     if matrix.determinant or group.kind not in {"tuple", "brackets"} or len(matrix.rows) != len(group.items):
         return False
     if all(len(row) == 1 for row in matrix.rows):
@@ -251,7 +253,7 @@ def _hours(clock: Clock, half: str) -> int:
 
 
 def _residues(gold: Reading, answer: Reading) -> bool:
-    """With two moduli: congruent numbers. A number alone is the residue itself: 7, not 19, for 7 (mod 12)."""
+    """With two moduli, congruent numbers are equal. A number alone is the residue itself: 7, not 19, for 7 (mod 12)."""
     if isinstance(gold, Residue) and isinstance(answer, Residue):
         if not _same_name(gold.name, answer.name) or not judging.equal_expressions(gold.modulus, answer.modulus):
             return False

@@ -1,9 +1,9 @@
-"""Whether two expressions are equal: math-verify reads them, and the judgement is checked with numbers.
+"""Decides whether two expressions are equal: math-verify reads them, and numerical evaluation checks its judgment.
 
-math-verify compares decimals to an absolute 1e-6 (so all tiny numbers are equal), ignores case and subscripts of bases,
-and takes time to refute by simplification what one evaluation refutes. So numbers are compared exactly, closed forms
-and formulas are evaluated to 50 digits (formulas at several points), and math-verify's own verdict decides what has no
-value, such as equations and undefined functions.
+math-verify compares decimals with an absolute tolerance of 1e-6 (so all tiny numbers are equal), ignores case and
+subscripts of bases, and takes long to refute by simplification what one evaluation refutes. So numbers are compared
+exactly, closed forms and formulas are evaluated to 50 digits (formulas at several points), and math-verify decides only
+what has no value, such as equations and undefined functions.
 """
 
 import math
@@ -61,8 +61,8 @@ def equal_expressions(gold: str, answer: str, scale: Fraction = Fraction(1)) -> 
 
     Args:
         gold: the reference.
-        answer: what is compared with it.
-        scale: how much the answer is to be multiplied by first, to be in the reference's units.
+        answer: the expression to compare with it.
+        scale: factor that converts the answer to the reference's units.
     """
     exact, other = number(gold), number(answer)
     if exact is not None and other is not None:
@@ -108,7 +108,7 @@ def value(expression: str) -> float | None:
 
 
 def decimals(expression: str) -> int | None:
-    """How many digits after the point a plain decimal has; None for anything else."""
+    """The number of digits after a plain decimal's point; None for anything else."""
     text = expression.strip()
     return len(text.partition(".")[2]) if "." in text and _NUMBER.fullmatch(text.replace("- ", "-")) else None
 
@@ -142,7 +142,7 @@ def _parsed(expression: str) -> Any | None:
         if len(found) != 1 or not hasattr(found[0], "free_symbols"):
             return None
         return None if _too_large(found[0]) else found[0]
-    except Exception:  # the parser raises many kinds for odd input, RecursionError among them
+    except Exception:  # the parser raises many kinds of exceptions, including RecursionError
         return None
 
 
@@ -156,14 +156,15 @@ def _equal_numbers(gold: Fraction, answer: Fraction, gold_decimals: int | None, 
 
 
 def _stands_for(decimal: Real, exact: Real, places: int) -> bool:
-    """Whether a decimal with so many places is the other number, rounded or cut off there; zero is only itself."""
+    """Whether a decimal with this many places is the other number, rounded or truncated there; zero equals only
+    itself."""
     error = (exact - decimal) * 10**places
     return bool(decimal != 0 and (2 * abs(error) <= 1 or (abs(error) < 1 and (error > 0) == (exact > 0))))
 
 
 def _rounding(gold: int | None, answer: int | None) -> int | None:
-    """To how many places two unequal values may be compared: at least 6, the shorter decimal's. If both are decimals
-    of one length, they are different numbers."""
+    """The number of places to which two unequal values are compared: at least 6, the shorter decimal's. Two decimals of
+    the same length are different numbers (None)."""
     places = [count for count in (gold, answer) if count is not None]
     if not places or min(places) < 6 or (len(places) == 2 and places[0] == places[1]):
         return None
@@ -171,12 +172,12 @@ def _rounding(gold: int | None, answer: int | None) -> int | None:
 
 
 def _for_math_verify(expression: str) -> str:
-    """What its parser takes otherwise: capitals (it ignores case), degrees, repeating decimals, mixed numbers."""
+    """Rewrite what its parser misreads: capitals (it ignores case), degrees, repeating decimals, mixed numbers."""
     text = re.sub(r"\^\\circ", r"\\cdot\\frac{\\pi}{180}", expression)
     text = _REPEATING.sub(_repeating, text)
     text = re.sub(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])", _decimal, text)
     text = re.sub(r"(?<![\d.}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", _mixed, text)
-    # The parser takes numbers side by side for a mixed number: 2(13) is 15, 2 \\binom{3}{2} is 5.
+    # The parser takes adjacent numbers for a mixed number: 2(13) is 15, 2 \\binom{3}{2} is 5.
     text = re.sub(
         r"(?<=[\d)])\s*(?=\()|(?<=\))\s*(?=\d)|(?<=\d)\s*(?=\\(?:frac|binom)(?![a-z]))"
         r"|(?<=\})\s*(?=\\binom(?![a-z]))|(?<=\\pi)\s*(?=\()",
@@ -184,7 +185,7 @@ def _for_math_verify(expression: str) -> str:
         text,
     )
     text = re.sub(r"(?<=\d)\s*\*\s*|\*", r" \\cdot ", text)
-    # A capital becomes a variable of its own: N is not n.
+    # A capital becomes a separate variable: N is not n.
     return re.sub(r"\\[a-zA-Z]+|([A-Z])(_\{\w+\})?", _capital, text)
 
 
@@ -224,7 +225,7 @@ def _scaled(tree: Tree, scale: Fraction) -> Any:
 
 
 def _too_large(tree: Tree) -> bool:
-    """Whether evaluating needs numbers of more than MAX_DIGITS digits. Judged by logarithms, from the leaves up."""
+    """Whether evaluation needs numbers of more than MAX_DIGITS digits, estimated by logarithms from the leaves up."""
     try:
         return _magnitude(tree) > MAX_DIGITS
     except (OverflowError, ValueError, TypeError):
@@ -232,7 +233,7 @@ def _too_large(tree: Tree) -> bool:
 
 
 def _magnitude(tree: Tree) -> float:
-    """A bound for the digits that a subtree's value and its parts have; 1 for what has no size, such as variables."""
+    """A bound on the digits of a subtree's value and its parts; 1 for what has no size, such as variables."""
     from sympy import Integer, Pow, Rational, factorial
 
     if isinstance(tree, Rational):
@@ -245,7 +246,7 @@ def _magnitude(tree: Tree) -> float:
         exponent = tree.args[1]
         if isinstance(exponent, Integer):
             return max(largest, sizes[0] * abs(int(exponent))) if sizes[1] < 12 else math.inf
-        # An exponent that is a formula may be as large as it has digits; with variables, it is small where it is tried.
+        # A constant exponent may be as large as its digits allow; one with variables is small where it is evaluated.
         return largest if exponent.free_symbols else max(largest, sizes[0] * 10 ** min(sizes[1], 12))
     if isinstance(tree, factorial) or type(tree).__name__ in {"binomial", "subfactorial", "Sum", "Product", "gamma"}:
         return max(largest, 10.0**largest * largest if largest < 12 else math.inf)
@@ -257,7 +258,7 @@ def _digits(integer: int) -> float:
 
 
 def _evaluated(gold: Tree, answer: Tree, gold_decimals: int | None, answer_decimals: int | None) -> bool | None:
-    """Whether two trees have the same values; None where numbers cannot tell."""
+    """Whether two trees have the same values; None if numbers cannot decide."""
     names = sorted({symbol.name for tree in (gold, answer) for symbol in tree.free_symbols} - {"i"})
     compared: list[tuple[complex, complex, bool]] = []
     for shift in range(1 if not names else len(_POINTS) + 3):
@@ -295,7 +296,8 @@ def _bounded_evaluated(gold: Tree, answer: Tree, gold_decimals: int | None, answ
 
 
 def _seconds() -> int | None:
-    """math-verify bounds its time with signals, which work in a process's main thread only."""
+    """The time limit for math-verify, which uses signals; None outside a process's main thread, where they do not
+    work."""
     return SECONDS if threading.current_thread() is threading.main_thread() else None
 
 
@@ -332,7 +334,7 @@ def _values(tree: Tree, place: dict[str, float]) -> Any | None:
                 return None
             real, imaginary = found.as_real_imag()
             return mpmath.mpc(str(real), str(imaginary))
-    except Exception:  # SymPy raises many kinds for what it cannot evaluate
+    except Exception:  # SymPy raises many kinds of exceptions here
         return None
 
 

@@ -5,7 +5,7 @@ import re
 _BRACED = r"((?:[^{}]|\{[^{}]*\})*)"
 _CHOOSE = re.compile(rf"\{{{_BRACED}\\choose(?![a-zA-Z]){_BRACED}\}}")
 _BARE_CHOOSE = re.compile(rf"{_BRACED}\\choose(?![a-zA-Z]){_BRACED}")
-# {}_5C_2, ^5C_2, and P for permutations; nothing stands before it that the first index could belong to.
+# {}_5C_2, ^5C_2, and P for permutations; not after anything that the first index could belong to.
 _SELECTIONS = re.compile(
     r"(?:\{\s*\}\s*|(?<![\w)}\]])\s*)[_^]\{([^{}]+)\}\s*(?:\\text\{\s*)?([CP])(?:\s*\})?\s*_\{([^{}]+)\}"
 )
@@ -27,7 +27,7 @@ _TRANSPOSE = re.compile(
 
 
 def standard_notation(text: str) -> str:
-    r"""Binomials and permutations as \binom and factorials.
+    r"""Replace binomials and permutations by \binom and factorials.
 
     Args:
         text: with braces around every index and exponent.
@@ -40,7 +40,7 @@ def standard_notation(text: str) -> str:
 
 
 def greek_units(text: str) -> str:
-    r"""Units with Greek letters after a number, 5 \Omega and 5 \mu m, as words in \text{...}."""
+    r"""Replace units with Greek letters after a number, 5 \Omega and 5 \mu m, by words in \text{...}."""
     if "\\Omega" in text:
         text = _OHMS.sub(lambda found: f"\\text{{ {found[1] or found[2] or found[3] or ''}ohm}}", text)
     if "\\mu" in text:
@@ -63,6 +63,6 @@ def residue_parts(text: str) -> tuple[str, str, bool] | None:
 
 
 def transposed_part(text: str) -> str | None:
-    """What is transposed in (1, 2)^T, as text; None if nothing is."""
+    """The transposed expression in (1, 2)^T, as text; None if there is none."""
     found = _TRANSPOSE.fullmatch(text) if "^" in text else None
     return found[1] if found else None

@@ -1,4 +1,4 @@
-"""Numbers that are written as words."""
+"""Reads numbers written as words."""
 
 import re
 from fractions import Fraction
@@ -19,8 +19,8 @@ _PARTS = {
 
 
 def spoken_number(words: str) -> Fraction | None:
-    """The number that lower-case words without hyphens say, such as "minus twenty five", "one hundred and two" or "two
-    thirds"; None if they say anything else."""
+    """The number in lower-case words without hyphens, such as "minus twenty five", "one hundred and two" or "two
+    thirds"; None for anything else."""
     for sign in ("minus ", "negative "):
         if words.startswith(sign):
             value = spoken_number(words.removeprefix(sign))

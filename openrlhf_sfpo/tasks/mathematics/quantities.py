@@ -1,4 +1,4 @@
-"""Readings of an answer that is one number or expression: its unit, and the special ways to write numbers."""
+"""Reads an answer that is one number or expression: its unit, and special notations of numbers."""
 
 import re
 from fractions import Fraction
@@ -23,7 +23,7 @@ _CLOCK = re.compile(
 
 
 def read_quantities(text: str, reference: bool) -> list[Reading]:
-    """Readings as an expression, with a unit after it or a currency before it."""
+    """Read as an expression, with a unit after it or a currency before it."""
     currency = None
     money = re.match(r"(-?\s*)\\text\{([¤£€¥₹¢]|Rs|USD|EUR|GBP|INR|CNY|RMB)\}\s*", text)
     if money:
@@ -57,7 +57,7 @@ def _scaled(expression: str, scale: int) -> str:
 
 
 def _unit_splits(text: str, reference: bool) -> list[tuple[str, str]]:
-    """Where an expression may end and its unit begin: pairs of both, the unit as plain words."""
+    """The possible splits into expression and unit, the unit as plain words."""
     number_end = r"(.*?(?:[\d)}\]!]|\\pi|\\infty|\b[a-z])\.?)\s*"
     suffix = r"((?:\^\\circ|\\?%|\\text\{[^{}]*\}|\^\{-?\d\}|[/.*]|\\cdot|[A-Za-z]|\(|\)|-|\s)+)"
     found = re.fullmatch(number_end + rf"(?=\^\\circ|\\?%|\\text|[(]\s*\\text){suffix}", text)

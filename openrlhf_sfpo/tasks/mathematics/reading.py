@@ -1,7 +1,7 @@
-"""What a cleaned answer may mean: a quantity, a list, a set, an interval, a choice, words, ...
+"""Finds what a cleaned answer may mean: a quantity, a list, a set, an interval, a choice, words, ...
 
-`read` returns all readings that make sense, since the same characters can mean several things: (1, 2) is a point or an
-open interval, 1,241 a number or two, and C a variable or a choice. Which one was meant shows when it is compared.
+`read` returns all plausible readings, because the same characters can mean several things: (1, 2) is a point or an open
+interval, 1,241 one number or two, and C a variable or a choice. The comparison shows which one was meant.
 """
 
 import re
@@ -53,7 +53,7 @@ _RELATION = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|[=<>]")
 _EQUALS = {"=", r"\approx", r"\equiv"}
 _THOUSANDS = re.compile(r"(-?(?!0)\d{1,3}(?:,\d{3})+|-?\d{1,2}(?:,\d{2})+,\d{3})(\.\d+)?")
 _DOTTED = re.compile(r"(-?\d{1,3}(?:\.\d{3}){2,}|-?\d{1,3}(?:\.\d{3})+(?=,)|-?\d{1,3}(?: \d{3})+(?=,))(?:,(\d+))?")
-# The readings of what the next two sets hold.
+# Readings for the next two sets.
 NO_SOLUTION, UNDEFINED = "no solution", "undefined"
 _NOTHING = {
     "no solution", "no solutions", "no real solution", "no real solutions", "none", "empty set", "empty", r"\emptyset",
@@ -81,8 +81,8 @@ def read(text: str, reference: bool) -> tuple[Reading, ...]:
 
     Args:
         text: from `clean`.
-        reference: it is the reference answer, which is read as it stands; a response's answer gets more benefit of the
-            doubt, such as a decimal comma, or a single letter after a number as a unit.
+        reference: whether it is the reference answer, which is read literally; a response's answer is read more
+            leniently, such as with a decimal comma, or a single letter after a number as a unit.
     """
     text = text.strip()
     if not text:
@@ -106,7 +106,7 @@ def read(text: str, reference: bool) -> tuple[Reading, ...]:
 
 
 def _special(text: str, reference: bool) -> tuple[Reading, ...]:
-    """Readings of forms that cannot be anything else."""
+    """Readings of unambiguous forms."""
     plain = words_of(text)
     if plain in _NOTHING or text in _NOTHING:
         return (Words(NO_SOLUTION),)
@@ -203,7 +203,8 @@ def _without_thousands(text: str) -> str:
 
 
 def _are_thousands(joined: str, text: str) -> bool:
-    """Whether commas without a space are thousands separators: the text is one number, or its other commas have one."""
+    """Whether commas without a space are thousands separators: the text is one number, or its other commas are followed
+    by spaces."""
     return "," not in joined or bool(re.search(r",\s", text))
 
 
@@ -318,7 +319,7 @@ def _both_signs(text: str, reference: bool) -> list[Reading]:
 
 
 def _single(text: str, reference: bool) -> list[Reading]:
-    """Readings of a text that is one answer: a relation, a ratio, or a quantity."""
+    """Readings of a text with a single answer: a relation, a ratio, or a quantity."""
     if builder := re.fullmatch(r"[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(.+)", text):
         return [one for one in read(builder.group(1), reference) if isinstance(one, Region)]
     parts = split_top(text, _RELATION)
@@ -380,7 +381,7 @@ def _equality(parts: list[str], signs: list[str], reference: bool) -> list[Readi
 
 
 def _words(text: str, reference: bool) -> list[Reading]:
-    """The text as words, if words are what it consists of, not counting numbers."""
+    """The text as words, if it consists of words, not counting numbers."""
     rest = re.sub(r"\\text\{[^{}]*\}", " ", text)
     if re.fullmatch(r"[A-Za-z]{3,}" if reference else r"[A-Za-z]{2,}", text):
         return [Words(text.lower())]

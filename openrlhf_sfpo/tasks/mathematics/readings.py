@@ -1,4 +1,4 @@
-"""What an answer can be: the types that `reading` makes and `comparing` compares."""
+"""The types of answers that `reading` creates and `comparing` compares."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from openrlhf_sfpo.tasks.mathematics.units import Unit
 
 @dataclass(frozen=True)
 class Quantity:
-    """An expression in clean LaTeX, its unit, and the name that it was given (x in x = 5)."""
+    """An expression in clean LaTeX, its unit, and its name (x in x = 5)."""
 
     expression: str
     unit: Unit | None = None
@@ -30,7 +30,7 @@ class Letters:
 
 @dataclass(frozen=True)
 class Choice:
-    """The letter of a choice, and what stands after it in the answer."""
+    """The letter of a choice, and the text after it in the answer."""
 
     letter: str
     rest: "tuple[Reading, ...]" = ()
@@ -63,7 +63,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Relation:
-    """An equation or inequality that is an answer as a whole: left side, sign, right side."""
+    """An equation or inequality as the whole answer: left side, sign, right side."""
 
     left: str
     sign: str
@@ -90,7 +90,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Residue:
-    """A value modulo another, as expressions, and the name that it was given."""
+    """A value modulo another, as expressions, and its name."""
 
     value: str
     modulus: str

@@ -1,4 +1,4 @@
-"""Names, chains of equal values, and inequalities as regions of the real line."""
+"""Reads names, chains of equal values, and inequalities as regions of the real line."""
 
 import math
 import re
@@ -68,7 +68,7 @@ def _absolute(parts: list[str], signs: list[str]) -> Region | None:
 
 
 def _mentions(text: str, variable: str) -> bool:
-    """Whether a bound has the variable in it."""
+    """Whether a bound contains the variable."""
     return bool(re.search(rf"(?<![a-zA-Z\\]){re.escape(variable.strip())}(?![a-zA-Z])", text))
 
 
@@ -84,13 +84,13 @@ def _strip_unit(text: str) -> str:
 
 
 def name_of(text: str) -> str | None:
-    """A left side as a name that can be compared: spaces and \\text gone."""
+    """A left side as a comparable name, without spaces and \\text."""
     return re.sub(r"\s+|\\text\{|[{}]", "", text) or None
 
 
 def may_be_name(text: str, reference: bool) -> bool:
-    """Whether a left side can name the right side's value. Of a reference, only what is plainly a name can; 2x = 18 and
-    x + 1 = 18 give x another value than 18."""
+    """Whether a left side can name the right side's value. In a reference, only an obvious name can: in 2x = 18 and x +
+    1 = 18, x is not 18."""
     tight = re.sub(r"\s+", "", text)
     if reference:
         return bool(
@@ -112,7 +112,7 @@ def may_be_name(text: str, reference: bool) -> bool:
 
 
 def numeric_part(part: str) -> str | None:
-    """A chain's member without its unit, if it is a constant."""
+    """A chain's part without its unit, if it is a constant."""
     for one in read_quantities(part, True):
         if isinstance(one, Quantity) and judging.is_constant(one.expression):
             scale = one.unit.factor if one.unit is not None and not one.unit.powers else 1
@@ -125,7 +125,7 @@ def numeric_part(part: str) -> str | None:
 
 
 def is_consistent(parts: list[str], signs: list[str]) -> bool:
-    """Whether the constants in a chain such as x = 36/2 = 18 are equal, or nearly so where a sign says so."""
+    """Whether the constants in a chain such as x = 36/2 = 18 are equal, or nearly so if a sign says so."""
     last: tuple[int, str] | None = None
     for index, part in enumerate(parts):
         constant = numeric_part(part)
@@ -150,12 +150,12 @@ def all_but(points: list[str], variable: str | None) -> Region:
 
 
 def combine(regions: list[Region], joint: str) -> list[Reading]:
-    """Conditions on one variable, as one: any holds ("or"), or all ("and", a comma). With a comma, conditions that
+    """Combine conditions on one variable: any holds ("or"), or all ("and", a comma). With a comma, conditions that
     exclude each other are alternatives (x < 1, x > 3).
 
     Args:
         regions: where each condition holds.
-        joint: what joins them: "or", "and" or ",".
+        joint: the word between them: "or", "and" or ",".
     """
     names = {region.variable for region in regions if region.variable}
     if len(names) > 1:
@@ -174,7 +174,7 @@ Intervals = tuple[tuple[str, bool, str, bool], ...]
 
 
 def intersect(first: Intervals, second: Intervals) -> Intervals:
-    """What two unions of intervals have in common; an end that has no value is taken for no bound."""
+    """The intersection of two unions of intervals; an end without a value counts as unbounded."""
     common = []
     for one in first:
         for other in second:

@@ -1,4 +1,4 @@
-"""Units of measure and of money: what a phrase such as "square feet" or "km/h" means, and whether two agree."""
+"""Reads units of measure and of money, such as "square feet" or "km/h", and decides whether two are compatible."""
 
 import re
 from dataclasses import dataclass
@@ -53,9 +53,9 @@ _PERCENT = {"%", "percent", "percentage", "pct"}
 _RATES = {"mph": ("mile", "hour"), "kmph": ("km", "hour"), "kph": ("km", "hour"), "kmh": ("km", "hour")}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
-# Symbols that may as well be variables after a number, with or without a space.
+# Symbols that may also be variables after a number, with or without a space.
 _LIKE_VARIABLES = {"m", "s", "h", "g", "L", "l", "K", "N", "J", "W", "V", "A", "rs"}
-# With one of these, the words after a number say more than what is counted.
+# With one of these words, the text after a number is more than the name of what is counted.
 _SAYS_MORE = {
     "not", "no", "or", "and", "except", "if", "when", "where", "for", "than", "without", "but", "is", "are", "wrong",
     "incorrect", "false", "unknown", "maybe", "perhaps", "possibly", "more", "less", "fewer", "at", "least", "most",
@@ -70,10 +70,10 @@ class Unit:
     """A unit: powers of its dimensions, and its size in their base units.
 
     Attributes:
-        powers: pairs of a dimension's name and its power, sorted. What is counted ("apples") is a dimension, too.
-        factor: how many base units one of it is; for percent, 1/100.
-        percent: it is percent, which many answers leave out.
-        scale: what the number before it is multiplied by: "million" is a part of the number.
+        powers: pairs of a dimension's name and its power, sorted. Counted things ("apples") are dimensions, too.
+        factor: its size in base units; for percent, 1/100.
+        percent: whether it is percent, which many answers omit.
+        scale: factor on the number before it: "million" is a part of the number.
     """
 
     powers: tuple[tuple[str, int], ...]
@@ -99,11 +99,11 @@ def _known() -> dict[str, tuple[str, int, Fraction]]:
 
 
 def is_unit_symbol(word: str, separated: bool) -> bool:
-    """Whether letters that stand after a number outside \\text are a unit, and not variables.
+    """Whether letters after a number outside \\text are a unit instead of variables.
 
     Args:
         word: the letters.
-        separated: they stand apart from the number.
+        separated: whether a space precedes them.
     """
     if word in _LIKE_VARIABLES or (word == "in" and not separated):
         return False
@@ -112,7 +112,7 @@ def is_unit_symbol(word: str, separated: bool) -> bool:
 
 @cache
 def parse_unit(phrase: str) -> Unit | None:
-    """What a phrase after a number means; None if it is more than a unit or a thing that is counted.
+    """The unit that a phrase after a number means; None if it is more than a unit or a counted thing.
 
     Args:
         phrase: plain words and symbols, powers as `^2`, such as `km/h`, `square feet`, `sq. units` or `apples`.
@@ -124,10 +124,10 @@ class _PhraseReader:
     """Reads one phrase, word by word.
 
     Attributes:
-        powers: of the dimensions so far.
+        powers: the dimensions' powers so far.
         sign: -1 after "per" or a slash.
         pending: the power that "square" or "cubic" gives the next unit.
-        last: the unit that a power after it belongs to: dimension, its power in it, size, and sign.
+        last: the previous unit, which a following power refers to: dimension, its power in it, size, and sign.
     """
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class _PhraseReader:
         return Unit(powers, self.factor, self.percent, self.scale)
 
     def _take(self, token: str, word: str) -> bool:
-        """Take one word; False if the phrase is no unit because of it."""
+        """Process one word; return False if the phrase is then not a unit."""
         if word in _SAYS_MORE and word != "in":
             return False
         if token == "/" or word == "per":
@@ -196,8 +196,8 @@ class _PhraseReader:
 
 
 def compatible(one: Unit, other: Unit) -> bool:
-    """Whether quantities in the two units can be compared: same dimensions; plain "units" go with any length; and of
-    two things that are counted, one may be named more precisely ("ways", "different ways")."""
+    """Whether quantities in the two units are comparable: same dimensions; plain "units" match any length; and one of
+    two counted things may be named more precisely ("ways", "different ways")."""
     first, second = dict(one.powers), dict(other.powers)
     if first == second:
         return True
@@ -211,7 +211,7 @@ def compatible(one: Unit, other: Unit) -> bool:
 
 
 def same_size(one: Unit, other: Unit) -> Fraction:
-    """How many of the other's base units one base unit is: 1, but for plain "units", which have no size."""
+    """The ratio of the two base units: 1, except for plain "units", which have no size."""
     return (
         Fraction(1)
         if {"unit"} & ({name for name, _ in one.powers} ^ {name for name, _ in other.powers})
@@ -225,7 +225,7 @@ def _lookup(word: str) -> tuple[str, int, Fraction] | None:
         return known[word]
     lower = word.lower()
     for name in (lower, lower.removesuffix("s"), lower.removesuffix("es")):
-        # Symbols of one or two letters are written in one case only; words in any.
+        # Symbols of one or two letters are case-sensitive; words are not.
         if name in known and (len(name) > 2 or name in {"ft", "lb", "hr", "yd", "yr", "oz", "rs", "in"}):
             return known[name]
     return None
