@@ -1,4 +1,5 @@
-"""The Megatron-Core actor: log-probabilities, SFPO updates, weights in and out. Every rank makes the same calls."""
+"""The Megatron-Core actor: log-probabilities, SFPO updates, loading and exporting weights. All ranks make the same
+calls."""
 
 import dataclasses
 import functools
@@ -41,7 +42,7 @@ R = TypeVar("R")
 
 
 def _on_device(method: Callable[P, R]) -> Callable[P, R]:
-    """Run a public method with Megatron's CUDA calls meaning the actor's device."""
+    """Run a public method with Megatron's CUDA calls redirected to the actor's device."""
 
     @functools.wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -58,8 +59,8 @@ class MegatronActor:
 
     Args:
         path: Hugging Face model directory.
-        layout: how the ranks are laid out.
-        settings: how to compute.
+        layout: the layout of the ranks.
+        settings: how the actor computes.
         train: build the optimizer; without it the actor only computes log-probabilities (a reference model).
 
     Raises:
@@ -84,12 +85,12 @@ class MegatronActor:
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """Where the model is."""
+        """The model's device."""
         return self.settings.device
 
     @property
     def weight_bucket_bytes(self) -> int:
-        """How much of the weights is gathered and sent at a time."""
+        """The size of the buckets in which weights are gathered and sent."""
         return self.settings.weight_bucket_bytes
 
     def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
@@ -97,7 +98,7 @@ class MegatronActor:
         return self.weights.metadata()
 
     def on_progress(self, report: Callable[[], None]) -> None:
-        """Have `report` called with each micro-batch and each bucket of weights."""
+        """Set a function to be called after each micro-batch and each bucket of weights."""
         self._pipeline.on_progress = self._report = report
 
     def _build(self, train: bool) -> None:
@@ -125,13 +126,13 @@ class MegatronActor:
 
     @_on_device
     def offload_states(self) -> None:
-        """Move what only training needs, and with `offload_parameters` the parameters, to host memory. What needs them
-        brings them back for as long as it runs. Called on every rank."""
+        """Move the state that only training needs, and with `offload_parameters` the parameters, to host memory.
+        Methods that need it reload it while they run. Called on every rank."""
         self._offload.offload()
 
     @_on_device
     def reload_states(self) -> None:
-        """Bring back what `offload_states` moved, to stay."""
+        """Reload the offloaded state permanently."""
         self._offload.reload()
 
     @_on_device
@@ -139,7 +140,7 @@ class MegatronActor:
         """Log-probabilities at the current weights.
 
         Args:
-            samples: those of this rank's model copy; the ranks that share the copy pass the same.
+            samples: this rank's samples; the ranks of a model copy pass the same.
 
         Returns:
             For each sample fp32 [length - 1] on the CPU, zero outside the action mask, on every rank.
@@ -148,11 +149,11 @@ class MegatronActor:
         batch = RolloutBatch(self.layout, self.settings, bare)
         with self._offload.present("parameters"):
             log_probs = batch.to_owners(self._log_probs_of(batch))
-        self._scored = batch if self._trains else None  # the update of these samples continues with it
+        self._scored = batch if self._trains else None  # the update on these samples reuses it
         return log_probs
 
     def _log_probs_of(self, batch: RolloutBatch) -> dict[int, torch.Tensor]:
-        """By sample number, where this rank has a last stage."""
+        """The log-probabilities by sample number, on last stages."""
         log_probs: dict[int, torch.Tensor] = {}
         for step in range(batch.num_steps):
             numbers, batches = batch.micro_batches(step)
@@ -165,15 +166,17 @@ class MegatronActor:
         return log_probs
 
     def add_start_entropies(self, entropies: Scored) -> None:
-        """Note entropies of the policy at theta_0, fp32 [n]."""
+        """Record entropies of the policy at theta_0, fp32 [n]."""
         self._start_entropy += torch.tensor([entropies.sum(dtype=torch.float64).item(), len(entropies)])
 
     def token_sums(self, sums: torch.Tensor) -> list[float]:
-        """Sums over all ranks of what the loss function added up on each, fp64 [n]; the same on every rank."""
+        """Sums over all ranks of values that the loss function accumulated on each, fp64 [n]; the same on every
+        rank."""
         return self.shards.reduce((sums.cpu() * is_metrics_rank()).tolist(), "sum")
 
     def take_start_entropy(self) -> float | None:
-        """Mean entropy (nats per token) in the `forward` calls since the last time, over all ranks; None without."""
+        """Mean entropy (nats per token) in the `forward` calls since the last call, over all ranks; None without
+        any."""
         total, tokens = self.token_sums(self._start_entropy)
         self._start_entropy.zero_()
         return total / tokens if tokens else None
@@ -190,16 +193,19 @@ class MegatronActor:
 
         Args:
             samples: those of this rank's model copy, with `advantages` and `old_log_probs`. If a traversal is one
-                optimizer step, `old_log_probs` may be left out: they are then those of the first forward pass.
+                optimizer step, `old_log_probs` may be omitted: those of the first forward pass are then used.
             loss_function: loss of a micro-batch.
-            sfpo: the algorithm and its state.
-            before_first_step: called on every rank when the losses of the first optimizer step are computed; what it
-                raises, on every rank, leaves the weights as they are.
+            sfpo: the algorithm with its state.
+            before_first_step: called on every rank once the losses of the first optimizer step are computed; if it
+                raises, on every rank, the weights are unchanged.
 
         Returns:
             Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,
             before clipping), `actor_lr`, `optimizer_steps` and the loss function's token means, all of the slow pass.
-            `skipped_update` is 0; with `skip_nonfinite` it is 1, and alone but for `skipped_because`, where the update
+            Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,
+                before clipping), `actor_lr`, `optimizer_steps` and the loss function's token means, all of the slow
+                pass. `skipped_update` is 0. With `skip_nonfinite`, if a number is not finite, everything is restored to
+                before the update, and the metrics are only `skipped_update` 1 and `skipped_because`.
             came upon a number that is not finite: everything is then as it was before it.
 
         Raises:
@@ -234,7 +240,7 @@ class MegatronActor:
 
     @_on_device
     def save_pretrained(self, target: str) -> None:
-        """Write a Hugging Face directory that transformers and vLLM load. Called on every rank; rank 0 writes."""
+        """Write a Hugging Face directory for transformers and vLLM. Called on every rank; rank 0 writes."""
         stream = self.export()
         if dist.get_rank() == 0:
             save_model_directory(target, self.path, stream, self.weights.dtype)
@@ -245,12 +251,12 @@ class MegatronActor:
 
     @_on_device
     def contents(self, step: int, common: dict[str, Any], manifest: dict[str, Any]) -> Contents:
-        """Copies of everything that a checkpoint needs to continue this training.
+        """Copy everything that a checkpoint needs to continue this training.
 
         Args:
-            step: steps of training so far.
-            common: what else is to be kept, the same on all ranks.
-            manifest: what the checkpoint's manifest shall say.
+            step: training steps so far.
+            common: additional state, the same on all ranks.
+            manifest: entries for the checkpoint's manifest.
         """
         own = {"adam_step": training_state.adam_step_of(self), "learning_rate": self.learning_rate.state_dict()}
         with self._offload.present("optimizer", "parameters"):
@@ -267,10 +273,10 @@ class MegatronActor:
     def restore(self, directory: Path) -> dict[str, Any]:
         """Continue from a checkpoint, of this or any other layout. Called on every rank.
 
-        With as many ranks as wrote it each gets back its random numbers, too.
+        With the same number of ranks as wrote it, each rank also restores its random state.
 
         Returns:
-            What was given to `contents` as `common`.
+            The `common` argument of `contents`.
         """
         common = load_object(directory / COMMON)
         own = common.pop("actor")
@@ -283,15 +289,15 @@ class MegatronActor:
         return common
 
     def close(self) -> None:
-        """Free model and optimizer, which refer to themselves in circles. The process groups stay."""
+        """Free model and optimizer, which contain reference cycles. The process groups stay."""
         vars(self).clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def finish_parameter_gather(self) -> None:
-        """With overlap_param_gather the last update's parameters are gathered by the next forward pass only; do it
-        now, before anyone reads them otherwise."""
+        """Gather the last update's parameters now, before they are read. With overlap_param_gather only the next
+        forward pass would gather them."""
         for chunk in self._chunks:
             if getattr(chunk, "ddp_config", None) and chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync(force_sync=True)
@@ -307,7 +313,7 @@ class MegatronActor:
                 yield named_tensor
 
     def compute_gradients(self, batches: list[MicroBatch], loss_function: LossFunction, norm: LossNorm) -> list[Any]:
-        """Leave the gradients of one train batch, reduced, in the DDP buffers; return the micro-batches' metrics."""
+        """Compute the gradients of one train batch, reduced, in the DDP buffers; return the micro-batches' metrics."""
         for chunk in self._chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()

@@ -1,9 +1,9 @@
-"""Megatron-Core on machines without CUDA: what takes the place of its CUDA calls.
+"""Runs Megatron-Core on machines without CUDA, by replacing its CUDA calls.
 
 Megatron-Core 0.16 calls torch.cuda in places where a CPU tensor and gloo would do. `install` replaces those calls in
-this process; nothing else of Megatron is touched, so that what trains on CPU is the real model, the real schedules and
-the real distributed optimizer. It patches torch for the whole process and is therefore installed only where the
-actor really runs on CPU; it refuses where CUDA is available.
+this process; the rest of Megatron is unchanged, so the model, the schedules and the distributed optimizer that run on
+CPU are the real ones. It patches torch for the whole process and is therefore installed only if the actor really runs
+on CPU; it refuses to if CUDA is available.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _installed = False
 
 
 class _NoStream:
-    """A CUDA stream or event on a machine that has none: every operation is already in order."""
+    """A stand-in for CUDA streams and events on CPU, where all operations are already ordered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -66,7 +66,7 @@ def _tensor_type(
 
 
 def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
-    """Megatron's reduce-scatter and all-gather work in place, so that in a group of one there is nothing to do."""
+    """Skip a collective in a group of one rank: Megatron's reduce-scatter and all-gather work in place."""
 
     def wrapped(
         output: torch.Tensor, input_: torch.Tensor, *, group: torch.distributed.ProcessGroup, **kwargs: Any
@@ -76,7 +76,7 @@ def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-# What takes the place of each name; `system.replaced_names` has the reasons.
+# The replacement of each name; `system.replaced_names` has the reasons.
 _VALUES: dict[str, Any] = {
     "torch.cuda.current_device": lambda: _CPU,
     "torch.cuda.set_device": lambda device: None,
@@ -106,7 +106,7 @@ _VALUES: dict[str, Any] = {
 
 
 class _CudaMeansCpu(TorchFunctionMode):
-    """Rewrites the literal device="cuda" (gradient norm, loss scale, token counts in the schedules)."""
+    """Replaces the literal device="cuda" (gradient norm, loss scale, token counts in the schedules)."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -123,7 +123,7 @@ def install() -> None:
 
     Raises:
         RuntimeError: CUDA is available.
-        UsageError: the installed torch or Megatron-Core does not have one of the names.
+        UsageError: the installed torch or Megatron-Core lacks one of the names.
     """
     global _installed
     if _installed:
@@ -139,7 +139,7 @@ def install() -> None:
 def device_scope() -> Iterator[None]:
     """Wrap calls into Megatron-Core: device="cuda" means CPU inside, if `install` has been called.
 
-    The rewriting is per thread, which is why every public method of the actor enters it.
+    The replacement is per thread, so every public method of the actor enters this scope.
     """
     if not _installed:
         yield

@@ -1,4 +1,4 @@
-"""How the ranks are laid out, and starting torch.distributed and Megatron's groups accordingly."""
+"""The layout of the ranks, and starting torch.distributed and Megatron's groups for it."""
 
 import os
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from openrlhf_sfpo.system.loopback import keep_stores_on_loopback
 class Layout:
     """Sizes of the parallel dimensions.
 
-    Ranks are numbered tensor-parallel fastest, then context-parallel, then pipeline stages, then data-parallel replicas
-    (Megatron order "tp-cp-ep-pp-dp"). So the tp * cp * pp ranks that work on one sequence are contiguous, which is
-    what OpenRLHF's dispatch of one data chunk to neighboring ranks needs.
+    Tensor-parallel ranks vary fastest, then context-parallel ranks, then pipeline stages, then data-parallel replicas
+    (Megatron order "tp-cp-ep-pp-dp"). So the tp * cp * pp ranks that work on one sequence are consecutive, which
+    OpenRLHF's dispatch of one data chunk to consecutive ranks requires.
 
     Attributes:
         tp: tensor-parallel size.
@@ -33,23 +33,24 @@ class Layout:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Layout":
-        """From values by the name of the size; other settings may be among them."""
+        """From values by the names of the sizes; other settings are ignored."""
         return cls(values["tp"], values["pp"], values["vpp"], values["cp"])
 
     @property
     def model_parallel_size(self) -> int:
-        """Ranks that work on one sequence together: they hold a copy of the model, with context parallelism several."""
+        """The number of ranks that work on one sequence: they hold a copy of the model, with context parallelism
+        several copies."""
         return self.tp * self.cp * self.pp
 
     def place(self, rank: int) -> tuple[int, int, int, int]:
-        """Where a rank is: its tensor-parallel, context-parallel, pipeline and data-parallel rank."""
+        """A rank's tensor-parallel, context-parallel, pipeline and data-parallel rank."""
         rest, tp = divmod(rank, self.tp)
         rest, cp = divmod(rest, self.cp)
         dp, pp = divmod(rest, self.pp)
         return tp, cp, pp, dp
 
     def in_words(self, world_size: int) -> str:
-        """Such as TP=2 PP=2 DP=4; dimensions that are optional and not used are left out."""
+        """The layout as text, such as TP=2 PP=2 DP=4, without unused optional dimensions."""
         optional = {"VPP": self.vpp, "CP": self.cp}
         used = "".join(f" {name}={size}" for name, size in optional.items() if size > 1)
         return f"TP={self.tp} PP={self.pp}{used} DP={self.dp(world_size)}"
@@ -59,11 +60,11 @@ class Layout:
         return world_size // self.model_parallel_size
 
     def start_groups(self, minutes: int, gloo: bool = True) -> None:
-        """Make Megatron's process groups; torch.distributed is running.
+        """Create Megatron's process groups; torch.distributed must be running.
 
         Args:
-            minutes: after which their collectives fail.
-            gloo: also make groups that carry CPU tensors.
+            minutes: the timeout of their collectives.
+            gloo: also create groups that carry CPU tensors.
         """
         from megatron.core import parallel_state
 
@@ -72,7 +73,7 @@ class Layout:
             pipeline_model_parallel_size=self.pp,
             virtual_pipeline_model_parallel_size=self.vpp if self.vpp > 1 else None,
             context_parallel_size=self.cp,
-            # There are no experts; their groups must have the same pipelines, or Megatron refuses the order below.
+            # There are no experts, but their groups must have the same pipelines, or Megatron refuses the order below.
             expert_model_parallel_size=self.cp,
             order="tp-cp-ep-pp-dp",
             create_gloo_process_groups=gloo,
@@ -121,27 +122,27 @@ class Layout:
 
 
 def _undivided(model: ModelConfig, tp: int) -> list[str]:
-    """What of the model cannot be split evenly over `tp` ranks, as text."""
+    """The parts of the model that cannot be split evenly over `tp` ranks, as text."""
     sizes = {
         "attention heads": model.num_heads,
         "key/value heads": model.num_kv_heads,
         "MLP rows (intermediate_size)": model.ffn_hidden_size,
     }
     found = [f"{size} {what}" for what, size in sizes.items() if size % tp]
-    # The vocabulary is padded, at its end: every rank must hold some of it.
+    # The vocabulary is padded at its end, but every rank must hold some of it.
     if (tp - 1) * -(-model.vocab_size // tp) >= model.vocab_size:
         found.append(f"vocabulary of {model.vocab_size}")
     return found
 
 
 def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> None:
-    """Start torch.distributed and Megatron's process groups, each unless it runs already.
+    """Start torch.distributed and Megatron's process groups, unless they are running already.
 
     Reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the environment, as torchrun and Ray actors set them.
     NCCL carries CUDA tensors; CPU tensors always go through gloo.
 
     Raises:
-        RuntimeError: Megatron's groups are there for another layout.
+        RuntimeError: Megatron's groups exist with another layout.
     """
     import torch
     from megatron.core import parallel_state, tensor_parallel
@@ -162,5 +163,5 @@ def start_distributed(layout: Layout, use_cuda: bool, timeout: timedelta) -> Non
             raise RuntimeError(f"this process has groups for {running}, and {layout} is asked for")
     else:
         layout.start_groups(max(1, int(timeout.total_seconds() // 60)))
-    # Dropout is zero everywhere, but Megatron's parallel layers insist on a seeded tracker.
+    # Dropout is zero everywhere, but Megatron's parallel layers require a seeded tracker.
     tensor_parallel.model_parallel_cuda_manual_seed(0)

@@ -13,7 +13,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def limits(device: str, sixteen_bits: bool, fp32_residual: bool) -> tuple[str | None, str | None]:
-    """Why Transformer Engine and why flash-attn cannot be used, whatever is installed; None if they can.
+    """The reasons why Transformer Engine and flash-attn cannot be used even if installed; None if they can.
 
     Args:
         device: the actor's, "cpu" or "cuda".
@@ -28,7 +28,7 @@ def limits(device: str, sixteen_bits: bool, fp32_residual: bool) -> tuple[str | 
 
 
 def chosen(asked: object, best: object, obstacle: str | None, instead: object) -> Any:
-    """What `auto` means; otherwise what is asked for."""
+    """The value that `auto` stands for; otherwise the given value."""
     return asked if asked != "auto" else instead if obstacle else best
 
 
@@ -43,9 +43,9 @@ class OptimizerSettings:
         weight_decay: decoupled; not applied to biases and norms.
         max_norm: gradients are scaled down to this global L2 norm; 0 disables clipping.
         schedule: a scheduler name of transformers, such as "constant" or "cosine_with_min_lr".
-        warmup_ratio: part of `total_steps` over which the rate rises linearly from 0.
+        warmup_ratio: fraction of `total_steps` over which the rate rises linearly from 0.
         min_lr_ratio: final rate over peak rate, for the schedules that have one.
-        total_steps: optimizer steps that the schedule is laid out for, those of GRPO.
+        total_steps: length of the schedule in optimizer steps, those of GRPO.
     """
 
     lr: float = 1e-6
@@ -64,33 +64,33 @@ class ActorSettings:
     """How the actor computes.
 
     Attributes:
-        device: where the model lives.
-        param_dtype: of the parameters; with bf16 the optimizer keeps fp32 main parameters. Gradients are reduced
-            in fp32 either way.
+        device: the model's device.
+        param_dtype: the parameters' dtype; with bf16 the optimizer keeps fp32 main parameters. Gradients are reduced in
+            fp32 in both cases.
         fp32_residual: keep the residual stream between layers in fp32; it costs memory and pipeline traffic, and
             halves the error of bf16 log-probabilities.
-        temperature: logits are divided by it, as the rollouts were sampled.
+        temperature: divisor of the logits, as in sampling.
         train_batch_size: samples of one optimizer step, over all data-parallel ranks.
         max_tokens_per_gpu: token budget of a micro-batch.
         epochs: traversals of the rollout batch that make up one pass.
-        layer_spec: Transformer Engine's layers or the local ones; `auto` takes the first where it can.
-        attention: of the local layers: flash-attn's or PyTorch's; `auto` takes the first where it can.
+        layer_spec: Transformer Engine's layers or the local ones; `auto` takes the former if possible.
+        attention: the local layers' attention: flash-attn's or PyTorch's; `auto` takes the former if possible.
         sequence_parallel: with tensor parallelism, split norms and the residual stream by token.
         recompute: recompute activations in the backward pass: of whole layers, of the MLPs only, of attention only
             (`selective`), or not at all.
-        recompute_num_layers: with whole layers, how many of each model chunk; None for all.
+        recompute_num_layers: with whole layers, their number in each model chunk; None for all.
         overlap_grad_reduce: reduce gradients while the backward pass runs.
         overlap_param_gather: gather updated parameters while the next forward pass runs.
         ddp_bucket_size: parameters per communication bucket; None for Megatron's default.
         log_prob_chunk_size: rows whose logits exist at the same time.
         weight_bucket_bytes: size of the buckets in which weights are gathered and sent.
-        num_threads: CPU threads; None leaves torch's choice.
-        skip_nonfinite: undo an update in which a loss or a gradient norm is not finite, instead of raising; weights
-            and optimizer state are copied to host memory before each update for that.
-        offload_parameters: move the parameters, too, when the actor's state is moved to host memory.
-        batch_cache_bytes: packed micro-batches that stay on the device for all passes of an update; those beyond are
-            packed and uploaded in each pass. They take about 60 bytes a token.
-        timeout: of collectives, in seconds.
+        num_threads: CPU threads; None for torch's default.
+        skip_nonfinite: undo an update in which a loss or a gradient norm is not finite, instead of raising; for that,
+            weights and optimizer state are copied to host memory before each update.
+        offload_parameters: offload the parameters together with the rest of the actor's state.
+        batch_cache_bytes: size of the packed micro-batches that stay on the device for all passes of an update; those
+            beyond are packed and uploaded in each pass. They take about 60 bytes per token.
+        timeout: timeout of collectives, in seconds.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -119,12 +119,12 @@ class ActorSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], **others: Any) -> "ActorSettings":
-        """From values by the name of the setting, as a configuration file has them.
+        """From values by the names of the settings, as in a configuration file.
 
         Args:
-            values: of settings here or in `OptimizerSettings`, with `param_dtype` as "bf16" or "fp32". Names of other
-                settings are ignored.
-            others: values of further settings, as they are.
+            values: values of settings here or in `OptimizerSettings`, with `param_dtype` as "bf16" or "fp32". Other
+                names are ignored.
+            others: values of further settings, used unchanged.
         """
         optimizer = OptimizerSettings(**_of(OptimizerSettings, values))
         own = _of(cls, values) | {"param_dtype": DTYPES[values["param_dtype"]], "optimizer": optimizer}
@@ -132,5 +132,5 @@ class ActorSettings:
 
 
 def _of(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the settings that a dataclass has."""
+    """The values of a dataclass's settings."""
     return {item.name: values[item.name] for item in dataclasses.fields(settings) if item.name in values}

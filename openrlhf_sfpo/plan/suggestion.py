@@ -20,7 +20,7 @@ from openrlhf_sfpo.system.errors import UsageError
 _SPARE = 0.95
 _SMALL_BUBBLE = 0.1
 _SIZES = (1, 2, 4, 8)
-_PIECES = (2, 4)  # chunks of a stage's layers, interleaved with other stages'
+_CHUNKS = (2, 4)  # chunks of a stage's layers, interleaved with other stages'
 _MOST_STAGES = 16
 _LEAST_TOKENS = 4096
 _RECOMPUTED: tuple[Literal["none", "mlp", "full"], ...] = ("none", "mlp", "full")  # cheapest first
@@ -78,9 +78,9 @@ def _layouts(setup: Setup) -> Iterator[Setup]:
 
 def _interleaved(setup: Setup) -> Iterator[Setup]:
     if bubble(setup, micro_batches(setup)) > _SMALL_BUBBLE:
-        for pieces in _PIECES:
-            if setup.model.num_layers % (setup.layout.pp * pieces) == 0:
-                yield replace(setup, layout=replace(setup.layout, vpp=pieces))
+        for chunks in _CHUNKS:
+            if setup.model.num_layers % (setup.layout.pp * chunks) == 0:
+                yield replace(setup, layout=replace(setup.layout, vpp=chunks))
 
 
 def _budgets(setup: Setup) -> list[int]:

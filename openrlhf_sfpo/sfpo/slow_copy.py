@@ -86,8 +86,8 @@ def _chunks(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tens
     fast, slow = fast.view(-1), slow.view(-1)
     size = _CHUNK["cpu" if fast.device.type == "cpu" else "cuda"]
     whole = fast.numel() <= size  # true of most tensors of small models, where every call counts
-    pieces = [(fast, slow)] if whole else zip(torch.split(fast, size), torch.split(slow, size), strict=True)
-    for fast_part, slow_part in pieces:
+    parts = [(fast, slow)] if whole else zip(torch.split(fast, size), torch.split(slow, size), strict=True)
+    for fast_part, slow_part in parts:
         yield fast_part, slow_part if slow.device == fast.device else slow_part.to(fast.device, non_blocking=True)
 
 

@@ -1,4 +1,4 @@
-"""From samples of different lengths to packed micro-batches: balanced over ranks, equal in number, nothing dropped."""
+"""Packs samples of different lengths into micro-batches: balanced over ranks, equal in number, nothing dropped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ Predictions: TypeAlias = Annotated[torch.Tensor, "float32 length-1"]
 PerPosition: TypeAlias = Annotated[torch.Tensor, "float32 batch actions"]
 Scored: TypeAlias = Annotated[torch.Tensor, "float32 scored"]
 
-# Per-position fields of a sample that may or may not be there, all fp32 [length - 1].
+# Optional per-position fields of a sample, all fp32 [length - 1].
 FLOAT_FIELDS = ("old_log_probs", "advantages", "base_log_probs", "rollout_log_probs")
 
 
 @dataclass
 class Sample:
-    """One prompt with its response. Position t is about the prediction of token t + 1.
+    """One prompt with its response. Position t refers to the prediction of token t + 1.
 
     Attributes:
         tokens: int64 [length].
         action_mask: bool [length - 1], whether the token predicted there is the policy's own.
-        old_log_probs: fp32 [length - 1], at the weights that the rollout batch arrived with.
+        old_log_probs: fp32 [length - 1], at the weights when the rollout batch arrived (theta_0).
         advantages: fp32 [length - 1].
         base_log_probs: fp32 [length - 1], of the reference model.
         rollout_log_probs: fp32 [length - 1], as the rollout engine reported them.
@@ -42,21 +42,21 @@ class Sample:
 
 @dataclass
 class MicroBatch:
-    """Sequences one after the other, with the positions that are scored. B sequences, A = longest length - 1.
+    """Concatenated sequences with their scored positions. B sequences, A = longest length - 1.
 
-    A sample's last token predicts nothing, so it is a label and no input. With context parallelism this is a rank's
-    part of the pack; what is said of the loss (the last four attributes) is the whole pack's on every rank.
+    A sample's last token predicts nothing, so it is only a label. With context parallelism this is a rank's part of the
+    pack; the attributes about the loss (the last four) are the whole pack's on every rank.
 
     Attributes:
         tokens: int64 [1, positions], sum of (length - 1) and padding, over the context-parallel size.
         packed: boundaries of the sequences in the whole pack, padding included.
-        positions: int64 [positions], of the tokens within their sequences.
+        positions: int64 [positions], the tokens' positions within their sequences.
         selected: int64 [n here], positions in this rank's part where `action_mask` is set.
         labels: int64 [n here], the tokens predicted there.
-        places: int64 [n here], which of the n positions of the whole pack those are.
-        rows, columns: int64 [n], where all positions that are scored are in the [B, A] tensors below.
+        places: int64 [n here], their indices among the n scored positions of the whole pack.
+        rows, columns: int64 [n], indices of all scored positions in the [B, A] tensors below.
         action_mask: fp32 [B, A], right-padded with zeros.
-        floats: the per-position fields of `Sample` that are there, fp32 [B, A], right-padded with zeros.
+        floats: the available per-position fields of `Sample`, fp32 [B, A], right-padded with zeros.
     """
 
     tokens: Annotated[torch.Tensor, "int64 1 positions"]
@@ -72,7 +72,7 @@ class MicroBatch:
 
     @property
     def nbytes(self) -> int:
-        """Of the tensors, on the device."""
+        """The size of the tensors on the device."""
         tensors = [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
         return sum(tensor.nbytes for tensor in [*tensors, *self.floats.values()])
 
@@ -81,7 +81,7 @@ class MicroBatch:
         return values.new_zeros(self.action_mask.shape).index_put((self.rows, self.columns), values)
 
 
-# For each train batch, for each data-parallel rank, its micro-batches as lists of sample numbers.
+# For each train batch and each data-parallel rank, the micro-batches as lists of sample numbers.
 Plan = list[list[list[list[int]]]]
 
 
@@ -90,18 +90,18 @@ def plan_micro_batches(
 ) -> Plan:
     """Divide the samples of all data-parallel ranks into train batches and micro-batches.
 
-    A pure function of its arguments, so that every rank arrives at the same plan. Train batch m takes the m-th equal
-    part of every rank's samples. Within a train batch samples are dealt to the ranks by decreasing length, each to
-    the rank with the fewest tokens so far; all ranks get the same number of micro-batches, the least that keeps to
-    the budget. A sample longer than the budget has a micro-batch to itself.
+    A pure function of its arguments, so that every rank computes the same plan. Train batch m takes the m-th equal part
+    of every rank's samples. Within a train batch samples are assigned to the ranks by decreasing length, each to the
+    rank with the fewest tokens so far; all ranks get the same number of micro-batches, the smallest within the budget.
+    A sample longer than the budget has a micro-batch to itself.
 
     Args:
-        lengths: tokens of each sample on each rank. Samples are numbered through, rank after rank.
-        train_batch_size: samples of one optimizer step over all ranks; a remainder makes the steps smaller, it is
-            not dropped.
+        lengths: tokens of each sample on each rank. Samples are numbered across all ranks, in order.
+        train_batch_size: samples of one optimizer step over all ranks; a remainder makes the steps smaller instead of
+            being dropped.
         max_tokens: budget of a micro-batch.
-        multiple_of: the number of micro-batches is a multiple of this (the interleaved schedule wants the number of
-            pipeline stages). Micro-batches may be empty.
+        multiple_of: the number of micro-batches is a multiple of this (the interleaved schedule needs a multiple of the
+            number of pipeline stages). Micro-batches may be empty.
 
     Returns:
         plan[m][rank] is the list of that rank's micro-batches in train batch m.
@@ -120,7 +120,7 @@ def plan_micro_batches(
         shares = _deal(members, flat, len(lengths))
         count = max((_bins_needed(share, flat, max_tokens) for share in shares), default=1)
         count = -(-max(count, 1) // multiple_of) * multiple_of
-        # Samples of one length side by side: attention takes them together.
+        # Samples of equal length are consecutive: attention processes them together.
         plan.append(
             [[sorted(bin_, key=lambda n: (flat[n], n)) for bin_ in _deal(share, flat, count)] for share in shares]
         )

@@ -17,11 +17,12 @@ from openrlhf_sfpo.megatron.data.batching import FLOAT_FIELDS, Sample
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """What every rank knows of all samples of a rollout batch. Samples are numbered through, rank after rank.
+    """The sizes of all samples of a rollout batch, known to every rank. Samples are numbered across all ranks, in
+    order.
 
     Attributes:
         lengths: tokens of each sample, by the rank that owns it.
-        scored: how many positions of each sample are scored, by its number.
+        scored: the number of scored positions of each sample, by its number.
         fields: the per-position fields that all samples have.
     """
 
@@ -36,7 +37,7 @@ class BatchSizes:
 
 
 def gather_sizes(samples: Sequence[Sample], group: dist.ProcessGroup) -> BatchSizes:
-    """Tell all data-parallel ranks how large this rank's samples are. `group` must carry CPU tensors."""
+    """Share the sizes of this rank's samples with all data-parallel ranks. `group` must carry CPU tensors."""
     own = torch.tensor([_sizes_of(sample) for sample in samples], dtype=torch.long).view(-1, 3)
     if group.size() == 1:
         parts = [own]
@@ -65,7 +66,7 @@ def _sizes_of(sample: Sample) -> tuple[int, int, int]:
 
 
 class Route:
-    """The way of a rollout batch's samples between the ranks that own them and those that train on them.
+    """The routes of a rollout batch's samples between the ranks that own them and those that train on them.
 
     Args:
         lengths: tokens of each sample, by the rank that owns it.
@@ -85,24 +86,24 @@ class Route:
         firsts = [sum(len(rank) for rank in lengths[:index]) for index in range(len(lengths) + 1)]
         self._first = firsts[self._me]
         owned = [range(first, end) for first, end in pairwise(firsts)]
-        # What this rank sends to each other one and receives from it, on the way to the trainers.
+        # The samples that this rank sends to and receives from each other rank, on the way to the trainers.
         self._outgoing = [[n for n in sorted(numbers) if n in owned[self._me]] for numbers in trained_on]
         self._incoming = [[n for n in sorted(trained_on[self._me]) if n in rank] for rank in owned]
         self.sent = 0
 
     @property
     def own_count(self) -> int:
-        """How many samples this rank owns."""
+        """The number of samples that this rank owns."""
         return sum(map(len, self._outgoing))
 
     def to_trainers(
         self, values: Sequence[torch.Tensor], dtype: torch.dtype, shorter: int = 0
     ) -> dict[int, torch.Tensor]:
-        """Send a value for each position of this rank's samples; return those of the samples that it trains on.
+        """Send per-position values of this rank's samples; return those of the samples that it trains on.
 
         Args:
-            values: [length - shorter] for each sample that this rank owns; none is fine.
-            dtype: in which they travel, and arrive.
+            values: [length - shorter] for each sample that this rank owns; may be empty.
+            dtype: the dtype for sending and receiving.
             shorter: 0 for values of tokens, 1 for values of predictions.
 
         Returns:
@@ -116,11 +117,11 @@ class Route:
     def to_owners(
         self, values: Annotated[torch.Tensor, "float32 positions"]
     ) -> list[Annotated[torch.Tensor, "float32 _"]]:
-        """The way back.
+        """Send per-position values back to the owners.
 
         Args:
-            values: fp32, the values [length - 1] of the samples that this rank trains on, one after the other by
-                their numbers; on the CPU.
+            values: fp32, the concatenated values [length - 1] of the samples that this rank trains on, by their
+                numbers; on the CPU.
 
         Returns:
             [length - 1] for each sample that this rank owns.

@@ -1,4 +1,4 @@
-"""What the loss of a micro-batch takes and returns."""
+"""The interface of loss functions."""
 
 from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeAlias
@@ -12,7 +12,7 @@ LossAndMetrics: TypeAlias = tuple[Annotated[torch.Tensor, "float32"], dict[str, 
 
 @dataclass(frozen=True)
 class LossNorm:
-    """What the losses of one train batch are divided by, over all micro-batches and ranks.
+    """The divisors of the losses of one train batch, totals over all micro-batches and ranks.
 
     Attributes:
         num_tokens: scored tokens.

@@ -1,5 +1,5 @@
-"""One step's rollout batch: divided into train batches and micro-batches, moved to the ranks that train on it, packed
-and uploaded once for all passes, results given back."""
+"""One step's rollout batch: divides it into train batches and micro-batches, moves samples to the ranks that train on
+them, packs and uploads them once for all passes, and returns results to the owners."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,13 +24,13 @@ from openrlhf_sfpo.megatron.settings import ActorSettings
 
 
 class RolloutBatch:
-    """A rollout batch spread over data-parallel ranks. Made on every rank.
+    """A rollout batch distributed over data-parallel ranks. Created on every rank.
 
     Args:
-        layout, settings: those of the actor.
+        layout, settings: the actor's.
         samples: those of this rank's model copy.
-        scored: the batch that old log-probabilities were computed with. If its tokens are the same on every rank, they
-            are neither moved nor packed again: the per-position fields alone are.
+        scored: the batch used for the old log-probabilities. If its tokens are the same on every rank, they are not
+            moved and packed again; only the per-position fields are.
 
     Attributes:
         moved: bytes that this rank has sent to other data-parallel ranks.
@@ -94,7 +94,7 @@ class RolloutBatch:
         }
 
     def _has_tokens_of(self, scored: "RolloutBatch") -> bool:
-        """Whether every rank has the tokens of that batch, in the same order."""
+        """Whether every rank has that batch's tokens, in the same order."""
         same = len(self._own) == len(scored._own) and all(
             torch.equal(one.tokens, other.tokens) and torch.equal(one.action_mask, other.action_mask)
             for one, other in zip(self._own, scored._own, strict=True)
@@ -124,12 +124,12 @@ class RolloutBatch:
 
     @property
     def num_steps(self) -> int:
-        """Train batches, that is optimizer steps in one traversal."""
+        """The number of train batches: optimizer steps in one traversal."""
         return len(self._plan)
 
     @property
     def lacks_old_log_probs(self) -> bool:
-        """Whether they are those of the first optimizer step, which is made with theta_0."""
+        """Whether the samples lack old log-probabilities, which the first optimizer step at theta_0 then provides."""
         return "old_log_probs" not in self._sizes.fields
 
     def length(self, number: int) -> int:
@@ -137,11 +137,11 @@ class RolloutBatch:
         return self._lengths[number]
 
     def micro_batches(self, step: int) -> tuple[list[list[int]], list[MicroBatch]]:
-        """This rank's micro-batches of a train batch: the numbers of their samples, and the packed tensors with the old
-        log-probabilities that were captured.
+        """This rank's micro-batches of a train batch: the numbers of their samples, and the packed tensors with the
+        captured old log-probabilities.
 
-        They are packed and uploaded the first time, and kept for the passes that follow as long as they take no more
-        than `ActorSettings.batch_cache_bytes`; those beyond that are packed each time.
+        They are packed and uploaded the first time, and kept for later passes up to a total of
+        `ActorSettings.batch_cache_bytes`; those beyond are packed each time.
         """
         numbers = self._plan[step][self._rank]
         packs = [self._pack(step, index, members) for index, members in enumerate(numbers)]
@@ -164,12 +164,12 @@ class RolloutBatch:
         batches: list[MicroBatch],
         add_entropies: Callable[[torch.Tensor], None],
     ) -> LossFunction:
-        """A loss function for the first optimizer step, which keeps its log-probabilities as the old ones.
+        """A loss function for the first optimizer step that captures its log-probabilities as the old ones.
 
         Args:
             loss_function: the loss.
             batches: the step's micro-batches.
-            add_entropies: takes the entropies of the scored positions, fp32 [n].
+            add_entropies: called with the entropies of the scored positions, fp32 [n].
         """
 
         def capturing(log_probs: torch.Tensor, entropy: torch.Tensor, batch: MicroBatch, norm: LossNorm) -> Any:
@@ -188,11 +188,11 @@ class RolloutBatch:
         )
 
     def to_owners(self, values: dict[int, torch.Tensor]) -> list[torch.Tensor]:
-        """Give results back to the ranks that own the samples.
+        """Return results to the ranks that own the samples.
 
         Args:
-            values: fp32 [length - 1] on the CPU by sample number, of all samples that this rank trains on; known on
-                last stages only.
+            values: fp32 [length - 1] on the CPU by sample number, of all samples that this rank trains on; only needed
+                on last stages.
 
         Returns:
             fp32 [length - 1] for each of this rank's own samples, on every stage.

@@ -1,4 +1,4 @@
-"""What the actor needs to know about a Hugging Face model, read from its config.json."""
+"""The actor's description of a Hugging Face model, read from its config.json."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ FAMILIES: dict[str, tuple[bool, bool]] = {
     "qwen2": (True, False),
     "qwen3": (False, True),
 }
-# transformers has defaults for these, those of one published model; a file without them is not whole.
+# transformers' defaults for these are those of one published model; a file without them is incomplete.
 _REQUIRED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
 
 
@@ -25,10 +25,10 @@ class ModelConfig:
     """Shapes and settings of a dense decoder-only model of a supported family.
 
     Attributes:
-        longest: tokens of the longest sequence that the model is made for, as vLLM understands it.
-        longest_setting: what in config.json says so.
-        sliding_window: tokens beyond which transformers or vLLM would attend to a window only; None without.
-        unread: settings in config.json that nobody reads.
+        longest: tokens of the longest sequence that the model supports, as vLLM determines it.
+        longest_setting: the setting in config.json that limits it.
+        sliding_window: length beyond which transformers or vLLM would use sliding-window attention; None if never.
+        unread: settings in config.json that have no effect anywhere.
     """
 
     family: str
@@ -122,7 +122,7 @@ class ModelConfig:
 
     @property
     def warning(self) -> str | None:
-        """What the user should know about config.json, if anything."""
+        """A warning about config.json, if any."""
         if not self.unread:
             return None
         return (
@@ -134,7 +134,7 @@ class ModelConfig:
         """Check that attention over `max_len` tokens means the same here as in transformers and vLLM.
 
         Raises:
-            UsageError: they would switch to sliding-window attention, which the actor does not have.
+            UsageError: they would use sliding-window attention, which the actor lacks.
         """
         if self.sliding_window is not None and max_len > self.sliding_window:
             raise UsageError(

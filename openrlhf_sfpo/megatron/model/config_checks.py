@@ -1,8 +1,7 @@
-"""Which settings of a config.json are refused: those that transformers, vLLM and the Megatron actor would not all
-compute alike.
+"""Refuses settings of a config.json that transformers, vLLM and the Megatron actor would not all compute alike.
 
-Of vLLM, version 0.29 is meant: its models, `get_rope`, and its reading of configs. All three are compared by
-tests/megatron/test_config_probe.py.
+For vLLM, this refers to version 0.29: its models, `get_rope`, and its reading of configs.
+tests/megatron/test_config_probe.py compares all three.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,17 +14,17 @@ from openrlhf_sfpo.system.errors import UsageError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# vLLM's names for the class that it runs; anything else makes it another model, such as one that grades.
+# vLLM's names for the supported classes; anything else makes it another model, such as a reward model.
 ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "LLaMAForCausalLM"),
     "mistral": ("MistralForCausalLM",),
     "qwen2": ("Qwen2ForCausalLM",),
     "qwen3": ("Qwen3ForCausalLM",),
 }
-# Settings of transformers' config classes on which no log-probability depends.
+# Settings of transformers' config classes that do not affect log-probabilities.
 HARMLESS = {
-    "architectures",  # looked at on its own
-    "attention_dropout",  # likewise
+    "architectures",  # checked separately
+    "attention_dropout",  # checked separately
     "bos_token_id",
     "chunk_size_feed_forward",
     "dtype",
@@ -41,7 +40,7 @@ HARMLESS = {
     "transformers_version",
     "use_cache",
 }
-# Settings of transformers' config classes that the actor reads (`ModelConfig`) or `refuse_unsupported` looks at.
+# Settings of transformers' config classes that the actor reads (`ModelConfig`) or `refuse_unsupported` checks.
 READ = {
     "attention_bias",
     "head_dim",
@@ -63,7 +62,7 @@ READ = {
     "use_sliding_window",
     "vocab_size",
 }
-# Not a setting of transformers' classes, and nothing depends on it.
+# Not settings of transformers' classes, and without effect.
 _NOTES = {
     "_attn_implementation",
     "attn_implementation",
@@ -83,8 +82,8 @@ _NOTES = {
     "unsloth_fixed",
     "unsloth_version",
 }
-# Settings that vLLM reads in models of these families although transformers' classes do not have them, or that mean
-# something in other architectures. The values listed, and null, change nothing.
+# Settings that vLLM reads in models of these families although transformers' classes lack them, or that have a meaning
+# in other architectures. The listed values, and null, change nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         (
@@ -181,7 +180,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "is_causal": (True,),
     "position_embedding_type": ("rope", "rotary"),
 }
-# What a family has by nature.
+# Properties that every model of a family has.
 _BY_NATURE = {
     ("qwen2", "attention_bias"),
     ("qwen2", "qkv_bias"),
@@ -190,12 +189,12 @@ _BY_NATURE = {
     ("qwen3", "qk_norm"),
     ("qwen3", "use_qk_norm"),
 }
-# Another name for num_key_value_heads, by which vLLM sizes its cache.
+# Another name for num_key_value_heads, which determines the size of vLLM's cache.
 _KV_HEADS = ("n_head_kv", "num_kv_heads", "multi_query_group_num", "num_attention_groups")
 
 
 def refuse_foreign(raw: dict[str, Any], where: str) -> None:
-    """Refuse settings of other architectures, before transformers makes anything of them.
+    """Refuse settings of other architectures, before transformers interprets them.
 
     Args:
         raw: the content of config.json.
@@ -213,11 +212,11 @@ def refuse_foreign(raw: dict[str, Any], where: str) -> None:
 
 
 def refuse_unsupported(raw: dict[str, Any], config: "PretrainedConfig", where: str) -> None:
-    """Refuse what would be computed differently.
+    """Refuse settings that would be computed differently.
 
     Args:
         raw: the content of config.json, which passed `refuse_foreign`.
-        config: what transformers makes of it.
+        config: transformers' config object for it.
         where: names the file in errors.
 
     Raises:
@@ -238,7 +237,7 @@ def refuse_unsupported(raw: dict[str, Any], config: "PretrainedConfig", where: s
 
 
 def unread_settings(raw: dict[str, Any], config: "PretrainedConfig") -> tuple[str, ...]:
-    """Settings in config.json that neither transformers nor vLLM nor the actor reads, by name."""
+    """Settings in config.json that neither transformers nor vLLM nor the actor reads."""
     from transformers import GenerationConfig
 
     known = HARMLESS | READ | _NOTES | set(NEUTRAL) | {*_KV_HEADS, *LENGTH_KEYS, "model_max_length"}
@@ -292,7 +291,8 @@ def _check_shapes(raw: dict[str, Any], config: "PretrainedConfig", where: str) -
 
 
 def _check_windows(config: "PretrainedConfig", where: str) -> None:
-    """Sliding windows and the layers that have them. That sequences fit into them is checked with their length."""
+    """Check sliding windows and the layers that have them. Whether sequences fit into them is checked with their
+    length."""
     window = getattr(config, "sliding_window", None)
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise refused(
@@ -320,7 +320,7 @@ def _check_windows(config: "PretrainedConfig", where: str) -> None:
 
 
 def window_of(config: "PretrainedConfig") -> int | None:
-    """Tokens beyond which transformers or vLLM would attend to a window only; None without."""
+    """Length beyond which transformers or vLLM would use sliding-window attention; None if never."""
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     # Mistral's code in transformers does not read layer_types; vLLM reads both for every family.
     if config.model_type != "mistral" and kinds is not None and "sliding_attention" not in kinds:

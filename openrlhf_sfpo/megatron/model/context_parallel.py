@@ -1,7 +1,7 @@
-"""Context parallelism: which positions of a pack each rank has, and how their results come together again.
+"""Context parallelism: distributes the positions of a pack over ranks, and merges their results.
 
-Each sequence is cut into 2 CP chunks of equal length, and rank r has the r-th from its beginning and the r-th from its
-end, so that causal attention is as much work on every rank. Transformer Engine cuts packs in the same way.
+Each sequence is divided into 2 CP chunks of equal length. Rank r has the r-th from the start and the r-th from the end,
+so that causal attention is equal work on every rank. Transformer Engine divides packs in the same way.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 
 def chunks_of(cu_seqlens: torch.Tensor, cp: int, rank: int) -> torch.Tensor:
-    """The chunks of a pack that a rank has, in the order in which it has them.
+    """A rank's chunks of a pack, in the order in which it holds them.
 
     Args:
         cu_seqlens: int [sequences + 1], boundaries of the sequences, whose lengths are multiples of 2 * cp.
@@ -27,7 +27,7 @@ def chunks_of(cu_seqlens: torch.Tensor, cp: int, rank: int) -> torch.Tensor:
 
 
 def positions_of(cu_seqlens: torch.Tensor, cp: int, rank: int) -> torch.Tensor:
-    """The positions of a pack that a rank has, int64 [positions / cp]; arguments as those of `chunks_of`."""
+    """A rank's positions of a pack, int64 [positions / cp]; arguments as for `chunks_of`."""
     if cp == 1:
         return torch.arange(int(cu_seqlens[-1]), device=cu_seqlens.device)
     firsts, lengths = chunks_of(cu_seqlens, cp, rank).unbind(1)
@@ -37,8 +37,8 @@ def positions_of(cu_seqlens: torch.Tensor, cp: int, rank: int) -> torch.Tensor:
 
 
 class _Merged(torch.autograd.Function):
-    """Each rank's columns in their places, the same on all ranks. A rank's gradient is that of its own columns: every
-    rank computes the whole loss, and what they do to the weights is added up over all of them."""
+    """Puts each rank's columns into their places, with the same result on all ranks. A rank's gradient is that of its
+    own columns: every rank computes the whole loss, and the weights' gradients are summed over all ranks."""
 
     @staticmethod
     def forward(
@@ -57,12 +57,12 @@ class _Merged(torch.autograd.Function):
 
 
 def merged(values: torch.Tensor, places: torch.Tensor, count: int, group: dist.ProcessGroup) -> torch.Tensor:
-    """Put together what each context-parallel rank computed for its positions.
+    """Merge the results of the context-parallel ranks for their positions.
 
     Args:
-        values: fp32 [rows, n], this rank's.
-        places: int64 [n], which columns of the result they are; each column is one rank's.
-        count: columns of the result.
+        values: fp32 [rows, n], this rank's results.
+        places: int64 [n], their columns in the result; each column belongs to one rank.
+        count: number of columns of the result.
         group: the context-parallel group.
 
     Returns:

@@ -1,8 +1,8 @@
 """The layers of the model: Transformer Engine's, or Megatron's local ones with three parts of our own.
 
-In the local layers attention goes through flash-attn or PyTorch's scaled_dot_product_attention and takes packed
-sequences (Megatron's local attention materialises the scores and refuses packs). The norm and the residual sum keep an
-fp32 residual stream fp32 between bf16 layers (Megatron's cast it back in every layer).
+In the local layers attention uses flash-attn or PyTorch's scaled_dot_product_attention and takes packed sequences
+(Megatron's local attention materializes the scores and refuses packs). The norm and the residual sum keep an fp32
+residual stream in fp32 between bf16 layers (Megatron's cast it back in every layer).
 """
 
 import contextlib
@@ -35,10 +35,10 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def choose_layers(settings: ActorSettings) -> tuple[LayerSpec, Attention]:
-    """What `auto` means on this machine, and whether what is asked for is here.
+    """Resolve `auto` for this machine, and check that the requested layers are available.
 
     Raises:
-        UsageError: Transformer Engine or flash-attn is asked for and cannot be had.
+        UsageError: Transformer Engine or flash-attn is requested and unavailable.
     """
     sixteen_bits = settings.param_dtype in (torch.bfloat16, torch.float16)
     no_te, no_flash = limits(settings.device, sixteen_bits, settings.fp32_residual)
@@ -59,8 +59,8 @@ def _missing(package: str) -> str | None:
 
 
 def _kernels(query: torch.Tensor, longest: int) -> contextlib.AbstractContextManager[None]:
-    """The fused CPU kernel takes two to four times as long as plain matrix products on short 16-bit sequences
-    (forward and backward, torch 2.13); for long ones the scores would not fit the cache."""
+    """Use plain matrix products for short 16-bit sequences on CPU, where the fused kernel takes two to four times as
+    long (forward and backward, torch 2.13); for long ones the scores would not fit the cache."""
     if query.device.type == "cpu" and query.dtype != torch.float32 and longest <= 512:
         return sdpa_kernel(SDPBackend.MATH)
     return contextlib.nullcontext()
@@ -72,9 +72,10 @@ def _by_sequence(packed: torch.Tensor, length: int) -> torch.Tensor:
 
 
 class PackedAttention(MegatronModule):
-    """Causal self-attention, each sequence of the pack on its own, so that no work goes into padding.
+    """Causal self-attention within each sequence of the pack, so that no work goes into padding.
 
-    Takes the arguments of Megatron's `DotProductAttention`, so that it can stand in a layer spec. Subclasses attend.
+    Has the arguments of Megatron's `DotProductAttention`, so that it fits into a layer spec. Subclasses implement
+    `attend`.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class PackedAttention(MegatronModule):
         """Attend within each sequence of the pack.
 
         Args:
-            query: [tokens, heads, head_dim]; with context parallelism those of this rank.
+            query: [tokens, heads, head_dim]; with context parallelism, this rank's tokens.
             key: [tokens, kv_heads, head_dim]; heads is a multiple of kv_heads.
             value: as key.
             packed_seq_params: `cu_seqlens_q`, int32 [sequences + 1], gives the boundaries.
@@ -126,7 +127,7 @@ class PackedAttention(MegatronModule):
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedSeqParams
     ) -> torch.Tensor:
-        """The whole pack."""
+        """Attend over the whole pack."""
         raise NotImplementedError
 
     def attend_from_chunks(
@@ -137,13 +138,13 @@ class PackedAttention(MegatronModule):
         chunks: torch.Tensor,
         boundaries: torch.Tensor,
     ) -> torch.Tensor:
-        """From parts of the sequences to all that comes before.
+        """Attend from chunks of the sequences to all preceding positions.
 
         Args:
             query: [tokens of the chunks, heads, head_dim].
             key, value: [tokens of the pack, kv_heads, head_dim].
-            chunks: int64 [2 * sequences, 2], first position in the pack and length of each; two for each sequence.
-            boundaries: of the sequences in the pack.
+            chunks: int64 [2 * sequences, 2], each chunk's first position in the pack and length; two per sequence.
+            boundaries: the sequences' boundaries in the pack.
         """
         starts = boundaries[:-1].repeat_interleave(2).tolist()
         outputs = []
@@ -155,7 +156,8 @@ class PackedAttention(MegatronModule):
         return torch.cat(outputs)
 
     def attend_to_the_end(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """One sequence whose last positions alone ask: [asking, heads, head_dim] of [positions, kv_heads, head_dim]."""
+        """Attend from the last positions of one sequence: query [asking, heads, head_dim], keys and values [positions,
+        kv_heads, head_dim]."""
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
         asking, known = len(query), len(key)
@@ -169,17 +171,18 @@ class PackedAttention(MegatronModule):
 
 
 class PackedSDPA(PackedAttention):
-    """With PyTorch's scaled_dot_product_attention: on every device, in every dtype."""
+    """Uses PyTorch's scaled_dot_product_attention: on every device, in every dtype."""
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedSeqParams
     ) -> torch.Tensor:
         repeats = query.shape[1] // key.shape[1]
         if repeats > 1:
-            # The fused CPU kernel wants as many key/value heads as query heads.
+            # The fused CPU kernel needs as many key/value heads as query heads.
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
         lengths = packed.cu_seqlens_q.diff().tolist()
-        # Neighbors of one length, which `batching` puts side by side, are one call: short ones come by the hundred.
+        # Consecutive sequences of equal length, which `batching` groups, are one call: there may be hundreds of short
+        # ones.
         runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
         sizes = [length * count for length, count in runs]
         with _kernels(query, max(lengths)):
@@ -201,7 +204,7 @@ class PackedSDPA(PackedAttention):
 
 
 class PackedFlash(PackedAttention):
-    """With flash-attn's kernels for packs: one call whatever the lengths, on CUDA in 16 bits."""
+    """Uses flash-attn's kernels for packs: one call for any lengths, on CUDA in 16 bits."""
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedSeqParams
@@ -223,7 +226,7 @@ class PackedFlash(PackedAttention):
     def attend_to_the_end(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         from flash_attn import flash_attn_func
 
-        # Its causal mask ends at the last position of both.
+        # Its causal mask is aligned to the last position of both.
         parts = (part.unsqueeze(0) for part in (query, key, value))
         return flash_attn_func(*parts, softmax_scale=self.softmax_scale, causal=True).squeeze(0)
 
@@ -231,14 +234,14 @@ class PackedFlash(PackedAttention):
 class RMSNorm(torch.nn.Module):
     """Root-mean-square norm, computed in fp32 and returned in the dtype of its weight.
 
-    Takes the arguments of Megatron's norms, so that it can stand in a layer spec.
+    Has the arguments of Megatron's norms, so that it fits into a layer spec.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        # Where each tensor-parallel rank norms its own positions, Megatron adds up what they want of the weight:
-        # it reads this attribute, which torch's parameters do not have.
+        # If each tensor-parallel rank normalizes its own positions, Megatron sums the gradients of the weight over the
+        # ranks: it reads this attribute, which torch's parameters lack.
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         self.eps = eps
 
@@ -249,7 +252,7 @@ class RMSNorm(torch.nn.Module):
 
 
 def add_residual(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
-    """Megatron's bias-dropout-add where there is neither bias nor dropout; the sum has the residual's dtype."""
+    """Megatron's bias-dropout-add without bias and dropout; the sum has the residual's dtype."""
 
     def add(output_and_bias: tuple[torch.Tensor, None], residual: torch.Tensor, prob: float) -> torch.Tensor:
         return residual + output_and_bias[0]
@@ -264,21 +267,21 @@ def layer_spec(
 
     Args:
         model: shapes and family.
-        num_layers: of one model chunk.
-        kind: whose layers.
-        attention: of the local layers.
+        num_layers: the number of layers in one model chunk.
+        kind: Transformer Engine's layers or the local ones.
+        attention: the local layers' attention.
     """
     return _te_layer_spec(model, num_layers) if kind == "te" else _local_layer_spec(model, num_layers, attention)
 
 
 def _te_layer_spec(model: ModelConfig, num_layers: int) -> TransformerBlockSubmodules:
-    """Transformer Engine's: norms fused into the linear layers after them, attention that takes packs and context
-    parallelism."""
+    """Transformer Engine's layers: norms fused into the linear layers after them, attention that supports packs and
+    context parallelism."""
     from megatron.core.extensions.transformer_engine import TEDotProductAttention, TENorm
 
     class TEAttention(TEDotProductAttention):
-        """Reads the boundaries of the sequences, which are also those with padding, and not what `padded` ones there
-        are for the rotary embedding."""
+        """Uses the actual boundaries of the sequences, which include padding, instead of the `padded` ones, which are
+        meant for the rotary embedding only."""
 
         def forward(self, *args: Any, packed_seq_params: PackedSeqParams, **kwargs: Any) -> torch.Tensor:
             plain = dataclasses.replace(packed_seq_params, cu_seqlens_q_padded=None, cu_seqlens_kv_padded=None)
@@ -291,7 +294,7 @@ def _te_layer_spec(model: ModelConfig, num_layers: int) -> TransformerBlockSubmo
 
 
 def _local_layer_spec(model: ModelConfig, num_layers: int, attention: Attention) -> TransformerBlockSubmodules:
-    """For machines without Transformer Engine."""
+    """The local layers, for machines without Transformer Engine."""
     spec = get_gpt_layer_local_spec(qk_layernorm=model.qk_norm, normalization="RMSNorm")
     own = spec.submodules.self_attention
     core = {"core_attention": PackedFlash if attention == "flash" else PackedSDPA}

@@ -1,6 +1,6 @@
 """Log-probabilities and entropies of chosen tokens from a vocabulary-parallel output layer, in chunks.
 
-Logits exist for one chunk of rows at a time, in the forward and again in the backward pass, which recomputes them.
+Logits exist for one chunk of rows at a time, in the forward pass and again in the backward pass, which recomputes them.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class _LogProbsAndEntropy(torch.autograd.Function):
         hidden, weight, labels, lse, entropy = ctx.saved_tensors
         first, valid, temperature, chunk_size, group = ctx.settings
         grad_hidden = torch.zeros_like(hidden)
-        # fp32 even for bf16 weights: rounding after every chunk would add up with their number.
+        # fp32 even for bf16 weights: rounding errors of many chunks would accumulate.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         operand = _operand(weight)
         for start in range(0, hidden.shape[0], chunk_size):
@@ -98,15 +98,15 @@ def log_probs_and_entropy(
 ) -> tuple[Annotated[torch.Tensor, "float32 rows"], Annotated[torch.Tensor, "float32 rows"]]:
     """Log-probability of each label and entropy of each distribution, differentiable in `hidden` and `weight`.
 
-    Logits are fp32 out of the matrix product, also for bf16 operands: rounded to bf16 they would be off by up to 0.06
-    at the magnitude of 16 that logits have. They are then divided by the temperature, as in OpenRLHF.
+    The matrix product returns fp32 logits, also for bf16 operands: rounded to bf16, logits of magnitude 16 would be off
+    by up to 0.06. They are then divided by the temperature, as in OpenRLHF.
 
     Args:
         hidden: [rows, hidden_size], the same on every rank of `group`.
         weight: [vocabulary / group size, hidden_size], this rank's rows of the output layer.
         labels: int64 [rows], token ids below `vocab_size`.
-        vocab_size: rows of the whole output layer that are real tokens; the rest is padding and gets no probability.
-        temperature: of the softmax.
+        vocab_size: rows of the full output layer that are real tokens; the rest is padding with no probability.
+        temperature: the softmax's temperature.
         chunk_size: rows whose logits exist at the same time.
         group: the tensor-parallel group.
 
@@ -117,7 +117,7 @@ def log_probs_and_entropy(
 
 
 def _operand(weight: torch.Tensor) -> torch.Tensor:
-    """The output layer as `_logits` takes it, prepared once for all chunks."""
+    """The output layer in the form for `_logits`, prepared once for all chunks."""
     return weight.float() if weight.device.type == "cpu" else weight
 
 

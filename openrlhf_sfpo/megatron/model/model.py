@@ -1,4 +1,4 @@
-"""The policy as Megatron-Core modules: a GPTModel whose head gives log-probabilities instead of logits."""
+"""The policy as Megatron-Core modules: a GPTModel whose head returns log-probabilities instead of logits."""
 
 import importlib.util
 import math
@@ -30,8 +30,8 @@ _OUTPUT_LAYER = ON_OBJECTS["megatron.core.tensor_parallel.layers.ColumnParallelL
 class PolicyModel(GPTModel):
     """One pipeline chunk of the policy.
 
-    The last chunk returns, instead of logits over the vocabulary, the log-probabilities and entropies of the tokens
-    that are asked for; the output layer is not applied anywhere else.
+    The last chunk returns, instead of logits over the vocabulary, the log-probabilities and entropies of the selected
+    tokens; the output layer is applied to no others.
     """
 
     def __init__(self, *, temperature: float, chunk_size: int, real_vocab_size: int, **kwargs: Any) -> None:
@@ -54,14 +54,15 @@ class PolicyModel(GPTModel):
         """Run this chunk on this rank's part of one packed micro-batch (see `MicroBatch`).
 
         Args:
-            tokens: int64 [1, tokens], the sequences one after the other.
+            tokens: int64 [1, tokens], the concatenated sequences.
             packed: boundaries of the sequences in the whole pack.
-            positions: int64 [tokens], of the tokens within their sequences.
+            positions: int64 [tokens], the tokens' positions within their sequences.
             selected: int64 [selected], tokens whose next token is scored.
             labels: int64 [selected], those next tokens.
 
         Returns:
-            On the last chunk fp32 [2, selected] (log-probabilities, entropies), else hidden states [tokens, 1, hidden],
+            On the last chunk fp32 [2, selected] (log-probabilities, entropies), else hidden states [tokens, 1, hidden];
+                with sequence parallelism, this rank's part of them.
             with sequence parallelism this rank's part of them.
         """
         embedded = self.embedding(input_ids=tokens, position_ids=None) if self.pre_process else None
@@ -74,7 +75,7 @@ class PolicyModel(GPTModel):
         if not self.post_process:
             return hidden
         if self.config.sequence_parallel:
-            # The loss's gradient is whole on every rank, which therefore takes its part of it.
+            # Every rank has the full gradient of the loss, so it takes its own part.
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
         return self.output_layer(hidden.squeeze(1)[selected], labels)
 
@@ -98,11 +99,11 @@ def _angles_of_tokens(
 ) -> tuple[torch.Tensor, PackedSeqParams]:
     """The rotary angles of every token of a pack, [tokens, 1, 1, dim], from those of each position.
 
-    Megatron would cut queries and keys into sequences in every layer to give each its angles, a slow thing with
-    hundreds of short ones. It takes the padded boundaries for that if there are any: the pack as one piece is what
-    they say here, and only the rotary embedding reads them (Transformer Engine's attention would too; see `layers`).
-    Of one piece a context-parallel rank takes its chunk from the beginning and its chunk from the end, which is where
-    the angles of its tokens are put.
+    Megatron would split queries and keys into sequences in every layer to apply the angles, which is slow with hundreds
+    of short ones. It uses the padded boundaries for that, if there are any: here they declare the pack as one sequence,
+    and only the rotary embedding reads them (Transformer Engine's attention would, too; see `layers`). Of one sequence
+    a context-parallel rank takes its chunk from the start and its chunk from the end, so the angles of its tokens are
+    put there.
     """
     own = angles[positions]
     rank, size = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
@@ -116,7 +117,7 @@ def _angles_of_tokens(
 
 
 def padded_vocab_size(model: ModelConfig, tp: int) -> int:
-    """Vocabulary rounded up so that every tensor-parallel rank holds as many rows."""
+    """The vocabulary rounded up so that all tensor-parallel ranks hold equally many rows."""
     return math.ceil(model.vocab_size / tp) * tp
 
 
@@ -162,21 +163,22 @@ def _parallelism(layout: Layout, settings: ActorSettings) -> dict[str, Any]:
         "pipeline_model_parallel_size": layout.pp,
         "virtual_pipeline_model_parallel_size": layout.vpp if layout.vpp > 1 else None,
         "pipeline_dtype": torch.float32 if settings.fp32_residual else settings.param_dtype,
-        # Packed micro-batches differ in length, so pipeline stages tell each other the shape first.
+        # Packed micro-batches differ in length, so pipeline stages send each other the shape first.
         "variable_seq_lengths": True,
-        "moe_token_dispatcher_type": "alltoall",  # unused, but the default is refused together with the line above
+        "moe_token_dispatcher_type": "alltoall",  # unused, but the default conflicts with the line above
         # Without overlap the interleaved schedule puts both directions into one batch of sends and receives; between
         # two stages, each the other's predecessor and successor, those would be matched the wrong way round.
         "overlap_p2p_comm": layout.vpp > 1,
         "batch_p2p_comm": layout.vpp == 1,
-        # What was sent to the next stage is not kept until the backward pass, which needs its graph alone. The
-        # interleaved schedule does not wait for the sending: CUDA's streams then keep the memory, gloo reads it later.
+        # Outputs sent to the next stage are freed before the backward pass, which needs only their graph. The
+        # interleaved schedule does not wait for the sending: CUDA's streams then keep the memory, but gloo reads it
+        # later.
         "deallocate_pipeline_outputs": layout.pp > 1 and (settings.device == "cuda" or layout.vpp == 1),
     }
 
 
 def _kernels(settings: ActorSettings) -> dict[str, Any]:
-    """Fused kernels, where there are any."""
+    """Fused kernels, where available."""
     cuda, te = settings.device == "cuda", settings.layer_spec == "te"
     return {
         # Transformer Engine's linear layers add weight gradients to the fp32 buffers as they compute them. They need
@@ -213,7 +215,7 @@ def build_model(
 
     Args:
         path: Hugging Face model directory, for its RoPE settings.
-        train: wrap the chunks for gradient reduction; without it they only run forward.
+        train: wrap the chunks for gradient reduction; otherwise they only run forward.
 
     Returns:
         The Megatron configuration and one module per virtual pipeline stage, wrapped in Megatron's DDP if `train`.
@@ -222,7 +224,7 @@ def build_model(
     # transformers computes RoPE's frequencies for every scaling type it knows; all families here share its formula.
     rope = LlamaRotaryEmbedding(AutoConfig.from_pretrained(path))
     if rope.attention_scaling != 1.0:
-        # Megatron multiplies cos and sin by 0.1 ln(factor) + 1; this factor makes that the scaling that is wanted.
+        # Megatron multiplies cos and sin by 0.1 ln(factor) + 1; this factor makes that the required scaling.
         config.yarn_rotary_scaling_factor = math.exp((rope.attention_scaling - 1.0) / 0.1)
         config.apply_rope_fusion = False  # the fused kernel does not multiply
     chunks = [

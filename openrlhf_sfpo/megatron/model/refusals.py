@@ -1,4 +1,4 @@
-"""The words in which a setting of config.json is refused, and what its value is compared with."""
+"""Error messages for refused settings of config.json, and comparisons of their values."""
 
 import json
 import math
@@ -13,10 +13,10 @@ def refused(where: str, name: str, value: object, why: str, fix: str = "Use a mo
 
     Args:
         where: the file.
-        name: of the setting.
-        value: that it has, shown as in the file.
+        name: the setting.
+        value: its value, shown as in the file.
         why: a clause about the value, such as "which vLLM does not support".
-        fix: what to do.
+        fix: the fix to suggest.
     """
     text = json.dumps(value, default=repr)
     if len(text) > 100:
@@ -25,7 +25,7 @@ def refused(where: str, name: str, value: object, why: str, fix: str = "Use a mo
 
 
 def is_one_of(value: object, neutral: tuple[Any, ...]) -> bool:
-    """Whether a value is one of these. True is not 1, and 1.0 is."""
+    """Whether a value is one of these. True does not equal 1, but 1.0 does."""
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
 
 

@@ -1,4 +1,5 @@
-"""Which RoPE settings of a config.json are refused. vLLM and transformers compute RoPE each with its own code."""
+"""Refuses RoPE settings of a config.json that vLLM and transformers, which have separate code for RoPE, compute
+differently."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ ROPE_SETTINGS: dict[str, tuple[str, ...]] = {
     "high_freq_factor": ("llama3",),
     **dict.fromkeys(("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"), ("yarn",)),
 }
-# What vLLM's `get_rope` reads and transformers does not. The values listed, and null, change nothing.
+# Settings that vLLM's `get_rope` reads and transformers does not. The listed values, and null, change nothing.
 ROPE_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1,),
     "attn_factor": (1,),
@@ -55,7 +56,7 @@ def refuse_unreadable(raw: dict[str, Any], where: str) -> None:
 
 
 def check_rope(config: "PretrainedConfig", where: str) -> None:
-    """RoPE settings: `rope_parameters` is how transformers 5 keeps what used to be rope_theta and rope_scaling."""
+    """Check the RoPE settings: transformers 5 keeps rope_theta and rope_scaling in `rope_parameters`."""
     rope = config.rope_parameters
     if any(isinstance(value, dict) for value in rope.values()):
         why = "by kind of layer, which the Megatron actor does not support"
@@ -107,7 +108,8 @@ def _check_scaling(config: "PretrainedConfig", kind: str, rope: dict[str, Any], 
 
 
 def _check_yarn_attention(rope: dict[str, Any], where: str) -> None:
-    """vLLM scales queries and keys by 0.1 ln(factor) + 1, whatever these settings say; transformers follows them."""
+    """Check the attention factor: vLLM scales queries and keys by 0.1 ln(factor) + 1 regardless of these settings;
+    transformers follows them."""
     factor = float(rope["factor"])
 
     def scale(weight: float) -> float:

@@ -1,8 +1,8 @@
-"""Where a rank's flat shard of a parameter lies in the Hugging Face tensors: the addresses of a checkpoint.
+"""The place of a rank's flat shard of a parameter in the Hugging Face tensors, for checkpoints.
 
-The distributed optimizer gives each data-parallel rank a range of the flattened parameter, which begins and ends in the
-middle of a row. In the full tensor such a range is a few rectangles. Stored by them, a checkpoint has no trace of the
-layout that wrote it, and any other layout can read it.
+The distributed optimizer assigns each data-parallel rank a range of the flattened parameter, which may begin and end in
+the middle of a row. In the full tensor such a range is a few rectangles. A checkpoint that stores these is independent
+of the layout that wrote it, and any other layout can read it.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ class ShardSlice:
     """A rectangle of a Hugging Face tensor that a shard holds.
 
     Attributes:
-        name: of the tensor.
+        name: the tensor's name.
         shape: the tensor's full shape.
         offset: the rectangle's first element in the tensor.
         size: the rectangle's shape.
-        start: where the rectangle, flattened, begins in the shard.
+        start: the flattened rectangle's first element in the shard.
     """
 
     name: str
@@ -37,10 +37,10 @@ class ShardSlice:
 
 
 def shard_slices(converter: Converter, rank: int, size: int, start: int, stop: int) -> Iterator[ShardSlice]:
-    """The rectangles of a range of a flattened parameter. Rows of padding are in none of them.
+    """The rectangles of a range of a flattened parameter, without rows of padding.
 
     Args:
-        converter: of the parameter.
+        converter: the parameter's converter.
         rank: tensor-parallel rank.
         size: tensor-parallel size.
         start: first element of the range.
@@ -56,8 +56,9 @@ def shard_slices(converter: Converter, rank: int, size: int, start: int, stop: i
 
 
 def _rectangles(block: Block, first: int, last: int, start: int) -> Iterator[ShardSlice]:
-    """A range of a flattened block: the rest of a row, whole rows, the beginning of a row, as far as there are any."""
-    assert block.name is not None  # it is not padding
+    """The rectangles of a range of a flattened block: the end of a row, whole rows, the start of a row, as far as they
+    exist."""
+    assert block.name is not None  # not padding
     width = block.columns
     while first < last:
         row, column = divmod(first, width)

@@ -1,8 +1,8 @@
-"""The weights and moments of an actor as tensors of a checkpoint, and back.
+"""Stores the weights and moments of an actor as tensors of a checkpoint, and restores them.
 
-Stored are the optimizer's fp32 main parameters and Adam's two moments, each under the name of the Hugging Face tensor
-that it belongs to, in the rectangles that the ranks hold (see `shard_slices`). bf16 parameters are the main parameters,
-rounded, and are not stored. Nothing is gathered, neither to save nor to load, and any layout reads what another wrote.
+Stored are the optimizer's fp32 main parameters and Adam's two moments, each under the name of its Hugging Face tensor,
+in the rectangles that the ranks hold (see `shard_slices`). bf16 parameters are the rounded main parameters, and are not
+stored. Nothing is gathered for saving or loading, and any layout can read what another wrote.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Stored(Protocol):
-    """A model that trains, as a checkpoint stores it."""
+    """The parts of a model in training that a checkpoint needs."""
 
     settings: ActorSettings
     layout: Layout
@@ -40,7 +40,7 @@ class Stored(Protocol):
 
 
 def staged(actor: Stored) -> dict[str, LocalShardsContainer]:
-    """Copies, in host memory, of what this rank stores. Training may go on as soon as this returns."""
+    """Copies, in host memory, of the tensors that this rank stores. Training may continue as soon as this returns."""
     found: dict[str, list[CheckpointableShardedTensor]] = {}
     for shard, parts in _owned(actor, writes=True):
         for kind, tensor in _tensors(shard).items():
@@ -55,12 +55,12 @@ def staged(actor: Stored) -> dict[str, LocalShardsContainer]:
 
 @torch.no_grad()
 def restore(actor: Stored, directory: Path, adam_step: int) -> None:
-    """Read this rank's weights and moments from a checkpoint into the optimizer, and bring the model in line.
+    """Read this rank's weights and moments from a checkpoint into the optimizer, and update the model's parameters.
 
     Args:
         actor: in any layout.
         directory: the checkpoint.
-        adam_step: Adam's step count there; 0 means that there are no moments.
+        adam_step: Adam's step count in it; 0 means that there are no moments.
     """
     wanted: dict[str, list[CheckpointableShardedTensor]] = {}
     for shard, parts in _owned(actor, writes=False):
@@ -73,7 +73,7 @@ def restore(actor: Stored, directory: Path, adam_step: int) -> None:
             for shard_slice in parts:
                 key = f"{kind}/{shard_slice.name}"
                 wanted.setdefault(key, []).append(_addressed(key, shard_slice, shard_slice.view(flat)))
-    # Each rank reads its own rectangles; there is nothing to agree on.
+    # Each rank reads its own rectangles, without communication.
     dcp.load(
         {key: LocalShardsContainer(shards) for key, shards in wanted.items()},
         storage_reader=dcp.FileSystemReader(directory),
@@ -92,15 +92,15 @@ def adam_step_of(actor: Stored) -> int:
             steps.add(0)
         elif "step" in state:
             steps.add(int(state["step"]))
-        else:  # Apex and Transformer Engine count in the parameter group
+        else:  # Apex and Transformer Engine count steps in the parameter group
             steps.update(int(group.get("step", 0)) for group in _groups(shard))
     assert len(steps) <= 1, f"the weights have made different numbers of steps: {sorted(steps)}"
     return steps.pop() if steps else 0
 
 
 def _owned(actor: Stored, writes: bool) -> Iterator[tuple[Shard, list[ShardSlice]]]:
-    """This rank's shards with their rectangles. Of what several ranks hold (norms, and tied embeddings on the last
-    stage) one writes."""
+    """This rank's shards with their rectangles. Of shards that several ranks hold (norms, and tied embeddings on the
+    last stage) only one is written."""
     rank, size = parallel_state.get_tensor_model_parallel_rank(), actor.layout.tp
     for child, parameter, weight in actor.shards.pairs():
         entry = actor.weights.entry_of(parameter)
@@ -115,7 +115,7 @@ def _tensors(shard: Shard) -> dict[str, torch.Tensor]:
 
 
 def _make_moments(shard: Shard, step: int) -> None:
-    """Room for the moments, as the optimizer itself would make it at its first step."""
+    """Create the moments as the optimizer itself would at its first step."""
     state: dict[str, Any] = {name: torch.zeros_like(shard.weight) for name in _MOMENTS}
     if isinstance(shard.optimizer, torch.optim.Adam | torch.optim.AdamW):
         fused = any(group.get("fused") for group in shard.optimizer.param_groups)
@@ -128,7 +128,8 @@ def _make_moments(shard: Shard, step: int) -> None:
 
 
 def _groups(shard: Shard) -> list[dict[str, Any]]:
-    """The optimizer's groups that hold something on this rank: Transformer Engine's Adam counts no steps of others."""
+    """The optimizer's groups with parameters on this rank: Transformer Engine's Adam does not count steps of the
+    others."""
     return [group for group in shard.optimizer.param_groups if group["params"]]
 
 
@@ -148,6 +149,6 @@ def _addressed(key: str, shard_slice: ShardSlice, data: torch.Tensor) -> Checkpo
         tuple(data.shape),
         shard_slice.shape,
         shard_slice.offset,
-        axis_fragmentations=None,  # no regular grid
+        axis_fragmentations=None,  # not a regular grid
     )
     return CheckpointableShardedTensor.from_sh_ten(address)

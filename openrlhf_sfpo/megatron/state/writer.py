@@ -1,8 +1,8 @@
-"""Writing checkpoints in the background: copies first, then a thread on every rank that writes them.
+"""Writes checkpoints in the background: copies the state, then writes it from a thread on every rank.
 
-Megatron's own asynchronous save forks a process and finishes it with collectives of the default group, for which the
-training has to stop and ask. Here the threads have a process group of their own, so that a checkpoint gets its place as
-soon as the last rank has written its part, whatever the training is doing.
+Megatron's own asynchronous save forks a process and finishes with collectives of the default group, for which training
+must stop and poll. Here the threads have their own process group, so a checkpoint is complete as soon as the last rank
+has written its part, regardless of training.
 """
 
 import functools
@@ -31,7 +31,7 @@ _FULL = 32 * 2**20  # bytes left at which a buffer counts as full
 
 @dataclass(frozen=True)
 class Saved:
-    """How a save ended.
+    """The result of a save.
 
     Attributes:
         target: the checkpoint's directory.
@@ -39,7 +39,7 @@ class Saved:
         error: why the save failed; None on success.
         blocked_seconds: how long training waited for it.
         seconds: from the start of the copy until the directory had its name.
-        bytes: of all its files.
+        bytes: total size of its files.
     """
 
     target: Path
@@ -52,14 +52,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into a checkpoint.
+    """The content of a checkpoint.
 
     Attributes:
         step: training steps completed.
         tensors: from `training_state.staged`.
         common: state that is the same on all ranks, picklable.
-        model: the Hugging Face directory whose configuration and tokenizer go with it.
-        manifest: what the manifest says of the run: layout, settings, metric.
+        model: the Hugging Face directory whose configuration and tokenizer are included.
+        manifest: the manifest's entries about the run: layout, settings, metric.
     """
 
     step: int
@@ -70,10 +70,10 @@ class Contents:
 
 
 class CheckpointWriter:
-    """Saves checkpoints, one at a time. Made and called on every rank, in the same order.
+    """Saves checkpoints, one at a time. Created and called on every rank, in the same order.
 
     Args:
-        on_done: called on rank 0 with each save's end, from the writing thread.
+        on_done: called on rank 0 with each save's result, in the writer thread.
     """
 
     def __init__(self, on_done: Callable[[Saved], None] = lambda saved: None) -> None:
@@ -83,14 +83,14 @@ class CheckpointWriter:
         self._last: Saved | None = None
 
     def save(self, target: Path, collect: Callable[[], Contents], wait: bool = False) -> None:
-        """Copy what is to be saved, and write it in the background.
+        """Copy the state, and write it in the background.
 
-        Waits for the save before, whose copies are still in memory.
+        Waits for the previous save, whose copies are still in memory.
 
         Args:
-            target: the checkpoint's place, on a file system that all ranks share.
+            target: the checkpoint's directory, on a file system that all ranks share.
             collect: makes the copies.
-            wait: return only when the checkpoint is written.
+            wait: return only once the checkpoint is written.
         """
         started = time.perf_counter()
         self.wait()
@@ -104,7 +104,7 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> Saved | None:
-        """Wait until nothing is being written; return how the last save ended (on rank 0, elsewhere None)."""
+        """Wait until nothing is being written; return the last save's result (on rank 0, elsewhere None)."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -124,7 +124,7 @@ class CheckpointWriter:
         if error is not None:
             free = shutil.disk_usage(target.parent).free
             if free < _FULL:
-                # torch reports a write that failed as positions in the file that do not fit.
+                # torch reports a failed write as inconsistent file positions.
                 error = f"no space left in {target.parent}, {free / 1e6:.1f} MB free; {error}"
             shutil.rmtree(part_of(target), ignore_errors=True)
         total = sum(entry["bytes"] for entry in files.values())
@@ -132,13 +132,13 @@ class CheckpointWriter:
         self._on_done(self._last)
 
     def _together(self, work: Callable[[], Any]) -> tuple[str | None, list[Any]]:
-        """Do something on all ranks; return the first error and what each rank's work returned, everywhere the same."""
+        """Run a function on all ranks; return the first error and each rank's result, the same everywhere."""
         answers: list[Any] = [None] * self._group.size()
         dist.all_gather_object(answers, _caught(work), group=self._group)
         return next((error for error, _ in answers if error is not None), None), [answer for _, answer in answers]
 
     def _write_part(self, part: Path, contents: Contents, rng: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Write this rank's files; return what the manifest says of them."""
+        """Write this rank's files; return their entries for the manifest."""
         rank = dist.get_rank()
         planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         writer = dcp.FileSystemWriter(part)
@@ -154,7 +154,7 @@ class CheckpointWriter:
 
 
 def load_object(path: Path) -> Any:
-    """Read what is in one of a checkpoint's .pt files. It is a pickle: read only checkpoints that you trust."""
+    """Read one of a checkpoint's .pt files. It is a pickle: only read checkpoints that you trust."""
     return torch.load(path, weights_only=False)
 
 
@@ -173,12 +173,12 @@ def _make_room(target: Path) -> None:
 def _caught(work: Callable[[], Any]) -> tuple[str | None, Any]:
     try:
         return None, work()
-    except (Exception, dcp.CheckpointException) as error:  # training continues whatever it is, and reports it
+    except (Exception, dcp.CheckpointException) as error:  # training continues in any case, and reports it
         return _in_words(error), None
 
 
 def _in_words(error: BaseException) -> str:
-    """The innermost reason: torch wraps those of all ranks into one exception that prints every traceback."""
+    """The innermost reason: torch wraps those of all ranks into one exception with every traceback."""
     failures = getattr(error, "failures", None)
     if failures:
         wrapped = next(iter(failures.values()))
@@ -190,5 +190,5 @@ def _in_words(error: BaseException) -> str:
 
 @functools.cache
 def _group() -> dist.ProcessGroup:
-    """The group of the writing threads, one in the life of a process."""
+    """The process group of the writer threads, one per process."""
     return dist.new_group(backend="gloo")

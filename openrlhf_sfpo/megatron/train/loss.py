@@ -16,7 +16,7 @@ class PPOClipLoss:
     arXiv 2503.14476.
 
     Attributes:
-        clip_low, clip_high: how far below and above 1 the ratio may count.
+        clip_low, clip_high: the ratio's clipping distance below and above 1.
         entropy_coef: weight of the entropy bonus.
     """
 

@@ -1,6 +1,6 @@
 """The fp32 main-parameter shards of Megatron's distributed optimizer, as SFPO needs them.
 
-Everything here acts on this rank's shard only. With bf16 parameters the shards are the optimizer's fp32 copies; with
+Everything here acts only on this rank's shard. With bf16 parameters the shards are the optimizer's fp32 copies; with
 fp32 parameters they are views of the parameters themselves.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from megatron.core.optimizer.optimizer import MegatronOptimizer
 
     class TrainedParameter(torch.nn.Parameter):
-        """A parameter with what Megatron's DDP adds to it."""
+        """A parameter with the attributes that Megatron's DDP adds."""
 
         main_grad: torch.Tensor
 
@@ -38,11 +38,11 @@ class MainShards:
     """`sfpo.OwnedWeights` over the main-parameter shards of a Megatron optimizer.
 
     Args:
-        optimizer: what `get_megatron_optimizer` returned.
+        optimizer: from `get_megatron_optimizer`.
         chunks: the DDP-wrapped model chunks that it updates.
 
     Raises:
-        ValueError: the optimizer keeps its main parameters somewhere that is not handled here.
+        ValueError: the optimizer keeps its main parameters in an unsupported place.
     """
 
     def __init__(self, optimizer: "MegatronOptimizer", chunks: "list[DistributedDataParallel]") -> None:
@@ -74,9 +74,10 @@ class MainShards:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Main parameters -> the parameters that the next forward pass reads, gathered over data-parallel ranks.
+        """Copy the main parameters into the parameters of the next forward pass, gathered over data-parallel ranks.
 
-        With overlap_param_gather the optimizer step leaves the all-gather to the next forward pass; so does this.
+        With overlap_param_gather the optimizer step leaves the all-gather to the next forward pass; so does this
+        method.
         """
         for child in self._children:
             child._copy_main_params_to_model_params()
@@ -86,7 +87,7 @@ class MainShards:
 
     @contextmanager
     def gather_skipped(self) -> Iterator[None]:
-        """Optimizer steps inside leave the other data-parallel ranks' parameters as they were: `refresh` follows."""
+        """Skip the gathering of parameters after optimizer steps in the block, because `refresh` follows."""
         with ExitStack() as stack:
             for chunk in self._chunks:
                 stack.enter_context(replaced_on(_PARAM_SYNC, chunk, lambda *args, **kwargs: None))
@@ -99,10 +100,10 @@ class MainShards:
 
     @torch.no_grad()
     def momentum_grad_cosine(self) -> float:
-        """Cosine between Adam's first moments and the gradients now in the DDP buffers, over all ranks.
+        """Cosine between Adam's first moments and the gradients in the DDP buffers, over all ranks.
 
-        Call it after the gradients are reduced and before the optimizer step. Clipping does not change it. Returns 0
-        before the first optimizer step.
+        Call it after the gradients are reduced and before the optimizer step. Clipping does not change the result,
+        which is 0 before the first optimizer step.
         """
         sums = torch.zeros(3, dtype=torch.float64)
         for child, parameter, shard in self.pairs():
@@ -119,14 +120,15 @@ class MainShards:
 
 
 def _counts_once(child: DistributedOptimizer, shard: torch.Tensor) -> bool:
-    """Whether this rank's shard enters norms: not a copy of tied embeddings, not replicated over tensor ranks."""
+    """Whether this rank's shard counts in norms: not if it is a copy of tied embeddings, or replicated over
+    tensor-parallel ranks."""
     return param_is_not_shared(shard) and param_is_not_tensor_parallel_duplicate(
         shard, getattr(child, "tp_group", None)
     )
 
 
 def _refuse_unhandled(child: "MegatronOptimizer") -> None:
-    """Each of these keeps (a copy of) the main parameters where a blend of the shards would not reach it."""
+    """Refuse optimizers that keep (a copy of) the main parameters where a blend of the shards would not reach it."""
     if not isinstance(child, DistributedOptimizer):
         raise ValueError(
             f"SFPO moves the shards of Megatron's distributed optimizer, and this one is a {type(child).__name__}. "

@@ -32,16 +32,17 @@ def build_optimizer(chunks: list[torch.nn.Module], settings: ActorSettings) -> A
     )
     optimizer = get_megatron_optimizer(config, chunks)
     for group in optimizer.param_groups:
-        # Megatron's own scheduler would do this; wd_mult is 0 for biases and norms.
+        # Megatron's own scheduler would set this; wd_mult is 0 for biases and norms.
         group["weight_decay"] = optim.weight_decay * group.get("wd_mult", 1.0)
-        # Without Transformer Engine and Apex it is torch's AdamW, which reads and writes everything once if told to.
+        # Without Transformer Engine and Apex this is torch's AdamW, whose fused version makes only one pass over
+        # memory.
         if "fused" in group:
             group["fused"] = True
     return optimizer
 
 
 class LearningRate:
-    """A transformers schedule, driven over the Megatron optimizer.
+    """A transformers schedule applied to the Megatron optimizer.
 
     `advance` is called once per optimizer step of the slow pass, so that a run with fast passes ends at the same
     rate as the GRPO run that it is compared with.
@@ -51,7 +52,7 @@ class LearningRate:
         self._optimizer = optimizer
         self._total_steps = settings.total_steps
         self._factor = 1.0
-        # transformers schedules act on a torch optimizer; this one exists only to be scheduled.
+        # transformers schedules need a torch optimizer; this one exists only for the schedule.
         stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=settings.lr)
         has_floor = settings.schedule in ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
         self._scheduler = get_scheduler(
@@ -66,16 +67,16 @@ class LearningRate:
 
     @property
     def value(self) -> float:
-        """The rate that the next optimizer step uses."""
+        """The rate of the next optimizer step."""
         return self._scheduler.get_last_lr()[0] * self._factor
 
     def scale(self, factor: float) -> None:
-        """Use `factor` times the schedule's rate from the next optimizer step on, until called again."""
+        """Use `factor` times the schedule's rate from the next optimizer step on, until the next call."""
         self._factor = factor
         self._apply()
 
     def advance(self) -> None:
-        """One optimizer step further; beyond the schedule's end (where a cosine would rise again) nothing changes."""
+        """Advance by one optimizer step; after the schedule's end (where a cosine would rise again) the rate stays."""
         if self._scheduler.last_epoch >= self._total_steps and self._total_steps > 1:
             return
         self._stand_in.step()  # a scheduler stepped before its optimizer warns

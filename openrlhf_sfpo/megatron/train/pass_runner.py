@@ -43,7 +43,7 @@ def check_norms(optimizer: "MegatronOptimizer") -> None:
 
 
 class Trained(Protocol):
-    """A model that trains, as a pass needs it."""
+    """The parts of a model in training that a pass needs."""
 
     settings: ActorSettings
     optimizer: "MegatronOptimizer"
@@ -53,29 +53,29 @@ class Trained(Protocol):
     def compute_gradients(
         self, batches: list[MicroBatch], loss_function: LossFunction, norm: LossNorm
     ) -> list[dict[str, Any]]:
-        """Leave the reduced gradients of a train batch with the optimizer; return the micro-batches' metrics."""
+        """Compute the reduced gradients of a train batch for the optimizer; return the micro-batches' metrics."""
 
     def add_start_entropies(self, entropies: torch.Tensor) -> None:
-        """Note entropies of the policy at theta_0, fp32 [n]."""
+        """Record entropies of the policy at theta_0, fp32 [n]."""
 
     def take_start_entropy(self) -> float | None:
-        """Their mean since the last time, over all ranks."""
+        """Their mean since the last call, over all ranks."""
 
 
 class PassRunner:
     """`sfpo.PassRunner` over the actor and one rollout batch.
 
-    Without old log-probabilities in the samples, those of the first optimizer step are the old ones: it is made with
-    theta_0, and with one step in a traversal no other sample needs them before.
+    If the samples have no old log-probabilities, those of the first optimizer step are used: it is computed at theta_0,
+    and with one step per traversal no other sample needs them earlier.
 
     Args:
-        actor: what trains.
+        actor: the model.
         batch: the rollouts.
         loss_function: loss of a micro-batch.
-        before_first_step: called on every rank when the first optimizer step's losses are computed, and before it.
+        before_first_step: called on every rank once the first optimizer step's losses are computed, before the step.
 
     Raises:
-        ValueError: samples without old log-probabilities, and a traversal has several optimizer steps.
+        ValueError: samples have no old log-probabilities, and a traversal has several optimizer steps.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class PassRunner:
 
 
 class TokenMeans:
-    """Adds up micro-batch metrics and averages them by token over a pass and over all ranks."""
+    """Accumulates micro-batch metrics and averages them by token over a pass and all ranks."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -144,7 +144,7 @@ class TokenMeans:
         self._steps = 0
 
     def add(self, outputs: list[dict[str, Any]]) -> None:
-        """Metrics of one optimizer step's micro-batches; empty on stages before the last."""
+        """Add the metrics of one optimizer step's micro-batches; empty on stages before the last."""
         self._steps += 1
         for output in outputs:
             tokens = output["tokens"]
@@ -156,7 +156,7 @@ class TokenMeans:
                     self._sums[name] = self._sums.get(name, 0.0) + float(value) * tokens
 
     def reduce(self) -> dict[str, float]:
-        """The same means on every rank."""
+        """The means, the same on every rank."""
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, (self._sums, self._tokens) if is_metrics_rank() else ({}, 0.0))
         tokens = sum(part[1] for part in gathered)
@@ -169,8 +169,8 @@ class TokenMeans:
 
 
 def is_metrics_rank() -> bool:
-    """Whether this rank's token means enter sums over all ranks: one tensor- and context-parallel rank of each last
-    stage does, the others know the same or nothing."""
+    """Whether this rank's token means count in sums over all ranks: those of one tensor- and context-parallel rank of
+    each last stage do; the other ranks have the same values or none."""
     return (
         parallel_state.get_tensor_model_parallel_rank() == 0
         and parallel_state.get_context_parallel_rank() == 0

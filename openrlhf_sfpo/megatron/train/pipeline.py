@@ -1,4 +1,4 @@
-"""Running micro-batches through Megatron's pipeline schedules: forward only, or forward and backward."""
+"""Runs micro-batches through Megatron's pipeline schedules: forward only, or forward and backward."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,8 +18,8 @@ class Pipeline:
     """Forward and backward passes of one train batch through this rank's model chunks.
 
     Args:
-        config: Megatron's configuration; the hooks that the schedules read from it are set here.
-        chunks: model chunks, DDP-wrapped if they train.
+        config: Megatron's configuration; the schedules' hooks in it are set here.
+        chunks: model chunks, DDP-wrapped for training.
     """
 
     def __init__(self, config: TransformerConfig, chunks: list[torch.nn.Module]) -> None:
@@ -29,7 +29,7 @@ class Pipeline:
         self.is_last_stage = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
         ddp_config = getattr(chunks[0], "ddp_config", None)
         if ddp_config is not None:
-            # The schedule would divide by the token count that it added up; the loss function has done that.
+            # The schedule would divide by its own token count; the loss function already has.
             config.finalize_model_grads_func = lambda model, num_tokens=None, **kwargs: finalize_model_grads(model)
             if ddp_config.overlap_grad_reduce:
                 hooks = [chunk.no_sync for chunk in chunks]
@@ -37,8 +37,8 @@ class Pipeline:
 
     @torch.no_grad()
     def forward(self, batches: list[MicroBatch]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each micro-batch log-probabilities, fp32 [B, A], and entropies of the scored positions, fp32 [n]; on the
-        last pipeline stage, nothing elsewhere."""
+        """For each micro-batch the log-probabilities, fp32 [B, A], and the entropies of the scored positions, fp32 [n];
+        empty before the last pipeline stage."""
 
         def collect(batch: MicroBatch, output: torch.Tensor) -> Any:
             return output.sum(), torch.tensor(0), (batch.padded(output[0]), output[1])
@@ -51,14 +51,15 @@ class Pipeline:
         """Add the gradients of a train batch to the DDP buffers and reduce them over data-parallel ranks.
 
         Returns:
-            On the last pipeline stage one dict for each micro-batch: `loss` (its share), `tokens`, `entropy` and the
+            On the last pipeline stage one dict per micro-batch: `loss` (its share), `tokens`, `entropy` and the loss
+                function's metrics. Elsewhere an empty list.
             loss function's metrics. Elsewhere nothing.
         """
 
         def loss_and_metrics(batch: MicroBatch, output: torch.Tensor) -> Any:
             count = len(batch.rows)
             if count == 0:
-                # A micro-batch without scored tokens takes part in communication and contributes nothing.
+                # A micro-batch without scored tokens only takes part in communication.
                 return output.sum() * 0.0, torch.tensor(0), {"loss": output.new_zeros(()), "tokens": 0}
             log_probs, entropy = batch.padded(output[0]), batch.padded(output[1])
             loss, metrics = loss_function(log_probs, entropy, batch, norm)
@@ -80,7 +81,7 @@ class Pipeline:
         group = parallel_state.get_context_parallel_group()
         for chunk in self._chunks:
             chunk.train(not forward_only)
-        # Each chunk of the interleaved schedule walks through the micro-batches on its own.
+        # Each chunk of the interleaved schedule iterates over the micro-batches on its own.
         iterators = [iter(batches) for _ in self._chunks]
         return self._schedule(
             forward_step_func=step,

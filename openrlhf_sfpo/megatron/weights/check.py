@@ -1,5 +1,5 @@
-"""The tensors in a model directory against those that its config.json asks for: names, shapes and dtypes from the
-headers of the files, and the values of a tied head."""
+"""Checks the tensors in a model directory against its config.json: names, shapes and dtypes from the files' headers,
+and the values of a tied head."""
 
 import re
 from collections.abc import Iterable
@@ -17,25 +17,25 @@ from openrlhf_sfpo.system.errors import UsageError
 
 DTYPES = ("BF16", "F16", "F32")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-# Buffers that old versions of transformers saved and that every implementation computes for itself.
+# Buffers that old versions of transformers saved and every implementation computes itself.
 _BUFFERS = re.compile(r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 _PROJECTION_BIAS = re.compile(r"\.(self_attn|mlp)\.\w+_proj\.bias$")
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
-_COMPARED_BYTES = 64 * 2**20  # of each of two tensors, at a time
+_COMPARED_BYTES = 64 * 2**20  # compared at a time, of each of two tensors
 _ANOTHER_MODEL = "config.json and the weights are of different models"
 
 
 def check_weights(path: str | Path, model: ModelConfig) -> list[str]:
     """Check every tensor in the directory's safetensors against config.json.
 
-    Reads the headers; of values only a head's in a model with tied embeddings, and those of unused biases.
+    Reads the headers, and the values only of a head in a model with tied embeddings and of unused biases.
 
     Args:
         path: the model directory.
         model: its configuration.
 
     Returns:
-        A line for each oddity that changes no result.
+        A line for each harmless irregularity.
 
     Raises:
         UsageError: a tensor is missing, unused, or has another shape or dtype than the model needs; or an untied head
@@ -56,7 +56,7 @@ def check_weights(path: str | Path, model: ModelConfig) -> list[str]:
 
 
 def shapes_of(entries: Iterable[Entry]) -> dict[str, Shape]:
-    """The full shapes of the Hugging Face tensors that the entries consist of, by name."""
+    """The full shapes of the entries' Hugging Face tensors, by name."""
     return {
         name: shape
         for entry in entries
@@ -68,7 +68,7 @@ def check_headers(path: str | Path, headers: dict[str, Header], needed: dict[str
     """Check that every needed tensor exists with its shape, in a dtype of 16 or 32 bits.
 
     Raises:
-        UsageError: naming the first few that are not right, and how many there are.
+        UsageError: naming the first few that are wrong, and the number of the others.
     """
     missing = [name for name in needed if name not in headers]
     if missing:
@@ -105,7 +105,7 @@ def _other_shapes(
 
 
 def _value_of(key: str, headers: dict[str, Header], needed: dict[str, Shape]) -> str | None:
-    """The value of a setting with which all weights would have the right shape; None if there is none."""
+    """The value of a setting that would make all shapes right; None if there is none."""
     if " " in key:  # a product of two
         return None
     values = set()
@@ -118,7 +118,7 @@ def _value_of(key: str, headers: dict[str, Header], needed: dict[str, Shape]) ->
 
 
 def _keys(name: str) -> tuple[str, ...]:
-    """The settings in config.json that give a tensor its shape, one for each dimension."""
+    """The settings in config.json that determine a tensor's shape, one per dimension."""
     queries, keys = "num_attention_heads * head_dim", "num_key_value_heads * head_dim"
     by_ending = {
         "embed_tokens.weight": ("vocab_size", "hidden_size"),
@@ -164,13 +164,13 @@ def _missing(path: str | Path, headers: dict[str, Header], missing: list[str]) -
 
 
 def _layer(name: str) -> int:
-    """The layer that a tensor is in; -1 outside of layers."""
+    """The layer of a tensor; -1 outside of layers."""
     found = _LAYER.match(name)
     return int(found[1]) if found else -1
 
 
 def _prefix(headers: dict[str, Header], missing: list[str]) -> str:
-    """What stands in front of all the missing names, such as "_orig_mod."; empty if it is not that."""
+    """The common prefix that all missing names have in the files, such as "_orig_mod."; empty if there is none."""
     prefixes = {name.removesuffix(missing[0]) for name in headers if name.endswith(f".{missing[0]}")}
     return next((one for one in prefixes if all(one + name in headers for name in missing)), "")
 
@@ -204,7 +204,7 @@ def _check_tied_head(path: str | Path, reader: CheckpointReader) -> None:
 
 
 def _slices(reader: CheckpointReader, name: str) -> Iterable[slice]:
-    """Rows of a tensor, so many at a time that they take little memory."""
+    """Slices of a tensor's rows that take little memory."""
     shape = reader.headers[name].shape
     rows = shape[0] if shape else 1
     step = max(1, _COMPARED_BYTES // max(1, 4 * torch.Size(shape[1:]).numel()))
@@ -212,7 +212,7 @@ def _slices(reader: CheckpointReader, name: str) -> Iterable[slice]:
 
 
 def _equal(reader: CheckpointReader, first: str, second: str) -> bool:
-    """Whether two tensors of one shape have the same values. NaN is the same as NaN."""
+    """Whether two tensors of the same shape have the same values. NaN equals NaN."""
     for rows in _slices(reader, first):
         a, b = reader(first, rows, None).float(), reader(second, rows, None).float()
         if not torch.equal(a.view(torch.int32), b.view(torch.int32)):

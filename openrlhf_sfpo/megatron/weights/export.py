@@ -1,4 +1,4 @@
-"""Getting weights in and out: loading a rank's slices, and streaming full Hugging Face tensors to rank 0 in buckets."""
+"""Loads and exports weights: loads a rank's slices, and streams full Hugging Face tensors to rank 0 in buckets."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +20,10 @@ class WeightExchange:
 
     Args:
         model: shapes and family.
-        layout: how the ranks are laid out.
+        layout: the layout of the ranks.
         chunks: this rank's model chunks, without the DDP wrapper.
-        plan: which tensors make up which of their parameters.
-        bucket_bytes: how much is gathered and sent at a time.
+        plan: maps Hugging Face tensors to their parameters.
+        bucket_bytes: size of the buckets.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WeightExchange:
         ]
 
     def entry_of(self, parameter: torch.nn.Parameter) -> Entry:
-        """Where one of this rank's parameters is in the model."""
+        """The plan's entry of one of this rank's parameters."""
         return self._entries[id(parameter)]
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class WeightExchange:
         tensor keeps its bucket in memory.
 
         Args:
-            everyone: yield on all ranks; each of the ranks' model copies then gathers for itself.
+            everyone: yield on all ranks; each model copy then gathers for itself.
             finish_param_gather: called before the weights are read.
         """
         own = _Stream(self._device)
@@ -131,8 +131,8 @@ class WeightExchange:
         )
 
     def _gather(self, bucket: list[Entry], everyone: bool) -> Callable[[], torch.Tensor | None]:
-        """Start gathering a bucket of this stage. What is returned waits for it, and gives the full tensors, flattened,
-        on tensor-parallel rank 0, or on all."""
+        """Start gathering a bucket of this stage. The returned function waits for it, and returns the full tensors,
+        flattened, on tensor-parallel rank 0 or on all ranks."""
         local = [self._parameter(entry).detach() for entry in bucket]
         flat = torch.cat([part.reshape(-1) for part in local])
         gathered, work = [flat], None
@@ -147,7 +147,7 @@ class WeightExchange:
                 return None
             sizes = [part.numel() for part in local]
             by_rank = [shards.split(sizes) for shards in gathered]
-            gathered.clear()  # they need not outlive this function
+            gathered.clear()  # frees them before the function returns
             tensors = []
             for index, entry in enumerate(bucket):
                 shards = [parts[index].view(local[index].shape) for parts in by_rank]
@@ -157,7 +157,7 @@ class WeightExchange:
         return merged
 
     def _to_everyone(self, stage: int, bucket: list[Entry], flat: torch.Tensor | None) -> torch.Tensor:
-        """From the ranks of a stage, which all have the bucket, along each of the pipelines that they are in."""
+        """Broadcast a bucket from the ranks of a stage, which all have it, along each of their pipelines."""
         if flat is None:
             flat = torch.empty(sum(entry.numel for entry in bucket), dtype=self.dtype, device=self._device)
         pipeline = parallel_state.get_pipeline_model_parallel_group()
@@ -170,7 +170,7 @@ class WeightExchange:
 
 
 class _Sent:
-    """A tensor on its way to rank 0, kept alive until it has arrived."""
+    """A tensor being sent to rank 0, kept alive until it has arrived."""
 
     def __init__(self, flat: torch.Tensor) -> None:
         self._flat = flat

@@ -1,7 +1,7 @@
-"""Which Hugging Face tensors make up which Megatron parameter, for the dense families (Llama, Mistral, Qwen2, Qwen3).
+"""Maps Hugging Face tensors to Megatron parameters, for the dense families (Llama, Mistral, Qwen2, Qwen3).
 
 The families share their tensor names; they differ in whether q/k/v have biases and whether queries and keys are
-normalized. Each entry of the plan can read a rank's slice from a checkpoint and put gathered slices together again.
+normalized. Each entry of the plan can read a rank's slice from a checkpoint and merge gathered slices.
 """
 
 import functools
@@ -29,10 +29,10 @@ class Block:
     Attributes:
         name: the Hugging Face tensor; None for rows of padding.
         shape: its full shape.
-        row: its first row that is in the block.
-        rows: how many rows the block has.
-        column: its first column that is in the block; None means all of them, or a tensor of one dimension.
-        columns: how many columns the block has, 1 for a tensor of one dimension.
+        row: the block's first row in it.
+        rows: the block's number of rows.
+        column: the block's first column in it; None for all columns, or a one-dimensional tensor.
+        columns: the block's number of columns, 1 for a one-dimensional tensor.
     """
 
     name: str | None
@@ -49,7 +49,7 @@ def _rows(name: str, shape: Shape, row: int, rows: int) -> Block:
 
 
 class Converter(ABC):
-    """How one Megatron parameter is cut out of Hugging Face tensors, and back.
+    """Converts between one Megatron parameter and Hugging Face tensors.
 
     Attributes:
         names: the Hugging Face tensors, in the order that `merge` returns them.
@@ -63,10 +63,10 @@ class Converter(ABC):
 
     @abstractmethod
     def blocks(self, rank: int, size: int) -> list["Block"]:
-        """What a tensor-parallel rank's parameter consists of, from its first row to its last."""
+        """The blocks of a tensor-parallel rank's parameter, from its first row to its last."""
 
     def read(self, reader: Reader, rank: int, size: int) -> torch.Tensor:
-        """This tensor-parallel rank's parameter, reading no more than it needs."""
+        """Read this tensor-parallel rank's parameter, and no more than it needs."""
         parts: list[torch.Tensor] = []
         for block in self.blocks(rank, size):
             if block.name is None:
@@ -176,8 +176,8 @@ class FusedQKV(Converter):
 
 @dataclass(frozen=True)
 class Entry:
-    """One Megatron parameter: its name within a chunk, where that chunk is, how it converts, and whether another stage
-    holds the same."""
+    """One Megatron parameter: its name within a chunk, the chunk's place, its converter, and whether another stage
+    holds a copy."""
 
     parameter: str
     stage: int
@@ -190,7 +190,7 @@ class Entry:
         return sum(torch.Size(shape).numel() for shape in self.converter.shapes)
 
 
-# Where Transformer Engine has the norms that it fuses into the linear layers after them.
+# Transformer Engine's names of the norms that it fuses into the linear layers after them.
 _TE_NAMES = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
     "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
@@ -200,7 +200,7 @@ _TE_NAMES = {
 def weight_plan(model: ModelConfig, layout: Layout, layers: LayerSpec = "local") -> list[Entry]:
     """Every Hugging Face tensor of the model once, in the order of its state dict, with the parameter that holds it.
 
-    `layers` says whose layers hold them. With tied embeddings there is no lm_head.weight, and a last pipeline stage's
+    `layers` selects the implementation. With tied embeddings there is no lm_head.weight, and a last pipeline stage's
     own copy is not in the plan: see `tied_copy`.
     """
     hidden, vocab = model.hidden_size, model.vocab_size
@@ -224,7 +224,7 @@ def weight_plan(model: ModelConfig, layout: Layout, layers: LayerSpec = "local")
 
 
 def tied_copy(model: ModelConfig, layout: Layout) -> Entry | None:
-    """The last stage's copy of tied embeddings, where there is one: it is loaded but never exported."""
+    """The last stage's copy of tied embeddings, if any: it is loaded but never exported."""
     if not model.tied_embeddings or layout.pp == 1:
         return None
     converter = VocabRows(("model.embed_tokens.weight",), ((model.vocab_size, model.hidden_size),))

@@ -1,5 +1,5 @@
-"""What a path is that was given as a model: a Hugging Face directory with safetensors, or something else that has to be
-converted, merged or downloaded first. Looks at file names and at small files only, and imports nothing heavy."""
+"""Determines what a model path is: a Hugging Face directory with safetensors, or something that must be converted,
+merged or downloaded first. Reads only file names and small files, and imports nothing heavy."""
 
 import json
 import os
@@ -20,15 +20,15 @@ _CONVERT = (
 
 
 def check_model_directory(path: str | Path, needs_weights: bool = True, bin_files: bool = False) -> None:
-    """Check that the path is a Hugging Face model directory, and say what it is where it is something else.
+    """Check that the path is a Hugging Face model directory; otherwise say what it is.
 
     A path that does not exist, and a directory without config.json that cannot be recognized, are left to
     `ModelConfig.from_pretrained`, and missing shards to `hf_directory.tensor_headers`.
 
     Args:
         path: what the user gave as the model.
-        needs_weights: refuse other formats of weights also where there is a config.json.
-        bin_files: PyTorch's *.bin files are fine.
+        needs_weights: refuse other formats of weights even if there is a config.json.
+        bin_files: accept PyTorch's *.bin files.
 
     Raises:
         UsageError: naming the format and how to get safetensors from it.
@@ -66,7 +66,7 @@ def check_model_directory(path: str | Path, needs_weights: bool = True, bin_file
 
 
 def _check_companions(path: Path, names: set[str], through_transformers: bool) -> None:
-    """Files that change which weights vLLM or transformers load from the directory."""
+    """Check for files that change which weights vLLM or transformers load from the directory."""
     if "hf_quant_config.json" in names:
         raise _problem(
             f"{path} is quantised by NVIDIA ModelOpt (hf_quant_config.json)", "Use the model before quantisation."
@@ -80,14 +80,14 @@ def _check_companions(path: Path, names: set[str], through_transformers: bool) -
 
 
 def check_stop_tokens(path: str | Path, vocab_size: int) -> None:
-    """Check the tokens that end a response in vLLM: those of generation_config.json, or without it of config.json.
+    """Check the tokens that end a response in vLLM: those of generation_config.json or, without it, of config.json.
 
     Args:
         path: the model directory.
-        vocab_size: of the model.
+        vocab_size: the model's vocabulary size.
 
     Raises:
-        UsageError: the file is damaged, or a token is none of the vocabulary.
+        UsageError: the file is damaged, or a token is not in the vocabulary.
     """
     file = Path(path) / "generation_config.json"
     if not file.is_file():
@@ -104,7 +104,7 @@ def check_stop_tokens(path: str | Path, vocab_size: int) -> None:
 
 
 def _used(names: set[str]) -> list[str]:
-    """The files that actor, engines or tokenizer read; people who clone a repository often leave out the others."""
+    """The files that actor, engines or tokenizer read; other files are often missing from clones."""
     endings: tuple[str, ...] = (".json", ".jinja", ".model", ".safetensors")
     if SINGLE not in names and INDEX not in names:
         endings = (*endings, ".bin", ".gguf", ".pth")
@@ -113,12 +113,12 @@ def _used(names: set[str]) -> list[str]:
 
 
 def _is_lfs_pointer(file: Path) -> bool:
-    """Whether Git has left its pointer in place of a large file."""
+    """Whether the file is a Git LFS pointer instead of the large file."""
     if not file.is_file() or file.stat().st_size > 1024:
         return False
     try:
         return file.read_bytes().startswith(_LFS)
-    except OSError:  # its reader reports that
+    except OSError:  # the file's reader will report it
         return False
 
 
@@ -127,7 +127,7 @@ def _problem(problem: str, fix: str) -> UsageError:
 
 
 _Found = tuple[str, str] | None
-# What the trainers of other projects write next to weights.
+# Files that the trainers of other projects write next to weights.
 _STATES = ("optim", "sched", "scaler", "rng", "training_args")
 
 
