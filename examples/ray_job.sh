@@ -10,7 +10,7 @@
 #
 # Jobs are sent with the token that the cluster was started with: in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH, in
 # .ray-token here (docker/run.sh) or in ~/.ray/auth_token. ALLOW_OPEN_RAY=1 is for a cluster without one, on a network
-# that you trust: whoever reaches its dashboard can run programs there.
+# that you trust: anyone who reaches its dashboard can run programs there.
 #
 # If paths differ on the cluster, as in a container (docker/run.sh), REMOTE_DIR is the directory to run in, and
 # the script is named as it is called there:
@@ -50,7 +50,7 @@ for name in MODEL DATA RUN_DIR NODES; do
     [ -n "${!name:-}" ] && settings+=("$name=${!name}")
 done
 # Relative paths are from there. Ray joins the words and gives them to a shell in double quotes, where `$` and backticks
-# would be expanded once more: encoded, the command arrives as it was typed. The name is for whoever looks at the job.
+# would be expanded once more: encoded, the command arrives as it was typed. The name is for people who look at the job.
 command="$(printf '%q ' cd "${REMOTE_DIR:-$PWD}") && exec env $(printf '%q ' ${settings[@]+"${settings[@]}"} bash "$script" "${@:2}" ${flags[@]+"${flags[@]}"})"
 encoded="$(printf %s "$command" | base64 | tr -d '\n')"
 name="$(basename "$script" | tr -c 'A-Za-z0-9._\n-' _)"

@@ -32,7 +32,7 @@ _REGULAR, _BEST = "global_step", "best_global_step"
 class CheckpointRefused(Exception):
     """A checkpoint cannot be used; the message says why and names the file, and `fix` what to do."""
 
-    def __init__(self, problem: str, fix: str = "Give a checkpoint that is whole.") -> None:
+    def __init__(self, problem: str, fix: str = "Give a complete checkpoint.") -> None:
         super().__init__(problem)
         self.fix = fix
 
@@ -165,9 +165,9 @@ def _what_it_is(path: Path) -> tuple[str, str]:
         fix = "Use --ckpt.save_hf in the run, or DeepSpeed's zero_to_fp32.py in the checkpoint."
         return f"{path} has checkpoints of --actor.backend deepspeed, which are not read here", fix
     if path.name.startswith((_REGULAR, _BEST)):
-        return f"{path} has no {MANIFEST}, so it was never finished", "Give a checkpoint that is whole."
+        return f"{path} has no {MANIFEST}, so it was never finished", "Give a complete checkpoint."
     if inside:
-        return f"{path} holds no checkpoint that is whole", "Give another run directory."
+        return f"{path} holds no complete checkpoint", "Give another run directory."
     model = path / "hf"
     if (model / "config.json").is_file():
         fix = "Load that with transformers or vLLM; nothing to export."

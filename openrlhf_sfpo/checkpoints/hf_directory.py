@@ -72,11 +72,11 @@ def _read_index(path: Path) -> dict[str, str] | None:
             raise ValueError("its weight_map does not name files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            MODEL_SETTING, f"{file} is damaged or cut short ({error!r}).", "Download that file again."
+            MODEL_SETTING, f"{file} is damaged or truncated ({error!r}).", "Download that file again."
         ) from None
     for name in weight_map.values():
         if Path(name).name != name or not name.endswith(".safetensors"):
-            problem = f"{file} names {name!r}, which is no safetensors file in that directory."
+            problem = f"{file} names {name!r}, which is not a safetensors file in that directory."
             raise UsageError(MODEL_SETTING, problem, "Download the model's safetensors and their index.")
     return weight_map
 
@@ -174,5 +174,5 @@ def _open(file: Path) -> Any:
         raise UsageError(MODEL_SETTING, f"{file} cannot be read ({error}).", "Change its permissions.") from None
     except SafetensorError as error:
         raise UsageError(
-            MODEL_SETTING, f"{file} is damaged or cut short ({error}).", "Download that file again."
+            MODEL_SETTING, f"{file} is damaged or truncated ({error}).", "Download that file again."
         ) from None

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label_key", help="field of the answer (default: label, answer, final_answer or reference_answer)")
     add("--input_template", help="prompt around the problem, which is put in place of {}")
     add("--chat", action=argparse.BooleanOptionalAction, help="apply the model's chat template (default: no)")
-    add("--trust_remote_code", action="store_true", help="run the code that a model directory brings along")
+    add("--trust_remote_code", action="store_true", help="run the code that comes with a model directory")
     add("--dtype", default="auto", choices=["auto", "bfloat16", "float32", "float16"], help="(default: %(default)s)")
     add("--tensor_parallel_size", type=int, default=1, help="GPUs of the engine (default: %(default)s)")
     add("--gpu_memory_utilization", type=float, default=0.9, help="(default: %(default)s)")
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="sample nothing: grade the responses of an evaluation again, from its samples.jsonl, with --grader; the "
         "results go to --out, or to DIR itself if it has none yet",
     )
-    add("--verbose", action="store_true", help="print what vLLM has to say")
+    add("--verbose", action="store_true", help="print vLLM's output")
     return parser
 
 

@@ -195,5 +195,5 @@ def _together(flags: Flags, given: dict[str, Any]) -> tuple[argparse.Namespace, 
     for name in given.get("run.allow_changed", []):
         if name.removeprefix("--") not in flags.names:
             advice = suggestions.unknown_setting(name, "", flags.names).fix
-            raise UsageError("--run.allow_changed", f"names {name!r}, which is no flag.", advice)
+            raise UsageError("--run.allow_changed", f"names {name!r}, which is not a flag.", advice)
     return argparse.Namespace(**{**flags.defaults(), **given}), set(given)

@@ -57,7 +57,7 @@ def _main(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"Commands: {', '.join(COMMANDS)}."
-        print(f"openrlhf-sfpo: error: {argv[0]!r} is no command. {hint}", file=sys.stderr)
+        print(f"openrlhf-sfpo: error: {argv[0]!r} is not a command. {hint}", file=sys.stderr)
         return 2
     # "eval" is a Python builtin, so its file has the long name.
     module = {"eval": "evaluate"}.get(argv[0], argv[0])

@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
         word = message.removeprefix(_UNKNOWN).split(" ")[0].partition("=")[0]
         hint = f"{self.prog} --help lists the flags."
         if message.startswith(_UNKNOWN) and word.startswith("-"):
-            message = f"{word}: is no flag."
+            message = f"{word}: is not a flag."
             close = similar(word.lstrip("-"), names)
             hint = f"Did you mean {' or '.join(f'--{one}' for one in close)}?" if close else hint
         self.exit(2, f"{self.prog}: error: {message.rstrip('.')}. {hint}\n")

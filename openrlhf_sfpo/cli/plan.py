@@ -63,7 +63,7 @@ def _number(words: list[str], flag: str, default: Default) -> float | Default:
             try:
                 value = float(text)
             except ValueError:
-                raise UsageError(flag, f"is {text!r}, which is no number.", "Give one above 0.") from None
+                raise UsageError(flag, f"is {text!r}, which is not a number.", "Give one above 0.") from None
             if not 0 < value < float("inf") or (flag == "--gpus" and value != int(value)):
                 raise UsageError(flag, f"is {text}.", "Give a number above 0.")
             return value

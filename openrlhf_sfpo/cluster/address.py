@@ -64,7 +64,7 @@ def check_cluster(allow_open: bool) -> Cluster | None:
     if not (allow_open or on_loopback):
         raise UsageError(
             "RAY_ADDRESS",
-            f"is {asked}, a Ray cluster without authentication: whoever reaches that port can run programs as you.",
+            f"is {asked}, a Ray cluster without authentication: anyone who reaches that port can run programs as you.",
             "Start Ray with RAY_AUTH_MODE=token on every node, and set it here, too (docs/security.md shows how); or "
             f"give {OPEN_FLAG} on a network that you trust.",
         )
@@ -120,7 +120,7 @@ def _endpoint(asked: str) -> tuple[str, int, bool]:
             failure = error.strerror or str(error) or "no answer"
     raise UsageError(
         "RAY_ADDRESS",
-        f"is {asked}, where nobody answers ({failure}).",
+        f"is {asked}, where nothing answers ({failure}).",
         "Start Ray there (ray start --head), correct the address, or unset it to start Ray on this machine.",
     )
 

@@ -83,7 +83,7 @@ class SFPOConfig:
     gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes", above(0), reuse=True)
     stop_step: int | None = _flag(
         None,
-        "turn SFPO off after this many rollout batches, whatever the entropy does",
+        "turn SFPO off after this many rollout batches, regardless of the entropy",
         at_least(0, "Use 0 or more, or leave it out."),
         reuse=True,
     )
@@ -271,7 +271,7 @@ class ActorConfig:
 
     trust_remote_code: bool = _flag(
         False,
-        "run the code that a model directory brings along (auto_map in config.json or tokenizer_config.json)",
+        "run the code that comes with a model directory (auto_map in config.json or tokenizer_config.json)",
         resume=True,
     )
 
@@ -295,10 +295,10 @@ class RunConfig:
     )
     allow_open_ray: bool = _flag(
         False,
-        "join a Ray cluster (RAY_ADDRESS) that has no authentication: whoever reaches it can run programs as you",
+        "join a Ray cluster (RAY_ADDRESS) that has no authentication: anyone who reaches it can run programs as you",
         resume=True,
     )
-    verbose: bool = _flag(False, "print everything that Ray, vLLM, DeepSpeed and transformers have to say", resume=True)
+    verbose: bool = _flag(False, "print all output of Ray, vLLM, DeepSpeed and transformers", resume=True)
     reward_trial: float = _flag(
         120.0,
         "seconds for a trial of your own reward function before anything is started: it is called once, in a process "
@@ -420,7 +420,7 @@ class VLLMConfig:
     sleep_level: int = _flag(
         1,
         "with --vllm.enable_sleep, what engines do with their weights while the actor trains: move them to host memory "
-        "(1), or forget them until the actor sends its own (2), which takes no host memory",
+        "(1), or discard them until the actor sends its own (2), which takes no host memory",
         between(1, 2),
         resume=True,
     )

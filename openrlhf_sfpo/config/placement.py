@@ -75,7 +75,7 @@ def _check_sleep(args: NestedFlags) -> None:
     if args.train.partial_rollout_enable and not args.train.async_enable:
         raise UsageError(
             "--train.partial_rollout_enable",
-            "lets responses go on with new weights while the actor trains, which the synchronous trainer never does.",
+            "lets responses continue with new weights while the actor trains, which the synchronous trainer cannot.",
             "Add --train.async_enable, or drop it.",
         )
 

@@ -41,7 +41,7 @@ def unknown_flag(word: str, names: Iterable[str]) -> UsageError:
     name = word.lstrip(DASHES)
     known = list(names)
     if name in known:
-        return UsageError(word, "is no flag.", f"Write --{name}, with two hyphens.")
+        return UsageError(word, "is not a flag.", f"Write --{name}, with two hyphens.")
     problem, fix = _advice(name, known, "--")
     return UsageError(word, f"{problem}.", fix)
 
@@ -62,14 +62,14 @@ def unknown_setting(name: str, place: str, names: Iterable[str]) -> UsageError:
         fix = "Write a text in quotes, such as '{}'." if above.endswith("template") else "Correct it."
         return UsageError(place, f"sets {name!r}, but {above} takes a value and no settings of its own.", fix)
     if name.startswith("no-") and name.removeprefix("no-") in known:
-        return UsageError(place, f"sets {name!r}, which is no flag.", f"Write {name.removeprefix('no-')}: false.")
+        return UsageError(place, f"sets {name!r}, which is not a flag.", f"Write {name.removeprefix('no-')}: false.")
     inside = [flag for flag in known if flag.startswith(f"{name}.")]
     if inside:
         return UsageError(
             place, f"gives {name!r} a value, but it is a section.", f"Set flags in it, such as {', '.join(inside[:2])}."
         )
     if name.startswith("--") and name.removeprefix("--") in known:
-        return UsageError(place, f"sets {name!r}, which is no flag.", f"Write {name.removeprefix('--')}.")
+        return UsageError(place, f"sets {name!r}, which is not a flag.", f"Write {name.removeprefix('--')}.")
     problem, fix = _advice(name, known, "")
     return UsageError(place, f"sets {name!r}, which {problem}.", fix)
 
@@ -153,18 +153,18 @@ _TRUE, _FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0"
 def _advice(name: str, known: list[str], dashes: str) -> tuple[str, str]:
     """The problem with the name, and the fix."""
     if name in RENAMED:
-        return "is no flag (it was one of earlier versions of OpenRLHF)", f"Write {dashes}{RENAMED[name]}."
+        return "is not a flag (it was one of earlier versions of OpenRLHF)", f"Write {dashes}{RENAMED[name]}."
     if name in GONE:
-        return "is no flag (it was one of earlier versions of OpenRLHF)", GONE[name]
+        return "is not a flag (it was one of earlier versions of OpenRLHF)", GONE[name]
     close = similar(name, known)
     if not close and name.rpartition(".")[2] in RENAMED:
-        return "is no flag", f"Write {dashes}{RENAMED[name.rpartition('.')[2]]}."
+        return "is not a flag", f"Write {dashes}{RENAMED[name.rpartition('.')[2]]}."
     if not close:
         topic = name.partition(".")[0]
         if any(one.startswith(f"{topic}.") for one in known):
-            return "is no flag", f"`openrlhf-sfpo train --help {topic}` lists its flags."
-        return "is no flag", "`openrlhf-sfpo train --help` lists the topics."
-    return "is no flag", f"Did you mean {' or '.join(f'{dashes}{one}' for one in close)}?"
+            return "is not a flag", f"`openrlhf-sfpo train --help {topic}` lists its flags."
+        return "is not a flag", "`openrlhf-sfpo train --help` lists the topics."
+    return "is not a flag", f"Did you mean {' or '.join(f'{dashes}{one}' for one in close)}?"
 
 
 def meant(name: str, value: str, choices: Iterable[str]) -> str:

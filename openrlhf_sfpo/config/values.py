@@ -16,8 +16,8 @@ from openrlhf_sfpo.system.errors import UsageError
 # Text flags for which the empty text is a valid value.
 _MAY_BE_EMPTY = frozenset({"ckpt.best_metric_key"})
 _KINDS: dict[Any, tuple[str, str]] = {
-    int: ("no whole number", "Write one, such as 8."),
-    float: ("no number", "Write one, such as 0.5 or 1e-6."),
+    int: ("not a whole number", "Write one, such as 8."),
+    float: ("not a number", "Write one, such as 0.5 or 1e-6."),
 }
 _YAML_FLOATS = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -75,7 +75,7 @@ def _check_count(action: argparse.Action, items: list[Any], place: str) -> None:
 def _boolean(action: argparse.Action, given: object, place: str) -> bool:
     asked = given if isinstance(given, bool) else truth(_text(given)) if not isinstance(given, list) else None
     if asked is None:
-        raise _error(action.option_strings[0], f"is {given!r}, which is no boolean", place, "Write true or false.")
+        raise _error(action.option_strings[0], f"is {given!r}, which is not a boolean", place, "Write true or false.")
     # --muon.no_nesterov sets the flag without "no_" to false.
     return asked if action.const is None or action.const else not asked
 
@@ -144,7 +144,9 @@ def expanded(flag: str, text: str, place: str = "") -> str:
         return path
     home = os.path.expanduser(path)
     if home.startswith("~"):
-        raise _error(flag, f"is {text!r}, and {path.split('/')[0]} is nobody's home here", place, "Write the path.")
+        raise _error(
+            flag, f"is {text!r}, and {path.split('/')[0]} has no home directory here", place, "Write the path."
+        )
     return home
 
 

@@ -33,9 +33,7 @@ def directories() -> Iterator[Finding]:
     if home is not None and is_writable(home):
         yield Finding("home", "ok", str(home))
     else:
-        found = (
-            f"{home or 'none'} cannot be written; a run makes one for itself, and compiles its kernels anew each time"
-        )
+        found = f"{home or 'none'} cannot be written; a run makes one for itself, and compiles its kernels every time"
         yield Finding("home", "warning", found, "Set HOME to a directory that can be written and that stays.")
     for name, place in unwritable_caches().items():
         yield Finding(name, "error", f"is {place}, which cannot be written", "Unset it, or name another directory.")

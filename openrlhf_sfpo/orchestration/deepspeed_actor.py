@@ -109,7 +109,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
             RuntimeError: on GPUs, where OpenRLHF connects to its engines only once.
         """
         if self._sync is None:
-            raise RuntimeError("OpenRLHF's DeepSpeed actor cannot connect to vLLM engines again; start the run anew.")
+            raise RuntimeError("OpenRLHF's DeepSpeed actor cannot connect to vLLM engines again; restart the run.")
         self._sync = self._new_sync()
         self._sync.send(self.trainer.sfpo.gate.batches)
 

@@ -201,7 +201,7 @@ class RolloutEngine(_RolloutRayActor):
         await self.llm.finish_weight_update()
         self._lacks_weights = self._updating = False
 
-    async def sleep(self) -> None:  # type: ignore[override]  # the level is a flag, and nobody gives one
+    async def sleep(self) -> None:  # type: ignore[override]  # the level is a flag; callers give none
         """Free the GPU memory of the weights and the key/value cache, including cached prefixes, until `wake_up`."""
         if not self._asleep:
             await self.llm.sleep(level=self._sleep_level)

@@ -26,7 +26,7 @@ def read_metrics(directory: Path, problems: list[str] | None = None) -> list[dic
         if line is not None:
             lines.append(line)
         elif text.strip() and number < len(texts):
-            problems.append(f"{METRICS}, line {number} is no step of this run; left out")
+            problems.append(f"{METRICS}, line {number} is not a step of this run; left out")
     if not lines:
         problems.append(f"{METRICS} has no step yet")
     return lines

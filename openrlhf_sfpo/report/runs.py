@@ -109,7 +109,7 @@ def find_runs(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise UsageError(
-                "RUN_DIR", f"{path} is no directory.", "Give run directories, or directories with runs in them."
+                "RUN_DIR", f"{path} is not a directory.", "Give run directories, or directories with runs in them."
             )
         markers = [*path.rglob(CONFIG), *path.rglob(METRICS)]
         below = sorted({marker.parent for marker in markers if ".incomplete-" not in str(marker.relative_to(path))})
@@ -129,7 +129,7 @@ def _read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
     else:
         if isinstance(settings, dict):
             return settings
-        problems.append(f"{path.name} is no mapping of settings")
+        problems.append(f"{path.name} is not a mapping of settings")
     return {}
 
 

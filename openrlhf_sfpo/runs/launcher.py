@@ -133,7 +133,7 @@ def _what_continues(values: dict[str, Any]) -> str:
     """What the same command will do next time."""
     step = _newest_step(Path(values["ckpt.path"]) / PLACE)
     if step is None:
-        return "There is no checkpoint: the same command begins again."
+        return "There is no checkpoint: the same command starts over."
     return f"The same command continues after step {step}."
 
 
@@ -158,7 +158,7 @@ def _train(session: Session, flat: argparse.Namespace, directory: Path, console:
         if checkpoint is not None:
             console.say(f"continuing after step {checkpoint.step}, from {checkpoint.path}")
         elif resume.holds_a_run(directory):
-            console.say("there is no checkpoint to continue from: beginning again")
+            console.say("there is no checkpoint to continue from: starting over")
         try:
             _prepare(session, flat, console)
             session.train(flat, directory, console, total_steps, checkpoint, status)
@@ -168,12 +168,12 @@ def _train(session: Session, flat: argparse.Namespace, directory: Path, console:
                 raise
             lines = read_metrics(directory)
             if repetitions.again(error, lines[-1]["step"] if lines else 0):
-                console.say("the same happened before, and no step was finished since: not starting again")
+                console.say("the same happened before, and no step was finished since: not restarting")
                 raise
             left -= 1
             console.say(reason(error))
             _collect_logs(directory)
-            console.say(f"starting again from the last checkpoint ({left} restarts left, --train.max_restarts)")
+            console.say(f"restarting from the last checkpoint ({left} restarts left, --train.max_restarts)")
             session.close()
 
 
@@ -183,21 +183,21 @@ def _warn_of_no_checkpoints(values: dict[str, Any], total_steps: int | None, con
     if values["actor.backend"] == "deepspeed" or total_steps == 1 or saves_best:
         return
     if values["ckpt.disable_ds"]:
-        console.say("warning: no checkpoints are written (--ckpt.disable_ds): if this run is killed, it begins again")
+        console.say("warning: no checkpoints are written (--ckpt.disable_ds): if this run is killed, it starts over")
     elif every < 0 or (total_steps is not None and every >= total_steps):
         chosen = "default" if every < 0 else f"and the run has {total_steps} steps"
         fewer = 10 if total_steps is None or total_steps > 10 else total_steps // 2
         saves = f"saves one every {fewer} steps" if fewer > 1 else "saves one after every step"
         console.say(
             f"warning: no checkpoint is written on the way (--ckpt.save_steps {every}, {chosen}): if this run is "
-            f"killed, it begins again. --ckpt.save_steps {fewer} {saves}"
+            f"killed, it starts over. --ckpt.save_steps {fewer} {saves}"
         )
 
 
 def _prepare(session: Session, flat: argparse.Namespace, console: Console) -> None:
     args = nested(flat)
     follows = session.prepare(flat)
-    ready = "engines and actors are those of the run before" if follows else "Ray is up"
+    ready = "reusing the previous run's engines and actors" if follows else "Ray is up"
     dtype = vars(flat)["megatron.param_dtype"]
     console.say(f"{ready}; actor on {session.device} in {dtype}, {_what_runs(args)}")
     warning = crowded(args) if session.device == "cuda" else None

@@ -31,11 +31,11 @@ def holds_a_run(directory: Path) -> bool:
     """
     if (directory / CONFIG).exists():
         if not settings_in(directory).keys() >= _MARKS:
-            raise UsageError("--run.dir", f"{directory} holds a {CONFIG} that is no run's.", "Choose another one.")
+            raise UsageError("--run.dir", f"{directory} holds a {CONFIG} that is not a run's.", "Choose another one.")
         return True
     if (directory / METRICS).exists():
         raise UsageError(
-            "--run.dir", f"{directory} holds {METRICS} of something that is no run of ours.", "Choose another one."
+            "--run.dir", f"{directory} holds {METRICS} of something other than a run.", "Choose another one."
         )
     return False
 

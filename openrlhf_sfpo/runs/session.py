@@ -128,7 +128,7 @@ class Session:
         self.was_training = False
         writer = RunWriter(directory, as_asked(values), step, status)
         for path in writer.set_aside:
-            console.say(f"steps after {step} are made again; the lines of the earlier try are in {path.name}")
+            console.say(f"steps after {step} are repeated; the lines of the earlier attempt are in {path.name}")
         listener = None
         try:
             with self.stopping.deferred():

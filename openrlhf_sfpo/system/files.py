@@ -26,7 +26,7 @@ def check_writable(flag: str, directory: Path, probe: bool = True) -> None:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(
-            flag, f"{directory} cannot be written: {existing} is no writable directory.", "Choose another one."
+            flag, f"{directory} cannot be written: {existing} is not a writable directory.", "Choose another one."
         )
     if not probe:
         return

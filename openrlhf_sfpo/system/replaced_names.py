@@ -72,14 +72,14 @@ REPLACEMENTS: dict[str, Replacement] = {
             "openrlhf.trainer.ray",
             "create_vllm_engines",
             "worker_reuse",
-            "a run reuses the engines of the run before",
+            "a run reuses the previous run's engines",
             _COMPARISON,
         ),
         Replacement(
             _LAUNCHER,
             "RayActorGroup",
             "worker_reuse",
-            "a run reuses the actors of the run before",
+            "a run reuses the previous run's actors",
             _COMPARISON,
         ),
         Replacement(

@@ -59,7 +59,9 @@ class Template:
         if len(places) == 1:
             start, end = places[0]
             return cls(text[:start], text[end:])
-        problem = "has no place for the prompt" if not places else f"has {len(places)} places for the prompt"
+        problem = (
+            "has no placeholder for the prompt" if not places else f"has {len(places)} placeholders for the prompt"
+        )
         raise UsageError(flag, f"is {text!r}, which {problem}.", "Put {} where the problem goes.")
 
     def __call__(self, prompt: str) -> str:

@@ -131,7 +131,7 @@ def _text_rows(flag: str, path: Path, kind: str) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise UsageError(flag, f"{path} is not UTF-8 text ({error}).", "Save it as UTF-8.") from None
     except (gzip.BadGzipFile, EOFError) as error:
-        raise UsageError(flag, f"{path} is not a whole gzip file ({error}).", "Copy it again.") from None
+        raise UsageError(flag, f"{path} is not a complete gzip file ({error}).", "Copy it again.") from None
     except OSError as error:
         raise UsageError(flag, f"{path} cannot be read ({error.strerror}).", "Look at its permissions.") from None
 

@@ -99,7 +99,7 @@ def test_the_base_may_be_a_file_beside_it(tmp_path: Path) -> None:
         ("variants: [sfpoo]", "--sfpo.preset: is 'sfpoo' (FILE, line 2). Did you mean sfpo?"),
         ("variants: {a: {sfpo.k: 0}, a: {sfpo.k: 1}}", "sets 'a' twice, in line 2"),
         ("variants: {a: {sfpo.kk: 0}}", "FILE, line 2: sets 'sfpo.kk'"),
-        ("sweep: {sfpo.k: [1, a]}", "--sfpo.k: is 'a', which is no whole number (FILE, line 2)"),
+        ("sweep: {sfpo.k: [1, a]}", "--sfpo.k: is 'a', which is not a whole number (FILE, line 2)"),
         (
             "sweep: {train.seed: [1, 2]}",
             "FILE, line 2: sets train.seed, which a comparison sets for each run. Use seeds.",
@@ -125,8 +125,8 @@ def test_values_are_read_as_their_flags_mean_them(tmp_path: Path, text: str, exp
     [
         ("train.seed=3", "--set train.seed=3: sets train.seed, which a comparison sets for each run. Use seeds."),
         ("run.dir=x", "Use --out."),
-        ("sfpo.enable=perhaps", "--sfpo.enable: is 'perhaps', which is no boolean (--set sfpo.enable=perhaps)."),
-        ("sfpo.kk=3", "--set sfpo.kk=3: sets 'sfpo.kk', which is no flag. Did you mean sfpo.k?"),
+        ("sfpo.enable=perhaps", "--sfpo.enable: is 'perhaps', which is not a boolean (--set sfpo.enable=perhaps)."),
+        ("sfpo.kk=3", "--set sfpo.kk=3: sets 'sfpo.kk', which is not a flag. Did you mean sfpo.k?"),
         ("ckpt.path=", "--ckpt.path: is empty (--set ckpt.path=)."),
     ],
 )
@@ -146,7 +146,7 @@ def test_mistakes_in_changes_are_named(tmp_path: Path, change: str, message: str
         ({"base": BASE, "variants": {"sfpo": 3}}, "Give a list of presets, or flags for each name."),
         ({"base": BASE, "sweep": {"actor.adam.lr": 1e-5}}, "sweep actor.adam.lr is 1e-05. Give a list of values."),
         ({"base": BASE, "seeds": 3}, "seeds is 3. Give a list of whole numbers."),
-        ({"base": {**BASE, "sfpo.kk": 3}}, "sets 'sfpo.kk', which is no flag."),
+        ({"base": {**BASE, "sfpo.kk": 3}}, "sets 'sfpo.kk', which is not a flag."),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, content: dict[str, Any], message: str) -> None:
@@ -314,7 +314,7 @@ def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> 
     """The second run had the engines and actors of the first, until it was killed; then it had fresh ones."""
     runs = continued / "runs"
     cut_short, again = numbers_of(runs / f"{SECOND}.incomplete-1"), numbers_of(runs / SECOND)
-    assert "engines and actors are those of the run before" in console_of(runs / f"{SECOND}.incomplete-1")
+    assert "reusing the previous run's engines and actors" in console_of(runs / f"{SECOND}.incomplete-1")
     assert "Ray is up" in console_of(runs / SECOND)
     assert len(again) == 7
     *whole, last = cut_short

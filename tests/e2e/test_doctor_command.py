@@ -155,4 +155,4 @@ def test_a_cluster_that_does_not_answer(problems: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     found = examination.check_command_line(parse(flags(tmp_path / "run", problems))[0])
     assert (found.check, found.state) == ("RAY_ADDRESS", "error")
-    assert "nobody answers" in found.found
+    assert "nothing answers" in found.found

@@ -302,7 +302,7 @@ def test_docker_build(container: Path) -> None:
         (["doctor", "--help"], 0, "usage: openrlhf-sfpo doctor"),
         (["--actor.model_name_or_path", "/nowhere"], 2, "openrlhf-sfpo train: error:"),
         (["bash", "-c", "echo run as it is: $HOME"], 0, "run as it is: /"),
-        (["qwen2.5-72b.sh", "--no-such-flag"], 2, "--no-such-flag: is no flag."),
+        (["qwen2.5-72b.sh", "--no-such-flag"], 2, "--no-such-flag: is not a flag."),
     ],
 )
 def test_entrypoint(words: list[str], status: int, output: str) -> None:

@@ -189,10 +189,10 @@ def test_a_cluster_with_a_token(
 @pytest.mark.parametrize(
     ("address", "problem"),
     [
-        ("127.0.0.1:{closed}", "nobody answers"),
-        ("localhost:{closed}", "nobody answers"),
-        ("[::1]:{closed}", "nobody answers"),
-        ("no-such-host.invalid:6379", "nobody answers"),
+        ("127.0.0.1:{closed}", "nothing answers"),
+        ("localhost:{closed}", "nothing answers"),
+        ("[::1]:{closed}", "nothing answers"),
+        ("no-such-host.invalid:6379", "nothing answers"),
         ("127.0.0.1:{silent}", "does not answer as Ray does"),
         ("127.0.0.1:{web}", "does not answer as Ray does"),
         ("ray://127.0.0.1:10001", "Ray Client"),
@@ -244,7 +244,7 @@ def test_a_dead_address_ends_every_command_with_one_line(command: list[str], tes
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("openrlhf-sfpo train: error: RAY_ADDRESS: is 127.0.0.1:") and "nobody answers" in line
+    assert line.startswith("openrlhf-sfpo train: error: RAY_ADDRESS: is 127.0.0.1:") and "nothing answers" in line
     assert not (tmp_path / "run" / "status.json").exists()
 
 

@@ -181,7 +181,7 @@ def test_a_hang_and_a_sigterm(
     stacks = (run_dir / "logs" / "stacks.txt").read_text()
     assert stacks.count("\nrank ") == 1, "one of each rank"
     assert stacks.count("run_pass") == 2, "also of the one that was stopped"
-    assert shown.count("starting again from the last checkpoint") == 1 + len(deaths)
+    assert shown.count("restarting from the last checkpoint") == 1 + len(deaths)
     assert "SIGTERM: finishing the step in progress and saving a checkpoint (up to 500 s" in shown
     ended = re.search(
         r"stopped after step (\d); its checkpoint is saved\. The same command continues after step \1", shown
@@ -298,7 +298,7 @@ def test_an_engine_that_cannot_start_says_why_once(problems: Path, tmp_path: Pat
     (line,) = [line for line in done.stdout.splitlines() if "failed" in line or "could not start" in line]
     assert re.search(r"the run failed: engine 0 could not start: ValueError: .*max seq len \(4096\).* KV cache", line)
     assert not re.search(r"\x1b|Traceback|File \"", done.stdout)
-    assert "starting again" not in done.stdout
+    assert "restarting" not in done.stdout
     status = read_status(tmp_path / "run")
     assert status["state"] == "failed"
     assert status["reason"] in line

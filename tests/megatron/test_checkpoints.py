@@ -270,7 +270,7 @@ NO_CHECKPOINTS: list[tuple[str, list[str], list[str]]] = [
     ("global_step2/model", ["global_step2/manifest.json", "global_step2/model/config.json"], ["Give", "global_step2."]),
     ("run", ["run/config.yaml", "run/hf/config.json"], ["holds no checkpoint", "its final model", "run/hf."]),
     ("run", ["run/config.yaml"], ["is a run directory without a checkpoint", "--ckpt.save_steps"]),
-    ("run", ["run/checkpoints/_actor/global_step4/common.pt"], ["holds no checkpoint that is whole"]),
+    ("run", ["run/checkpoints/_actor/global_step4/common.pt"], ["holds no complete checkpoint"]),
     (
         "run",
         ["run/checkpoints/_actor/global_step4/mp_rank_00_model_states.pt"],

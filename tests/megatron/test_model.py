@@ -248,7 +248,7 @@ def test_a_truncated_file_is_named(ranks: RankPool, tmp_path: Path) -> None:
     path = make_model(tmp_path / "model", "llama")
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(UsageError, match=r"model\.safetensors is damaged or cut short"):
+    with pytest.raises(UsageError, match=r"model\.safetensors is damaged or truncated"):
         CheckpointReader(path)
 
 

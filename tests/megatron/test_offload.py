@@ -1,4 +1,4 @@
-"""The actor's state in host memory: it leaves the device, comes back to the bit, and whoever needs it finds it."""
+"""The actor's state in host memory: it leaves the device, returns bit for bit, and methods that need it reload it."""
 
 from pathlib import Path
 from typing import Any

@@ -461,7 +461,7 @@ def test_a_run_directory_of_something_else_is_refused_as_by_the_run(directory: P
     (directory / "run").mkdir()
     (directory / "run" / "metrics.jsonl").write_text("{}")
     assert train.main(dry_run_flags(directory)) == 2
-    assert "holds metrics.jsonl of something that is no run of ours" in capsys.readouterr().err
+    assert "holds metrics.jsonl of something other than a run" in capsys.readouterr().err
 
 
 def test_a_run_directory_that_cannot_be_written_here_is_still_to_do(directory: Path, capsys: Any) -> None:

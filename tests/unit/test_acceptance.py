@@ -70,10 +70,10 @@ REFUSED: list[tuple[str, str, tuple[str, ...]]] = [
     ("--ckpt.best_metric_key=foo", "nothing is evaluated", NOT_PLAN),
     ("--reward.overlong_buffer_len=100", "longer than a response can be", NOT_PLAN),
     # Kinds of value.
-    ("--sfpo.k=three", "no whole number", ALL),
-    ("--sfpo.k=1e3", "no whole number", ALL),
-    ("--sfpo.k=", "no whole number", ALL),
-    ("--sfpo.alpha=0,8", "no number", ALL),
+    ("--sfpo.k=three", "not a whole number", ALL),
+    ("--sfpo.k=1e3", "not a whole number", ALL),
+    ("--sfpo.k=", "not a whole number", ALL),
+    ("--sfpo.alpha=0,8", "not a number", ALL),
     ("--sfpo.gate=false", "Use one of upper, two_sided, off", ALL),
     ("--ckpt.path=", "is empty", ALL),
     ("--data.label_key= ", "is empty", ALL),
@@ -88,7 +88,7 @@ REFUSED: list[tuple[str, str, tuple[str, ...]]] = [
     ("--micro_train_batch_size=4", "train.micro_batch_size", ALL),
     ("--remote_rm_url=math", "reward.remote_url", ALL),
     ("--perf", "Leave it out", ("train", "dry-run", "doctor", "plan")),
-    ("--bogus", "is no flag", ("train", "dry-run", "doctor", "plan")),
+    ("--bogus", "is not a flag", ("train", "dry-run", "doctor", "plan")),
 ]
 
 ACCEPTED: list[tuple[str, str, Any, tuple[str, ...]]] = [
@@ -189,7 +189,7 @@ def test_accepted_by_every_command(
         ("--help batch_size", "Did you mean rollout.batch_size or train.batch_size?"),
         ("--dryrun", "Did you mean --dry-run?"),
         ("--dry-run=false", "--dry-run: takes no value."),
-        ("--run.allow_changed actor.lr", "--run.allow_changed: names 'actor.lr', which is no flag. Did you mean"),
+        ("--run.allow_changed actor.lr", "--run.allow_changed: names 'actor.lr', which is not a flag. Did you mean"),
     ],
 )
 def test_words_of_a_command_line(capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
@@ -221,7 +221,7 @@ def test_a_comparison_switches_flags_off(tmp_path: Path, base: dict[str, Any], c
         (plan.main, ["/nonexist"], "openrlhf-sfpo plan: error: MODEL_DIR: /nonexist does not exist"),
         (plan.main, [""], "openrlhf-sfpo plan: error: MODEL_DIR: "),
         (plan.main, ["--gpus", "8"], "openrlhf-sfpo plan: error: MODEL_DIR: is not given."),
-        (doctor.main, ["--bogus"], "openrlhf-sfpo doctor: error: --bogus: is no flag."),
+        (doctor.main, ["--bogus"], "openrlhf-sfpo doctor: error: --bogus: is not a flag."),
         (doctor.main, ["bogus"], "openrlhf-sfpo doctor: error: 'bogus': is neither a flag"),
     ],
 )
@@ -310,10 +310,14 @@ def test_evaluations_check_their_numbers_alike(
         (
             compare.main,
             ["c.yaml", "--bogus"],
-            "openrlhf-sfpo compare: error: --bogus: is no flag. openrlhf-sfpo compare",
+            "openrlhf-sfpo compare: error: --bogus: is not a flag. openrlhf-sfpo compare",
         ),
         (compare.main, [], "openrlhf-sfpo compare: error: the following arguments are required: CONFIG.yaml."),
-        (evaluate.main, ["m", "--max-new-tokens", "3"], "--max-new-tokens: is no flag. Did you mean --max_new_tokens?"),
+        (
+            evaluate.main,
+            ["m", "--max-new-tokens", "3"],
+            "--max-new-tokens: is not a flag. Did you mean --max_new_tokens?",
+        ),
         (
             evaluate.main,
             ["m", "--top_p", "x"],
@@ -322,7 +326,7 @@ def test_evaluations_check_their_numbers_alike(
         (
             report.main,
             ["r", "--smoth", "3"],
-            "openrlhf-sfpo report: error: --smoth: is no flag. Did you mean --smooth?",
+            "openrlhf-sfpo report: error: --smoth: is not a flag. Did you mean --smooth?",
         ),
         (export.main, ["a"], "openrlhf-sfpo export: error: the following arguments are required: OUT."),
     ],

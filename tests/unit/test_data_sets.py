@@ -242,7 +242,7 @@ def test_rows_as_verl_writes_them(tmp_path: Path) -> None:
         ("a.csv", f'prompt,label\n"{CHAT}",4\n', "line 2: the prompt is a chat written as text"),
         ("a.parquet", "no parquet", "is not a parquet file"),
         ("a.arrow", "no arrow", "is not an Arrow file"),
-        ("a.jsonl.gz", "no gzip", "is not a whole gzip file"),
+        ("a.jsonl.gz", "no gzip", "is not a complete gzip file"),
     ],
 )
 def test_data_is_checked_to_the_last_row(tmp_path: Path, name: str, content: str, message: str) -> None:

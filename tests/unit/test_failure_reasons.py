@@ -1,4 +1,4 @@
-"""What a run failed of, in one line, and whether starting again could help."""
+"""Why a run failed, in one line, and whether a restart could help."""
 
 import pickle
 from typing import Any

@@ -116,7 +116,7 @@ def test_yaml_settings_have_the_flags_names_and_the_command_line_the_last_word(t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("sfpo: {kk: 3}", "sets 'sfpo.kk', which is no flag"),
+        ("sfpo: {kk: 3}", "sets 'sfpo.kk', which is not a flag"),
         ("- a\n- b", "is not a mapping"),
         ("a: [", "is not YAML"),
         (None, "does not exist"),
@@ -275,7 +275,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--actor.model_name_or_path", "no tokenizer"],
     ),
     ("weights incomplete", {"--actor.model_name_or_path": half_a_model}, ["lacks the tensors model.layers.3"]),
-    ("weights cut short", {"--actor.model_name_or_path": cut_model}, ["damaged or cut short", "Download"]),
+    ("weights cut short", {"--actor.model_name_or_path": cut_model}, ["damaged or truncated", "Download"]),
     (
         "architecture",
         {"--actor.model_name_or_path": lambda t: edited_model(t, model_type="mamba")},
@@ -420,7 +420,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("index cut short", {"--actor.model_name_or_path": cut_index}, ["index.json is damaged", "Download"]),
     ("run directory under a file", {"--run.dir": under_a_file}, ["--run.dir", "no writable directory"]),
     ("run directory read-only", {"--run.dir": "/proc/run"}, ["--run.dir", "cannot be written"]),
-    ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "no run of ours"]),
+    ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "other than a run"]),
     (
         "replay with other groups",
         {"--rollout.replay_dir": recording_of_pairs, "--rollout.n_samples_per_prompt": 4},
@@ -502,12 +502,12 @@ def test_bad_input_ends_with_one_message_and_status_2(
 def test_a_word_that_is_no_number_ends_with_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--sfpo.k", "three"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "--sfpo.k: is 'three', which is no whole number." in line
+    assert "--sfpo.k: is 'three', which is not a whole number." in line
 
 
 def test_flags_are_not_guessed_from_their_beginnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--conf", "run.yaml"]) == 2
-    assert "--conf: is no flag. Did you mean --config?" in capsys.readouterr().err
+    assert "--conf: is not a flag. Did you mean --config?" in capsys.readouterr().err
 
 
 def test_openrlhfs_parser_is_found_without_running_its_main() -> None:

@@ -92,7 +92,7 @@ def wider(tensors: Tensors, rows: int) -> None:
             tensors[name] = torch.randn(tensors[name].shape[0], rows)
 
 
-def quantised(tensors: Tensors, dtype: torch.dtype) -> None:
+def quantized(tensors: Tensors, dtype: torch.dtype) -> None:
     """Linear layers in few bits, with scales next to them."""
     for name in list(tensors):
         if name.endswith("_proj.weight"):
@@ -216,12 +216,12 @@ WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
     ),
     (
         "int8 with scales",
-        lambda path: edit(path, lambda tensors: quantised(tensors, torch.int8)),
+        lambda path: edit(path, lambda tensors: quantized(tensors, torch.int8)),
         ["weights in I8", "and 25 more", "16 or 32 bits (BF16, F16, F32)"],
     ),
     (
         "float8 with scales",
-        lambda path: edit(path, lambda tensors: quantised(tensors, torch.float8_e4m3fn)),
+        lambda path: edit(path, lambda tensors: quantized(tensors, torch.float8_e4m3fn)),
         ["weights in F8_E4M3", "16 or 32 bits"],
     ),
     (
@@ -229,7 +229,7 @@ WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
         lambda path: edit(path, lambda tensors: tensors.update({GATE: tensors[GATE].double()})),
         ["weights in F64", GATE, "save it in torch.float32"],
     ),
-    ("GPTQ", lambda path: edit(path, gptq), ["lacks", "quantised (GPTQ, AWQ or alike)"]),
+    ("GPTQ", lambda path: edit(path, gptq), ["lacks", "quantized (GPTQ, AWQ or similar)"]),
     (
         "scales that nothing uses",
         lambda path: edit(path, lambda tensors: tensors.update({GATE + "_scale": torch.ones(1)})),
@@ -251,7 +251,7 @@ WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
         ["v_head.weight"],
     ),
     ("LoRA on top", lambda path: edit(path, with_lora), ["lora_A", "merge_and_unload"]),
-    ("cut short", lambda path: cut(path / "model.safetensors"), ["model.safetensors is damaged or cut short"]),
+    ("cut short", lambda path: cut(path / "model.safetensors"), ["model.safetensors is damaged or truncated"]),
     ("empty", lambda path: (path / "model.safetensors").write_bytes(b""), ["model.safetensors is damaged"]),
     ("a web page", a_web_page, ["model.safetensors is damaged"]),
     ("a shard cut short", lambda path: cut(path / split(path)[GATE]), ["of-00002.safetensors is damaged"]),
@@ -265,7 +265,7 @@ WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
     (
         "index of pickles",
         lambda path: write_index(path, dict.fromkeys(split(path), "pytorch_model.bin")),
-        ["no safetensors"],
+        ["not a safetensors file"],
     ),
     ("index to elsewhere", foreign_index, ["'../elsewhere.safetensors'"]),
     ("an index without files", lambda path: (split(path), write_index(path, {})), ["damaged"]),
@@ -485,7 +485,7 @@ FORMATS: list[tuple[str, dict[str, str], list[str]]] = [
     (
         "GPTQ",
         {"config.json": "{}", "quantize_config.json": "{}", "gptq_model-4bit-128g.safetensors": ""},
-        ["GPTQ", "before quantisation"],
+        ["GPTQ", "before quantization"],
     ),
     ("AWQ", {"config.json": "{}", "quant_config.json": "{}", "awq_model_w4_g128.safetensors": ""}, ["AWQ"]),
     ("ModelOpt", {"config.json": "{}", "hf_quant_config.json": "{}", "model.safetensors": ""}, ["NVIDIA ModelOpt"]),

@@ -54,14 +54,14 @@ def test_templates(template: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("Solve:", "has no place for the prompt"),
-        ("", "has no place for the prompt"),
-        (r"Put it in \boxed{}.", "has no place for the prompt"),
-        ("Q {{}}", "has no place for the prompt"),
-        ("{name}", "has no place for the prompt"),
-        ("{} and {}", "has 2 places for the prompt"),
-        ("{prompt} and {}", "has 2 places for the prompt"),
-        ("{0} {0}", "has 2 places for the prompt"),
+        ("Solve:", "has no placeholder for the prompt"),
+        ("", "has no placeholder for the prompt"),
+        (r"Put it in \boxed{}.", "has no placeholder for the prompt"),
+        ("Q {{}}", "has no placeholder for the prompt"),
+        ("{name}", "has no placeholder for the prompt"),
+        ("{} and {}", "has 2 placeholders for the prompt"),
+        ("{prompt} and {}", "has 2 placeholders for the prompt"),
+        ("{0} {0}", "has 2 placeholders for the prompt"),
     ],
 )
 def test_templates_that_are_refused(template: str, message: str) -> None:

@@ -296,9 +296,9 @@ def test_broken_runs_are_named_and_the_others_reported(grid: Path) -> None:
     assert done.returncode == 0, done.stderr
     for remark in (
         "config.yaml is not YAML; metrics.jsonl has no step yet",
-        "metrics.jsonl, line 2 is no step of this run; left out",
-        "line 3 is no step",
-        "line 4 is no step",
+        "metrics.jsonl, line 2 is not a step of this run; left out",
+        "line 3 is not a step",
+        "line 4 is not a step",
     ):
         assert remark in done.stdout
     assert "line 7" not in done.stdout  # the line that is being written
@@ -332,7 +332,7 @@ def test_a_run_without_evaluations_still_shows_its_training(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "RUN_DIR: nowhere is no directory."),
+        (["nowhere"], "RUN_DIR: nowhere is not a directory."),
         (["{grid}", "--smooth", "2"], "--smooth: is 2. Use an odd number, such as 3."),
         (
             ["{grid}", "--baseline", "ppo"],

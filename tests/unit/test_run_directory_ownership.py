@@ -91,8 +91,8 @@ def test_a_comparison_refuses_one_place_for_several_runs(
         ("model elsewhere", "--ckpt.output_dir=PLACE/other", "--ckpt.output_dir: PLACE/other is not empty"),
         ("checkpoints elsewhere", "--ckpt.path=PLACE/other", "--ckpt.path: PLACE/other already holds checkpoints"),
         ("run, checkpoints elsewhere", "--ckpt.path=PLACE/other", "--ckpt.path: PLACE/other already holds checkpoints"),
-        ("settings of something else", "", "holds a config.yaml that is no run's"),
-        ("metrics of something else", "", "holds metrics.jsonl of something that is no run of ours"),
+        ("settings of something else", "", "holds a config.yaml that is not a run's"),
+        ("metrics of something else", "", "holds metrics.jsonl of something other than a run"),
     ],
 )
 def test_what_others_wrote_is_left_alone(

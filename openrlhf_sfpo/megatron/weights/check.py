@@ -76,7 +76,7 @@ def check_headers(path: str | Path, headers: dict[str, Header], needed: dict[str
     unfit = [name for name in needed if headers[name].dtype not in DTYPES]
     if unfit:
         kinds = sorted({headers[name].dtype for name in unfit})
-        fix = "save it in torch.float32" if kinds == ["F64"] else "use the model before quantisation, or dequantise it"
+        fix = "save it in torch.float32" if kinds == ["F64"] else "use the model before quantization, or dequantize it"
         raise UsageError(
             MODEL_SETTING,
             f"{path} has weights in {', '.join(kinds)}: {some(unfit)}.",
@@ -143,7 +143,7 @@ def _missing(path: str | Path, headers: dict[str, Header], missing: list[str]) -
     problem, fix = f"{path} lacks the tensors {some(missing)}.", "Download the whole model again."
     prefix = _prefix(headers, missing)
     if any(name.endswith((".qweight", ".weight_packed", ".qzeros")) for name in headers):
-        fix = "Its weights are quantised (GPTQ, AWQ or alike): use the model before quantisation."
+        fix = "Its weights are quantized (GPTQ, AWQ or similar): use the model before quantization."
     elif any(".lora_" in name or name.endswith(".base_layer.weight") for name in headers):
         fix = "It has LoRA weights that are not merged: merge them with peft's merge_and_unload."
     elif prefix:

@@ -69,7 +69,7 @@ def _check_companions(path: Path, names: set[str], through_transformers: bool) -
     """Check for files that change which weights vLLM or transformers load from the directory."""
     if "hf_quant_config.json" in names:
         raise _problem(
-            f"{path} is quantised by NVIDIA ModelOpt (hf_quant_config.json)", "Use the model before quantisation."
+            f"{path} is quantized by NVIDIA ModelOpt (hf_quant_config.json)", "Use the model before quantization."
         )
     if "adapter_config.json" in names and through_transformers:
         raise _problem(
@@ -95,7 +95,7 @@ def check_stop_tokens(path: str | Path, vocab_size: int) -> None:
     try:
         tokens = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
     except (ValueError, AttributeError) as error:
-        raise _problem(f"{file} is damaged or cut short ({error})", "Download that file again.") from None
+        raise _problem(f"{file} is damaged or truncated ({error})", "Download that file again.") from None
     listed = tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
     wrong = [one for one in listed if type(one) is not int or not 0 <= one < vocab_size]
     if wrong:
@@ -208,11 +208,11 @@ def _pytorch(path: Path, names: set[str]) -> _Found:
     )
 
 
-def _quantised(path: Path, names: set[str]) -> _Found:
+def _quantized(path: Path, names: set[str]) -> _Found:
     method = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
     for name, kind in method.items():
         if name in names:
-            return f"{path} is quantised by {kind} ({name})", "Use the model before quantisation."
+            return f"{path} is quantized by {kind} ({name})", "Use the model before quantization."
     return None
 
 
@@ -287,7 +287,7 @@ _FORMATS: list[Callable[[Path, set[str]], Any]] = [
     _own_checkpoint,
     _gguf,
     _pytorch,
-    _quantised,
+    _quantized,
     _consolidated,
     _training_state,
     _other_frameworks,
