@@ -26,7 +26,12 @@ def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list
 @pytest.mark.parametrize(
     ("name", "k", "tied"),
     [
-        *((name, 2, tied) for name in LAYOUTS for tied in (True, False)),
+        # Tied and untied in turn; the other half is slow.
+        *(
+            pytest.param(name, 2, tied, marks=pytest.mark.slow if tied == bool(number % 2) else ())
+            for number, name in enumerate(LAYOUTS)
+            for tied in (True, False)
+        ),
         ("TP2PP2DP1", 0, True),
         ("VPP2", 0, False),
     ],
@@ -72,7 +77,9 @@ def with_sgd(path: str, layout: tuple[int, ...], samples: list[Any]) -> Any:
     return jobs.train(path, layout, samples, batches=2, sgd=True, optimizer={"lr": 0.05, "weight_decay": 0.0})
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if number % 2 else ()) for number, name in enumerate(LAYOUTS)]
+)
 def test_updates_in_bf16_are_as_good_as_a_plain_loops(ranks: RankPool, tmp_path: Path, name: str) -> None:
     """bf16 parameters with fp32 main parameters: the update points where fp32's does, as nearly as a plain loop's."""
     layout, dp = LAYOUTS[name]
