@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.files import check_writable, write_whole
+from openrlhf_sfpo.system.files import check_writable, write_atomically
 from openrlhf_sfpo.tasks.evaluation import (
     PAPER_SETS,
     PAPER_TEMPLATE,
@@ -95,7 +95,7 @@ def rows_of(name: str, problems: list[Problem]) -> list[dict[str, Any]]:
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a JSONL file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     print(f"{path}: {len(rows)} rows", flush=True)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -110,7 +110,7 @@ def verify(checkpoint: Checkpoint, workers: int = 8) -> None:
                 raise CheckpointRefused(f"{checkpoint.path / name} is damaged: its checksum is another one")
 
 
-def newest_whole(root: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint | None:
+def newest_complete(root: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint | None:
     """The complete checkpoint with the most steps; among several, the one written last.
 
     Args:
@@ -141,17 +141,17 @@ def find_checkpoint(path: Path, refused: Callable[[str], None] = lambda reason: 
         CheckpointRefused: there is none, or it is not whole; the message says what the path is, if that is known.
     """
     for place in (path, path / PLACE, path / "checkpoints" / PLACE):
-        found = newest_whole(place, refused)
+        found = newest_complete(place, refused)
         if found is not None:
             return found
     if not (path / MANIFEST).is_file():
-        raise CheckpointRefused(*_what_it_is(path))
+        raise CheckpointRefused(*_identify(path))
     checkpoint = open_checkpoint(path)
     verify(checkpoint)
     return checkpoint
 
 
-def _what_it_is(path: Path) -> tuple[str, str]:
+def _identify(path: Path) -> tuple[str, str]:
     """What a directory without a manifest is, and which path to give instead."""
     if (path / "config.json").is_file() and [*path.glob("*.safetensors"), *path.glob("*.bin")]:
         return (
@@ -210,7 +210,7 @@ def seal(target: Path, manifest: dict[str, Any]) -> None:
         manifest: its content without the format.
     """
     part = part_of(target)
-    write_whole(part / MANIFEST, (json.dumps({"format": FORMAT, **manifest}, indent=1) + "\n").encode())
+    write_atomically(part / MANIFEST, (json.dumps({"format": FORMAT, **manifest}, indent=1) + "\n").encode())
     _sync(part)
     if target.exists():
         replaced = target.with_name(f".{target.name}.old")

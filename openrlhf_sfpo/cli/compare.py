@@ -112,7 +112,7 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
     base, overrides = _base(config, content.get("base")), _overrides(changes)
     variants, combinations = _variants(config, content), _combinations(config, content)
     for settings in (overrides, *(flags for _, flags in variants), *combinations):
-        _refuse_what_is_ours(config, settings)
+        _refuse_reserved(config, settings)
     flags_of = Flags()
     runs: dict[str, PlannedRun] = {}
     seen: set[str] = set()
@@ -132,7 +132,7 @@ def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
     return list(runs.values())
 
 
-def _refuse_what_is_ours(config: Path, settings: Settings) -> None:
+def _refuse_reserved(config: Path, settings: Settings) -> None:
     """Refuse the run directory and the seed as settings: the comparison chooses them."""
     for name, fix in (("run.dir", "Use --out."), ("train.seed", "Use seeds.")):
         if name in settings:

@@ -20,7 +20,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         name: the command's name.
         command: the function to run.
     """
-    with best_effort_output(), _ctrl_c_noted() as pressed:
+    with best_effort_output(), _ctrl_c_recorded() as pressed:
         try:
             return command()
         except StopRequested:
@@ -38,7 +38,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 
 @contextmanager
-def _ctrl_c_noted() -> Iterator[list[int]]:
+def _ctrl_c_recorded() -> Iterator[list[int]]:
     """Yield a list that is empty until Ctrl-C is pressed, which still raises KeyboardInterrupt."""
     pressed: list[int] = []
 

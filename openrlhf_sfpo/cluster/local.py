@@ -9,7 +9,7 @@ from pathlib import Path
 
 from openrlhf_sfpo.cluster import address as ray_cluster
 from openrlhf_sfpo.system import loopback, search_path
-from openrlhf_sfpo.system.home import compiler_cache, have_home
+from openrlhf_sfpo.system.home import compiler_cache, ensure_home
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
 from openrlhf_sfpo.system.replacements import install as replace
 from openrlhf_sfpo.system.scratch import Scratch, name_shared_memory
@@ -23,7 +23,7 @@ class LocalSurroundings:
     """
 
     def __init__(self) -> None:
-        have_home()
+        ensure_home()
         self.scratch = Scratch()
         token = self.scratch.path / "token"
         token.touch(mode=0o600)

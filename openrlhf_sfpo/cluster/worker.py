@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openrlhf_sfpo.cluster.nodes import this_node
 from openrlhf_sfpo.system import flash_attn_stub
-from openrlhf_sfpo.system.home import have_home
+from openrlhf_sfpo.system.home import ensure_home
 from openrlhf_sfpo.system.scratch import VARIABLE, name_shared_memory
 
 # Names the entry of Ray's key-value store with the keys of a driver that joined a cluster.
@@ -36,7 +36,7 @@ def _use_session_directory() -> None:
         directory.mkdir(exist_ok=True)
         os.environ["TMPDIR"] = str(directory)
         tempfile.tempdir = None
-    have_home(session / f"home-{os.getuid()}")
+    ensure_home(session / f"home-{os.getuid()}")
 
 
 def _take_keys() -> None:

@@ -49,7 +49,7 @@ class Layout:
         dp, pp = divmod(rest, self.pp)
         return tp, cp, pp, dp
 
-    def in_words(self, world_size: int) -> str:
+    def describe(self, world_size: int) -> str:
         """The layout as text, such as TP=2 PP=2 DP=4, without unused optional dimensions."""
         optional = {"VPP": self.vpp, "CP": self.cp}
         used = "".join(f" {name}={size}" for name, size in optional.items() if size > 1)

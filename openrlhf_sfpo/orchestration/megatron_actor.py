@@ -14,7 +14,7 @@ import torch
 from openrlhf.trainer.ppo_utils import experience as openrlhf_experience
 from openrlhf.trainer.ray import launcher
 
-from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole, rotate
+from openrlhf_sfpo.checkpoints.directory import PLACE, newest_complete, rotate
 from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
@@ -235,7 +235,7 @@ class PolicyActor(MegatronModelActor):
         for ours, theirs in (("entropy", "entropy_loss"), ("clip_ratio", "ppo_clip_ratio")):
             if ours in status:
                 status[theirs] = status.pop(ours)
-        self._give_back()
+        self._return_cached_memory()
         return {**_mean_infos(infos), **status, **self._gate_notices.as_status(status, self.events)}
 
     @_busy
@@ -246,7 +246,7 @@ class PolicyActor(MegatronModelActor):
         if self.args.vllm.enable_prefix_caching and self._rank == 0:
             self._sync.reset_prefix_caches()
         metrics = self._sync.send(self.sfpo.gate.batches)
-        self._give_back()
+        self._return_cached_memory()
         if self._rank == 0:
             self.events.send("sync", metrics=metrics)
 
@@ -256,7 +256,7 @@ class PolicyActor(MegatronModelActor):
         assert self._sync is not None
         self._stage("weights to engines that slept")
         self._sync.send(number=None)
-        self._give_back()
+        self._return_cached_memory()
 
     @_busy
     def offload_states(self) -> None:
@@ -270,7 +270,7 @@ class PolicyActor(MegatronModelActor):
         self._stage("moving the training state back")
         self.actor.reload_states()
 
-    def _give_back(self) -> None:
+    def _return_cached_memory(self) -> None:
         """Return torch's cached memory, so that the engines can use it."""
         if engines_share_gpus(self.args) and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -376,7 +376,7 @@ def _checkpoint_of(args: NestedFlags) -> Path | None:
         return Path(chosen)
     if not args.ckpt.load_enable:
         return None
-    found = newest_whole(Path(args.ckpt.path) / PLACE, print)
+    found = newest_complete(Path(args.ckpt.path) / PLACE, print)
     return found.path if found else None
 
 

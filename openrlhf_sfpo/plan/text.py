@@ -39,7 +39,7 @@ def _heading(setup: Setup) -> str:
     ranks = f"{setup.gpus} {'GPUs' if setup.cuda else 'CPU ranks'}"
     lines = [
         f"Actor: {model.family}, {model.num_layers} layers, hidden size {model.hidden_size}, vocabulary "
-        f"{model.vocab_size}; {ranks}, {setup.layout.in_words(setup.gpus)}",
+        f"{model.vocab_size}; {ranks}, {setup.layout.describe(setup.gpus)}",
         f"{dtype} parameters, {kernels}, recompute {recompute}, micro-batches of up to {setup.tokens} tokens; {update}",
     ]
     if setup.engines.count:
@@ -143,7 +143,7 @@ def suggestions_text(plans: list[Plan], gpus: int) -> str:
         return f"No layout for {gpus} GPUs fits. Use more GPUs, a smaller --train.max_tokens_per_gpu or --data.max_len."
     rows = [
         [
-            plan.setup.layout.in_words(plan.setup.gpus),
+            plan.setup.layout.describe(plan.setup.gpus),
             plan.setup.recompute,
             str(plan.setup.max_tokens),
             f"{plan.setup.gpus} + {plan.setup.engines.gpus}" if not plan.setup.colocated else str(plan.setup.gpus),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.report.figures import as_png, finish_panel, new_figure
 from openrlhf_sfpo.report.reading import accuracy_of, evaluated_datasets, read_metrics
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def draw_curves(directory: Path) -> Path | None:
         draw(axes, lines)
         axes.set_title(title)
         finish_panel(axes)
-    return write_whole(directory / "curves.png", as_png(figure))
+    return write_atomically(directory / "curves.png", as_png(figure))
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

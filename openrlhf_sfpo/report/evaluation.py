@@ -16,7 +16,7 @@ from openrlhf_sfpo.report.statistics import (
     pass_at_k,
 )
 from openrlhf_sfpo.report.tables import Table
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 
 LEVEL = 0.95
 _FEW = f"fewer than {MIN_BOOTSTRAP} prompts, or fewer than {MIN_EACH:.0f} right or wrong"
@@ -156,7 +156,7 @@ def _percent(value: float, interval: tuple[float, float] | None) -> str:
 def write_samples(directory: Path, graded: list[Graded]) -> Path:
     """Write samples.jsonl: every response, graded or not."""
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in graded]
-    return write_whole(directory / "samples.jsonl", "".join(lines).encode(errors="surrogatepass"))
+    return write_atomically(directory / "samples.jsonl", "".join(lines).encode(errors="surrogatepass"))
 
 
 def read_samples(directory: Path) -> list[Graded]:
@@ -175,7 +175,7 @@ def write_evaluation(directory: Path, settings: dict[str, Any], graded: list[Gra
     write_samples(directory, graded)
     (directory / "eval.md").write_text(table(numbers).markdown() + "\n", encoding="utf-8")
     _draw(directory / "eval.png", numbers)
-    write_whole(directory / "eval.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
+    write_atomically(directory / "eval.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
 def _draw(path: Path, numbers: dict[str, Any]) -> None:
@@ -199,4 +199,4 @@ def _draw(path: Path, numbers: dict[str, Any]) -> None:
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     axes.legend()
-    write_whole(path, as_png(figure))
+    write_atomically(path, as_png(figure))

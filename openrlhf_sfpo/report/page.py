@@ -15,7 +15,7 @@ from openrlhf_sfpo.report.figures import as_png
 from openrlhf_sfpo.report.plots import all_figures
 from openrlhf_sfpo.report.runs import AXES
 from openrlhf_sfpo.report.tables import Table, all_tables, multiple
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 
 PAGE, NUMBERS = "report.html", "report.json"
 
@@ -33,7 +33,7 @@ def write_report(comparison: Comparison, directory: Path, title: str) -> tuple[l
     for name, figure in all_figures(comparison).items():
         picture = as_png(figure)
         pictures[name] = base64.b64encode(picture).decode()
-        files.append(write_whole(directory / f"report_{name}.png", picture))
+        files.append(write_atomically(directory / f"report_{name}.png", picture))
     template = jinja2.Environment(loader=jinja2.PackageLoader("openrlhf_sfpo.report", "."), autoescape=True)
     page = template.get_template("page.html.j2").render(
         title=title,
@@ -47,9 +47,9 @@ def write_report(comparison: Comparison, directory: Path, title: str) -> tuple[l
     )
     markdown = "\n\n".join([*summary(comparison), *(table.markdown() for table in tables)])
     return tables, [
-        write_whole(directory / PAGE, page.encode()),
-        write_whole(directory / NUMBERS, (json.dumps(numbers(comparison), indent=1) + "\n").encode()),
-        write_whole(directory / "report.md", f"# {title}\n\n{markdown}\n".encode()),
+        write_atomically(directory / PAGE, page.encode()),
+        write_atomically(directory / NUMBERS, (json.dumps(numbers(comparison), indent=1) + "\n").encode()),
+        write_atomically(directory / "report.md", f"# {title}\n\n{markdown}\n".encode()),
         *files,
     ]
 

@@ -28,7 +28,7 @@ import yaml
 from openrlhf_sfpo.report.curves import draw_curves
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_metrics
 from openrlhf_sfpo.report.status import StatusFile
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 
 SAMPLES = "samples.jsonl"
 _LINES = (METRICS, SAMPLES)
@@ -68,7 +68,7 @@ class RunWriter:
         self._status = status or StatusFile(directory)
         self._continue_after(step)
         plain = {key: _plain(value) for key, value in sorted(settings.items())}
-        write_whole(directory / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
+        write_atomically(directory / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
         self._status.attempt(step)
         self.problem = self._status.problem
 
@@ -114,8 +114,8 @@ class RunWriter:
             if len(kept) < len(lines):
                 # First the copy, then the shorter file, so that a crash in between loses nothing.
                 rest = [line for line in lines if not _is_up_to(line, step)]
-                self.set_aside.append(write_whole(self._aside(name, number), _joined(rest)))
-                write_whole(path, _joined(kept))
+                self.set_aside.append(write_atomically(self._aside(name, number), _joined(rest)))
+                write_atomically(path, _joined(kept))
             if name == SAMPLES and kept:
                 self._last_samples = json.loads(kept[-1])["step"]
         steps = read_metrics(self.directory) if (self.directory / METRICS).exists() else []
@@ -146,7 +146,7 @@ class RunWriter:
         """Add an evaluation to the line of its step; before training, start a line."""
         named = {f"eval/{name.removeprefix('eval_')}": value for name, value in metrics.items()}
         if self._last is not None and self._last["step"] == step:
-            self._take_back_the_last_line()
+            self._remove_last_line()
             line = {**self._last, **named}
         else:
             elapsed = round(time.monotonic() - self._started, 3)
@@ -158,19 +158,19 @@ class RunWriter:
                 **named,
             }
         self._write(line)
-        self._draw_now_and_then()
+        self._draw_occasionally()
         return line
 
-    def _take_back_the_last_line(self) -> None:
+    def _remove_last_line(self) -> None:
         """Remove the last line of metrics.jsonl, from the disk or from the unwritten text."""
         waiting = [index for index, (path, _) in enumerate(self._unwritten) if path.name == METRICS]
         if waiting:
             del self._unwritten[waiting[-1]]
         else:
-            with self._noting_problems(), (self.directory / METRICS).open("r+", encoding="utf-8") as file:
+            with self._recording_problems(), (self.directory / METRICS).open("r+", encoding="utf-8") as file:
                 file.truncate(self._last_offset)
 
-    def _draw_now_and_then(self) -> None:
+    def _draw_occasionally(self) -> None:
         """Draw the plot unless that takes more than a fiftieth of the time: it competes with training."""
         started = time.monotonic()
         if started < self._next_drawing:
@@ -180,7 +180,7 @@ class RunWriter:
         self._next_drawing = ended + 50 * (ended - started)
 
     def _draw(self) -> None:
-        with self._noting_problems():
+        with self._recording_problems():
             draw_curves(self.directory)
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ class RunWriter:
     def _append(self, name: str, text: str) -> None:
         """Append to a file, after everything that could not be written earlier. Never leaves an incomplete line."""
         self._unwritten.append((self.directory / name, text))
-        with self._noting_problems():
+        with self._recording_problems():
             while self._unwritten:
                 path, text = self._unwritten[0]
                 with path.open("ab", buffering=0) as file:
@@ -214,7 +214,7 @@ class RunWriter:
                 self._unwritten.pop(0)
 
     @contextmanager
-    def _noting_problems(self) -> Iterator[None]:
+    def _recording_problems(self) -> Iterator[None]:
         try:
             yield
             if not self._unwritten:

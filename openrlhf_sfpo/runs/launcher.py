@@ -22,7 +22,7 @@ from openrlhf_sfpo.runs import resume
 from openrlhf_sfpo.runs.run_data import prepared_rows
 from openrlhf_sfpo.runs.session import Session
 from openrlhf_sfpo.system.errors import Stopped, UsageError
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 from openrlhf_sfpo.system.stopping import Stopping
 from openrlhf_sfpo.system.streams import quiet
 
@@ -101,7 +101,7 @@ def _report_failure(error: BaseException, directory: Path, console: Console, sta
     for line in details(error):
         console.plain(line)
     with suppress(OSError):
-        write_whole(directory / "logs" / "failure.txt", full_text(error).encode())
+        write_atomically(directory / "logs" / "failure.txt", full_text(error).encode())
     _collect_logs(directory)
     console.plain(
         f"The whole error is in {directory / 'logs' / 'failure.txt'}; what the libraries printed, in that directory."
@@ -209,12 +209,12 @@ def _prepare(session: Session, flat: argparse.Namespace, console: Console) -> No
 
 def _what_runs(args: NestedFlags) -> str:
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
-    sfpo = _update_in_words(section(SFPOConfig, args.sfpo))
+    sfpo = _describe_update(section(SFPOConfig, args.sfpo))
     engines = f"{args.vllm.num_engines or 0} vLLM engine(s)" if not args.rollout.replay_dir else "replayed rollouts"
-    return f"{ranks} rank(s) {Layout.of(settings(args)).in_words(ranks)}, {engines}, {sfpo}"
+    return f"{ranks} rank(s) {Layout.of(settings(args)).describe(ranks)}, {engines}, {sfpo}"
 
 
-def _update_in_words(sfpo: SFPOConfig) -> str:
+def _describe_update(sfpo: SFPOConfig) -> str:
     if not sfpo.enable or sfpo.k == 0 or sfpo.preset == "grpo":
         return "GRPO"
     return {

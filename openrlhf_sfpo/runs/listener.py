@@ -115,7 +115,7 @@ class Listener:
         except ray.exceptions.RayError:
             pass
         if time.monotonic() - self._heard > _DEAF:
-            self._cannot_hear()
+            self._mailbox_is_lost()
         for line in self.starts.progress():
             self._console.say(line)
         if self._stopping.requested is not None:
@@ -151,7 +151,7 @@ class Listener:
         self._problem = problem
         return True
 
-    def _cannot_hear(self) -> None:
+    def _mailbox_is_lost(self) -> None:
         """End the run, which then restarts: without the mailbox, nothing is written and no hang is detected."""
         self.lost = WorkerLost(f"the process that passes on the workers' messages has been gone for {_DEAF:.0f} s")
         self._interrupt()

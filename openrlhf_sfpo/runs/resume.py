@@ -11,7 +11,7 @@ from openrlhf_sfpo.checkpoints.directory import (
     PLACE,
     Checkpoint,
     CheckpointRefused,
-    newest_whole,
+    newest_complete,
     open_checkpoint,
     remove_leftovers,
 )
@@ -76,7 +76,7 @@ def find(values: dict[str, Any], say: Callable[[str], None]) -> Checkpoint | Non
     remove_leftovers(root)
     if not continues and not values["ckpt.load_enable"]:
         return None
-    checkpoint = newest_whole(root, lambda reason: say(f"left out: {reason}"))
+    checkpoint = newest_complete(root, lambda reason: say(f"left out: {reason}"))
     if checkpoint is not None:
         check_same(checkpoint.manifest.get("settings", {}), values, f"the run of {checkpoint.path}")
     elif continues:

@@ -17,7 +17,7 @@ from openrlhf_sfpo.runs.data_check import (
     tokenizer_of,
 )
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 from openrlhf_sfpo.tasks import data
 from openrlhf_sfpo.tasks.data import Sample
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template
@@ -121,7 +121,7 @@ def _generated_only(args: NestedFlags, flag: str, spec: str, directory: Path) ->
             rows = [row for _, row in data.rows_of(source, fields)]
             path = directory / f"{flag.removeprefix('--')}_{index}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
             found.append(str(path))
         else:
             found.append(source.name)
@@ -130,7 +130,7 @@ def _generated_only(args: NestedFlags, flag: str, spec: str, directory: Path) ->
 
 def _write_manifest(directory: Path, content: dict[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    write_whole(directory / _MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(directory / _MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def for_openrlhf(values: dict[str, Any]) -> None:

@@ -151,14 +151,14 @@ class Session:
         except BaseException as error:
             self._previous = None  # its workers are in an unknown state
             self.was_training = listener is not None and listener.training
-            better = self._what_it_was(listener, error)
+            better = self._cause_of_failure(listener, error)
             ended = self.stopping.requested is not None or isinstance(better, KeyboardInterrupt)
             writer.close("interrupted" if ended else "failed", None if ended else reason(better))
             if better is not error:
                 raise better from None
             raise
 
-    def _what_it_was(self, listener: Listener | None, error: BaseException) -> BaseException:
+    def _cause_of_failure(self, listener: Listener | None, error: BaseException) -> BaseException:
         """The failure, or the listener's more precise one: it ends runs with a hang or a lost mailbox itself, and
         engines report to it why they did not start."""
         if listener is None or self.stopping.requested is not None:

@@ -51,7 +51,7 @@ def absence(path: str | Path) -> str:
     return f"does not exist: {existing} has no {missing!r}"
 
 
-def write_whole(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes) -> Path:
     """Write a file to a temporary sibling, fsync it, then rename it atomically; return `path`."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:

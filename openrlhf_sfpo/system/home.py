@@ -33,11 +33,11 @@ _scratch: Scratch | None = None
 
 def prepare_command() -> None:
     """Prepare a command, before it imports a library: set a home directory with the caches in it."""
-    have_home()
+    ensure_home()
     os.environ.update(compiler_cache())
 
 
-def have_home(fallback: Path | None = None) -> None:
+def ensure_home(fallback: Path | None = None) -> None:
     """Make sure that HOME names a writable directory and that USER is set, in this process and its children.
 
     Args:

@@ -536,7 +536,7 @@ def test_a_home_that_cannot_be_written_is_replaced(kind: str, monkeypatch: pytes
         raise KeyError(number)
 
     monkeypatch.setattr(home.pwd, "getpwuid", no_entry)
-    home.have_home(tmp_path / "new" / "home")
+    home.ensure_home(tmp_path / "new" / "home")
     monkeypatch.setenv("HOME", os.environ["HOME"])  # so that it is put back
     assert Path.home() == tmp_path / "new" / "home"
     assert home.is_writable(Path.home())
@@ -552,12 +552,12 @@ def test_a_home_that_only_the_user_database_knows(
     if value is None:
         monkeypatch.delenv("HOME")
     monkeypatch.setattr(home.pwd, "getpwuid", lambda number: SimpleNamespace(pw_dir=str(tmp_path)))
-    home.have_home()
+    home.ensure_home()
     assert os.environ["HOME"] == str(tmp_path)
 
 
 def test_a_home_that_can_be_written_stays(tmp_path: Path) -> None:
-    home.have_home(tmp_path / "unused")
+    home.ensure_home(tmp_path / "unused")
     assert Path.home() == tmp_path and not (tmp_path / "unused").exists()
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from tiny_runs import STEPS, assert_the_same, flags, replayed, train
 
-from openrlhf_sfpo.checkpoints.directory import PLACE, newest_whole
+from openrlhf_sfpo.checkpoints.directory import PLACE, newest_complete
 from openrlhf_sfpo.report.reading import read_metrics, read_status
 from openrlhf_sfpo.report.runs import load_run
 from openrlhf_sfpo.rollout.recording import load_rollouts, save_rollouts
@@ -49,14 +49,14 @@ def test_a_run_whose_output_nobody_reads(undisturbed: Path) -> None:
 def assert_as_if_nothing_had_happened(run_dir: Path, undisturbed: Path) -> None:
     """Metrics are the same, weights and optimizer state to the bit."""
     assert_the_same(run_dir, undisturbed)
-    newest = newest_whole(run_dir / "checkpoints" / PLACE)
+    newest = newest_complete(run_dir / "checkpoints" / PLACE)
     assert newest.step == STEPS
     common = torch.load(newest.path / "common.pt", weights_only=False)
     passes = common["sfpo"]["backward_passes_total"]
     assert STEPS < passes < 3 * STEPS, "the gate has closed on the way"
     assert common["actor"]["adam_step"] == 2 * passes, "two optimizer steps each"
     assert common["actor"]["learning_rate"]["last_epoch"] == STEPS * 2, "the schedule advances with the slow passes"
-    same = torch.load(newest_whole(undisturbed / "checkpoints" / PLACE).path / "common.pt", weights_only=False)
+    same = torch.load(newest_complete(undisturbed / "checkpoints" / PLACE).path / "common.pt", weights_only=False)
     assert common["sfpo"] == same["sfpo"], "gate and counters"
 
 
@@ -189,7 +189,7 @@ def test_a_hang_and_a_sigterm(
     assert ended, shown
     assert not re.search(r"\x1b|Traceback|File \"", shown), "one line for each failure"
     step = int(ended.group(1))
-    assert newest_whole(run_dir / "checkpoints" / PLACE).step == step < STEPS
+    assert newest_complete(run_dir / "checkpoints" / PLACE).step == step < STEPS
     assert not (run_dir / "hf").exists()
     status = read_status(run_dir)
     assert (status["state"], status["reason"]) == (
@@ -254,7 +254,7 @@ def test_a_full_disk_and_a_reward_that_is_not_a_number(
     )
     assert "the previous one is kept, and training continues" in done.stdout
     place = small_disk / "checkpoints" / PLACE
-    assert newest_whole(place).step == 1
+    assert newest_complete(place).step == 1
     assert {path.name for path in place.iterdir()} == {"global_step1"}, "nothing half-written is left"
     assert (run_dir / "hf" / "model.safetensors").is_file()
 
@@ -282,7 +282,7 @@ def test_load_enable_continues_in_a_new_run_directory(problems: Path, undisturbe
     assert f"continuing after step 4, from {place}" in done.stdout
     found = [line["step"] for line in read_metrics(tmp_path / "second")]
     assert found == list(range(4, STEPS + 1)), "with the line of the step that it continues from"
-    assert newest_whole(place / PLACE).step == STEPS
+    assert newest_complete(place / PLACE).step == STEPS
 
 
 @pytest.mark.slow

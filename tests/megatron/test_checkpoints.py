@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from openrlhf_sfpo.checkpoints.directory import (
     MANIFEST,
-    newest_whole,
+    newest_complete,
     open_checkpoint,
     part_of,
     rotate,
@@ -107,7 +107,7 @@ def test_the_same_layout_continues_to_the_bit(ranks: RankPool, tmp_path: Path) -
     for name, tensor in before["end"].items():
         assert torch.equal(tensor, after["end"][name]), name
     assert torch.equal(before["rng"], after["rng"]), "random numbers go on where they were"
-    assert newest_whole(tmp_path).path == Path(target)
+    assert newest_complete(tmp_path).path == Path(target)
 
 
 @pytest.fixture(scope="module")
@@ -184,18 +184,18 @@ def test_the_one_before_is_used(
     checkpoint: tuple[Path, Any], tmp_path: Path, damage: Callable[[Path], Path], reason: str
 ) -> None:
     older, newer = two(checkpoint[0], tmp_path)
-    assert newest_whole(tmp_path).path == newer
+    assert newest_complete(tmp_path).path == newer
     file = damage(newer)
     reasons: list[str] = []
-    assert newest_whole(tmp_path, reasons.append).path == older
+    assert newest_complete(tmp_path, reasons.append).path == older
     (said,) = reasons
     assert str(file) in said
     assert reason in said
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    assert newest_whole(tmp_path / "nowhere") is None
-    assert newest_whole(tmp_path) is None
+    assert newest_complete(tmp_path / "nowhere") is None
+    assert newest_complete(tmp_path) is None
 
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:

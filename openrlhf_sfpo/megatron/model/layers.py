@@ -152,10 +152,10 @@ class PackedAttention(MegatronModule):
             query.split(chunks[:, 1].tolist()), starts, chunks.tolist(), strict=True
         ):
             seen = slice(start, first + length)
-            outputs.append(self.attend_to_the_end(part, key[seen], value[seen]))
+            outputs.append(self.attend_at_end(part, key[seen], value[seen]))
         return torch.cat(outputs)
 
-    def attend_to_the_end(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def attend_at_end(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Attend from the last positions of one sequence: query [asking, heads, head_dim], keys and values [positions,
         kv_heads, head_dim]."""
         repeats = query.shape[1] // key.shape[1]
@@ -223,7 +223,7 @@ class PackedFlash(PackedAttention):
             causal=True,
         )
 
-    def attend_to_the_end(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def attend_at_end(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         from flash_attn import flash_attn_func
 
         # Its causal mask is aligned to the last position of both.

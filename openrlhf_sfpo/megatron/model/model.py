@@ -146,9 +146,9 @@ def transformer_config(model: ModelConfig, layout: Layout, settings: ActorSettin
         calculate_per_token_loss=True,
         # Every weight is read from the checkpoint. Initialization must still run: it is where Megatron marks parameters
         # as split over tensor ranks, without which the gradient norm is wrong.
-        init_method=_leave_uninitialised,
-        output_layer_init_method=_leave_uninitialised,
-        embedding_init_method=_leave_uninitialised,
+        init_method=_leave_uninitialized,
+        output_layer_init_method=_leave_uninitialized,
+        embedding_init_method=_leave_uninitialized,
         **_parallelism(layout, settings),
         **_kernels(settings),
         **_recomputation(settings),
@@ -204,7 +204,7 @@ def _recomputation(settings: ActorSettings) -> dict[str, Any]:
     return {"recompute_granularity": "full", **method}
 
 
-def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:
+def _leave_uninitialized(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from openrlhf_sfpo.checkpoints.directory import COMMON, MODEL, describe, part_of, seal
 from openrlhf_sfpo.checkpoints.model_files import copy_model_files
-from openrlhf_sfpo.system.files import write_whole
+from openrlhf_sfpo.system.files import write_atomically
 from openrlhf_sfpo.system.random_state import rng_state
 
 _FULL = 32 * 2**20  # bytes left at which a buffer counts as full
@@ -112,10 +112,10 @@ class CheckpointWriter:
 
     def _write(self, target: Path, contents: Contents, rng: dict[str, Any], started: float, blocked: float) -> None:
         first = dist.get_rank() == 0
-        error, _ = self._together(lambda: _make_room(target) if first else None)
+        error, _ = self._on_all_ranks(lambda: _make_room(target) if first else None)
         parts: list[dict[str, Any]] = []
         if error is None:
-            error, parts = self._together(lambda: self._write_part(part_of(target), contents, rng))
+            error, parts = self._on_all_ranks(lambda: self._write_part(part_of(target), contents, rng))
         if not first:
             return
         files = {name: entry for part in parts for name, entry in (part or {}).items()}
@@ -131,7 +131,7 @@ class CheckpointWriter:
         self._last = Saved(target, contents.step, error, blocked, time.perf_counter() - started, total)
         self._on_done(self._last)
 
-    def _together(self, work: Callable[[], Any]) -> tuple[str | None, list[Any]]:
+    def _on_all_ranks(self, work: Callable[[], Any]) -> tuple[str | None, list[Any]]:
         """Run a function on all ranks; return the first error and each rank's result, the same everywhere."""
         answers: list[Any] = [None] * self._group.size()
         dist.all_gather_object(answers, _caught(work), group=self._group)
@@ -161,7 +161,7 @@ def load_object(path: Path) -> Any:
 def _save_object(path: Path, content: object) -> str:
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    return write_whole(path, buffer.getvalue()).name
+    return write_atomically(path, buffer.getvalue()).name
 
 
 def _make_room(target: Path) -> None:
@@ -174,10 +174,10 @@ def _caught(work: Callable[[], Any]) -> tuple[str | None, Any]:
     try:
         return None, work()
     except (Exception, dcp.CheckpointException) as error:  # training continues in any case, and reports it
-        return _in_words(error), None
+        return _innermost_reason(error), None
 
 
-def _in_words(error: BaseException) -> str:
+def _innermost_reason(error: BaseException) -> str:
     """The innermost reason: torch wraps those of all ranks into one exception with every traceback."""
     failures = getattr(error, "failures", None)
     if failures:
