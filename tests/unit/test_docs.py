@@ -58,8 +58,8 @@ def test_links_that_lead_nowhere_are_found(
     ("text", "problem"),
     [
         ("`--sfpo.k 3`, `--sfpo.*`, all of `--sfpo.`, `--no-sfpo.enable` and `docker run --ipc host`", None),
-        ("`--sfpo.kk 3`", "there is not a flag --sfpo.kk"),
-        ("a --sfp.k in text", "there is not a flag --sfp.k"),
+        ("`--sfpo.kk 3`", "there is no flag --sfpo.kk"),
+        ("a --sfp.k in text", "there is no flag --sfp.k"),
         ("`openrlhf-sfpo train`, and openrlhf-sfpo trains", None),
         ("`openrlhf-sfpo drain`", "there is no openrlhf-sfpo drain"),
         ("```bash\nopenrlhf-sfpo evaluate x\n```", "there is no openrlhf-sfpo evaluate"),
