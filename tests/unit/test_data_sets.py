@@ -527,7 +527,7 @@ def checked(flat: Any, ahead: bool = True) -> data_check.DataCheck:
 @pytest.mark.parametrize(
     ("row", "changes", "flag", "message"),
     [
-        (ROW, {"data__input_template": "Solve:"}, "--data.input_template", "no place for the prompt"),
+        (ROW, {"data__input_template": "Solve:"}, "--data.input_template", "no placeholder for the prompt"),
         ({**ROW, "prompt": CHAT}, {}, "--data.apply_chat_template", "line 1: the prompt is a chat"),
         ({**ROW, "prompt": CHAT}, {"data__input_template": "Q: {}"}, "--data.apply_chat_template", "the prompt is a"),
         (

@@ -418,7 +418,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--ref.num_gpus_per_node", "3 ranks"],
     ),
     ("index cut short", {"--actor.model_name_or_path": cut_index}, ["index.json is damaged", "Download"]),
-    ("run directory under a file", {"--run.dir": under_a_file}, ["--run.dir", "no writable directory"]),
+    ("run directory under a file", {"--run.dir": under_a_file}, ["--run.dir", "not a writable directory"]),
     ("run directory read-only", {"--run.dir": "/proc/run"}, ["--run.dir", "cannot be written"]),
     ("run directory in use", {"--run.dir": used_run}, ["--run.dir", "other than a run"]),
     (
