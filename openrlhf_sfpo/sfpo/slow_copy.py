@@ -46,7 +46,7 @@ class SquaredNorms:
     slow: list[torch.Tensor] = field(default_factory=list)
     _scratch: torch.Tensor | None = None
 
-    def add(self, fast: Annotated[torch.Tensor, "float32 n"], slow: Annotated[torch.Tensor, "float32 n"]) -> None:
+    def add(self, fast: Annotated[torch.Tensor, "float n"], slow: Annotated[torch.Tensor, "float n"]) -> None:
         """Add a chunk; both tensors are flat, and no longer than a chunk."""
         if self._scratch is None or len(self._scratch) < len(fast):
             self._scratch = torch.empty_like(fast)
@@ -60,8 +60,8 @@ class SquaredNorms:
 
 
 def reposition_(
-    fast: Annotated[torch.Tensor, "float32 *shape"],
-    slow: Annotated[torch.Tensor, "float32 *shape"],
+    fast: Annotated[torch.Tensor, "float *shape"],
+    slow: Annotated[torch.Tensor, "float *shape"],
     alpha: float,
     norms: SquaredNorms | None = None,
 ) -> None:
