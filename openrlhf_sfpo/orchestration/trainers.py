@@ -52,7 +52,16 @@ def _seed(args: NestedFlags) -> None:
     transformers.set_seed(args.train.seed)
 
 
-class _Reports(_TrainerBase):
+class _SendsEvents:
+    """A worker that reports to the driver."""
+
+    def _events(self) -> Events:
+        if not hasattr(self, "_event_sender"):
+            self._event_sender = Events()
+        return self._event_sender
+
+
+class _Reports(_SendsEvents, _TrainerBase):
     """The additions of both trainers to BasePPOTrainer's methods."""
 
     _saved_step = -1
@@ -152,11 +161,6 @@ class _Reports(_TrainerBase):
             )
         self._events().send("notice", text=f"{what}. The update is skipped: the weights are unchanged.")
 
-    def _events(self) -> Events:
-        if not hasattr(self, "_event_sender"):
-            self._event_sender = Events()
-        return self._event_sender
-
     def _show(self, sample: Experience) -> dict[str, Any]:
         tokens, mask = sample.sequences[0].tolist(), sample.action_mask[0].tolist()
         return {
@@ -168,7 +172,7 @@ class _Reports(_TrainerBase):
         }
 
 
-class _EvaluationReports:
+class _EvaluationReports(_SendsEvents):
     """The additions of the two classes that evaluate."""
 
     samples_generator: "GeneratesSamples"
@@ -179,7 +183,7 @@ class _EvaluationReports:
         generator, loader = self.samples_generator, self.eval_dataloader
         assert isinstance(generator, SampleGenerator) and loader is not None
         logs = {**logs, **evaluation_errors(generator.evaluated, loader)}
-        Events().send("eval", step=step, metrics=logs)
+        self._events().send("eval", step=step, metrics=logs)
         return logs
 
 
@@ -325,7 +329,7 @@ class GenerateSamplesActor(_EvaluationReports, _GenerateSamplesActor):
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
         # Not on request: the training half ends the run, because otherwise the step in progress would be lost.
-        generator, events = self.samples_generator, Events()
+        generator, events = self.samples_generator, self._events()
         assert isinstance(generator, SamplesGenerator)
         pool = EnginePool.of(generator.vllm_engines, generator.args, events)
         self.samples_generator = SampleGenerator(generator, pool, events, pretrain, ends_on_request=False)

@@ -50,7 +50,7 @@ def phases(setup: Setup, state: State, reference: int, gpu_bytes: int) -> list[P
     Args:
         setup: the plan's input.
         state: the stage's state.
-        reference: bytes of a reference model on the actor's GPUs, while it is there.
+        reference: bytes of a reference model while it is on the actor's GPUs.
         gpu_bytes: memory of a GPU.
     """
     left_out = set() if setup.snapshot else {"fast pass", "reposition"}
