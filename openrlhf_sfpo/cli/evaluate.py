@@ -172,8 +172,8 @@ def _model(path: str) -> str:
 
 def _check_directory(directory: Path) -> None:
     """Check that a directory is a model, and that its weights fit config.json before vLLM loads them."""
+    from openrlhf_sfpo.checkpoints.model_directory import check_model_directory
     from openrlhf_sfpo.megatron.model.config import ModelConfig
-    from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
 
     try:
         check_model_directory(directory, needs_weights=False)

@@ -1,20 +1,14 @@
-"""Why a run failed, in one line, and whether a restart could help."""
+"""Why a run failed, in one line."""
 
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 
-from openrlhf_sfpo.system.errors import StepHung, WeightSyncFailed, WorkerLost
+from openrlhf_sfpo.cluster.error_text import exception_line, plain, summary
 
 _LONGEST = 400  # characters of another package's message that are shown
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
-# The line of a traceback that names the exception: "package.module.SomeError: what is wrong", or without a message.
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*\.?[A-Z]\w*(:\s.*)?$")
-_TRACEBACK = "Traceback (most recent call last):"
-_MACHINE_GONE = "its machine is gone"
-# gloo has no exception of its own: a lost connection is a plain RuntimeError that begins with a line of its transport.
-_GLOO_TRANSPORT = re.compile(r"\[[^\]]*\bgloo/transport/")
+MACHINE_GONE = "its machine is gone"
 # vLLM's message, and ours, about an engine process that ended while it started. A negative status is a signal's number.
 _KILLED_CORE = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)|its process was killed by signal (\d+)")
 
@@ -43,9 +37,9 @@ def reason(error: BaseException) -> str:
     text = plain(str(root))
     if type(root).__module__.startswith("openrlhf_sfpo"):
         return summary(text) or type(root).__name__
-    if isinstance(root, _of_ray("RayActorError")):
+    if isinstance(root, of_ray("RayActorError")):
         line = exception_line(text) if failed_to_start(root) else _lost(text)
-    elif isinstance(root, _of_ray("RayError")) and '  File "' in text:  # the exception itself could not be pickled
+    elif isinstance(root, of_ray("RayError")) and '  File "' in text:  # the exception itself could not be pickled
         line = exception_line(text)
     else:
         line = f"{type(root).__name__}: {summary(text)}".removesuffix(": ")
@@ -69,45 +63,6 @@ def full_text(error: BaseException) -> str:
     return plain("".join(parts))
 
 
-def plain(text: str) -> str:
-    """Text without a terminal's color codes."""
-    return _ANSI.sub("", text)
-
-
-def summary(message: str) -> str:
-    """The line of an exception's message that states the problem."""
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    if not lines:
-        return ""
-    if _TRACEBACK in lines:
-        return (
-            f"{lines[0].rstrip(':')}: {exception_line(message)}" if lines[0] != _TRACEBACK else exception_line(message)
-        )
-    if re.match(r"\d+ validation errors? for ", lines[0]) and len(lines) > 1:  # pydantic's; what is wrong comes next
-        return re.sub(r" \[type=.*", "", lines[1]).removeprefix("Value error, ")
-    if lines[0].endswith(":") and len(lines) > 1:
-        return f"{lines[0]} {lines[1]}"
-    return lines[0]
-
-
-def exception_line(text: str) -> str:
-    """The line in a printed traceback with the exception's class and message."""
-    lines = text.strip().splitlines()
-    frames = [number for number, line in enumerate(lines) if line.startswith((" ", "\t"))]
-    for number in range(frames[-1] + 1 if frames else 0, len(lines)):
-        name, _, message = lines[number].partition(": ")
-        if _EXCEPTION.match(name):
-            found = summary("\n".join([message, *lines[number + 1 :]]))
-            return f"{name.rpartition('.')[2]}: {found}".removesuffix(": ")
-    # A message with indented lines, such as pydantic's: the class is further up.
-    for number in reversed(range(len(lines))):
-        name, colon, message = lines[number].partition(": ")
-        if colon and _EXCEPTION.match(name) and not lines[number].startswith((" ", "\t")):
-            found = summary("\n".join([message, *lines[number + 1 :]]))
-            return f"{name.rpartition('.')[2]}: {found}".removesuffix(": ")
-    return lines[-1].strip() if lines else "unknown reason"
-
-
 def _lost(text: str) -> str:
     """Ray's message about an actor whose process died, in one line."""
     fields = dict(re.findall(r"^\s*(class_name|pid|ip): (.*)$", text, flags=re.MULTILINE))
@@ -122,7 +77,7 @@ def _lost(text: str) -> str:
     elif status:
         why = f"it exited with status {status.group(1)}"
     elif re.search(r"node has died|node was terminated|marked dead", text):
-        why = _MACHINE_GONE
+        why = MACHINE_GONE
     return f"the process of {who}{where} ended unexpectedly: {why}"
 
 
@@ -134,64 +89,14 @@ def killing_signal(text: str) -> int | None:
 
 def failed_to_start(error: BaseException) -> bool:
     """Whether an actor died because its constructor raised; a restart would fail the same way."""
-    if not isinstance(error, _of_ray("RayActorError")):
+    if not isinstance(error, of_ray("RayActorError")):
         return False
     if not getattr(error, "actor_init_failed", False) and "raised in its creation task" not in str(error):
         return False
     return killing_signal(str(error)) is None
 
 
-def may_recover(error: BaseException) -> bool:
-    """Whether a restart could help: a process, machine or connection failed. Errors in the program, its data or its
-    environment would occur again."""
-    import torch
-
-    kinds = (
-        StepHung,
-        WeightSyncFailed,
-        WorkerLost,
-        torch.distributed.DistError,
-        *_of_ray("RayActorError", "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError"),
-    )
-    chain = list(causes(error))
-    if any(failed_to_start(cause) for cause in chain):
-        return False
-    for cause in chain:
-        if isinstance(cause, kinds):
-            return True
-        if type(cause) is RuntimeError and _GLOO_TRANSPORT.match(str(cause)):
-            return True
-    return False
-
-
-def is_death(error: BaseException) -> bool:
-    """Whether a process died, as opposed to a lost machine or connection, or a step that hung."""
-    kinds = (WorkerLost, *_of_ray("RayActorError", "WorkerCrashedError", "OutOfMemoryError"))
-    return any(isinstance(cause, kinds) for cause in causes(error)) and _MACHINE_GONE not in reason(error)
-
-
-def _of_ray(*names: str) -> tuple[type, ...]:
+def of_ray(*names: str) -> tuple[type, ...]:
     """Ray's exceptions with these names; none if Ray has not been imported."""
     module = sys.modules.get("ray.exceptions")
     return tuple(getattr(module, name) for name in names) if module else ()
-
-
-class Repetitions:
-    """Detects that processes die repeatedly in the same way, without progress in between."""
-
-    def __init__(self) -> None:
-        self._before: tuple[str, int] | None = None
-
-    def again(self, error: BaseException, step: int) -> bool:
-        """Record a failure; return whether the same process died in the same way at the same step as last time.
-
-        Args:
-            error: the failure.
-            step: the last finished step.
-        """
-        if not is_death(error):
-            self._before = None
-            return False
-        found = (re.sub(r"\d+", "#", reason(error)), step)
-        repeated, self._before = found == self._before, found
-        return repeated

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.system.errors import WEIGHT_SYNC_HINT
+from openrlhf_sfpo.system.run_errors import WEIGHT_SYNC_HINT
 
 _SILENT = 3  # heartbeats that a rank may miss before it counts as silent
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.cluster.failures import exception_line, killing_signal, plain, reason
+from openrlhf_sfpo.cluster.error_text import exception_line, plain
+from openrlhf_sfpo.cluster.failures import killing_signal, reason
 from openrlhf_sfpo.cluster.nodes import this_node
 
 _TAIL = 64 * 1024  # bytes read from the end of each file

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 
 from openrlhf_sfpo.config.namespaces import NestedFlags
-from openrlhf_sfpo.system.errors import EngineMismatch
+from openrlhf_sfpo.system.run_errors import EngineMismatch
 
 # Mean distances in nats per token. With both in fp32 it is 1e-5 to 1e-3, with 16 bits in either 0.005 to 0.03.
 _LIMIT_FP32 = 0.02

@@ -13,7 +13,7 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import kill_on
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.orchestration.engine_starts import start_error
-from openrlhf_sfpo.system.errors import WeightSyncFailed, WorkerLost
+from openrlhf_sfpo.system.run_errors import WeightSyncFailed, WorkerLost
 
 _RESTARTS_PER_BATCH = 3
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openrlhf_sfpo.cluster.failures import exception_line, failed_to_start, plain
+from openrlhf_sfpo.cluster.error_text import exception_line, plain
+from openrlhf_sfpo.cluster.failures import failed_to_start
 from openrlhf_sfpo.cluster.mailbox import Events
-from openrlhf_sfpo.system.errors import EngineStartFailed, WorkerLost
+from openrlhf_sfpo.system.run_errors import EngineStartFailed, WorkerLost
 
 _REPORTS_EVERY = 10.0  # seconds
 _FIRST_SHOWN = 60.0  # seconds after which the console first mentions a start; then after twice that, and so on

@@ -53,7 +53,7 @@ def check_model(args: NestedFlags) -> None:
 @flags_named()
 def check_directory(args: NestedFlags) -> None:
     """Check that the model is a directory in a format that actor and engines read alike."""
-    from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
+    from openrlhf_sfpo.checkpoints.model_directory import check_model_directory
 
     path, through_transformers = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
     if through_transformers and not Path(path).exists():  # a name on the Hugging Face Hub
@@ -65,9 +65,9 @@ def check_directory(args: NestedFlags) -> None:
 def check_against_config(args: NestedFlags) -> None:
     """Check the tensors in the model directory against its configuration."""
     from openrlhf_sfpo.checkpoints.hf_directory import check_tokenizer_files
+    from openrlhf_sfpo.checkpoints.model_directory import check_stop_tokens
     from openrlhf_sfpo.megatron.model.config import ModelConfig
     from openrlhf_sfpo.megatron.weights.check import check_weights
-    from openrlhf_sfpo.megatron.weights.model_directory import check_stop_tokens
 
     path, is_deepspeed = args.actor.model_name_or_path, args.actor.backend == "deepspeed"
     if is_deepspeed and not list(Path(path).glob("model*.safetensors*")):  # a name on the Hub, or pickle files

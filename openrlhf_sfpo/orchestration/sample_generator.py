@@ -17,8 +17,8 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool, is_engine_failure
 from openrlhf_sfpo.orchestration.evaluation import Evaluated
 from openrlhf_sfpo.orchestration.recorded_samples import to_experience, to_record
-from openrlhf_sfpo.system.errors import Stopped
 from openrlhf_sfpo.system.random_state import rng_state, set_rng_state
+from openrlhf_sfpo.system.run_errors import Stopped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -24,10 +24,10 @@ from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.orchestration.recorded_samples import Replay, to_record
 from openrlhf_sfpo.orchestration.sample_generator import SampleGenerator
 from openrlhf_sfpo.rollout.recording import save_rollouts
-from openrlhf_sfpo.system.errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.system.random_state import random_numbers_kept
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
+from openrlhf_sfpo.system.run_errors import NonFiniteBatch, Stopped
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
 if TYPE_CHECKING:

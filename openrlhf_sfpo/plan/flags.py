@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from openrlhf_sfpo.checkpoints.model_directory import check_model_directory
 from openrlhf_sfpo.checkpoints.model_files import INDEX, SINGLE
 from openrlhf_sfpo.config.checks import check_values
 from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
@@ -12,7 +13,6 @@ from openrlhf_sfpo.config.namespaces import nested
 from openrlhf_sfpo.config.setting_names import flags_named
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.megatron.weights.check import check_weights
-from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory
 from openrlhf_sfpo.plan.setup import Setup, setup_of
 from openrlhf_sfpo.rollout.engine_limits import check_engine
 from openrlhf_sfpo.system.errors import NotThere, UsageError

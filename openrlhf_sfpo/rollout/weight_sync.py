@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, register
-from openrlhf_sfpo.system.errors import WEIGHT_SYNC_HINT, WeightSyncFailed
 from openrlhf_sfpo.system.ports import free_port
+from openrlhf_sfpo.system.run_errors import WEIGHT_SYNC_HINT, WeightSyncFailed
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import ParamMeta

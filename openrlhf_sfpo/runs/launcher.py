@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from openrlhf_sfpo.checkpoints.directory import PLACE, CheckpointRefused, open_checkpoint
-from openrlhf_sfpo.cluster.failures import Repetitions, details, full_text, may_recover, reason, root_of
+from openrlhf_sfpo.cluster.failures import details, full_text, reason, root_of
+from openrlhf_sfpo.cluster.recovery import Repetitions, may_recover
 from openrlhf_sfpo.cluster.start import keep_logs
 from openrlhf_sfpo.cluster.worker_logs import collect
 from openrlhf_sfpo.config.flag_table import section, settings
@@ -21,8 +22,9 @@ from openrlhf_sfpo.report.status import StatusFile
 from openrlhf_sfpo.runs import resume
 from openrlhf_sfpo.runs.run_data import prepared_rows
 from openrlhf_sfpo.runs.session import Session
-from openrlhf_sfpo.system.errors import Stopped, UsageError
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.files import write_atomically
+from openrlhf_sfpo.system.run_errors import Stopped
 from openrlhf_sfpo.system.stopping import Stopping
 from openrlhf_sfpo.system.streams import quiet
 

@@ -16,7 +16,7 @@ from openrlhf_sfpo.cluster.watchdog import Watchdog
 from openrlhf_sfpo.orchestration.engine_starts import EngineStarts
 from openrlhf_sfpo.report.console import Console
 from openrlhf_sfpo.report.run_writer import RunWriter
-from openrlhf_sfpo.system.errors import WorkerLost
+from openrlhf_sfpo.system.run_errors import WorkerLost
 from openrlhf_sfpo.system.stopping import Stopping
 
 if TYPE_CHECKING:

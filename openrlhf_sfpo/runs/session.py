@@ -10,7 +10,8 @@ from typing import Any
 
 from openrlhf_sfpo.checkpoints.directory import Checkpoint
 from openrlhf_sfpo.cluster import mailbox as events
-from openrlhf_sfpo.cluster.failures import may_recover, reason
+from openrlhf_sfpo.cluster.failures import reason
+from openrlhf_sfpo.cluster.recovery import may_recover
 from openrlhf_sfpo.cluster.start import start_ray, stop_ray
 from openrlhf_sfpo.cluster.watchdog import Watchdog
 from openrlhf_sfpo.config.device_defaults import resolve_device_defaults
@@ -25,9 +26,9 @@ from openrlhf_sfpo.report.status import StatusFile
 from openrlhf_sfpo.runs.listener import Listener, stack_of
 from openrlhf_sfpo.runs.openrlhf_arguments import for_openrlhf
 from openrlhf_sfpo.system import flash_attn_stub
-from openrlhf_sfpo.system.errors import EngineStartFailed, StepHung
 from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
 from openrlhf_sfpo.system.replacements import replaced
+from openrlhf_sfpo.system.run_errors import EngineStartFailed, StepHung
 from openrlhf_sfpo.system.stopping import Stopping, hangups_blocked
 
 

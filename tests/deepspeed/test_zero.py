@@ -281,7 +281,7 @@ def test_what_does_not_go_together_with_sfpo_is_refused(flag: str, value: Any, m
 
 def update_with_another_engine(model: str, samples: list[Any], flags: dict[str, Any], off: float) -> dict[str, Any]:
     """An update with samples whose engine is `off` by so much: its error and whether weights moved."""
-    from openrlhf_sfpo.system.errors import EngineMismatch
+    from openrlhf_sfpo.system.run_errors import EngineMismatch
 
     for sample in samples:
         sample.rollout_log_probs = sample.old_log_probs + off

@@ -14,7 +14,7 @@ from ranks import RankPool
 from tiny_models import make_model, make_samples
 
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch, limit_of
-from openrlhf_sfpo.system.errors import EngineMismatch
+from openrlhf_sfpo.system.run_errors import EngineMismatch
 
 
 def arguments(**changes: Any) -> SimpleNamespace:

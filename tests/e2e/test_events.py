@@ -12,8 +12,9 @@ import psutil
 import pytest
 import ray
 
-from openrlhf_sfpo.cluster.failures import failed_to_start, may_recover, reason, root_of
+from openrlhf_sfpo.cluster.failures import failed_to_start, reason, root_of
 from openrlhf_sfpo.cluster.mailbox import Events, mailbox
+from openrlhf_sfpo.cluster.recovery import may_recover
 from openrlhf_sfpo.cluster.watchdog import Watchdog
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool
 from openrlhf_sfpo.orchestration.engine_starts import EngineStarts, wait_until_started
@@ -22,7 +23,7 @@ from openrlhf_sfpo.report.reading import read_metrics
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.runs import listener as listening
 from openrlhf_sfpo.runs.listener import Listener
-from openrlhf_sfpo.system.errors import EngineStartFailed, WorkerLost
+from openrlhf_sfpo.system.run_errors import EngineStartFailed, WorkerLost
 from openrlhf_sfpo.system.stopping import Stopping, StopRequested
 
 

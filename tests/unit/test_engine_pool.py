@@ -8,7 +8,7 @@ import ray
 
 from openrlhf_sfpo.orchestration import engine_pool
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool
-from openrlhf_sfpo.system.errors import WeightSyncFailed, WorkerLost
+from openrlhf_sfpo.system.run_errors import WeightSyncFailed, WorkerLost
 
 
 class Method:

@@ -8,18 +8,13 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 from torch.distributed import DistBackendError
 
-from openrlhf_sfpo.cluster.failures import (
-    Repetitions,
-    details,
-    exception_line,
-    failed_to_start,
-    may_recover,
-    reason,
-    summary,
-)
+from openrlhf_sfpo.cluster.error_text import exception_line, summary
+from openrlhf_sfpo.cluster.failures import details, failed_to_start, reason
+from openrlhf_sfpo.cluster.recovery import Repetitions, may_recover
 from openrlhf_sfpo.cluster.worker_logs import last_line, why_engine_failed
 from openrlhf_sfpo.orchestration.engine_starts import start_error
-from openrlhf_sfpo.system.errors import EngineStartFailed, StepHung, UsageError, WeightSyncFailed, WorkerLost
+from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.run_errors import EngineStartFailed, StepHung, WeightSyncFailed, WorkerLost
 
 FRAMES = '  File "/site/thing.py", line 7, in start\n    return wanted[key]\n           ~~~~~~^^^^^\n'
 

@@ -165,7 +165,7 @@ def test_the_algorithm_imports_torch_alone() -> None:
 def test_commands_answer_before_anything_heavy_is_imported() -> None:
     """Bad flags and --help must not wait for torch, which takes seconds."""
     commands = [f"openrlhf_sfpo.cli.{path.stem}" for path in (PACKAGE / "cli").glob("*.py") if path.stem != "__init__"]
-    light = [*commands, "openrlhf_sfpo.config.checks", "openrlhf_sfpo.megatron.weights.model_directory"]
+    light = [*commands, "openrlhf_sfpo.config.checks", "openrlhf_sfpo.checkpoints.model_directory"]
     code = f"import importlib, sys; [importlib.import_module(name) for name in {light}]; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout == "False\n", done.stderr

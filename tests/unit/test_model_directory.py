@@ -19,10 +19,10 @@ from tiny_models import CLASSES, make_model
 from transformers import AutoModelForCausalLM
 
 from openrlhf_sfpo.checkpoints.hf_writer import save_model_directory
+from openrlhf_sfpo.checkpoints.model_directory import check_model_directory, check_stop_tokens
 from openrlhf_sfpo.cli import plan, train
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.megatron.weights.check import check_weights
-from openrlhf_sfpo.megatron.weights.model_directory import check_model_directory, check_stop_tokens
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 GATE, HEAD, EMBEDDING = "model.layers.0.mlp.gate_proj.weight", "lm_head.weight", "model.embed_tokens.weight"
