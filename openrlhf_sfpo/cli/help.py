@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from openrlhf_sfpo.cli import dry_run
 from openrlhf_sfpo.cli.flags import build_parser
+from openrlhf_sfpo.config.flag_descriptions import DEFAULTS, DESCRIPTIONS, NO_EFFECT, TOPICS
 from openrlhf_sfpo.config.flag_table import path_flags, ranges
 from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS
 from openrlhf_sfpo.config.suggestions import similar
@@ -26,24 +27,6 @@ _OFTEN = {
     "run.dir DIR": "the directory for all output; an unfinished run in it is continued (default: runs/TIME)",
     "data.label_key NAME": "the field of the right answers",
     "dry-run": dry_run.HELP,
-}
-_TOPICS = {
-    "sfpo": "the update: K, alpha, gate, presets",
-    "megatron": "the actor: layout, layers, dtypes, recomputation",
-    "rollout": "batches of prompts, sampling, recording",
-    "data": "prompts, labels, templates, lengths",
-    "reward": "reward functions, clipping, length penalties",
-    "train": "batch sizes, seed, where things run, failures",
-    "actor": "the model, its optimizer, learning rate and clipping",
-    "algo": "advantages, KL term, importance sampling, filtering",
-    "eval": "evaluation during training",
-    "ckpt": "checkpoints and models on disk",
-    "run": "run directory, console",
-    "vllm": "the engines",
-    "logger": "TensorBoard, Weights & Biases",
-    "ref": "the reference model",
-    "ds": "OpenRLHF's DeepSpeed actor (--actor.backend deepspeed)",
-    "critic": "unused: there is no critic here",
 }
 _WIDTH = 34
 
@@ -77,32 +60,40 @@ def help_text(topic: str) -> str:
         ends = [action for action in parser._actions if action.dest.endswith(f".{name}")]
         found = ends if len(ends) == 1 else []
     if not found:
-        names = [*_TOPICS, "all", *(action.dest for action in parser._actions)]
+        names = [*TOPICS, "all", *(action.dest for action in parser._actions)]
         close = [one for one in similar(name, names) if one]
         hint = f"Did you mean {' or '.join(close)}? " if close else ""
-        raise UsageError("--help", f"knows no topic {topic!r}.", f"{hint}Topics are {', '.join(_TOPICS)} and all.")
-    formatter = argparse.ArgumentDefaultsHelpFormatter("openrlhf-sfpo train", max_help_position=_WIDTH, width=110)
-    formatter.start_section(f"{name}: {_TOPICS[name]}" if name in _TOPICS else name)
+        raise UsageError("--help", f"knows no topic {topic!r}.", f"{hint}Topics are {', '.join(TOPICS)} and all.")
+    formatter = argparse.HelpFormatter("openrlhf-sfpo train", max_help_position=_WIDTH, width=110)
+    formatter.start_section(f"{name}: {TOPICS[name]}" if name in TOPICS else name)
     formatter.add_arguments([_shown(action) for action in found])
     formatter.end_section()
     return formatter.format_help()
 
 
 def _shown(action: argparse.Action) -> argparse.Action:
-    """The flag with a short placeholder for its value, and its range."""
+    """The flag with its description, range and default, and with a short placeholder for its value."""
     action = copy.copy(action)
-    limits = ranges().get(action.dest)
+    name, limits = action.dest, ranges().get(action.dest)
+    # In our words; argparse would interpolate percent signs.
+    parts = [DESCRIPTIONS[name].replace("`", "").replace("%", "%%") if name in DESCRIPTIONS else action.help or ""]
+    if name in NO_EFFECT:
+        parts.append("(no effect with the Megatron actor)")
     if limits is not None:
-        action.help = f"{(action.help or '').strip()} [{limits}]".lstrip()
+        parts.append(f"[{limits}]")
+    default = DEFAULTS[name].replace("`", "") if name in DEFAULTS else action.default
+    if default not in (None, "", (), argparse.SUPPRESS) and "default: " not in parts[0]:
+        parts.append(f"(default: {default})".replace("%", "%%"))
+    action.help = " ".join(part.strip() for part in parts if part.strip())
     if action.nargs != 0 and action.choices is None:
         numbers: dict[object, str] = {int: "N", float: "X"}
-        action.metavar = "PATH" if action.dest in path_flags() else numbers.get(action.type, "TEXT")
+        action.metavar = "PATH" if name in path_flags() else numbers.get(action.type, "TEXT")
     return action
 
 
 def _beginning() -> str:
     changed = ", ".join(f"--{name} {value}" for name, (value, _) in CHANGED_DEFAULTS.items())
-    topics = "\n".join(f"  {name:10s} {what}" for name, what in _TOPICS.items())
+    topics = "\n".join(f"  {name:10s} {what}" for name, what in TOPICS.items())
     return f"""usage: openrlhf-sfpo train [--config FILE.yaml] [FLAGS]
 
 Train a model with SFPO, or with --no-sfpo.enable with GRPO. Takes every flag of OpenRLHF's train_ppo_ray and ours.
