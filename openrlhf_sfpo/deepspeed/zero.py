@@ -98,8 +98,7 @@ class ZeroWeights:
 
         Yields:
             A function that returns the cosine between Adam's first moments and the step's gradients over all ranks, 0
-                without moments. Every rank calls it once, after the step. Clipping does not change the result.
-            no moments. Every rank calls it once, after the step. Clipping does not change it.
+            without moments. Every rank calls it once, after the step. Clipping does not change the result.
         """
         sums = torch.zeros(3, dtype=torch.float64)
         seen: set[int] = set()

@@ -201,12 +201,9 @@ class MegatronActor:
 
         Returns:
             Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,
-            before clipping), `actor_lr`, `optimizer_steps` and the loss function's token means, all of the slow pass.
-            Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,
-                before clipping), `actor_lr`, `optimizer_steps` and the loss function's token means, all of the slow
-                pass. `skipped_update` is 0. With `skip_nonfinite`, if a number is not finite, everything is restored to
-                before the update, and the metrics are only `skipped_update` 1 and `skipped_because`.
-            came upon a number that is not finite: everything is then as it was before it.
+            before clipping), `actor_lr`, `optimizer_steps` and the loss function's token means, all of the slow pass;
+            `skipped_update` is 0. With `skip_nonfinite`, if a number is not finite, everything is restored to before
+            the update, and the metrics are only `skipped_update` 1 and `skipped_because`.
 
         Raises:
             NonFiniteUpdate: a loss or a gradient norm is not finite, without `skip_nonfinite`.

@@ -70,8 +70,7 @@ def state_of(status: dict[str, Any]) -> str:
 
     Returns:
         "running", "finished", "interrupted", "failed"; "died" if it says running and the process is gone, which only
-            the same machine can tell; "unknown" for an empty status.
-        its own machine can tell; "unknown" for an empty status.
+        the same machine can tell; "unknown" for an empty status.
     """
     state = status.get("state", "unknown")
     if state == "running" and status.get("host") == platform.node() and not _lives(status):

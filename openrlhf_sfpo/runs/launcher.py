@@ -39,8 +39,7 @@ def run(flat: argparse.Namespace, directory: Path, stopping: Stopping) -> int:
 
     Returns:
         The exit status: 0; --run.interrupted_exit_status if the run was asked to stop; 130 after Ctrl-C; 1 if it failed
-            (the console says why).
-        failed (what failed is on the console).
+        (the console says why).
 
     Raises:
         UsageError: Ray has fewer GPUs than the flags ask for, or the flags differ from those of the run in the

@@ -154,3 +154,14 @@ def test_what_docstrings_and_comments_mention_exists(path: Path) -> None:
 )
 def test_what_does_not_exist_is_found(text: str, wrong: list[str]) -> None:
     assert [*wrong_files(text), *wrong_names(text)] == wrong
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_description_of_what_is_returned_is_one_paragraph(path: Path) -> None:
+    """A line with another indentation is left over from an edit."""
+    for node in ast.walk(ast.parse(sources()[path])):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        found = re.search(r"^(?:Returns|Yields):\n((?:[ \n].*\n?)+)", ast.get_docstring(node) or "", re.MULTILINE)
+        indents = {len(line) - len(line.lstrip()) for line in found[1].splitlines() if line.strip()} if found else set()
+        assert len(indents) <= 1, f"{node.name}: {found and found[1]}"

@@ -62,8 +62,7 @@ class PolicyModel(GPTModel):
 
         Returns:
             On the last chunk fp32 [2, selected] (log-probabilities, entropies), else hidden states [tokens, 1, hidden];
-                with sequence parallelism, this rank's part of them.
-            with sequence parallelism this rank's part of them.
+            with sequence parallelism, this rank's part of them.
         """
         embedded = self.embedding(input_ids=tokens, position_ids=None) if self.pre_process else None
         angles = self.rotary_pos_emb(packed.max_seqlen_q, packed_seq=True)

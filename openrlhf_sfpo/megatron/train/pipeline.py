@@ -52,8 +52,7 @@ class Pipeline:
 
         Returns:
             On the last pipeline stage one dict per micro-batch: `loss` (its share), `tokens`, `entropy` and the loss
-                function's metrics. Elsewhere an empty list.
-            loss function's metrics. Elsewhere nothing.
+            function's metrics. Elsewhere an empty list.
         """
 
         def loss_and_metrics(batch: MicroBatch, output: torch.Tensor) -> Any:
