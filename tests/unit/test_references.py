@@ -162,6 +162,6 @@ def test_a_description_of_what_is_returned_is_one_paragraph(path: Path) -> None:
     for node in ast.walk(ast.parse(sources()[path])):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        found = re.search(r"^(?:Returns|Yields):\n((?:[ \n].*\n?)+)", ast.get_docstring(node) or "", re.MULTILINE)
+        found = re.search(r"^(?:Returns|Yields):\n((?: .*\n?|\n)+)", ast.get_docstring(node) or "", re.MULTILINE)
         indents = {len(line) - len(line.lstrip()) for line in found[1].splitlines() if line.strip()} if found else set()
         assert len(indents) <= 1, f"{node.name}: {found and found[1]}"
