@@ -115,7 +115,7 @@ def newest_complete(root: Path, refused: Callable[[str], None] = lambda reason: 
 
     Args:
         root: the directory that the checkpoints are in; it need not exist.
-        refused: called with the reason for each newer one that cannot be used.
+        refused: called with the reason for each checkpoint that turned out to be unusable.
     """
     found = []
     for path in _directories(root):
@@ -138,7 +138,8 @@ def find_checkpoint(path: Path, refused: Callable[[str], None] = lambda reason: 
     --ckpt.path.
 
     Raises:
-        CheckpointRefused: there is none, or it is not whole; the message says what the path is, if that is known.
+        CheckpointRefused: there is none, or it is incomplete or damaged; the message says what the path is, if that is
+            known.
     """
     for place in (path, path / PLACE, path / "checkpoints" / PLACE):
         found = newest_complete(place, refused)
@@ -191,7 +192,7 @@ def sha256(file: Path) -> str:
 
 
 def describe(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The entries for files in a manifest."""
+    """The manifest entries of the named files."""
     return {
         name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in sorted(names)
     }
@@ -231,14 +232,14 @@ def remove_leftovers(root: Path) -> None:
 
 
 def rotate(root: Path, max_num: int, max_bytes: float) -> list[Path]:
-    """Remove checkpoints beyond the limits, by OpenRLHF's rules: the best one stays and does not count; those without a
-    metric are removed first, then those with a worse metric, then older ones. The newest always stays, because a run
-    continues from it.
+    """Remove checkpoints beyond the limits, by OpenRLHF's rules: the newest best checkpoint stays and does not count
+    toward `max_num`; regular ones without a metric are removed first, then those with a worse metric, then older ones.
+    The newest regular one always stays, because a run continues from it.
 
     Args:
         root: the directory that contains them.
         max_num: the number of regular ones to keep.
-        max_bytes: the limit on their total size.
+        max_bytes: the limit on the total size, including the best one.
 
     Returns:
         The removed directories.
@@ -277,7 +278,7 @@ def _directories(root: Path) -> list[Path]:
 
 
 def _sync(directory: Path) -> None:
-    """fsync the directory before publishing it."""
+    """Flush a directory's entries to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -20,7 +20,7 @@ def export(checkpoint: Checkpoint, target: Path, dtype: str | None = None) -> to
     Args:
         checkpoint: a complete checkpoint.
         target: the directory to write.
-        dtype: "bf16" or "fp32"; by default that of the parameters in training.
+        dtype: "bf16" or "fp32"; by default the dtype of the parameters in training.
 
     Returns:
         The dtype that was written.
@@ -41,7 +41,7 @@ def stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
         if kind == WEIGHTS and isinstance(entry, TensorStorageMetadata):
             tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
             with warnings.catch_warnings():
-                # Without a process group, torch warns at every tensor that it assumes a single process.
+                # Without a process group, torch warns for every tensor that it assumes a single process.
                 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
                 dcp.load({key: tensor}, storage_reader=reader, no_dist=True)
             yield name, tensor

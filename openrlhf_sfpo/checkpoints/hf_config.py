@@ -1,7 +1,7 @@
 """Reading a model directory's config.json the way transformers and vLLM do.
 
-Both take every default from transformers' config class of the model type, so it is used here, too. Importing it takes
-two seconds, so it is imported only where a config is built.
+Both take every default from transformers' config class for the model type, so this module uses it too. Importing it
+takes two seconds, so it is imported only where a config is built.
 """
 
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # The model directory's setting name in errors; `config.setting_names` translates it to the flag.
 MODEL_SETTING = "model"
-# The settings that vLLM takes as the longest sequence; the smallest counts.
+# The settings that vLLM reads the longest sequence from; the smallest wins.
 LENGTH_KEYS = (
     "max_position_embeddings",
     "n_positions",

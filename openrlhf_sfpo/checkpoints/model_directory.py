@@ -104,7 +104,7 @@ def check_stop_tokens(path: str | Path, vocab_size: int) -> None:
 
 
 def _used(names: set[str]) -> list[str]:
-    """The files that actor, engines or tokenizer read; other files are often missing from clones."""
+    """The files that the actor, the engines or the tokenizer read; clones often lack the others."""
     endings: tuple[str, ...] = (".json", ".jinja", ".model", ".safetensors")
     if SINGLE not in names and INDEX not in names:
         endings = (*endings, ".bin", ".gguf", ".pth")

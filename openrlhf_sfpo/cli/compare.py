@@ -93,12 +93,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def plan(config: Path, out: Path, changes: list[str]) -> list[PlannedRun]:
-    """The runs of a comparison's file, the seeds outermost, so that a comparison stopped early has all variants.
+    """The runs that a comparison's file describes. Seeds vary slowest: a comparison stopped early covers all variants.
 
     Args:
         config: the YAML file.
         out: the comparison's directory.
-        changes: NAME=VALUE flags for every run, over the file's.
+        changes: NAME=VALUE flags for every run; they override the file's.
 
     Raises:
         UsageError: naming the file and what is wrong in it.
@@ -141,7 +141,7 @@ def _refuse_reserved(config: Path, settings: Settings) -> None:
 
 
 def _essence(variant: str, values: dict[str, Any]) -> str:
-    """A string that is equal for runs that would do the same."""
+    """A string that is equal for runs that would do the same thing."""
     # One of the logger's defaults is the time of day.
     left_out = ("run.dir", "sfpo.", "logger.")
     others = {name: value for name, value in values.items() if not name.startswith(left_out)}
@@ -149,7 +149,7 @@ def _essence(variant: str, values: dict[str, Any]) -> str:
 
 
 def _unused_name(variant: str, swept: dict[str, Any], seed: int, used: Container[str]) -> str:
-    """A directory name with the swept values that no other run has."""
+    """An unused directory name that contains the swept values."""
     parts = [variant, *(f"{name.rpartition('.')[2]}={value}" for name, value in swept.items()), f"seed={seed}"]
     name = "_".join(parts).replace("/", "-")
     numbered = (f"{name}-{number}" for number in itertools.count(2))

@@ -56,7 +56,7 @@ def _findings(flags: list[str]) -> list[Finding]:
     flat, given = parse(flags)
     vars(flat)["run.dir"] = vars(flat)["run.dir"] or "runs/new"
     checked = check_command_line(flat, given)
-    # Checks that need a model or flag that is wrong are skipped.
+    # If the flags are wrong, the checks that depend on them are skipped.
     return [checked, *examine(nested(flat) if checked.state == "ok" else None)]
 
 

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fill_in(args: argparse.Namespace) -> None:
-    """Fill in the protocol's defaults, and make the checks that need no file."""
+    """Fill in the protocol's defaults, and check the arguments."""
     from openrlhf_sfpo.cli.grading import check_grader
 
     for name, value in (_PAPER if args.protocol else _PLAIN).items():

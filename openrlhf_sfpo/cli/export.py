@@ -11,7 +11,7 @@ from openrlhf_sfpo.system.files import check_writable
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export; return the exit status: 0, 2 for bad input."""
+    """Export; return the exit status: 0, or 2 for bad input."""
     parser = Parser(
         prog="openrlhf-sfpo export",
         description="Write the model in a checkpoint as a Hugging Face directory, which transformers and vLLM load. "

@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class Flags:
-    """The flags by the names of their options, without dashes. The prefix "no-" switches a flag off, also one that
+    """The flags by the names of their options, without dashes. The prefix "no-" switches a flag off, even one that
     OpenRLHF's own parser can only switch on."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Flags:
 
     def read_words(self, words: Sequence[str]) -> dict[str, Any]:
         """The values of a command line, by dotted name. If a flag is repeated, the last value counts; `config` collects
-        all.
+        all its values.
 
         Raises:
             UsageError: a word is not a flag, or a value is not valid for it.
@@ -181,7 +181,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, set[str]]:
 
 
 def parse_settings(settings: dict[str, Any], source: str) -> tuple[argparse.Namespace, set[str]]:
-    """As `parse`, for settings that have already been read.
+    """Like `parse`, for settings that have already been read.
 
     Args:
         settings: text, lists or values by dotted name.

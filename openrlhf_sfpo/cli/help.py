@@ -43,7 +43,7 @@ def help_asked(words: Sequence[str]) -> str | None:
 
 
 def help_text(topic: str) -> str:
-    """The help for a topic, a flag (also without its section, if that is unique), all flags ("all"), or beginners ("").
+    """The help for a topic, a flag (without its section, too, if that is unique), all flags ("all") or beginners ("").
 
     Raises:
         UsageError: there is no such topic.
@@ -75,7 +75,7 @@ def _shown(action: argparse.Action) -> argparse.Action:
     """The flag with its description, range and default, and with a short placeholder for its value."""
     action = copy.copy(action)
     name, limits = action.dest, ranges().get(action.dest)
-    # In our words; argparse would interpolate percent signs.
+    # Our description replaces OpenRLHF's help. argparse would interpolate percent signs.
     parts = [DESCRIPTIONS[name].replace("`", "").replace("%", "%%") if name in DESCRIPTIONS else action.help or ""]
     if name in NO_EFFECT:
         parts.append("(no effect with the Megatron actor)")

@@ -1,4 +1,4 @@
-"""Wraps commands: output whose reader may be gone, and Ctrl-C at any moment."""
+"""Wraps commands, so that a closed output pipe or Ctrl-C at any moment gives no traceback."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
-    """Run a command; return its exit status, or 130 after Ctrl-C. Neither a closed pipe nor Ctrl-C gives a traceback.
+    """Run a command; return its exit status, 130 after Ctrl-C, or 143 after another request to stop.
 
     Args:
         name: the command's name.

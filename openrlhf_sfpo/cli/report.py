@@ -12,7 +12,7 @@ from openrlhf_sfpo.system.files import check_writable
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Report; return the exit status: 0, 2 for bad input."""
+    """Report; return the exit status: 0, or 2 for bad input."""
     parser = Parser(
         prog="openrlhf-sfpo report",
         description="Compare runs, also while they are running: accuracy against rollouts, backward passes and time, "

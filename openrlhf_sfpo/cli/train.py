@@ -18,7 +18,7 @@ from openrlhf_sfpo.system.stopping import Stopping, StopRequested
 
 def main(argv: list[str] | None = None) -> int:
     """Train, or with --dry-run show what a run would do; return the exit status: 0, 1 if the run failed or does not
-    fit, 2 for bad input."""
+    fit, 2 for bad input, --run.interrupted_exit_status if the run was stopped."""
     words = sys.argv[1:] if argv is None else argv
     prepare_command()
     keys.hide(words)

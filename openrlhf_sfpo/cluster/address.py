@@ -72,7 +72,8 @@ def check_cluster(allow_open: bool) -> Cluster | None:
 
 
 def token() -> str | None:
-    """The token as Ray looks for it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    """The token, from where Ray looks for it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; None
+    without one."""
     if text := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return text
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")

@@ -1,4 +1,4 @@
-"""Takes the line that states the problem out of an exception's message or a printed traceback."""
+"""Extracts the line that states the problem from an exception's message or a printed traceback."""
 
 import re
 
@@ -22,7 +22,7 @@ def summary(message: str) -> str:
         return (
             f"{lines[0].rstrip(':')}: {exception_line(message)}" if lines[0] != _TRACEBACK else exception_line(message)
         )
-    if re.match(r"\d+ validation errors? for ", lines[0]) and len(lines) > 1:  # pydantic's; what is wrong comes next
+    if re.match(r"\d+ validation errors? for ", lines[0]) and len(lines) > 1:  # pydantic's; the problem comes next
         return re.sub(r" \[type=.*", "", lines[1]).removeprefix("Value error, ")
     if lines[0].endswith(":") and len(lines) > 1:
         return f"{lines[0]} {lines[1]}"

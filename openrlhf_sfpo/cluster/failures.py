@@ -47,8 +47,8 @@ def reason(error: BaseException) -> str:
 
 
 def details(error: BaseException) -> list[str]:
-    """The further lines of a message that this package wrote for users, such as the traceback of the user's own reward
-    function."""
+    """The remaining lines of a message that this package wrote for users, such as the traceback of the user's own
+    reward function."""
     root = root_of(error)
     if not type(root).__module__.startswith("openrlhf_sfpo"):
         return []

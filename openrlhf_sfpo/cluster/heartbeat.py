@@ -20,9 +20,9 @@ class Heartbeat:
     """Sends heartbeats about the rank's main thread, from a thread of its own.
 
     A heartbeat has `phase`, `busy` (whether the trainer waits for a call), `progress` (a number that increases with the
-    work), `pid`, `started` (the process's start, in seconds since the epoch) and `host`; after half of the timeout
-    without progress also `waits_in` (the collective that the main thread is in, or None) and `stack` (of the main
-    thread).
+    work), `pid`, `started` (the process's start, in seconds since the epoch) and `host`. If the rank is busy and has
+    made no progress for half of the timeout, it also has `waits_in` (the collective that the main thread is in, or
+    None) and `stack` (of the main thread).
 
     Args:
         send: called with each heartbeat.

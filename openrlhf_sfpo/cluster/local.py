@@ -58,7 +58,7 @@ class LocalSurroundings:
         self.scratch.close()
 
     def _set_clustered(self, clustered: bool) -> None:
-        """Set the value in a Ray that has been imported already, too: Ray reads the variable only on import."""
+        """Set Ray's constant and make it read RAY_AUTH_* again: Ray reads these variables only on import."""
         replace(REPLACEMENTS["ray._private.ray_constants.ENABLE_RAY_CLUSTER"], clustered)
         ray_cluster.read_settings_again()
 

@@ -36,17 +36,17 @@ class Events:
 
         Args:
             kind: `phase` (text, and long if it may take minutes), `step` (step, metrics), `eval` (step, metrics),
-                `samples` (step, samples; like `step`, with again if the driver may have them already), `sync`
-                (metrics), `checkpoint` (after a save: tag, step, error, blocked_seconds, seconds, bytes), `training`
-                (the workers are up; step, after which the run continues), `engine` (index, state "starting", "up" or
-                "failed", text and, if it failed, log) or `notice` (text).
+                `samples` (step, samples), `sync` (metrics), `checkpoint` (after a save: tag, step, error,
+                blocked_seconds, seconds, bytes), `training` (the workers are up; step, after which the run continues),
+                `engine` (index, state "starting", "up" or "failed", text and, if it failed, log) or `notice` (text).
+                `step` and `samples` also have `again` if the driver may already have received them.
             fields: its content, plain Python values.
         """
         if self._mailbox is not None:
             self._mailbox.put.remote({"kind": kind, **fields})
 
     def send_now(self, kind: str, **fields: Any) -> None:
-        """As `send`, for a process that is about to exit: wait up to 10 s until the event has arrived."""
+        """Like `send`, for a process that is about to exit: wait up to 10 s for the event to arrive."""
         import ray
 
         if self._mailbox is not None:
@@ -63,8 +63,8 @@ class Events:
         import ray
 
         if self._mailbox is not None:
-            # Pickled here: otherwise the mailbox would import the actor's class, which takes seconds that the worker
-            # would wait.
+            # Pickled here: otherwise the mailbox would import the actor's class, and the worker would wait seconds for
+            # it.
             handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
             ray.get(self._mailbox.register.remote(role, rank, handle))
 

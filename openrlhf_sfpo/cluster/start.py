@@ -230,7 +230,7 @@ def job_config() -> Any:
 
 
 def gpus_of_cluster(allow_open: bool) -> tuple[int, int]:
-    """The number of GPUs of the cluster that RAY_ADDRESS names, and of the free ones.
+    """The number of GPUs of the cluster that RAY_ADDRESS names, and how many of them are free.
 
     Raises:
         UsageError: it cannot be joined.

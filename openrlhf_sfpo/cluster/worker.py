@@ -27,8 +27,8 @@ def setup() -> None:
 
 
 def _use_session_directory() -> None:
-    """Put temporary files, and if needed a home, into the session's directory on this node, if socket paths fit
-    there."""
+    """Put temporary files (if socket paths fit there) and, if needed, a home into the session's directory on this
+    node."""
     session = Path(this_node().get_session_dir_path())
     directory = session / "tmp"
     # Names of Python's and vLLM's sockets have up to 37 bytes.

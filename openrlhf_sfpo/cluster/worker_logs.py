@@ -90,7 +90,8 @@ def collect(target: Path) -> None:
     container restarts, and other nodes' directories are not visible here.
 
     Args:
-        target: the directory for the files ACTOR-PID.err and .out; with the node's address for other nodes.
+        target: the directory for the files ACTOR-PID.err and .out; names of other nodes' files begin with the node's
+            address.
     """
     import ray
 

@@ -46,7 +46,7 @@ def check_values(args: NestedFlags, sections: tuple[str, ...] = ()) -> None:
         sections: look at flags of these only, such as "sfpo"; all by default.
 
     Raises:
-        UsageError: for the first flag whose value is out of its range or none of its choices.
+        UsageError: for the first flag whose value is out of its range or not one of its choices.
     """
 
     def chosen(declared: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def effective_update(values: dict[str, Any]) -> dict[str, Any]:
-    """The sfpo.* settings, among a run's by dotted name, that affect its update: plain GRPO, for example, has no K."""
+    """Those sfpo.* settings of a run, by dotted name, that affect its update: plain GRPO, for example, has no K."""
     found = {name: value for name, value in values.items() if name.startswith("sfpo.")}
     preset = found["sfpo.preset"]
     if not found["sfpo.enable"] or found["sfpo.k"] == 0 or preset == "grpo":

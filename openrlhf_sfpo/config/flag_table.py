@@ -18,7 +18,7 @@ from openrlhf_sfpo.config.ranges import Range
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of the sections above, --actor.backend and --config."""
+    """Add --config, --actor.backend and a flag for every field of `SECTIONS`, and set the changed defaults."""
     parser.add_argument(
         "--config",
         metavar="FILE.yaml",
@@ -67,12 +67,12 @@ def path_flags() -> frozenset[str]:
 
 
 def may_change_on_resume(name: str) -> bool:
-    """Whether a run may be continued with another value of a flag. `name` is dotted, of any flag."""
+    """Whether a run may be continued with another value of a flag. `name` is the dotted name of any flag."""
     return _may_change("resume", openrlhf_flags.RESUME, name)
 
 
 def may_change_on_reuse(name: str) -> bool:
-    """Whether a run may reuse the workers of one with another value of a flag. `name` is dotted, of any flag."""
+    """Whether a run may reuse workers that ran with another value of a flag. `name` is the dotted name of any flag."""
     return _may_change("reuse", openrlhf_flags.REUSE, name)
 
 

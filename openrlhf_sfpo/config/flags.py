@@ -35,7 +35,7 @@ def _flag(
         reuse: a run with another value can reuse engines and actors.
         setting: the Megatron actor's setting (`megatron.settings`, `megatron.layout`) that gets its value. The planner
             reads these, too.
-        convert: makes the setting's value of the flag's.
+        convert: turns the flag's value into the setting's.
         by_device: what None means on CUDA and on a CPU.
     """
     metadata = {

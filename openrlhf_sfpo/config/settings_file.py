@@ -35,7 +35,7 @@ class Section(dict[str, Any]):
 
 
 class Settings(dict[str, Any]):
-    """Values by dotted name. Empty sections stay, as None or an empty section, so that flags that are empty by mistake
+    """Values by dotted name. Empty sections are kept, as None or an empty section, so that flags left empty by mistake
     are found.
 
     Attributes:
@@ -202,7 +202,7 @@ def flatten(content: Section, flag: str = "--config") -> Settings:
 
     Args:
         content: a section of a file.
-        flag: who asked for it.
+        flag: the flag that errors name.
 
     Raises:
         UsageError: a name is set twice, for example once nested and once dotted.

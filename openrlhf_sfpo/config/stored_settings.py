@@ -23,6 +23,6 @@ def portable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_asked(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings in the form that is written to files. Keys are not among them: `keys.take_keys` moved them to the
+    """Settings in the form that is written to files. API keys are not among them: `keys.take_keys` moved them to the
     environment."""
     return {name: value for name, value in values.items() if name != "config"}

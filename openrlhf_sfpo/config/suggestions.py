@@ -10,7 +10,7 @@ from openrlhf_sfpo.system.errors import UsageError
 # Characters that word processors and web pages turn hyphens into.
 DASHES = "-\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{EM DASH}\N{HORIZONTAL BAR}\N{MINUS SIGN}"
 _MANY = 4
-# Other names for values, and why; without hyphens and underscores.
+# Other names for values (without hyphens and underscores): the value that each means, and why.
 _GRPO = ("group_norm", "group_norm is GRPO")
 _ALSO_CALLED: dict[str, dict[str, tuple[str, str]]] = {
     "algo.advantage.estimator": {
@@ -78,9 +78,9 @@ def stray_word(word: str, after: str | None, switch: bool, names: Iterable[str])
     """The error for a word of a command line that is neither a flag nor a flag's value.
 
     Args:
-        word: it.
+        word: the word.
         after: the flag before it, if there is one.
-        switch: whether that is a flag that takes no value.
+        switch: whether that flag takes no value.
         names: of all flags.
     """
     if after is not None and switch:
@@ -101,7 +101,7 @@ def takes_no_value(flag: str, value: str) -> UsageError:
 
     Args:
         flag: with its dashes.
-        value: it.
+        value: the value.
     """
     name, asked = flag.removeprefix("--").removeprefix("no-"), truth(value)
     if asked is None:
@@ -171,9 +171,9 @@ def meant(name: str, value: str, choices: Iterable[str]) -> str:
     """A question such as "Did you mean ...?" about a flag's values; empty if there is no likely one.
 
     Args:
-        name: of the flag, without dashes.
+        name: the flag's name, without dashes.
         value: what was given.
-        choices: that the flag has.
+        choices: the values that the flag accepts.
     """
     known = list(choices)
     close, reason = _ALSO_CALLED.get(name, {}).get(_plain(value), ("", ""))

@@ -13,8 +13,8 @@ from openrlhf_sfpo.system.errors import UsageError
 def check_locks() -> None:
     """Check for locks of killed compilations of operators.
 
-    torch compiles DeepSpeed's operators at their first use, each in its own directory, in which it holds a file `lock`
-    meanwhile. A killed process leaves the file, and every later one waits for it silently and forever.
+    torch compiles DeepSpeed's operators at their first use, each in its own directory, where it holds a file `lock`
+    while compiling. A killed process leaves the file behind, and every later one waits for it silently and forever.
 
     Raises:
         UsageError: a lock is held by no process of this machine; names it.
@@ -34,7 +34,7 @@ def left_locks() -> list[Path]:
 
 
 def _locks() -> Iterator[Path]:
-    # torch's rule for where extensions are.
+    # torch's rule for where extensions are stored.
     root = os.environ.get("TORCH_EXTENSIONS_DIR")
     if root:
         yield from Path(root).glob("*/lock")

@@ -23,7 +23,7 @@ from openrlhf_sfpo.system.errors import UsageError
 
 
 def examine_quickly() -> Iterator[Finding]:
-    """The checks that may run at any time, also during a run: they compute nothing and use no GPU memory."""
+    """The checks that may run at any time, even during a run: they compute nothing and use no GPU memory."""
     import torch
 
     from openrlhf_sfpo.config.device_defaults import has_cuda

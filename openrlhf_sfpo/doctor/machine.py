@@ -65,7 +65,7 @@ def no_gpus() -> Iterator[Finding]:
 
 
 def collectives(backend: str) -> Finding:
-    """An all-reduce between processes of this machine: one per GPU, or two without GPUs."""
+    """Check an all-reduce between processes on this machine: one per GPU, or two without GPUs."""
     import torch
 
     count = torch.cuda.device_count() if backend == "nccl" else 2
@@ -82,7 +82,7 @@ def collectives(backend: str) -> Finding:
 
 
 def all_reduce(rank: int, count: int, backend: str, port: int) -> None:
-    """One of the processes."""
+    """Run one process's part of the all-reduce, and check the sum."""
     from datetime import timedelta
 
     import torch

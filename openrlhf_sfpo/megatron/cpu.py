@@ -3,7 +3,7 @@
 Megatron-Core 0.16 calls torch.cuda in places where a CPU tensor and gloo would do. `install` replaces those calls in
 this process; the rest of Megatron is unchanged, so the model, the schedules and the distributed optimizer that run on
 CPU are the real ones. It patches torch for the whole process and is therefore installed only if the actor really runs
-on CPU; it refuses to if CUDA is available.
+on CPU; `install` refuses if CUDA is available.
 """
 
 import contextlib

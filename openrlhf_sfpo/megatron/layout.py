@@ -33,13 +33,13 @@ class Layout:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Layout":
-        """From values by the names of the sizes; other settings are ignored."""
+        """A layout from values by the names of its sizes; other names are ignored."""
         return cls(values["tp"], values["pp"], values["vpp"], values["cp"])
 
     @property
     def model_parallel_size(self) -> int:
-        """The number of ranks that work on one sequence: they hold a copy of the model, with context parallelism
-        several copies."""
+        """The number of ranks that work on one sequence. They hold one copy of the model, or several with context
+        parallelism."""
         return self.tp * self.cp * self.pp
 
     def place(self, rank: int) -> tuple[int, int, int, int]:

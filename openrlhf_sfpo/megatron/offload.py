@@ -1,14 +1,14 @@
-"""Move an actor's tensors to host memory while another process uses the device, and back, bit for bit.
+"""Moves an actor's tensors to host memory while another process uses the device, and back, bit for bit.
 
 Whole storages are moved: copied to the host and resized to zero, later resized again and filled. Views of a storage
 (the optimizer's fp32 shards of fp32 parameters, gradients and parameters of DDP's flat buffers, its buckets) stay
-views. Megatron-Core has three such functions, of which one can be used here:
+views. Megatron-Core has three functions for this, and only the first is usable here:
 
 - DistributedDataParallel.offload_grad_buffers: gradients are zeroed before use, so it only frees them.
-- Not _ParamAndGradBuffer.offload_to_cpu for parameters: it makes a pageable copy first and pins that, which briefly
-  takes twice the host memory, and it needs CUDA.
-- Not MegatronOptimizer.offload_to_cpu: it gives each shard a new tensor. fp32 parameters have shards that are views of
-  the model's, and the optimizer would then train a copy that no forward pass reads.
+- _ParamAndGradBuffer.offload_to_cpu, for parameters: it makes a pageable copy first and pins that, which briefly takes
+  twice the host memory, and it needs CUDA.
+- MegatronOptimizer.offload_to_cpu: it gives each shard a new tensor. The shards of fp32 parameters are views of the
+  model's, and the optimizer would then train a copy that no forward pass reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 
 Kind = Literal["gradients", "optimizer", "parameters"]
-# torch rounds what it pins up to powers of two. Of a storage copied in slices, only the last costs more than it holds.
+# torch rounds pinned allocations up to powers of two. If a storage is copied in slices, only the last wastes memory.
 _SLICE = 1 << 26
 
 
@@ -58,7 +58,8 @@ class Offload:
         return any(kind.is_away for kind in self._kinds.values())
 
     def offload(self) -> None:
-        """Move the state that only updates need to host memory. Called on every rank.
+        """Move the gradients and the optimizer's state, and the parameters if so configured, to host memory. Called on
+        every rank.
 
         Raises:
             RuntimeError: the state is in use.
@@ -196,7 +197,7 @@ def _optimizer_tensors(chunks: list[torch.nn.Module], shards: "MainShards") -> I
 
 
 def _identity(tensor: torch.Tensor) -> int:
-    """Identifies a storage, also after it has been freed."""
+    """Identifies a storage, even after it has been freed."""
     return tensor.untyped_storage()._cdata
 
 

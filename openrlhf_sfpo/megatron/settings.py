@@ -91,6 +91,7 @@ class ActorSettings:
         batch_cache_bytes: size of the packed micro-batches that stay on the device for all passes of an update; those
             beyond are packed and uploaded in each pass. They take about 60 bytes per token.
         timeout: timeout of collectives, in seconds.
+        optimizer: the optimizer's settings.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -119,7 +120,7 @@ class ActorSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], **others: Any) -> "ActorSettings":
-        """From values by the names of the settings, as in a configuration file.
+        """Settings from values by name, as in a configuration file.
 
         Args:
             values: values of settings here or in `OptimizerSettings`, with `param_dtype` as "bf16" or "fp32". Other

@@ -5,7 +5,11 @@ from typing import Any
 
 
 def for_megatron(values: dict[str, Any]) -> None:
-    """See `for_openrlhf`; `values` by dotted name, changed in place."""
+    """Set the flags that OpenRLHF's code reads to match the Megatron actor; see `openrlhf_arguments.for_openrlhf`.
+
+    Args:
+        values: all flags by dotted name; changed in place.
+    """
     values["ds.tensor_parallel_size"] = math.prod(
         values[f"megatron.{kind}_size"]
         for kind in ("tensor_model_parallel", "context_parallel", "pipeline_model_parallel")
@@ -18,6 +22,10 @@ def for_megatron(values: dict[str, Any]) -> None:
 
 
 def for_deepspeed_on_cpu(values: dict[str, Any]) -> None:
-    """The flags that OpenRLHF's actor needs without flash-attention and bf16."""
+    """Set the flags that OpenRLHF's actor needs where flash-attention and bf16 may be missing.
+
+    Args:
+        values: all flags by dotted name; changed in place.
+    """
     values["ds.attn_implementation"] = "sdpa"
     values["ds.param_dtype"] = values["megatron.param_dtype"]

@@ -81,12 +81,12 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
             self._sync = self._new_sync()
 
     def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
-        """As OpenRLHF's, with a notice when the gate closes."""
+        """Like OpenRLHF's, with a notice when the gate closes."""
         status = super().fit(kl_ctl)
         return {**status, **self._gate_notices.as_status(status, self.events)}
 
     def append(self, experience: "Experience") -> None:
-        """As OpenRLHF's."""
+        """Like OpenRLHF's, with the samples' staleness."""
         replace_stamps(experience.info, self.trainer.sfpo.gate.batches)
         super().append(experience)
 
@@ -123,7 +123,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
         metric_value: float | None = None,
         metric_key: str | None = None,
     ) -> None:
-        """As OpenRLHF's, with the gate's state among the client states."""
+        """Like OpenRLHF's, with the gate's state among the client states."""
         states = {**(client_states or {}), _STATE: self.trainer.sfpo.state_dict()}
         make_savable(self.strategy._unwrap_model(self.actor))
         super().save_checkpoint(tag, states, metric_value, metric_key)
@@ -131,7 +131,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
             set_modes(Path(self.strategy.args.ckpt.path) / f"{tag}_hf")
 
     def save_model(self) -> None:
-        """As OpenRLHF's, with a generation config that can be saved, and files with the default mode."""
+        """Like OpenRLHF's, with a generation config that can be saved, and files with the default mode."""
         make_savable(self.strategy._unwrap_model(self.actor))
         super().save_model()
         if self._rank == 0:

@@ -1,7 +1,7 @@
 """OpenRLHF's actor trainer with SFPO around its passes over the replay buffer.
 
 A pass is OpenRLHF's own `ppo_train`, so batches, losses and metrics are OpenRLHF's. Loaded only in the actors'
-processes, which have CUDA, DeepSpeed and OpenRLHF.
+processes, because it imports OpenRLHF and DeepSpeed.
 """
 
 from collections.abc import Callable, Iterator
@@ -56,7 +56,14 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._watch_entropy(at_start=sfpo.gate_entropy == "start")
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
-        """One update over the replay buffer. Returns OpenRLHF's metrics of the last pass and the `sfpo/*` ones."""
+        """One update over the replay buffer.
+
+        Returns:
+            OpenRLHF's metrics of the last pass, the `sfpo/*` ones, and `rollout_log_prob_abs_diff`.
+
+        Raises:
+            EngineMismatch: in the first batch, the engines' log-probabilities are too far from the actor's.
+        """
         gap = self._engine_gap()
         self._gap_watch.check(*gap)
         notice = self._gap_watch.notice(*gap)
@@ -69,7 +76,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
 
     def _engine_gap(self) -> tuple[float, float]:
         """Sum and count of the distances between the engine's log-probabilities and the actor's at theta_0; zeros if
-        the batch has older samples."""
+        the batch has stale samples."""
         gap = EngineGap()
         infos = []
         for item in self.replay_buffer.items:
@@ -93,7 +100,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
     def training_step(
         self, experience: "Experience", kl_ctl: float, step: int, *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """As OpenRLHF's. With dynamic batches, tell DeepSpeed which micro-batch is the last before a step: it is
+        """Like OpenRLHF's. With dynamic batches, also tell DeepSpeed which micro-batch is the last before a step: it is
         configured for a step after each, and would use the last one's gradients only."""
         if self.args.train.dynamic_batch_enable:
             self._engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))

@@ -59,8 +59,8 @@ class RolloutEngine(_RolloutRayActor):
         finite_rewards: raise on a non-finite reward, instead of leaving that to the trainer.
         reward_timeout: seconds that a reward function may take per response; 0 for no limit.
         index: which of the run's engines this is.
-        remote_rm_url: as OpenRLHF's, and also a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
-        agent_func_path: as OpenRLHF's.
+        remote_rm_url: OpenRLHF's argument; also accepts a built-in reward's name, FILE.py:FUNCTION or MODULE:FUNCTION.
+        agent_func_path: OpenRLHF's argument.
     """
 
     async def __init__(  # type: ignore[misc]  # Ray awaits it
@@ -127,7 +127,11 @@ class RolloutEngine(_RolloutRayActor):
         num_samples: int = 1,
         images: object = None,
     ) -> list[dict[str, Any]]:
-        """As OpenRLHF's, with log-probabilities; raises where OpenRLHF would omit the reward."""
+        """Like OpenRLHF's, with log-probabilities.
+
+        Raises:
+            RewardFailure: where OpenRLHF would omit the reward, or a reward is not finite.
+        """
         sampling_params.logprobs = 1
         if isinstance(self.executor, SingleTurnAgentExecutor) and not sampling_params.stop:
             # This executor decodes the tokens of the finished response itself. vLLM would detokenize every token and
@@ -156,7 +160,7 @@ class RolloutEngine(_RolloutRayActor):
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: "SamplingParams", multi_modal_data: object = None
     ) -> "RequestOutput":
-        """As OpenRLHF's, with this response's seed, if any. Called once per response."""
+        """Like OpenRLHF's, with this response's seed, if any. Called once per response."""
         if self._lacks_weights:
             raise RuntimeError("this engine slept at level 2 (--vllm.sleep_level) and was not sent the weights since")
         seeds = _seeds.get(None)
@@ -209,7 +213,7 @@ class RolloutEngine(_RolloutRayActor):
             self._lacks_weights = self._sleep_level == 2
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
-        """As OpenRLHF's, for those tags that are asleep."""
+        """Like OpenRLHF's, for those tags that are asleep."""
         for tag in tags or ("weights", "kv_cache"):
             if tag in self._asleep:
                 await self.llm.wake_up(tags=[tag])

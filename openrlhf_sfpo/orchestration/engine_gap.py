@@ -15,7 +15,7 @@ from openrlhf_sfpo.system.run_errors import EngineMismatch
 # Mean distances in nats per token. With both in fp32 it is 1e-5 to 1e-3, with 16 bits in either 0.005 to 0.03.
 _LIMIT_FP32 = 0.02
 _LIMIT = 0.2
-_ALARM = 0.5  # fraction of the limit that gives a notice
+_ALARM = 0.5  # fraction of the limit above which there is a notice
 _LOOK_AT = (
     "Look at config.json (RoPE scaling, sliding window, tied embeddings), the tokenizer, --rollout.top_p and "
     "--rollout.temperature. Whether it is rounding shows in a short run with --megatron.param_dtype fp32 and "
@@ -47,8 +47,8 @@ class EngineGap:
 
 
 class GapWatch:
-    """Checks the distances of a run: a too large one stops the run in its first batch, and gives one notice in a later
-    batch.
+    """Checks the mean distance of each batch: above the limit, it stops the run in its first batch; above half of the
+    limit, there is one notice per run.
 
     Args:
         args: OpenRLHF's nested arguments and ours, resolved for the device.
@@ -90,7 +90,7 @@ class GapWatch:
             )
 
     def notice(self, total: float, tokens: float) -> str | None:
-        """A notice about a batch after training, if needed.
+        """A notice about a batch, if needed.
 
         Args:
             total: as in `check`.
@@ -108,7 +108,7 @@ class GapWatch:
 def limit_of(args: NestedFlags) -> float | None:
     """The largest allowed mean distance, in nats per token, of a run's first batch; None for no limit.
 
-    Both sides divide logits by the temperature, including errors. Engines report the distribution that they sample
+    Both sides divide logits, with their errors, by the temperature. Engines report the distribution that they sample
     from: with top_p the likeliest tokens share the rest's probability, which adds at most -ln(top_p).
     """
     given = args.train.max_log_prob_diff

@@ -54,7 +54,7 @@ class EnginePool:
         return cls(engines, limits.engine_timeout, events, args.vllm.enable_sleep, limits.engine_start_timeout)
 
     def send_weights(self, broadcast: Callable[[], None]) -> None:
-        """Send the weights with `broadcast`, or by restarting engines that have failed since the rollouts."""
+        """Send the weights with `broadcast` or, if engines have failed since the rollouts, by restarting them."""
         self.check_all()
         if self.all_up:
             self.deliver(broadcast, resting=True)
@@ -191,8 +191,8 @@ class EnginePool:
     def restore(self, resting: bool = False) -> None:
         """Wait until the engines that are down are up again, and send all engines the current weights.
 
-        All engines must be idle. Afterwards sleeping engines have their weights awake, and their cache unless they are
-        resting.
+        All engines must be idle. Afterwards the weights of all engines are awake, and the cache of restarted engines
+        unless they are resting.
 
         Args:
             resting: whether the engines are between two rollouts.

@@ -1,4 +1,4 @@
-"""Reports once, with the reason, that the gate has closed: from then on the step lines show GRPO instead of SFPO."""
+"""Reports, with the reason, that the gate has closed: from then on the step lines show GRPO instead of SFPO."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class GateNotices:
     """Watches the gate of one update.
 
     Args:
-        update: its state before the next batch, after a checkpoint was loaded.
+        update: the update, with a checkpoint's state already loaded, if any.
     """
 
     def __init__(self, update: SlowFastUpdate) -> None:

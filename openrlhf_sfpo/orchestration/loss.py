@@ -13,8 +13,8 @@ from openrlhf_sfpo.orchestration.engine_gap import EngineGap
 class OpenRLHFLoss:
     """Policy loss, KL loss and entropy bonus, combined as in OpenRLHF's actor with the same flags.
 
-    OpenRLHF multiplies by the number of data-parallel ranks because DeepSpeed averages over them, and divides by the
-    accumulation steps because DeepSpeed does; here gradients are summed, so neither applies.
+    OpenRLHF multiplies losses by the numbers of data-parallel ranks and of accumulation steps, because DeepSpeed
+    averages gradients over both. Here gradients are summed, so neither factor applies.
 
     Args:
         args: OpenRLHF's nested arguments.

@@ -54,7 +54,7 @@ class MegatronModelActor(BaseModelActor):
     actor: MegatronActor
 
     def execute_batch(self, method_name: str, all_data: dict[str, Any], start_idx: int, end_idx: int) -> list[Any]:
-        """As OpenRLHF's, but `forward` gets its whole chunk at once, to pack and pipeline it."""
+        """Like OpenRLHF's, but `forward` gets its whole chunk at once, to pack and pipeline it."""
         if method_name != "forward":
             return super().execute_batch(method_name, all_data, start_idx, end_idx)
         chunk = {name: values[start_idx:end_idx] for name, values in all_data.items()}
@@ -103,7 +103,7 @@ class MegatronModelActor(BaseModelActor):
 
 
 def _busy(method: "Callable[Concatenate[PolicyActor, P], R]") -> "Callable[Concatenate[PolicyActor, P], R]":
-    """Mark a method that the trainer waits for: the run hangs if it makes no progress."""
+    """Mark a method that the trainer waits for: the run counts as hung if it makes no progress."""
 
     @functools.wraps(method)
     def wrapped(self: "PolicyActor", *args: P.args, **kwargs: P.kwargs) -> R:
@@ -352,7 +352,7 @@ class PolicyActor(MegatronModelActor):
         attention_mask: list[torch.Tensor],
         **ignored: Any,
     ) -> list[torch.Tensor]:
-        """As the reference model's; NaN if the update computes the old log-probabilities itself."""
+        """Like the reference model's; NaN if the update computes the old log-probabilities itself."""
         own = sum(len(tokens) for tokens in sequences)
         total = self.actor.shards.reduce([own / self.actor.layout.model_parallel_size], "sum")[0]
         self._has_old_log_probs = needs_old_log_probs(self.args, round(total))
@@ -440,8 +440,8 @@ def _sample_infos(experience: Experience) -> list[dict[str, float]]:
 
 
 def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the samples of all ranks. (Ranks of one model copy repeat its samples, which does not change the
-    means.)"""
+    """Means over the samples of all ranks. Ranks of one model copy repeat its samples, which does not change the
+    means."""
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, infos)
     rows = [info for part in gathered for info in part]

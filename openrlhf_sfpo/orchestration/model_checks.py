@@ -52,7 +52,7 @@ def check_model(args: NestedFlags) -> None:
 
 @flags_named()
 def check_directory(args: NestedFlags) -> None:
-    """Check that the model is a directory in a format that actor and engines read alike."""
+    """Check that the model is a directory in a format that actor and engines read in the same way."""
     from openrlhf_sfpo.checkpoints.model_directory import check_model_directory
 
     path, through_transformers = args.actor.model_name_or_path, args.actor.backend == "deepspeed"

@@ -378,7 +378,7 @@ class RolloutRayActor:
     ) -> list[dict[str, Any]]: ...
 
 
-# Where each is.
+# Where each class is defined.
 NAMES: dict[type, str] = {
     Experience: "openrlhf.trainer.ppo_utils.experience.Experience",
     PromptDataset: "openrlhf.datasets.PromptDataset",

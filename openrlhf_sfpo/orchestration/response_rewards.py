@@ -24,5 +24,5 @@ def reward_response(reward: CheckedReward, queries: list[str], prompts: list[str
 async def post_response(
     post: Callable[..., Awaitable[Any]], queries: list[str], prompts: list[str], labels: list[str]
 ) -> Any:
-    """As `reward_response`, for a reward server."""
+    """Like `reward_response`, for a reward server."""
     return await post([prompts[0] + SAMPLED.get().raw], prompts, labels)

@@ -81,8 +81,8 @@ class SampleGenerator(SamplesGenerator):
         return samples, pass_rate, consumed, exhausted
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
-        """As OpenRLHF's, with as many samples in flight as in a rollout batch, and graded by the reward function's
-        scores: rewards may also depend on more than correctness.
+        """Like OpenRLHF's, with as many samples in flight as in a rollout batch, and graded by the reward function's
+        scores: rewards may depend on more than correctness.
 
         OpenRLHF sends --rollout.batch_size prompts at a time, which underuses the engines when an evaluation draws
         fewer samples per prompt than training does.
@@ -106,7 +106,7 @@ class SampleGenerator(SamplesGenerator):
         return samples
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the data: the next prompts, and the samples that were not yet trained on."""
+        """The position in the data: the loader's state, the random state, and the samples not yet trained on."""
         return {
             "loader": self.prompts_dataloader.state_dict(),
             "rng": rng_state(),
@@ -114,7 +114,7 @@ class SampleGenerator(SamplesGenerator):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a position. At the end of an episode, none of it is left."""
+        """Continue from a position. At the end of an episode, no prompts of it are left."""
         self._sample_buffer = [to_experience(record) for record in state["buffer"]]
         if state["loader"].get("_iterator_finished"):
             # The loader itself would start the episode over.
@@ -177,7 +177,7 @@ class SampleGenerator(SamplesGenerator):
     def _send(
         self, requests: list[Request], pending: dict[Any, Request], **kwargs: Any
     ) -> tuple[dict[Any, Request], list[Request]]:
-        """Send prompts to the engines such that their loads even out; return the pending requests, and those that were
+        """Send prompts to the engines so that their loads even out; return the pending requests, and those that were
         for an engine that turned out to be dead."""
         load = Counter(request.engine for request in pending.values())
         shares: dict[int, list[Request]] = {index: [] for index in range(len(self.vllm_engines))}
@@ -213,7 +213,7 @@ class SampleGenerator(SamplesGenerator):
 
 
 def _draw(prompts: "Iterator[PromptBatch]", count: int) -> tuple[list[Request], bool]:
-    """Up to `count` prompts, and whether the data ended before."""
+    """Up to `count` prompts, and whether the data ended before that."""
     drawn: list[Request] = []
     while len(drawn) < count:
         try:
@@ -264,10 +264,9 @@ def missing_start(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str | No
 
 
 def in_lasting_order(samples: list[Experience], group_size: int) -> list[Experience]:
-    """Groups of samples, which arrive in the order in which engines finish, in an order that depends only on their
-    content.
+    """Sort groups of samples, which arrive in the order in which engines finish, by their content alone.
 
-    Sorted by a hash of the prompt rather than its text, because similar prompts must not end up in the same train
+    The key is a hash of the prompt rather than its text, because similar prompts must not end up in the same train
     batch. If a prompt occurs twice, its groups stay whole and are ordered by their responses.
     """
 

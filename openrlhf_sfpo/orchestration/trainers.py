@@ -112,7 +112,7 @@ class _Reports(_SendsEvents, _TrainerBase):
             self._stop(global_step, client_states)
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """As OpenRLHF's; without a checkpoint, the initial states."""
+        """Like OpenRLHF's; without a checkpoint, the initial states."""
         begin: dict[str, Any] = {
             "episode": 0,
             "global_step": 0,
@@ -267,7 +267,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
         return self.eval_dataloader is not None and self.args.run.eval_at_ends
 
     def restore_best_checkpoint_state(self, checkpoint_states: dict[str, Any]) -> None:
-        """As OpenRLHF's, once: `fit` calls it again, when a better evaluation may already exist."""
+        """Like OpenRLHF's, but only once: `fit` calls it again, when a better evaluation may already exist."""
         if not self._best_restored:
             super().restore_best_checkpoint_state(checkpoint_states)
         self._best_restored = True
@@ -292,7 +292,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
 
     @contextmanager
     def _loggers_kept_open(self) -> Iterator[None]:
-        """Keep the loggers open, which OpenRLHF closes at the end of `fit`: the evaluation after it uses them, too."""
+        """Keep the loggers open that OpenRLHF closes at the end of `fit`: the evaluation after it uses them, too."""
         loggers = [logger for logger in (self.wandb_logger, self.tensorboard_logger) if logger]
         with ExitStack() as stack:
             for logger in loggers:

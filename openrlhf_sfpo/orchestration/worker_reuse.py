@@ -1,7 +1,7 @@
 """Worker reuse: the next run uses the engines, actors and trainer of the last one instead of starting new ones.
 
 Starting them takes longer than many short runs. They are reset: the actors rebuild model and optimizer in their
-processes, the engines receive these weights, drop cached prefixes and are reseeded, and the trainer is reinitialized.
+processes, the engines receive its weights, drop cached prefixes and are reseeded, and the trainer is reinitialized.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Memory of activations that the backward pass needs, term by term.
 
 Symbols: T tokens of the micro-batch on this context-parallel rank, h hidden size, f MLP size / TP, q query width
-(heads x head size) / TP, k the same of the keys, d head size, b bytes of a parameter, r bytes of a number in the
-residual stream, s 1/TP with sequence parallelism and 1 without.
+(heads x head size) / TP, k the same for the keys, d head size, b bytes of a parameter, r bytes of a number in the
+residual stream. With sequence parallelism, the h of norms and the residual stream is the hidden size / TP.
 
 The method is that of Korthikanti et al. 2022, arXiv 2205.05198, section 4: add up the operands that each operation's
 backward pass keeps, counting a tensor once that several operations keep. Matrix products keep their input, norms their
@@ -19,7 +19,7 @@ from openrlhf_sfpo.plan.setup import Setup
 
 @dataclass(frozen=True)
 class Widths:
-    """The symbols above, per token."""
+    """The symbols above; `h` is that of norms and the residual stream."""
 
     h: float
     f: int
@@ -58,9 +58,9 @@ def layer(setup: Setup) -> int:
 def _norm_and_input(setup: Setup, w: Widths) -> float:
     """A norm and the matrix product after it, of each token.
 
-    Local (layers.RMSNorm): the fp32 input, which is a copy of a 16-bit residual stream and the fp32 stream itself
-    otherwise, 4 h; the reciprocal root, 4; the normalized input that the weight multiplies, 4 h; the product's
-    input, b h. Transformer Engine's LayerNormLinear: input r h, reciprocal root 4, output b h.
+    Local (layers.RMSNorm): the fp32 input (a copy of a 16-bit residual stream, or the fp32 stream itself), 4 h; the
+    reciprocal root, 4; the normalized input that the weight multiplies, 4 h; the product's input, b h. Transformer
+    Engine's LayerNormLinear: input r h, reciprocal root 4, output b h.
     """
     if setup.layers == "te":
         return (w.r + w.b) * w.h + 4
@@ -70,11 +70,11 @@ def _norm_and_input(setup: Setup, w: Widths) -> float:
 def _attention(setup: Setup, w: Widths) -> float:
     """From the query/key/value product's output to the output product's input, of each token.
 
-    Both: rotated query b q, the output product's input b q. sdpa (layers.PackedSDPA): key and value repeated for every
-    query head, 2 b q, the kernel's own output b q, and 4 bytes a head. flash-attn: key and value as they are, 2 b k;
-    its output is the output product's input; 4 bytes a head. Selective recomputation keeps what goes in, unrepeated;
-    the value is then a view of the product's output, b (q + 2 k), which it keeps whole. So it does without selective
-    recomputation where there is nothing to repeat. cos and sin of queries and keys, 4 b d.
+    Always: the rotated query and the output product's input, b q each; cos and sin of queries and keys, 4 b d.
+    Selective recomputation adds the rotated key, b k, and the value, a view that keeps the whole product's output,
+    b (q + 2 k). flash-attn and Transformer Engine add the same and 4 bytes a head; their output is the output product's
+    input. sdpa (layers.PackedSDPA) adds its own output, b q, and 4 bytes a head, and either the same key and value or,
+    where it repeats them for every query head, 2 b q.
 
     Norms of queries and keys (Qwen3): local (4 + 4) (q + k), as of the residual stream; Transformer Engine b (q + k).
     """

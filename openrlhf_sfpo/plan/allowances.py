@@ -1,5 +1,5 @@
-"""Allowances that cannot be calculated from shapes. None has been measured for this project yet; the figures are
-conservative values for H100s with CUDA 12 and NCCL 2."""
+"""Allowances that cannot be calculated from shapes. Those for GPUs have not been measured for this project yet: they
+are conservative values for H100s with CUDA 12 and NCCL 2."""
 
 from typing import TYPE_CHECKING
 

@@ -8,6 +8,7 @@ def micro_batches(setup: Setup, length: int | None = None) -> int:
     length.
 
     Args:
+        setup: the plan's input.
         length: tokens of each sample; the default, --data.max_len, gives the most micro-batches.
     """
     samples = -(-setup.samples // setup.dp)

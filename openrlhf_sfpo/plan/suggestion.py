@@ -44,8 +44,7 @@ def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -
 
 def _shared(setup: Setup, gpus: int) -> Setup:
     """Divide the GPUs: with --train.colocate_all all models share all of them. Otherwise engines and actor get half
-    each, or a third each with a reference model on its own GPUs. With replayed rollouts, or too few GPUs for that, the
-    actor gets all."""
+    each, or a third each with a reference model on its own GPUs. With replayed rollouts the actor gets all."""
     if setup.colocated or not setup.engines.count:
         actor, reference = gpus, 0
     elif setup.reference_gpus:

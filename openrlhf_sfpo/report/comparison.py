@@ -28,7 +28,7 @@ class Budget:
 
     Attributes:
         group: the variant at the setting that is best within the budget.
-        accuracy: the highest of the median curve within it.
+        accuracy: the highest accuracy of the median curve within it.
     """
 
     group: Group

@@ -20,7 +20,7 @@ from openrlhf_sfpo.system.files import write_atomically
 
 LEVEL = 0.95
 _FEW = f"fewer than {MIN_BOOTSTRAP} prompts, or fewer than {MIN_EACH:.0f} right or wrong"
-# Scores from here on count as right answers; the authors' evaluation has the same limit.
+# The lowest score that counts as right; the authors' evaluation has the same limit.
 RIGHT = 0.95
 
 
@@ -57,12 +57,12 @@ def measure(graded: list[Graded]) -> dict[str, Any]:
     samples: some published files contain each problem many times.
 
     Returns:
-        `sets`: by name `prompts`, `rows` (problems, with copies), `samples` (of each prompt), `avg`, the part of right
-        responses, with `avg_interval`; `pass_at` by k = 1, 2, 4, ... with `pass_at_interval`; `response_length_mean`
-        in tokens; `truncated_rate`.
+        `sets`: by name `prompts`, `rows` (problems, with copies), `samples` (of each prompt), `avg`, the fraction of
+        right responses, with `avg_interval`; `pass_at` by k = 1, 2, 4, ... with `pass_at_interval`;
+        `response_length_mean` in tokens; `truncated_rate`.
         `mean`: the unweighted mean of `avg` over the sets, with `mean_interval`.
-        Intervals are over prompts, at `level`; null if they are not known, with one prompt. How they were computed
-        says the name with `_method` in place of `_interval`, see `statistics.mean_interval`.
+        Intervals are over prompts, at `level`; null if unknown, as for a single prompt. For each, the entry that ends
+        in `_method` says how it was computed; see `statistics.mean_interval`.
     """
     by_set: dict[str, dict[str, list[Graded]]] = {}
     for item in graded:

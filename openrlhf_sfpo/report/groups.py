@@ -163,7 +163,7 @@ def smoothed(curve: list[Point], count: int) -> list[Point]:
 
 
 def group_runs(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]:
-    """Group runs by every differing setting except the seed, in the order of what is swept, numbers by size."""
+    """Group runs by every differing setting except the seed; sorted by what is swept, numbers by size."""
     identities = [_identity(run) for run in runs]
     names = {name for identity in identities for name in identity}
     differing = {name for name in names if len({repr(identity.get(name)) for identity in identities}) > 1}

@@ -6,9 +6,9 @@
 | status.json | running, finished, interrupted or failed (and why), when, where, with which versions; see `status` |
 | metrics.jsonl | one object per step: step, rollouts_total, wall_seconds, reward_mean, eval/*, sfpo/*, time/*, ... |
 | samples.jsonl | some rollouts of every step: prompt, response, label, reward |
-| metrics.jsonl.1, samples.jsonl.1, ... | lines of earlier tries, for steps that were made again |
+| metrics.jsonl.1, samples.jsonl.1, ... | lines of earlier attempts, for steps that were repeated |
 | curves.png | reward, accuracy, entropy and displacement over the steps |
-| checkpoints/, hf/ | models saved on the way, and the final one |
+| checkpoints/, hf/ | checkpoints, and the final model |
 | tensorboard/, logs/ | OpenRLHF's TensorBoard log; what Ray, vLLM and OpenRLHF print |
 """
 

@@ -147,7 +147,7 @@ def beta_probability(x: float, a: float, b: float) -> float:
     """The beta distribution's cumulative probability: the regularized incomplete beta function I_x(a, b).
 
     Computed by its continued fraction (NIST's Digital Library of Mathematical Functions, 8.17.22) with Lentz's method.
-    mpmath's does not converge for large a and b.
+    mpmath's implementation does not converge for large a and b.
     """
     if x <= 0.0 or x >= 1.0:
         return float(x >= 1.0)

@@ -34,8 +34,8 @@ def _wait_without_spinning() -> None:
     """vLLM's processes wait for each other by spinning, for up to a second after the last message. If rollout and
     training share processors, training loses that second.
 
-    When not spinning they wait for a notification, which sometimes gets lost (vllm-project/vllm#45224). vLLM polls for
-    the message only after 5 s, which would happen in most minutes of a training; polling more often is cheap.
+    When not spinning they wait for a notification, which sometimes gets lost (vllm-project/vllm#45224). vLLM then polls
+    for the message only after 5 s: there would be such a pause in most minutes of a run. Polling more often is cheap.
     """
     shm_broadcast = "vllm.distributed.device_communicators.shm_broadcast"
     replace(REPLACEMENTS[f"{shm_broadcast}.SpinCondition.__init__.__defaults__"], (0.0,))

@@ -56,8 +56,8 @@ class Engine:
 
 @dataclass(frozen=True)
 class Response:
-    """A response: its text without special tokens, its tokens, whether it was truncated, and its final token as
-    text."""
+    """A response: its text without special tokens, its length in tokens, whether it was truncated, and its final token
+    as text."""
 
     text: str
     tokens: int
@@ -73,6 +73,8 @@ def sample(
     Args:
         model: Hugging Face directory or name.
         prompts: each prompt's token ids.
+        sampling: how to sample.
+        engine: the engine's settings.
         progress: stream for a progress bar.
 
     Returns:

@@ -212,7 +212,7 @@ class DataCheck:
         return f"A prompt as the model gets it ({where}: {_count(len(tokens), 'token')}, {start}{of}):\n  {shown}"
 
     def warnings(self) -> list[str]:
-        """Warnings about data that can nevertheless be trained on, one line each."""
+        """Warnings about data that can still be trained on, one line each."""
         lines = list(self.notes)
         template = self._args.data.input_template
         if template and "\\n" in template:

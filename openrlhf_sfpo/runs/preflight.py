@@ -46,7 +46,7 @@ def check(flat: argparse.Namespace, given: Container[str] = ()) -> data_check.Da
 def still_to_do(
     flat: argparse.Namespace, given: Container[str] = (), data: data_check.DataCheck | None = None
 ) -> list[UsageError]:
-    """As `check`, for a command line that is not being run: return what must exist or be created before the run,
+    """Like `check`, for a command line that is not being run: return what must exist or be created before the run,
     instead of raising for the first such thing. Writes nothing, not even a probe.
 
     Args:
@@ -160,6 +160,9 @@ def prepare(flat: argparse.Namespace, given: set[str]) -> Path:
 
     Returns:
         The run directory.
+
+    Raises:
+        UsageError: for the first row of the data that is wrong.
     """
     values = vars(flat)
     directory = Path(values["run.dir"]).absolute()

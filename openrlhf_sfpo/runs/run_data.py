@@ -61,6 +61,11 @@ def _write(
     """Write the data sets of a flag; return the number of rows of each file.
 
     Args:
+        args: the flags, nested.
+        flag: PROMPTS or EVAL.
+        spec: its value.
+        directory: the directory for the files.
+        prompt_format: renders the prompts.
         seen: the training prompts; extended here, and excluded from generated evaluation problems.
     """
     fields, sources = fields_of(args, flag), sources_of(flag, spec)

@@ -75,7 +75,7 @@ def locked(flag: str, directory: Path, who: str = "run") -> Iterator[None]:
     """Create a directory and lock it until the block or the process ends, however it ends.
 
     Args:
-        flag: that names the directory.
+        flag: the flag that names the directory.
         directory: the directory to lock, with its `.lock`.
         who: what holds such locks, for the error message.
 

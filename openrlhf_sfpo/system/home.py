@@ -106,7 +106,7 @@ def is_writable(directory: Path) -> bool:
         existing = existing.parent
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         return False
-    # As root, access() does not notice a read-only mount, so try to create a file.
+    # As root, access() does not notice a read-only mount, so try to create a directory.
     probe = existing / f".openrlhf_sfpo_probe{os.getpid()}"
     try:
         probe.mkdir()

@@ -1,4 +1,4 @@
-"""Keeps keys in the environment, and out of flags, files that a run writes, logs and what is sent to Weights &
+"""Keeps API keys in the environment, and out of flags, files that a run writes, logs and what is sent to Weights &
 Biases."""
 
 import importlib.util

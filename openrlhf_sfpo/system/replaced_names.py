@@ -1,6 +1,6 @@
 """The one list of what this package replaces in other libraries, and of the undocumented names that it relies on.
 
-`openrlhf-sfpo doctor --replaced` prints it. What is set on objects of this package's own classes is not here, nor are
+`openrlhf-sfpo doctor --replaced` prints it. It leaves out what is set on objects of this package's own classes, and
 attributes of other libraries' objects that are data: fields of configurations, samples and sampling parameters.
 """
 

@@ -37,7 +37,7 @@ class LibraryName:
     Attributes:
         owner: the module, or the class with its module, that has the name: "package.module" or "package.module.Class".
         name: the attribute.
-        parameters: those of the function; None where they do not matter, or where it is no function.
+        parameters: those of the function; None where they do not matter, or where it is not a function.
     """
 
     owner: str
@@ -204,9 +204,10 @@ def _changed(entry: LibraryName, found: tuple[str, ...] | None) -> UsageError:
 
 
 def parameters(owner: str, name: str) -> tuple[str, ...] | None:
-    """The names of a callable's parameters; None if it is none, or does not say; `MISSING` if it does not exist.
+    """The names of a callable's parameters; None if it is not callable, or its signature is unknown; `MISSING` if it
+    does not exist.
 
-    The class behind a Ray actor class is looked at, and what Ray adds to its methods is left out.
+    For a Ray actor class, the class behind it is inspected, without the parameters that Ray adds to its methods.
     """
     try:
         target: Any = getattr(resolve(owner), name)
@@ -220,7 +221,7 @@ def parameters(owner: str, name: str) -> tuple[str, ...] | None:
 
 
 def resolve(path: str) -> Any:
-    """The module or class that a dotted path names; of a Ray actor class the class behind it.
+    """The module or class that a dotted path names; for a Ray actor class, the class behind it.
 
     Raises:
         ImportError, AttributeError: there is no such thing.

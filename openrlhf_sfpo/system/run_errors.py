@@ -2,8 +2,8 @@
 
 
 class Stopped(Exception):
-    """The run was asked to stop and lost nothing. The message says after which step; it is empty if the interrupted
-    work can be discarded."""
+    """The run ends because it was asked to stop. The message says after which step, and whether a checkpoint is saved;
+    it is empty if raised during a rollout, which is discarded before the checkpoint is saved."""
 
 
 class NonFiniteBatch(RuntimeError):

@@ -73,7 +73,8 @@ class Scratch:
 
 
 def parent_directory() -> Path:
-    """The parent of temporary directories: RAY_TMPDIR or TMPDIR if it is short enough for Unix sockets, else /tmp.
+    """The parent of temporary directories: RAY_TMPDIR or TMPDIR if it is writable and short enough for Unix sockets,
+    else /tmp or /dev/shm.
 
     Raises:
         UsageError: none of them is usable.

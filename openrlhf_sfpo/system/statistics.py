@@ -15,9 +15,9 @@ def standard_errors(by_prompt: list[list[float]]) -> dict[str, float]:
         other prompts. Needs two prompts.
         `sampling_stderr`: with the prompts fixed and only the samples drawn, sqrt(sum_i var_i / n_i) / prompts. For two
         models on the same prompts, or on all the prompts there are. Needs two samples of every prompt.
-        Where every sample is wrong, or every one right, these are the standard deviations of the beta distribution that
-        a uniform prior and as many equal answers make (of prompts or of samples): nothing is known to be impossible
-        because it was not seen.
+        If all samples are wrong, or all are right, these are the standard deviations of the beta distribution that
+        results from a uniform prior and that many equal answers (prompts or samples): what was not observed is not
+        impossible.
     """
     errors = {}
     alike = {score for scores in by_prompt for score in scores} in ({0.0}, {1.0})

@@ -1,7 +1,7 @@
 """Finds \\boxed{...} in a text.
 
-A box is `\\boxed{...}` or `\\fbox{...}`, with or without space before the brace, or `\\boxed` and the text up to the
-next space (`\\boxed 7`), as in some solutions of MATH.
+A box is `\\boxed{...}`, `\\fbox{...}` or `\\framebox{...}`, with or without space before the brace, or such a command
+and the number, LaTeX command or character after it (`\\boxed 7`), as in some solutions of MATH.
 """
 
 import re

@@ -139,7 +139,7 @@ class Scan:
 
     Attributes:
         rows: the number of rows.
-        samples: up to 2,000 to 4,000 of them, evenly spaced.
+        samples: all of them, or 2,000 to 4,000 evenly spaced ones.
         shapes: one chat for each occurring sequence of roles.
         datasources: the data sources that rows name.
         repeated: number of rows whose prompt occurred before.

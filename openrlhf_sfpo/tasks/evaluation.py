@@ -55,7 +55,11 @@ TRAINING_SETS = (
 
 
 def paper_specs(directory: Path | None) -> list[str]:
-    """--data values for the paper's data sets: DIRECTORY/NAME.jsonl if it exists, else the Hub."""
+    """--data values for the paper's data sets: DIRECTORY/NAME.jsonl, or names on the Hub if no directory is given.
+
+    Raises:
+        UsageError: the directory lacks a file.
+    """
     specs = []
     for published in PAPER_SETS:
         local = directory / f"{published.name}.jsonl" if directory else None

@@ -25,7 +25,7 @@ def generate(flag: str, spec: str, input_key: str, label_key: str, first: int | 
         input_key: the question's field in the rows. If a text field of the metadata has this name, it is the prompt
             itself.
         label_key: the label's field in the rows.
-        first: the number of rows from the start.
+        first: the number of rows to generate, from the start; None for all.
 
     Raises:
         UsageError: an unknown name or option, or a value that the data set does not accept.

@@ -68,8 +68,9 @@ class GradingPool:
         """Call a function with each of the arguments, in parallel; wait for all.
 
         Args:
-            function: MODULE:NAME, importable in the workers. Arguments and value must survive JSON; a dataclass is
-                returned as a dictionary.
+            function: MODULE:NAME, importable in the workers. Its value must survive JSON; a dataclass is returned as a
+                dictionary.
+            arguments: the positional arguments of each call; they must survive JSON.
 
         Raises:
             GradingError: the function raised.

@@ -37,7 +37,7 @@ def main(parent: int) -> None:
 
 
 def _limit_memory() -> None:
-    """Limit the memory, and make the kernel kill this process first if memory runs out nevertheless."""
+    """Limit the memory, and make the kernel kill this process first if memory runs out anyway."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     with suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as file:

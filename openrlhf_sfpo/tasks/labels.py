@@ -86,7 +86,7 @@ def label_problem(reward: str | None, value: object) -> str | None:
 
     Args:
         reward: the built-in reward's name, or None for the user's own, which may take anything except null.
-        value: the row's label, or MISSING.
+        value: the row's label.
     """
     if value is None:
         return "the label is null"

@@ -146,7 +146,7 @@ def with_start(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
 
 
 def prompt_problem(prompt: object, chat: bool, template: bool) -> tuple[str, str] | None:
-    """The problem with a row's prompt, and the fix (none if it is a flag's); None if the prompt can be rendered.
+    """The problem with a row's prompt, and the fix (empty if a flag must change); None if the prompt can be rendered.
 
     Args:
         prompt: the row's value.

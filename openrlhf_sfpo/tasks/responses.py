@@ -26,7 +26,7 @@ _START = re.compile(
     r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<seed:bos>|\[BOS\]|\[CLS\]|\[gMASK\]|<sop>|<\uff5cbegin\u2581of\u2581sentence\uff5c>"
     r"|<\|(?:begin_of_text|endoftext|startoftext|bos|begin_of_sentence|im_start|start|pad|eos)\|>|<pad>|<eos>|</s>)"
 )
-# A prompt truncated from the left is found if at least this much of it remains, without white space.
+# A prompt truncated from the left is found if at least this many of its characters remain, without white space.
 _MIN_REST = 8
 # Text that a tokenizer adds before a prompt is shorter than this.
 _MAX_START = 64

@@ -89,12 +89,13 @@ def check_file(flag: str, path: Path, name: str, usage: str) -> None:
     """Check that a Python file exists, is valid, and may define a name; without running it.
 
     Args:
-        flag: for errors.
+        flag: the flag that names the file, for errors.
+        path: the file.
         name: the name that it must define.
         usage: the fix if it does not.
 
     Raises:
-        UsageError: otherwise.
+        UsageError: it does not.
     """
     if path.is_dir():
         raise UsageError(flag, f"{path} is a directory.", "Give the path of a Python file.")

@@ -87,7 +87,11 @@ def _place(sample: Sample) -> str:
 
 
 def _in_child(spec: str, sample: Sample, seconds: float) -> dict[str, Any]:
-    """The result of `main`."""
+    """The result of `main` in a process of its own.
+
+    Raises:
+        subprocess.TimeoutExpired: there is none in time.
+    """
     request = {"spec": spec, "sample": asdict(sample), "path": sys.path}
     read, write = os.pipe()
     with os.fdopen(read, encoding="utf-8") as answer:

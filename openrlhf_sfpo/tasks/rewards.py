@@ -95,7 +95,7 @@ def _grade_math(responses: Sequence[str], labels: Sequence[str]) -> dict[str, An
 
 
 def _grade_math_boxed(responses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-    """As `math`, but 0.1 for a wrong answer in a box: the SFPO authors' training reward."""
+    """Like `math`, but 0.1 for a wrong answer in a box: the SFPO authors' training reward."""
     result = _grade_math(responses, labels)
     rewards = [
         max(score, 0.1 * found) for score, found in zip(result["scores"], result["extra_logs"][BOXED], strict=True)
@@ -209,6 +209,8 @@ class CheckedReward:
         Args:
             response: the text without special tokens, for built-in rewards.
             raw: the complete text, for other rewards.
+            prompt: the prompt as text.
+            label: the row's label.
         """
         function = self._function
         if isinstance(function, BuiltinReward):

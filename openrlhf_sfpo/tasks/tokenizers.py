@@ -24,11 +24,14 @@ def check_model_code(flag: str, model: str, code_flag: str, allowed: bool, downl
     OpenRLHF loads every model and tokenizer with trust_remote_code, which runs the code that `auto_map` names.
 
     Args:
-        flag: that names the model.
+        flag: the flag that names the model.
         model: Hugging Face directory or name.
         code_flag: the flag that allows the code.
         allowed: whether that flag was given.
         download: download the settings of a model on the Hub.
+
+    Raises:
+        UsageError: naming the code.
     """
     if allowed:
         return
@@ -98,7 +101,7 @@ def load_tokenizer(flag: str, model: str, trust_code: bool = False, use_fast: bo
     """Load a model's tokenizer, once per process.
 
     Args:
-        flag: that names the model, for errors.
+        flag: the flag that names the model, for errors.
         model: Hugging Face directory or name.
         trust_code: run code that comes with the model.
         use_fast: see transformers.
@@ -163,10 +166,13 @@ def check_chat_template(flag: str, tokenizer: "PreTrainedTokenizerBase", model: 
     """Check that the tokenizer has a chat template that renders a question.
 
     Args:
-        flag: that names the model.
+        flag: the flag that names the model.
         tokenizer: the model's.
         model: the directory or name.
         chat_flag: the flag that asks for the template.
+
+    Raises:
+        UsageError: there is no template, or it fails.
     """
     try:
         found = bool(tokenizer.get_chat_template())

@@ -9,8 +9,8 @@ from megatron.core.packed_seq_params import PackedSeqParams
 
 from openrlhf_sfpo.megatron.model.context_parallel import positions_of
 
-# A dtype and dimensions, which the tests check at run time. One sample; a batch with a row for each sample; the scored
-# positions of a pack.
+# Tensors with a dtype and dimensions, which the tests check at run time: of one sample, of a batch with a row for each
+# sample, and of the scored positions of a pack.
 Predictions: TypeAlias = Annotated[torch.Tensor, "float32 length-1"]
 PerPosition: TypeAlias = Annotated[torch.Tensor, "float32 batch actions"]
 Scored: TypeAlias = Annotated[torch.Tensor, "float32 scored"]
@@ -42,13 +42,13 @@ class Sample:
 
 @dataclass
 class MicroBatch:
-    """Concatenated sequences with their scored positions. B sequences, A = longest length - 1.
+    """Concatenated sequences with their scored positions: B sequences, A = longest length - 1.
 
     A sample's last token predicts nothing, so it is only a label. With context parallelism this is a rank's part of the
     pack; the attributes about the loss (the last four) are the whole pack's on every rank.
 
     Attributes:
-        tokens: int64 [1, positions], sum of (length - 1) and padding, over the context-parallel size.
+        tokens: int64 [1, positions]; positions = (sum of (length - 1) + padding) / context-parallel size.
         packed: boundaries of the sequences in the whole pack, padding included.
         positions: int64 [positions], the tokens' positions within their sequences.
         selected: int64 [n here], positions in this rank's part where `action_mask` is set.
@@ -128,7 +128,7 @@ def plan_micro_batches(
 
 
 def _deal(members: Sequence[int], lengths: Sequence[int], bins: int) -> list[list[int]]:
-    """Longest first, each to the bin with the fewest tokens (then the fewest samples, then the first)."""
+    """Assign samples to bins, longest first, each to the bin with the fewest tokens (then samples, then the first)."""
     dealt: list[list[int]] = [[] for _ in range(bins)]
     tokens = [0] * bins
     for member in sorted(members, key=lambda m: (-lengths[m], m)):

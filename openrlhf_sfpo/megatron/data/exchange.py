@@ -1,7 +1,7 @@
 """Moving samples to the data-parallel ranks that train on them, and results back to the ranks that own them.
 
-Every rank knows the sizes of all samples, 24 bytes each; of the samples themselves it gets those that it trains on.
-What a rank sends and receives therefore falls with the number of data-parallel ranks.
+Every rank knows the sizes of all samples, 24 bytes each, but receives only the samples that it trains on. What a rank
+sends and receives therefore shrinks as the number of data-parallel ranks grows.
 """
 
 from collections.abc import Sequence
@@ -120,8 +120,8 @@ class Route:
         """Send per-position values back to the owners.
 
         Args:
-            values: fp32, the concatenated values [length - 1] of the samples that this rank trains on, by their
-                numbers; on the CPU.
+            values: fp32, the concatenated values [length - 1] of the samples that this rank trains on, in the order of
+                their numbers; on the CPU.
 
         Returns:
             [length - 1] for each sample that this rank owns.

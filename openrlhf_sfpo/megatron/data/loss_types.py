@@ -38,7 +38,7 @@ class LossFunction(Protocol):
             norm: totals of the train batch.
 
         Returns:
-            This micro-batch's share of the train batch's loss: the shares of all micro-batches on all data-parallel
-            ranks add up to the loss. And metrics, each the mean over this micro-batch's scored tokens (0-dim
-            tensors), which are averaged by token; `ppo_kl` and `clip_ratio` are required.
+            This micro-batch's share of the train batch's loss (the shares of all micro-batches on all data-parallel
+            ranks add up to the loss), and metrics: 0-dim tensors, each a mean over this micro-batch's scored tokens,
+            which the actor averages by token. `ppo_kl` and `clip_ratio` are required.
         """

@@ -291,8 +291,8 @@ def _check_shapes(raw: dict[str, Any], config: "PretrainedConfig", where: str) -
 
 
 def _check_windows(config: "PretrainedConfig", where: str) -> None:
-    """Check sliding windows and the layers that have them. Whether sequences fit into them is checked with their
-    length."""
+    """Check sliding windows and the layers that have them. `ModelConfig.check_sequence_length` checks whether sequences
+    fit into the window."""
     window = getattr(config, "sliding_window", None)
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise refused(

@@ -1,7 +1,7 @@
 """Context parallelism: distributes the positions of a pack over ranks, and merges their results.
 
 Each sequence is divided into 2 CP chunks of equal length. Rank r has the r-th from the start and the r-th from the end,
-so that causal attention is equal work on every rank. Transformer Engine divides packs in the same way.
+so that every rank has the same work in causal attention. Transformer Engine divides packs in the same way.
 """
 
 from typing import Any

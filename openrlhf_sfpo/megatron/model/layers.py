@@ -107,7 +107,7 @@ class PackedAttention(MegatronModule):
         Args:
             query: [tokens, heads, head_dim]; with context parallelism, this rank's tokens.
             key: [tokens, kv_heads, head_dim]; heads is a multiple of kv_heads.
-            value: as key.
+            value: like key.
             packed_seq_params: `cu_seqlens_q`, int32 [sequences + 1], gives the boundaries.
 
         Returns:

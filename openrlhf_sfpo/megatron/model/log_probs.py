@@ -98,7 +98,7 @@ def log_probs_and_entropy(
 ) -> tuple[Annotated[torch.Tensor, "float32 rows"], Annotated[torch.Tensor, "float32 rows"]]:
     """Log-probability of each label and entropy of each distribution, differentiable in `hidden` and `weight`.
 
-    The matrix product returns fp32 logits, also for bf16 operands: rounded to bf16, logits of magnitude 16 would be off
+    The matrix product returns fp32 logits, even for bf16 operands: rounded to bf16, logits of magnitude 16 would be off
     by up to 0.06. They are then divided by the temperature, as in OpenRLHF.
 
     Args:

@@ -40,7 +40,7 @@ class PolicyModel(GPTModel):
         self.chunk_size = chunk_size
         self.real_vocab_size = real_vocab_size
         if self.post_process:
-            # Called as a module, the output layer's forward pre-hook waits for its weight to be gathered.
+            # The output layer is called as a module, so that its forward pre-hook waits for its weight to be gathered.
             install_on(_OUTPUT_LAYER, self.output_layer, self._score)
 
     def forward(
@@ -100,9 +100,9 @@ def _angles_of_tokens(
 
     Megatron would split queries and keys into sequences in every layer to apply the angles, which is slow with hundreds
     of short ones. It uses the padded boundaries for that, if there are any: here they declare the pack as one sequence,
-    and only the rotary embedding reads them (Transformer Engine's attention would, too; see `layers`). Of one sequence
-    a context-parallel rank takes its chunk from the start and its chunk from the end, so the angles of its tokens are
-    put there.
+    and only the rotary embedding reads them (Transformer Engine's attention would, too; see `layers`). From one
+    sequence, a context-parallel rank takes one chunk at the start and one at the end, so the angles of its tokens are
+    placed there.
     """
     own = angles[positions]
     rank, size = parallel_state.get_context_parallel_rank(), parallel_state.get_context_parallel_world_size()
@@ -170,8 +170,8 @@ def _parallelism(layout: Layout, settings: ActorSettings) -> dict[str, Any]:
         "overlap_p2p_comm": layout.vpp > 1,
         "batch_p2p_comm": layout.vpp == 1,
         # Outputs sent to the next stage are freed before the backward pass, which needs only their graph. The
-        # interleaved schedule does not wait for the sending: CUDA's streams then keep the memory, but gloo reads it
-        # later.
+        # interleaved schedule does not wait until they are sent: CUDA's streams keep the memory until then, but gloo
+        # would read freed memory.
         "deallocate_pipeline_outputs": layout.pp > 1 and (settings.device == "cuda" or layout.vpp == 1),
     }
 
@@ -214,6 +214,9 @@ def build_model(
 
     Args:
         path: Hugging Face model directory, for its RoPE settings.
+        model: shapes and family.
+        layout: the layout of the ranks.
+        settings: the actor's.
         train: wrap the chunks for gradient reduction; otherwise they only run forward.
 
     Returns:
@@ -239,7 +242,8 @@ def build_model(
         overlap_param_gather=settings.overlap_param_gather,
         bucket_size=settings.ddp_bucket_size,
     )
-    # Only the first chunk's communication can be hidden behind another chunk's computation.
+    # Buckets help only the first chunk, whose backward pass comes last: the other chunks' communication overlaps with
+    # its computation anyway.
     return config, [
         DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)

@@ -1,4 +1,4 @@
-"""The place of a rank's flat shard of a parameter in the Hugging Face tensors, for checkpoints.
+"""Locates a rank's flat shard of a parameter in the Hugging Face tensors, for checkpoints.
 
 The distributed optimizer assigns each data-parallel rank a range of the flattened parameter, which may begin and end in
 the middle of a row. In the full tensor such a range is a few rectangles. A checkpoint that stores these is independent

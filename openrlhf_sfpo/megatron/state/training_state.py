@@ -1,8 +1,8 @@
 """Stores the weights and moments of an actor as tensors of a checkpoint, and restores them.
 
-Stored are the optimizer's fp32 main parameters and Adam's two moments, each under the name of its Hugging Face tensor,
-in the rectangles that the ranks hold (see `shard_slices`). bf16 parameters are the rounded main parameters, and are not
-stored. Nothing is gathered for saving or loading, and any layout can read what another wrote.
+A checkpoint stores the optimizer's fp32 main parameters and Adam's two moments, each under the name of its Hugging Face
+tensor, in the rectangles that the ranks hold (see `shard_slices`). bf16 parameters are the rounded main parameters, and
+are not stored. Nothing is gathered for saving or loading, and any layout can read what another wrote.
 """
 
 from collections.abc import Iterator

@@ -80,7 +80,7 @@ class WeightExchange:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full tensor) on global rank 0; take part in the gathering on the ranks of its model copy.
 
-        While the consumer sends a bucket on, the next one is being gathered, so two are held at a time. Every rank must
+        While the consumer forwards a bucket, the next one is being gathered, so two are held at a time. Every rank must
         exhaust the iterator. Tensors are views of one bucket, which is never overwritten; a consumer that keeps a
         tensor keeps its bucket in memory.
 

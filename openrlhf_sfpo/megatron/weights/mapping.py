@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of a Megatron parameter that are a rectangle of one Hugging Face tensor.
+    """Consecutive rows of a Megatron parameter that form a rectangle of one Hugging Face tensor.
 
     Attributes:
         name: the Hugging Face tensor; None for rows of padding.

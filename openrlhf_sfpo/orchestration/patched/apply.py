@@ -50,8 +50,7 @@ class Edit:
     Attributes:
         path: the file.
         before: its bytes now.
-        patched, unpatched: its bytes with and without the patch; None if its lines are not those that the patch was
-            made for. One of them equals `before`.
+        patched, unpatched: its bytes with and without the patch; one of them equals `before`.
     """
 
     path: Path

@@ -1,7 +1,7 @@
 """SFPO in the user's own OpenRLHF: called by the patched `openrlhf.cli.train_ppo_ray`.
 
 Without --sfpo.enable and with --actor.backend deepspeed, the defaults here, OpenRLHF is unchanged. Must be imported
-before OpenRLHF's own modules, which import flash_attn, which a machine without CUDA lacks.
+before OpenRLHF's own modules: they import flash_attn, which a machine without CUDA lacks.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from openrlhf_sfpo.system.replacements import replaced, replaced_on
 
 flash_attn_stub.install_if_missing()
 
-# The versions of OpenRLHF, from 0.10.4, that have the names that the Megatron actor replaces.
+# Of OpenRLHF's versions from 0.10.4 on, those with the names that the Megatron actor replaces.
 _MEGATRON_VERSIONS = ("0.11.2",)
 
 

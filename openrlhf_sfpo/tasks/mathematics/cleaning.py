@@ -1,8 +1,8 @@
 # ruff: noqa: RUF001
 """One spelling for the many ways in which the same formula is typed.
 
-`clean` turns an answer, as LaTeX, plain text or Unicode, into LaTeX with these habits: words are in \\text{...} and
-nothing else is; no \\left, \\big, spacing or font commands; \\frac and \\sqrt with braces; < > \\le \\ge \\ne =;
+`clean` turns an answer, as LaTeX, plain text or Unicode, into LaTeX with these conventions: words are in \\text{...},
+and nothing else is; no \\left, \\big, spacing or font commands; \\frac and \\sqrt with braces; < > \\le \\ge \\ne =;
 a plain minus; no thousands separators but commas; currencies as \\text{¤} (dollars), \\text{£} ... where they stand;
 degrees as ^\\circ.
 """
@@ -205,7 +205,7 @@ def _root(found: re.Match[str]) -> str:
 
 
 def _dollars(text: str) -> str:
-    """Replace currency signs by words before the number, and remove all other $."""
+    """Mark currencies: dollar signs become ¤, and codes \\text{...}. Remove the $ that delimit mathematics."""
     text = re.sub(
         r"\\(?:text)?(?:dollar|pounds|euro)(?![a-zA-Z])",
         lambda found: {"dollar": r"\$", "pounds": "£", "euro": "€"}[found.group().lstrip("\\").removeprefix("text")],

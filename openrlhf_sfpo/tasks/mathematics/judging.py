@@ -163,8 +163,8 @@ def _stands_for(decimal: Real, exact: Real, places: int) -> bool:
 
 
 def _rounding(gold: int | None, answer: int | None) -> int | None:
-    """The number of places to which two unequal values are compared: at least 6, the shorter decimal's. Two decimals of
-    the same length are different numbers (None)."""
+    """The number of places to which two unequal values are compared: the shorter decimal's; None if that is below 6.
+    Two decimals of the same length are different numbers (None)."""
     places = [count for count in (gold, answer) if count is not None]
     if not places or min(places) < 6 or (len(places) == 2 and places[0] == places[1]):
         return None

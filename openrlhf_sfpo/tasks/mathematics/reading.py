@@ -291,7 +291,7 @@ def _joint(text: str, parts: list[str]) -> str:
 
 
 def _region(readings: tuple[Reading, ...]) -> Region | None:
-    """The first reading as a region."""
+    """The first reading that is a region."""
     return next((one for one in readings if isinstance(one, Region)), None)
 
 

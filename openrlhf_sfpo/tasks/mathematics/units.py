@@ -211,7 +211,7 @@ def compatible(one: Unit, other: Unit) -> bool:
 
 
 def same_size(one: Unit, other: Unit) -> Fraction:
-    """The ratio of the two base units: 1, except for plain "units", which have no size."""
+    """The ratio of the two units' sizes; 1 if one of them is plain "units", which have no size."""
     return (
         Fraction(1)
         if {"unit"} & ({name for name, _ in one.powers} ^ {name for name, _ in other.powers})
