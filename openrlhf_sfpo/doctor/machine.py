@@ -74,9 +74,8 @@ def collectives(backend: str) -> Finding:
         torch.multiprocessing.spawn(all_reduce, args=(count, backend, free_port()), nprocs=count)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1]
-        fix = f"Set {label}_SOCKET_IFNAME to an interface that works" + (
-            ", NCCL_DEBUG=INFO tells more." if count else "."
-        )
+        more = "; NCCL_DEBUG=INFO tells more." if backend == "nccl" else "."
+        fix = f"Set {backend.upper()}_SOCKET_IFNAME to an interface that works{more}"
         return Finding(label, "error", f"an all-reduce over {count} processes failed: {reason}", fix)
     return Finding(label, "ok", f"an all-reduce over {count} processes works")
 

@@ -1,6 +1,7 @@
 """Compares the needs of a command line with what the machine and its Ray cluster have: memory, GPUs, disk."""
 
 import argparse
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,12 +32,31 @@ def parameters_of(path: str) -> int:
     return sum(entry.numel for entry in weight_plan(ModelConfig.from_pretrained(path), Layout()))
 
 
+def _count_parameters(args: NestedFlags) -> int | None:
+    """The number of the policy's parameters; None if it is unknown, as of a model of the Hub for the DeepSpeed actor.
+
+    Raises:
+        UsageError: the Megatron actor does not support this model.
+    """
+    path = args.actor.model_name_or_path
+    if args.actor.backend == "megatron":
+        return parameters_of(path)
+    from openrlhf_sfpo.checkpoints.hf_directory import tensor_headers
+
+    try:
+        return sum(math.prod(header.shape) for header in tensor_headers(path).values())
+    except UsageError:  # no safetensors here; transformers may find other files, or download some
+        return None
+
+
 def memory(args: NestedFlags, cuda: bool) -> Finding:
     """Compare this machine's available memory with what the processes and the copies for checkpoints need."""
     import psutil
 
     available = psutil.virtual_memory().available
-    count = parameters_of(args.actor.model_name_or_path)
+    count = _count_parameters(args)
+    if count is None:
+        return Finding("memory", "ok", f"{available / GIB:.1f} GiB available; the size of the model is not known here")
     ranks = args.actor.num_gpus_per_node
     engines = 0 if args.rollout.replay_dir else (args.vllm.num_engines or 0)
     share = count * ranks / max(1, ranks * args.actor.num_nodes)
@@ -120,26 +140,12 @@ def ray_gpus(args: NestedFlags, cuda: bool) -> Finding:
 
 
 def disk(args: NestedFlags) -> Iterator[Finding]:
-    """Check the disk space for the checkpoints to keep, one more while it is written, and the final model."""
-    count = parameters_of(args.actor.model_name_or_path)
-    one = CHECKPOINT_BYTES * count
+    """Check that checkpoints are written, and the disk space for those to keep, one more while it is written, and the
+    final model."""
     saves = args.ckpt.save_steps > 0 and not args.ckpt.disable_ds
-    kept = args.ckpt.max_num + (1 if args.eval.dataset and args.ckpt.best_metric_key != "none" else 0)
-    need = min(kept * one, args.ckpt.max_mem * GIB) + one if saves else 0
-    place = Path(args.ckpt.path if Path(args.ckpt.path).is_absolute() else args.run.dir or ".").absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    found = (
-        f"{free / GIB:.1f} GiB free at {place}; a checkpoint has {one / GIB:.1f} GiB ({count / 1e9:.2f} B parameters x "
-        f"{CHECKPOINT_BYTES} bytes), {need / GIB:.1f} are needed for those that are kept and one more"
-    )
-    if free >= need:
-        yield Finding("disk", "ok", found)
-    elif free >= 2 * one:
-        yield Finding("disk", "warning", found, "Lower --ckpt.max_num or set --ckpt.max_mem, or make room.")
-    else:
-        yield Finding("disk", "error", found, "Make room, or choose another --ckpt.path.")
+    count = _count_parameters(args)
+    if count is not None:
+        yield _disk_space(args, count, saves)
     if not saves and args.actor.backend == "megatron":
         yield Finding(
             "checkpoints",
@@ -147,3 +153,22 @@ def disk(args: NestedFlags) -> Iterator[Finding]:
             "none are written, so that a run that ends early is lost",
             "Set --ckpt.save_steps, and drop --ckpt.disable_ds.",
         )
+
+
+def _disk_space(args: NestedFlags, parameters: int, saves: bool) -> Finding:
+    one = CHECKPOINT_BYTES * parameters
+    kept = args.ckpt.max_num + (1 if args.eval.dataset and args.ckpt.best_metric_key != "none" else 0)
+    need = min(kept * one, args.ckpt.max_mem * GIB) + one if saves else 0
+    place = Path(args.ckpt.path if Path(args.ckpt.path).is_absolute() else args.run.dir or ".").absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    found = (
+        f"{free / GIB:.1f} GiB free at {place}; a checkpoint has {one / GIB:.1f} GiB ({parameters / 1e9:.2f} B "
+        f"parameters x {CHECKPOINT_BYTES} bytes), {need / GIB:.1f} are needed for those that are kept and one more"
+    )
+    if free >= need:
+        return Finding("disk", "ok", found)
+    if free >= 2 * one:
+        return Finding("disk", "warning", found, "Lower --ckpt.max_num or set --ckpt.max_mem, or make room.")
+    return Finding("disk", "error", found, "Make room, or choose another --ckpt.path.")

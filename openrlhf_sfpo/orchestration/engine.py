@@ -264,11 +264,13 @@ class ResponseSeeds:
 
     def for_prompt(self, prompt: str) -> Iterator[int]:
         """The seeds of the responses to a prompt, an endless iterator."""
-        asked = self._asked[prompt]
+        request = (self._seed, self._weights, prompt, self._asked[prompt])
         self._asked[prompt] += 1
-        for number in itertools.count():
-            key = repr((self._seed, self._weights, prompt, asked, number))
-            yield int.from_bytes(hashlib.sha256(key.encode()).digest()[:6])
+        return (_seed_of(*request, number) for number in itertools.count())
+
+
+def _seed_of(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
 
 
 def _seed_worker(worker: "Worker", seed: int) -> None:

@@ -17,7 +17,7 @@ class GateNotices:
 
     def __init__(self, update: SlowFastUpdate) -> None:
         self._update = update
-        self._closed = update.gate.closed_at is not None
+        self._closed = self._is_closed()
         self._stopped = self._is_stopped()
 
     def as_status(self, status: dict[str, Any], events: Events) -> dict[str, str]:
@@ -43,7 +43,7 @@ class GateNotices:
             z: the entropy's z-score, `sfpo/entropy_z`.
         """
         gate, update = self._update.gate, self._update
-        was_closed, self._closed = self._closed, gate.closed_at is not None and gate.side != "off"
+        was_closed, self._closed = self._closed, self._is_closed()
         was_stopped, self._stopped = self._stopped, self._is_stopped()
         if update.preset == "grpo" or (update.k == 0 and update.preset != "grpo_scaled_lr") or was_stopped:
             return None
@@ -65,6 +65,10 @@ class GateNotices:
             f"the gate closes: the policy's entropy has z-score {_number(z)}, at or beyond the threshold {sign} >= "
             f"{gate.threshold:g}{again} (--sfpo.gate_threshold, window {gate.window}); {what_follows}"
         )
+
+    def _is_closed(self) -> bool:
+        gate = self._update.gate
+        return gate.closed_at is not None and gate.side != "off"
 
     def _is_stopped(self) -> bool:
         gate = self._update.gate

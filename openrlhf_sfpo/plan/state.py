@@ -48,7 +48,7 @@ def states(setup: Setup) -> list[State]:
         count = padded = 0
         for chunk, (sizes, apart) in enumerate(sizes_of):
             count += sum(sizes)
-            padded += buffer_numel(sizes, apart, setup.owners, _bucket_size(setup, chunk))
+            padded += buffer_numel(sizes, apart, setup.owners, _bucket_size(setup, stage, chunk))
         shard = 4 * padded // setup.owners
         mains = shard if setup.element < 4 else 0
         found.append(State(stage, count, setup.element * padded, 4 * padded, mains, 2 * shard, shard))
@@ -102,9 +102,10 @@ def _sizes(model: ModelConfig, layout: Layout) -> list[list[tuple[list[int], lis
     return found
 
 
-def _bucket_size(setup: Setup, chunk: int) -> int | None:
-    """Without overlap there is one bucket, and only the first chunk's communication is divided into several."""
-    if not setup.overlap or chunk > 0:
+def _bucket_size(setup: Setup, stage: int, chunk: int) -> int | None:
+    """Without overlap there is one bucket. With it, only the first chunk of the first stage has several: elsewhere the
+    communication is not on the critical path. Source: Megatron's DistributedDataParallel."""
+    if not setup.overlap or stage > 0 or chunk > 0:
         return None
     return setup.ddp_bucket or max(40_000_000, 1_000_000 * setup.owners)
 

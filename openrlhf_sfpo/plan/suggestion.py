@@ -35,6 +35,9 @@ def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -
         gpus: the total number of GPUs, for actor, engines and reference model.
         gpu_memory_gb: memory of each GPU in GiB.
         count: the maximum number of plans.
+
+    Raises:
+        UsageError: there are too few GPUs.
     """
     found = [make_plan(candidate, gpu_memory_gb) for candidate in _layouts(_shared(setup, gpus))]
     fitting = [plan for plan in found if plan.fits and plan.worst.worst.total <= _SPARE * plan.gpu_bytes]
@@ -44,15 +47,29 @@ def suggestions(setup: Setup, gpus: int, gpu_memory_gb: float, count: int = 5) -
 
 def _shared(setup: Setup, gpus: int) -> Setup:
     """Divide the GPUs: with --train.colocate_all all models share all of them. Otherwise engines and actor get half
-    each, or a third each with a reference model on its own GPUs. With replayed rollouts the actor gets all."""
-    if setup.colocated or not setup.engines.count:
-        actor, reference = gpus, 0
-    elif setup.reference_gpus:
-        actor = reference = _whole_nodes(gpus // 3)
-    else:
-        actor, reference = _whole_nodes(gpus // 2), 0
+    each, or a third each with a reference model on its own GPUs; the engines at least those of one. With replayed
+    rollouts the actor gets all.
+
+    Raises:
+        UsageError: there are too few.
+    """
+    engine = setup.engines.tp if setup.engines.count else 0
+    others = 2 if setup.reference_gpus else 1  # actor and reference model
+    alone = setup.colocated or not engine
+    actor = gpus if alone else _whole_nodes(min(gpus // (others + 1), (gpus - engine) // others))
+    reference = actor if setup.reference_gpus and not alone else 0
     engine_gpus = gpus if setup.colocated else gpus - actor - reference
-    engines = replace(setup.engines, count=engine_gpus // setup.engines.tp) if setup.engines.count else Engines()
+    engines = replace(setup.engines, count=engine_gpus // engine) if engine else Engines()
+    if actor < 1 or (engine and engines.count < 1):
+        if setup.colocated:
+            raise UsageError(
+                "--gpus", f"is {gpus}, and an engine takes {engine}.", "Lower --vllm.tensor_parallel_size."
+            )
+        raise UsageError(
+            "--gpus",
+            f"is {gpus}, and engines and actor{' and reference model' * (others - 1)} need {engine + others} or more.",
+            "Give more, or add --train.colocate_all: then they share them.",
+        )
     return replace(
         setup, gpus=actor, gpus_per_node=min(actor, GPUS_PER_NODE), reference_gpus=reference, engines=engines
     )

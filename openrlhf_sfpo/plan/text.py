@@ -140,7 +140,11 @@ def _verdict(plan: Plan) -> str:
 def suggestions_text(plans: list[Plan], gpus: int) -> str:
     """A table of suggestions, and the flags of the first."""
     if not plans:
-        return f"No layout for {gpus} GPUs fits. Use more GPUs, a smaller --train.max_tokens_per_gpu or --data.max_len."
+        return (
+            f"No layout for {gpus} GPU{'s' * (gpus > 1)} fits. Use more GPUs, a smaller --train.max_tokens_per_gpu or "
+            "--data.max_len; with --train.colocate_all also --vllm.enable_sleep, --ds.enable_sleep and a lower "
+            "--vllm.gpu_memory_utilization."
+        )
     rows = [
         [
             plan.setup.layout.describe(plan.setup.gpus),

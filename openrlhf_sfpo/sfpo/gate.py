@@ -13,7 +13,7 @@ AfterFiring = Literal["latch", "decay", "reopen"]
 
 
 class EntropyGate:
-    """Decides before each rollout batch with what fraction of alpha the fast passes and the reposition run.
+    """Decides before each rollout batch which fraction of alpha applies; with 0 the batch is plain GRPO.
 
     `observe` takes the policy's entropy. Once there are `window` values, the z-score of the newest one is z = (H -
     mean) / (std + 1e-9) with the population standard deviation, the newest value included, as in the released code. A

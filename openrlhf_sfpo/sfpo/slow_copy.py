@@ -177,7 +177,7 @@ class SlowCopy:
         Args:
             alpha: step size in [0, 1].
             refresh: update what the forward pass reads; unnecessary if an optimizer step follows at once.
-            measure: compute the norms, a third of the work on a CPU. Without, they are NaN.
+            measure: compute the norms, a third of the work on a CPU. If False, they are NaN.
         """
         assert self._slow is not None, "reposition needs a snapshot"
         assert self._copied is None, "wait was not called before the weights changed"

@@ -121,6 +121,10 @@ class SlowFastUpdate:
 
         Returns:
             The metrics that `run_pass` returned for the last pass, and the `sfpo/*` metrics.
+
+        Raises:
+            RuntimeError: the gate reads the entropy at theta_0 and the trainer does not know it, or `run_pass` did not
+                call `Pass.before_first_step`.
         """
         alpha_scale = self.gate.alpha_scale
         alpha = self.alpha * alpha_scale

@@ -49,8 +49,8 @@ class TorchWeights:
         optimizer: its parameters that require gradients are the weights, all on one device.
 
     Raises:
-        ValueError: parameters on several devices, or a parameter that is neither fp32 nor fp64. A 16-bit blend loses
-            most of an update: at a learning rate of 1e-6 nearly every weight is rounded back to its old value.
+        ValueError: parameters on several devices, or a parameter that is not contiguous or neither fp32 nor fp64. A
+            16-bit blend loses most of an update: at a learning rate of 1e-6 nearly every weight is rounded back to its old value.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:

@@ -102,7 +102,7 @@ def args_of(problems: Path, tmp_path: Path, model: Path, **changes: Any) -> Any:
 
 @pytest.fixture
 def large_model(tmp_path: Path) -> Path:
-    """A directory with the configuration of a 7 B model."""
+    """A model directory with the configuration of a 7B model."""
     path = make_model(tmp_path / "large", "qwen2", False)
     config = json.loads((path / "config.json").read_text())
     config |= {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064}
@@ -128,6 +128,29 @@ def test_no_checkpoints_are_worth_a_warning(problems: Path, tmp_path: Path) -> N
     *_, last = resources.disk(args_of(problems, tmp_path, problems / "model", ckpt__save_steps=-1))
     assert (last.check, last.state) == ("checkpoints", "warning")
     assert "--ckpt.save_steps" in last.fix
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_collectives_that_fail_name_the_backends_own_variable(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no route")
+
+    monkeypatch.setattr("torch.multiprocessing.spawn", fail)
+    found = machine.collectives(backend)
+    assert found.state == "error" and "no route" in found.found
+    assert f"{backend.upper()}_SOCKET_IFNAME" in found.fix
+    assert ("NCCL_DEBUG" in found.fix) == (backend == "nccl")
+
+
+def test_what_a_model_of_the_hub_needs_is_unknown(problems: Path, tmp_path: Path, large_model: Path) -> None:
+    """With the DeepSpeed actor, which trains architectures that the Megatron actor does not know."""
+    args = args_of(problems, tmp_path, large_model, ckpt__max_num=100_000)
+    args.actor.backend = "deepspeed"
+    assert "a checkpoint has 0.0 GiB" in next(iter(resources.disk(args))).found, "of the weights that are there"
+    args.actor.model_name_or_path = "someone/unknown"
+    assert list(resources.disk(args)) == []
+    memory = resources.memory(args, cuda=True)
+    assert memory.state == "ok" and "not known" in memory.found
 
 
 def test_a_package_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,17 +60,9 @@ def assert_as_if_nothing_had_happened(run_dir: Path, undisturbed: Path) -> None:
     assert common["sfpo"] == same["sfpo"], "gate and counters"
 
 
-def a_hang_is_noticed_after(slowest_step: float) -> int:
-    """Seconds, for --rollout.engine_timeout."""
-    return max(6, round(5 * slowest_step))
-
-
-def test_an_engine_dies_then_everything_then_an_engine_hangs(
-    problems: Path, undisturbed: Path, slowest_step: float, tmp_path: Path
-) -> None:
+def test_an_engine_dies_and_then_everything(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Each in the middle of a step; what was killed is started again by the same command."""
-    limit = a_hang_is_noticed_after(slowest_step)
-    arguments = flags(tmp_path / "run", problems, rollout__engine_timeout=limit)
+    arguments = flags(tmp_path / "run", problems)
     faults = [
         {"at": "rollout", "nth": 2, "do": "kill ray::RolloutEngine", "delay": 0.05},
         {"at": "saving a checkpoint", "nth": 3, "do": "kill_all", "delay": 0.05},
@@ -81,12 +73,10 @@ def test_an_engine_dies_then_everything_then_an_engine_hangs(
     assert done.stdout.count("engine 0 is up again with the current weights") == 1
     assert load_run(tmp_path / "run").state == "died"
 
-    done = train(arguments, [{"at": "rollout", "nth": 3, "do": "stop EngineCore"}], tmp_path / "later_faults")
+    done = train(arguments, [], tmp_path / "later_faults")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "died without writing a final status" in done.stdout
     assert "continuing after step" in done.stdout
-    assert f"engine 0 has not answered for {limit} s (--rollout.engine_timeout)" in done.stdout
-    assert done.stdout.count("engine 0 is up again with the current weights") == 1
     assert_as_if_nothing_had_happened(tmp_path / "run", undisturbed)
     assert len(read_status(tmp_path / "run")["continued"]) == 1
 
@@ -99,7 +89,7 @@ def test_engines_that_die_or_hang(problems: Path, undisturbed: Path, slowest_ste
         {"at": "slow", "nth": 3, "do": "kill ray::RolloutEngine"},
         {"at": "rollout", "nth": 5, "do": "stop EngineCore"},
     ]
-    limit = a_hang_is_noticed_after(slowest_step)
+    limit = max(6, round(5 * slowest_step))  # seconds after which a hang is noticed
     done = train(flags(tmp_path / "run", problems, rollout__engine_timeout=limit), faults, tmp_path / "faults")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("engine 0 died (its process is gone); restarting it") == 2

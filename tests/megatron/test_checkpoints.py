@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, in every layout, and what is not whole is refused by name."""
+"""Checkpoints: what is saved must come back in every layout; what is incomplete must be refused by name."""
 
 import json
 import math
@@ -81,7 +81,7 @@ def test_another_layout_continues(
 
 
 def test_steps_are_read_where_transformer_engines_adam_counts_them() -> None:
-    """In the parameter groups, of which one may be empty on a rank and then counts nothing."""
+    """It counts in the parameter groups; a group that is empty on a rank has no count."""
     from openrlhf_sfpo.megatron.state.training_state import _make_moments, adam_step_of
     from openrlhf_sfpo.sfpo import Shard
 
@@ -260,7 +260,7 @@ def test_export_without_anything_else(checkpoint: tuple[Path, dict[str, Any]], t
     assert "is not empty" in again.stderr
 
 
-# What is given, the files that make it such, words of the message.
+# What the given directory is, the files that make it so, words of the message.
 NO_CHECKPOINTS: list[tuple[str, list[str], list[str]]] = [
     (
         "run/hf",

@@ -1,4 +1,4 @@
-"""transformers, vLLM and the actor on many a config.json: the same log-probabilities, or a refusal by name."""
+"""transformers, vLLM and the actor must agree on every config.json, or it must be refused by name."""
 
 import ast
 import dataclasses
@@ -27,7 +27,7 @@ from openrlhf_sfpo.system.errors import UsageError
 
 REFUSED = [variant for variant in VARIANTS if variant.refused is not None]
 ACCEPTED = [variant for variant in VARIANTS if variant.refused is None]
-# The ones where most is different, for every run of the tests; the rest is slow.
+# The most different ones run always; the rest is slow.
 SOME = [
     variant
     for variant in ACCEPTED
@@ -78,7 +78,7 @@ def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> 
 
 
 def engines(paths: list[str], sequences: list[list[int]], directory: Path) -> list[Any]:
-    """What `of_engine` gives for each of the models, in one process of its own."""
+    """What `of_engine` returns for each model, in one separate process."""
     output = directory / "engines.pt"
     job = {
         "paths": paths,
@@ -106,7 +106,7 @@ def test_every_setting_of_transformers_is_read_or_known_to_be_harmless(family: s
 
 
 def test_every_setting_that_vllm_reads_in_these_families_is_known() -> None:
-    """A new vLLM that reads a new setting fails here, before a model that has it is computed differently."""
+    """A vLLM that reads a new setting must fail here, before it computes a model with that setting differently."""
     root = Path(find_spec("vllm").submodule_search_locations[0])
     models = [root / "model_executor" / "models" / f"{name}.py" for name in ("llama", "mistral", "qwen2", "qwen3")]
     read = set().union(*(settings_read_in(file) for file in models))
@@ -188,7 +188,7 @@ def test_a_file_that_is_no_config(tmp_path: Path, content: str, message: str) ->
 def test_directories_that_vllm_would_read_differently(tmp_path: Path) -> None:
     path = config_variants.make(ACCEPTED[0], tmp_path)
     (path / "params.json").write_text("{}")
-    ModelConfig.from_pretrained(path)  # vLLM takes it into account together with the weights below only
+    ModelConfig.from_pretrained(path)  # vLLM reads it only together with the weights below
     (path / "consolidated.safetensors").touch()
     with pytest.raises(UsageError, match=r"params\.json and consolidated"):
         ModelConfig.from_pretrained(path)

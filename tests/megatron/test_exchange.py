@@ -1,4 +1,4 @@
-"""Samples arrive at the ranks that train on them, once; results come back to the ranks that own them."""
+"""Samples must arrive once at the ranks that train on them; results must return to the ranks that own them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ COUNTS = {1: [7], 2: [0, 1], 3: [6, 0, 5]}  # samples that each rank owns
 
 
 def owned(counts: list[int], fields: bool) -> list[list[Any]]:
-    """Each rank's samples; with `fields`, log-probabilities that say which sample they are of."""
+    """Each rank's samples; with `fields`, log-probabilities that identify their sample."""
     samples = make_samples(sum(counts))
     for number, sample in enumerate(samples):
         if fields:
@@ -22,7 +22,7 @@ def owned(counts: list[int], fields: bool) -> list[list[Any]]:
 
 
 def started() -> tuple[Any, Any]:
-    """A layout in which every rank is a copy of the model, and settings of a small step."""
+    """A layout in which every rank holds a copy of the model, and the settings of a small step."""
     from datetime import timedelta
 
     from openrlhf_sfpo.megatron import cpu
@@ -36,7 +36,7 @@ def started() -> tuple[Any, Any]:
 
 
 def travel(counts: list[int]) -> dict[str, Any]:
-    """What arrives where a rank trains, and what comes back."""
+    """What arrives at this rank to train on, and what returns to it."""
     import torch.distributed as dist
 
     from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
@@ -81,7 +81,7 @@ def test_samples_arrive_once_and_results_come_back(ranks: RankPool, world_size: 
 
 
 def continue_with(counts: list[int], changed: bool) -> dict[str, Any]:
-    """A batch for old log-probabilities, and the one for the update after it."""
+    """Build a batch for old log-probabilities, and from it the one for the update."""
     import torch.distributed as dist
 
     from openrlhf_sfpo.megatron.data.batching import Sample

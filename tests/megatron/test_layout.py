@@ -1,4 +1,4 @@
-"""Where Megatron's process groups put the ranks, for as many as a few nodes have."""
+"""Which ranks Megatron's process groups contain, on up to a few nodes."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_ranks_are_where_the_layout_says(ranks: RankPool, world_size: int, sizes
 
 
 def differing_in(position: int, layout: Layout, rank: int, world_size: int) -> list[int]:
-    """The ranks whose place differs from a rank's in one dimension alone, in its order."""
+    """The ranks whose place differs from a rank's in one dimension only, in that dimension's order."""
 
     def rest(of: int) -> tuple[int, ...]:
         place = layout.place(of)
@@ -56,7 +56,7 @@ def differing_in(position: int, layout: Layout, rank: int, world_size: int) -> l
 
 
 def groups_of_all_ranks(world_size: int, layout: Layout) -> list[dict[str, Any]]:
-    """Megatron's groups as each rank makes them, one rank after the other, with a backend that transfers nothing."""
+    """Megatron's groups as each rank creates them, one rank after the other, with a backend that transfers nothing."""
     import torch.distributed as dist
     from megatron.core import parallel_state
     from torch.testing._internal.distributed.fake_pg import FakeStore

@@ -65,7 +65,7 @@ def test_temperature_divides_the_logits(ranks: RankPool, tmp_path: Path) -> None
     with torch.no_grad():
         expected = [log_probs_of(model, sample, temperature=0.6)[0] for sample in samples]
     (ours,) = ranks.run(1, jobs.forward, path, (1, 1, 1), samples, timeout=120)
-    assert largest_difference(ours, expected) > 0.1  # it does make a difference
+    assert largest_difference(ours, expected) > 0.1  # the temperature makes a difference
     (scaled,) = ranks.run(1, forward_at_temperature, path, samples)
     assert largest_difference(scaled, expected) <= 1e-4
 
@@ -134,7 +134,7 @@ def test_the_next_bucket_is_under_way_while_one_is_sent(ranks: RankPool, tmp_pat
     started = [event for event in events if event.startswith("start")]
     assert len(started) > 4
     for number in range(len(started)):
-        # Of a bucket's tensors none is handed on before the next bucket has been asked for.
+        # No tensor of a bucket is handed on before the next bucket has been requested.
         last = min(number + 1, len(started) - 1)
         assert events.index(f"start {last}") < events.index(f"tensor of {number}")
         assert f"start {number + 2}" not in events[: events.index(f"tensor of {number}")], "two at a time"
@@ -257,7 +257,7 @@ def test_a_tensor_of_another_shape_is_named(ranks: RankPool, tmp_path: Path) -> 
 
     path = make_model(tmp_path / "model", "llama")
     config = json.loads((path / "config.json").read_text())
-    config["intermediate_size"] -= 16  # what the file has more would be left out
+    config["intermediate_size"] -= 16  # the file's extra rows would be ignored
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RankFailure, match=r"config\.json asks for.*gate_proj\.weight"):
         ranks.run(1, jobs.forward, str(path), (1, 1, 1), make_samples(1))

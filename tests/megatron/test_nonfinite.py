@@ -1,4 +1,4 @@
-"""Updates that come upon NaN or infinity: none of it gets into the weights."""
+"""Updates that encounter NaN or infinity: none of it may reach the weights."""
 
 import math
 from pathlib import Path
@@ -11,12 +11,12 @@ from jobs import LAYOUTS
 from ranks import RankFailure, RankPool
 from tiny_models import make_model, make_samples
 
-# The last sample is in the second of two optimizer steps, so that some have been made.
+# The last sample is in the second of two optimizer steps, so that one has been made before it.
 SETTINGS: dict[str, Any] = {"skip_nonfinite": True, "optimizer": {"schedule": "cosine_with_min_lr", "total_steps": 12}}
 
 
 def spoil(samples: list[Any], value: float) -> list[Any]:
-    """The same samples, one of which has an advantage that is not a number."""
+    """The same samples, with `value` as the advantage of the last one."""
     samples[-1].advantages = samples[-1].advantages.clone()
     samples[-1].advantages[samples[-1].action_mask] = value
     return samples

@@ -84,7 +84,7 @@ def test_the_process_itself_gets_smaller(ranks: RankPool, tmp_path: Path) -> Non
     path = str(make_model(tmp_path, "llama", **shape))
     ((before, after, gradients),) = ranks.run(1, offload_jobs.resident_memory, path, make_samples(12))
     assert gradients > 20e6
-    # On a CPU host memory is the same memory, so that only the gradients are saved.
+    # On a CPU host memory is the same memory, so only the gradients' memory is freed.
     assert before - after > 0.8 * gradients
 
 

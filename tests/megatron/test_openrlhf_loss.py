@@ -10,7 +10,7 @@ from tiny_models import make_samples
 
 
 def correction(level: str, mode: str, *threshold: float, gating: str = "ratio") -> list[str]:
-    """The flags of a correction of the difference between engine and actor."""
+    """The flags of an importance-sampling correction between engine and actor."""
     flags = {"level": [level], "mode": [mode], "gating": [gating], "threshold": [str(one) for one in threshold]}
     return [word for name, values in flags.items() for word in (f"--algo.advantage.is_correction_{name}", *values)]
 
@@ -34,7 +34,7 @@ CASES: dict[str, list[str]] = {
 
 @pytest.fixture(scope="module")
 def openrlhf_process() -> Iterator[RankPool]:
-    """A process of its own: OpenRLHF brings vLLM and DeepSpeed, and a stand-in for flash-attn."""
+    """A separate process: OpenRLHF imports vLLM and DeepSpeed, and needs a stub of flash-attn."""
     pool = RankPool()
     yield pool
     pool.close()
@@ -127,8 +127,8 @@ def formula(args: Any, samples: list[Any], values: list[torch.Tensor]) -> tuple[
 
 
 def gspo_ratio(args: Any, sample: Any, log_probs: torch.Tensor) -> torch.Tensor:
-    """The sequence's likelihood ratio to the power of one over its length (GSPO, arXiv 2507.18071, equation 7); to the
-    engine's likelihood if differences from it are corrected."""
+    """The sequence's likelihood ratio to the power of one over its length (GSPO, arXiv 2507.18071, equation 7),
+    relative to the engine's likelihood if a correction is on."""
     corrected = args.algo.advantage.is_correction_level != "off"
     before = sample.rollout_log_probs if corrected else sample.old_log_probs
     mask = sample.action_mask
@@ -136,8 +136,8 @@ def gspo_ratio(args: Any, sample: Any, log_probs: torch.Tensor) -> torch.Tensor:
 
 
 def importance(advantage: Any, sample: Any) -> torch.Tensor | float:
-    """The weight of each token: actor's over engine's probability, bounded, or 0 where the token or the sequence is
-    outside of the band."""
+    """The weight of each token: actor's over engine's probability, clipped, or 0 where the token or the sequence is
+    outside the band."""
     if advantage.is_correction_level == "off":
         return 1.0
     low, high = advantage.is_correction_threshold

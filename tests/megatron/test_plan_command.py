@@ -28,9 +28,10 @@ from openrlhf_sfpo.plan.planner import make_plan
 from openrlhf_sfpo.plan.setup import Engines, Setup
 from openrlhf_sfpo.plan.suggestion import flags_of, suggestions
 from openrlhf_sfpo.plan.sync import checkpoint_bytes, gathering
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.units import GIB
 
-LENGTH = 520  # PyTorch's fused attention kernel, as on GPUs: shorter 16-bit sequences go another way on CPUs
+LENGTH = 520  # takes PyTorch's fused attention kernel, as on GPUs; shorter 16-bit sequences do not on CPUs
 SHAPE: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 768,
@@ -68,7 +69,7 @@ MEASURED: dict[str, Any] = {
 
 
 def samples(count: int, vocab: int) -> list[Sample]:
-    """All of one length, every token but the first scored."""
+    """Samples of one length; every token but the first is scored."""
     generator = torch.Generator().manual_seed(0)
     tokens = [torch.randint(3, vocab, (LENGTH,), generator=generator) for _ in range(count)]
     mask = torch.ones(LENGTH - 1, dtype=torch.bool)
@@ -99,7 +100,7 @@ def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, ch
     )
 
 
-SLOW = {  # what others have in them, too
+SLOW = {  # covered by others, too
     "TP1 PP1 DP1, bf16, fp32 residual",
     "TP1 PP1 DP1, full",
     "TP1 PP1 DP1, Qwen3",
@@ -138,13 +139,13 @@ def test_planned_bytes_are_those_of_a_real_actor(ranks: RankPool, tmp_path: Path
         }
         items = {phase.name: phase.items for phase in stage.phases}
         slow, scoring = items["slow pass"], items["old log-probs"]
-        if layout.cp > 1:  # the local layers' attention to other ranks' keys is not planned
+        if layout.cp > 1:  # the plan leaves out the local layers' attention to other ranks' keys
             assert {what: found[what] for what in planned} == pytest.approx(planned, rel=0.05)
             continue
         planned["saved"] = max(moment.saved for moment in moments(setup, found["stage"]))
         planned["training"] = slow["activations"] + slow["temporaries"]
         planned["scoring"] = scoring["temporaries"]
-        # Scoring is never the worst phase; what is planned for it is high after the first stage.
+        # Scoring is never the worst phase; the plan for it is too high after the first stage.
         within = dict.fromkeys(planned, 0.05) | {"scoring": 0.2}
         if found["stage"] == found["tp_rank"] == found["dp_rank"] == 0:
             planned["sending"], within["sending"] = gathering(setup), 0.05
@@ -169,7 +170,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_state_of_published_models(name: str) -> None:
-    """18 bytes a parameter, of which 12 are divided by DP; padding is a thousandth at most."""
+    """18 bytes per parameter, of which 12 are divided by DP; padding adds at most a thousandth."""
     count = PARAMETERS[name]
     assert checkpoint_bytes(Setup(model_of(name))) == 12 * count
     for layout, gpus in ((Layout(), 8), (Layout(tp=4), 8), (Layout(tp=4, pp=4), 64), (Layout(tp=2, pp=2, vpp=2), 16)):
@@ -194,7 +195,7 @@ def test_context_parallel_ranks_share_the_optimizer_and_the_tokens() -> None:
 
 
 def test_the_budget_of_a_micro_batch_is_a_gpus() -> None:
-    """Samples that fit with CP 1: with more, each rank has as many tokens as before, of more samples at a time."""
+    """Samples that fit with CP 1: with more, each rank has as many tokens as before, from more samples at a time."""
     model = model_of("Qwen2.5-Math-7B")
     plans = [
         make_plan(Setup(model, Layout(tp=2, cp=cp), gpus=8, max_tokens=8192, max_len=4096), 80) for cp in (1, 2, 4)
@@ -237,8 +238,8 @@ def planned(capsys: Any, model: Path, *flags: str) -> dict[str, Any]:
 
 
 def test_what_fits_and_what_does_not(directory: Path, capsys: Any) -> None:
-    """The state of a 7 B model is 54 GB a GPU with DP 8; activations of 16192 tokens, without recomputation, do not fit
-    beside it, and with it they do. 14 GB of it leave with TP 2."""
+    """The state of a 7B model fits on GPUs of 80 GB with DP 8. Activations of 16192 tokens fit alongside it only with
+    recomputation."""
     none = planned(capsys, directory)
     assert not none["fits"]
     assert "the actor needs" in none["problems"][0]
@@ -344,6 +345,26 @@ def test_stages_are_interleaved_where_the_bubble_is_large() -> None:
     assert f"--megatron.virtual_pipeline_model_parallel_size {few.layout.vpp}" in flags_of(few)
     assert many.layout.vpp == 1
     assert not any("virtual" in flag for flag in flags_of(many))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tp", "reference", "least"), [(1, 1, 0, 2), (2, 1, 1, 3), (8, 8, 0, 9), (9, 8, 1, 10)]
+)
+def test_gpus_that_do_not_suffice_for_one_of_each(gpus: int, tp: int, reference: int, least: int) -> None:
+    setup = Setup(model_of("Qwen2.5-Math-7B"), engines=Engines(count=1, tp=tp), reference_gpus=reference)
+    with pytest.raises(UsageError, match=f"need {least} or more.*--train.colocate_all"):
+        suggestions(setup, gpus, 80)
+    for plan in suggestions(setup, least, 80):
+        assert plan.setup.engines.count == 1 and plan.setup.gpus == 1
+
+
+def test_colocated_models_share_a_single_gpu(directory: Path, capsys: Any) -> None:
+    flags = ["--train.colocate_all", "--vllm.enable_sleep", "--ds.enable_sleep", "--vllm.gpu_memory_utilization", "0.6"]
+    assert plan_command.main([str(directory), "--gpus", "1", *flags, "--gpu_memory_gb", "400", "--json"]) == 0
+    (plan, *_) = json.loads(capsys.readouterr().out)["suggestions"]
+    assert plan["fits"]
+    assert plan_command.main([str(directory), "--gpus", "1"]) == 2
+    assert "--gpus: is 1, and engines and actor need 2 or more" in capsys.readouterr().err
 
 
 def test_no_layout_fits_a_72b_model_on_one_node() -> None:

@@ -81,7 +81,7 @@ def with_sgd(path: str, layout: tuple[int, ...], samples: list[Any]) -> Any:
     "name", [pytest.param(name, marks=pytest.mark.slow if number % 2 else ()) for number, name in enumerate(LAYOUTS)]
 )
 def test_updates_in_bf16_are_as_good_as_a_plain_loops(ranks: RankPool, tmp_path: Path, name: str) -> None:
-    """bf16 parameters with fp32 main parameters: the update points where fp32's does, as nearly as a plain loop's."""
+    """bf16 parameters, fp32 main parameters: the update must be as close to fp32's in direction as a plain loop's."""
     layout, dp = LAYOUTS[name]
     path = str(make_model(tmp_path / "model", "llama", tied=dp == 1))
     samples = with_old_log_probs(path, make_samples(12))
@@ -118,7 +118,7 @@ OPTIONS = [
 def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     ranks: RankPool, tmp_path: Path, state: str, preset: str, name: str
 ) -> None:
-    """Every combination, on one layout after the other; two rollout batches of two optimizer steps each."""
+    """Every combination, cycling through the layouts; two rollout batches of two optimizer steps each."""
     layout, dp = LAYOUTS[name]
     path = str(make_model(tmp_path / "model", "llama", tied=preset != "sfpo"))
     samples = with_old_log_probs(path, make_samples(12))
@@ -154,7 +154,7 @@ def restored_to_the_start(path: str, samples: list[Any], dtype: torch.dtype, k: 
 
 
 def test_frozen_parameters_stay_as_they_are(ranks: RankPool, tmp_path: Path) -> None:
-    """With TP2 DP2 and a frozen layer the rest is trained as a plain loop with the same frozen layer trains it."""
+    """With TP2 DP2 and a frozen layer, the rest must be trained as in a plain loop with the same frozen layer."""
     path = str(make_model(tmp_path / "model", "qwen2", tied=False))
     samples = with_old_log_probs(path, make_samples(12))
     plain = PlainSFPO(path, lr=5e-5, frozen=".layers.1.")
@@ -220,8 +220,8 @@ def two_on_policy_updates(path: str, samples: list[Any]) -> list[dict[str, Any]]
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_the_gather_before_a_reposition_is_skipped(ranks: RankPool, tmp_path: Path, overlap: bool) -> None:
-    """Of the (K + 1) M optimizer steps of an update all but the K-th fast pass's last gather parameters, and the
-    reposition does. With overlap nothing is gathered but by the forward passes."""
+    """Of an update's (K + 1) M optimizer steps, all but the last of the K-th fast pass gather parameters; after that
+    one the reposition gathers. With overlap only forward passes gather."""
     path = str(make_model(tmp_path / "model", "llama"))
     samples = with_old_log_probs(path, make_samples(12))
     for gathers in ranks.run(2, count_gathers, path, samples, overlap):
@@ -264,8 +264,8 @@ def _counting(function: Any, calls: list[str]) -> Any:
 def test_an_updates_extra_memory_is_what_the_mode_says(
     ranks: RankPool, tmp_path: Path, state: str, shards: int
 ) -> None:
-    """The peak of an update's tensors over the peak of a GRPO update on the same batch, on one rank (of what
-    gloo's threads free the profiler hears nothing); and what lives at the reposition on each of two ranks."""
+    """On one rank, the peak of an update's tensors minus that of a GRPO update on the same batch (the profiler does not
+    see what gloo's threads free); on each of two ranks, what is alive at the reposition."""
     path = str(make_model(tmp_path / "model", "llama", hidden_size=128, intermediate_size=512, vocab_size=1031))
     samples = with_old_log_probs(path, make_samples(8, vocab=1031))
     ((extra, at_reposition, owned),) = ranks.run(1, memory, path, samples, state)
@@ -276,8 +276,8 @@ def test_an_updates_extra_memory_is_what_the_mode_says(
 
 
 def memory(path: str, samples: list[Any], state: Any) -> tuple[int, int, int]:
-    """Bytes of an SFPO update's peak over a GRPO update's; of what lives at the reposition and not between updates; of
-    the fp32 shard."""
+    """Bytes: an SFPO update's peak minus a GRPO update's; what is alive at the reposition and not between updates; the
+    fp32 shard."""
     from memory import peak_bytes
 
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
@@ -327,9 +327,9 @@ def live_bytes() -> int:
 def test_overlap_changes_nothing(
     ranks: RankPool, tmp_path: Path, preset: str, dtype: torch.dtype, overlaps: tuple[bool, bool]
 ) -> None:
-    """Gradients reduced beside the backward pass and parameters gathered beside the next forward pass, in several
-    buckets, over two data-parallel ranks and two rollout batches. The ranks own other pieces with buckets than without,
-    over which the gradient norm is summed in another order."""
+    """Gradients reduced during the backward pass and parameters gathered during the next forward pass, in several
+    buckets, over two data-parallel ranks and two rollout batches. With buckets the ranks own other shard slices than
+    without, so the gradient norm is summed in another order."""
     path = str(make_model(tmp_path / "model", "qwen2", tied=True))
     samples = with_old_log_probs(path, make_samples(12))
     without = ranks.run(2, overlapped, path, samples, preset, dtype, (False, False))[0]
@@ -381,7 +381,7 @@ def train_with(path: str, layout: tuple[int, ...], samples: list[Any], recompute
 def test_old_log_probs_of_the_first_forward_pass_change_nothing(
     ranks: RankPool, tmp_path: Path, layout: tuple[int, ...], dp: int, dtype: torch.dtype
 ) -> None:
-    """Two rollout batches of one optimizer step: as with a forward pass of its own, to the bit."""
+    """Two rollout batches of one optimizer step: the same as with a separate forward pass, to the bit."""
     path = str(make_model(tmp_path / "model", "qwen3"))
     world = jobs.ranks_of(layout, dp)
     runs = [ranks.run(world, jobs.on_policy, path, layout, make_samples(10), dtype, ahead) for ahead in (True, False)]
@@ -506,7 +506,7 @@ def moved_tensors(result: dict[str, Any], name: str) -> list[tuple[torch.Tensor,
 
 
 def assert_adam_state_follows_the_mode(result: dict[str, Any], state: str) -> None:
-    """The table of `SlowCopy`. Two optimizer steps before the copy was taken, four while it was held."""
+    """The table of `SlowCopy` must hold. Two optimizer steps before the copy was taken, four while it was held."""
     for name in ("exp_avg", "exp_avg_sq"):
         for slow, fast, after in moved_tensors(result, name):
             expected = {"maintain": fast, "restore": slow, "reset": torch.zeros_like(fast)}
@@ -572,7 +572,7 @@ def scheduled(path: str, samples: list[Any], k: int) -> list[float]:
 
 
 def test_the_learning_rate_stays_at_its_floor_after_the_schedule(ranks: RankPool, tmp_path: Path) -> None:
-    """Six optimizer steps of a cosine over two: it must not rise again."""
+    """Six optimizer steps on a cosine schedule over two: the rate must not rise again."""
     path = str(make_model(tmp_path / "model", "llama"))
     samples = with_old_log_probs(path, make_samples(12))
     assert ranks.run(1, beyond_the_end, path, samples)[0][1:] == pytest.approx([1e-4, 1e-4])
@@ -603,7 +603,7 @@ def decayed(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
 
 
 def test_optimizers_that_keep_their_weights_elsewhere_are_refused(ranks: RankPool, tmp_path: Path) -> None:
-    """Each setting in the configurations of a real optimizer, whose names are thereby those of this Megatron-Core."""
+    """Each setting is made on a real optimizer's configuration, so its name is one of this Megatron-Core's."""
     path = str(make_model(tmp_path / "model", "llama"))
     said = ranks.run(1, refusals, path)[0]
     assert "this one is a FP32Optimizer" in said.pop("not distributed")
@@ -650,7 +650,7 @@ def refusals(path: str) -> dict[str, str]:
         assert getattr(config, setting) is False, "unknown to this Megatron-Core"
         setattr(config, setting, True)
         try:
-            # With Megatron-FSDP the optimizer comes without a chain around it.
+            # With Megatron-FSDP the optimizer is not a chained one.
             MainShards(child if name == "fsdp" else actor.optimizer, actor._chunks)
         except ValueError as error:
             said[name] = str(error)

@@ -1,4 +1,4 @@
-"""What --dry-run accepts, starts: every refusal and every acceptance through train, --dry-run, plan, doctor and
+"""What --dry-run accepts must start: every refusal and every acceptance through train, --dry-run, plan, doctor and
 compare, in this process and without Ray."""
 
 import argparse
@@ -404,7 +404,7 @@ def test_flags_against_each_other_and_the_data(
 
 
 def test_a_train_batch_larger_than_the_rollout_batch_is_one_step_for_openrlhf_too() -> None:
-    """It counts the steps of the learning rate's schedule in whole train batches."""
+    """OpenRLHF counts the steps of the learning-rate schedule in whole train batches."""
     words = ["--rollout.batch_size=4", "--rollout.n_samples_per_prompt=4", "--train.batch_size=128", "--run.dir=x"]
     flat, _ = parse(words)
     assert vars(for_openrlhf(flat))["train.batch_size"] == 16

@@ -1,4 +1,4 @@
-"""Micro-batches: nothing dropped, within budget, balanced, equal in number; packing puts things where they belong."""
+"""Micro-batches: nothing dropped, within budget, balanced, equal in number; packing keeps values in their places."""
 
 import random
 
@@ -47,7 +47,7 @@ def test_a_plan_balances_tokens_over_ranks() -> None:
 @settings(deadline=None, max_examples=200)
 @given(ranks=st.integers(1, 8), each=st.integers(1, 12), more=st.integers(0, 7), beyond=st.integers(0, 30))
 def test_every_optimizer_step_has_samples(ranks: int, each: int, more: int, beyond: int) -> None:
-    """With at least as many samples in a train batch as there are ranks, which the flags are checked for."""
+    """With at least as many samples in a train batch as there are ranks, which the checks of flags require."""
     lengths = [[10] * (each + (rank < more)) for rank in range(ranks)]
     for step in plan_micro_batches(lengths, ranks + beyond, 1000):
         assert any(members for rank in step for members in rank)
@@ -68,7 +68,7 @@ def test_packing_and_unpacking() -> None:
     assert batch.packed.cu_seqlens_q.tolist()[-1] == batch.tokens.shape[1]
     scored = int(sum(sample.action_mask.sum() for sample in samples))
     assert batch.selected.shape == batch.labels.shape == (scored,)
-    # A value for each scored position that says where it came from comes back where it belongs.
+    # A value that identifies its scored position must come back to that position.
     padded = batch.padded(batch.labels.float())
     for row, sample in enumerate(samples):
         width = len(sample.action_mask)

@@ -1,6 +1,6 @@
-"""The command line is frozen in a file, so that a change of it is seen in review.
+"""The command line is frozen in a file, so that reviewers see every change of it.
 
-python tests/unit/test_command_line.py    writes the file anew
+python tests/unit/test_command_line.py    rewrites the file
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Data sets as people have them: kinds of files, types of labels, what is checked, and what OpenRLHF gets of them."""
+"""Data sets as users have them: file formats, types of labels, checks, and what OpenRLHF gets."""
 
 import gzip
 import json
@@ -319,10 +319,10 @@ def test_names_on_the_hub(name: str) -> None:
 def test_data_sets_that_are_downloaded(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A directory is loaded in the way of a name on the hub."""
+    """A directory stands in for a name on the Hub, which is loaded in the same way."""
     import datasets
 
-    directory = tmp_path_factory.mktemp("hub")  # whose path names no split
+    directory = tmp_path_factory.mktemp("hub")  # a path that names no split
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for split in ("train", "test"):
         lines(directory / f"{split}.jsonl", [{**ROW, "split": split}])
@@ -401,7 +401,7 @@ def flags(tmp_path: Path) -> Callable[..., Any]:
 
 
 def openrlhfs_view(flat: Any) -> tuple[list[str], list[Any], list[str]]:
-    """Prompts, labels and data sources as OpenRLHF's own loader and data set have them after `prepare`."""
+    """Prompts, labels and data sources as OpenRLHF's own loader and data set return them after `prepare`."""
     from openrlhf.datasets import PromptDataset
     from openrlhf.datasets.utils import blending_datasets
 
@@ -415,7 +415,7 @@ def openrlhfs_view(flat: Any) -> tuple[list[str], list[Any], list[str]]:
 
 
 def test_openrlhf_gets_rendered_prompts_and_text_labels(tmp_path: Path, flags: Callable[..., Any]) -> None:
-    """Of files whose labels its own loader would read as other types, or not together."""
+    """Even from files whose labels its own loader would read as other types, or not together."""
     rows = [{**ROW, "label": "2024-01-01", "datasource": "dates"}, {**ROW, "label": 4}]
     files = [
         lines(tmp_path / "a.jsonl", rows),
@@ -507,7 +507,7 @@ def test_data_with_images_is_left_to_openrlhf(tmp_path: Path, flags: Callable[..
 def test_a_continued_run_has_the_problems_that_it_had(
     tmp_path: Path, flags: Callable[..., Any], options: str, again: bool
 ) -> None:
-    """Also where they were generated without a seed."""
+    """Even if they were generated without a seed."""
     first = openrlhfs_view(flags(f"reasoning_gym:chain_sum?{options}", data__label_key=None))
     changed = options if again else "size=9"
     second = openrlhfs_view(flags(f"reasoning_gym:chain_sum?{changed}", data__label_key=None))

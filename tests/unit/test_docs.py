@@ -1,6 +1,6 @@
-"""docs/check.py finds what is wrong, and the documentation's packages fit into the environment of a run.
+"""docs/check.py must find what is wrong, and the documentation's packages must fit into the environment of a run.
 
-That the documentation builds, with every link and the flag reference up to date, is for docs/build.sh to say.
+docs/build.sh checks that the documentation builds, and that its links and the flag reference are up to date.
 """
 
 import importlib.util

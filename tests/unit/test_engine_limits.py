@@ -27,7 +27,7 @@ LLAMA_2_13B = {
 
 
 def model(**changes: Any) -> ModelConfig:
-    """A small model with other settings in config.json."""
+    """A small model with changed settings in config.json."""
     return ModelConfig.from_dict(config_of(Variant("", "llama", edits=changes)))
 
 

@@ -1,4 +1,4 @@
-"""The limit on restarts of engines, without engines: no real one fails again and again at the right moment."""
+"""The limit on engine restarts, with fake engines: no real one fails again and again at the right moment."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ class Method:
 
 
 class Engine:
-    """One that answers `processes` once it is up, and no heartbeat."""
+    """An engine that answers `processes` when it starts, and then no heartbeat."""
 
     processes = Method(("", {7: 0.0}))
     heartbeat = Method(ray.exceptions.RayActorError())
@@ -40,7 +40,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> EnginePool:
     policy = SimpleNamespace(reconnect_engines=Method(None))
     events = SimpleNamespace(send=lambda *args, **kwargs: None, policy=lambda: [policy])
     made = EnginePool([Engine()], 5.0, events)
-    made.check_all()  # it is up
+    made.check_all()  # from now on it counts as up
     return made
 
 

@@ -215,7 +215,6 @@ def under_a_file(tmp_path: Path) -> Path:
     return tmp_path / "file" / "run"
 
 
-# (what is wrong, flags to change (values may be functions of a directory), words of the message)
 def latin_1_file(directory: Path) -> Path:
     path = directory / "latin.jsonl"
     path.write_bytes(b'{"input": "caf\xe9", "label": "b"}\n')
@@ -256,6 +255,7 @@ def cut_index(directory: Path) -> Path:
     return path
 
 
+# (what is wrong, flags to change (values may be functions of a directory), words of the message)
 BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("model missing", {"--actor.model_name_or_path": "/nowhere"}, ["--actor.model_name_or_path", "does not exist"]),
     ("no model", {"--actor.model_name_or_path": None}, ["--actor.model_name_or_path", "not given"]),
@@ -584,7 +584,7 @@ def test_flash_attn_stands_in_until_it_is_called() -> None:
 
 
 def test_sfpo_flags_reach_the_algorithm() -> None:
-    """Every --sfpo.* flag, through the parser, changes what the algorithm is built with."""
+    """Every --sfpo.* flag, through the parser, must change what the algorithm is built with."""
     import torch
 
     from openrlhf_sfpo.orchestration.algorithm import build_update
@@ -635,7 +635,7 @@ def test_every_setting_of_the_actor_has_a_flag_or_is_made_by_its_adapter() -> No
 
 
 def test_errors_name_the_flag_of_a_setting() -> None:
-    """Of the one at fault and of those that the advice names; another role has other flags."""
+    """Both the setting at fault and those in the advice must become flags; another role has other flags."""
 
     @flags_named(world_size="--ref.num_nodes, --ref.num_gpus_per_node")
     def refuse(setting: str) -> None:

@@ -1,4 +1,4 @@
-"""What is said when the gate closes."""
+"""Notices of the gate: when it closes, and when it opens again."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 
-LEVEL = [1.0, 1.1, 1.0, 1.1]  # of the entropy, which fills a window of four
+LEVEL = [1.0, 1.1, 1.0, 1.1]  # entropies that fill a window of four
 JUMP, DROP = 2.0, 0.1
 
 
@@ -55,6 +55,12 @@ def test_a_gate_that_opens_again() -> None:
     assert "updates are GRPO until it is below that again" in texts[4]
     assert texts[5].startswith("the gate is open again (z-score of the entropy -0.6")
     assert texts[5].endswith("updates are SFPO")
+
+
+def test_nothing_opens_in_a_run_that_goes_on_without_its_closed_gate() -> None:
+    update = build_update(SFPOConfig(gate="off"), None, print)
+    update.gate.load_state_dict({**update.gate.state_dict(), "closed_at": 3})
+    assert GateNotices(update).look(0.5) is None
 
 
 @pytest.mark.parametrize("config", [{"gate": "off"}, {"preset": "grpo"}, {"enable": False}, {"k": 0}])

@@ -1,4 +1,4 @@
-"""Gradings in processes of their own, which may hang or die."""
+"""Grading in separate processes, which may hang or die."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def pool() -> Iterator[GradingPool]:
 
 
 def test_a_slow_grading_ends_and_holds_up_no_other(pool: GradingPool) -> None:
-    """A power that big is computed in C, where no signal interrupts it."""
+    """The large power is computed in C, where no signal interrupts it."""
     slow, *others = pool.run(*BUSY)
     assert slow.timed_out
     assert [outcome.value for outcome in others] == [2**number for number in range(8)]
@@ -48,7 +48,7 @@ def test_killed_workers_are_started_again(pool: GradingPool) -> None:
 
 
 def test_a_grading_is_tried_again_once(pool: GradingPool) -> None:
-    """It kills its worker each time; the next gradings are none the worse for it."""
+    """It kills its worker each time; later gradings must not be affected."""
     assert pool.run("os:abort", [[]])[0].timed_out
     assert pool.run("builtins:abs", [[-3]])[0].value == 3
 
@@ -116,7 +116,7 @@ def test_rewards_work_without_a_main_guard(way: str, tmp_path: object) -> None:
 
 
 def test_workers_end_with_their_parent_however_it_ends() -> None:
-    """Also one that is in the middle of a computation."""
+    """Even in the middle of a computation."""
     script = f"""
 import threading, time
 from openrlhf_sfpo.tasks.grading_pool import GradingPool

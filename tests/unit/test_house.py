@@ -27,7 +27,7 @@ LEVELS = (
     {"doctor"},
     {"cli"},
 )
-# Parts of the actor, likewise: megatron/actor.py and its neighbors are above them all.
+# Parts of the actor, likewise; megatron/actor.py and its neighbors are above them all.
 MEGATRON_LEVELS = ({"model"}, {"data", "weights"}, {"train"}, {"state"})
 # Which rooms may import a library; all others may not.
 LIBRARIES = {
@@ -38,7 +38,7 @@ LIBRARIES = {
     "ray": {"cluster", "orchestration", "rollout", "runs"},
 }
 # The algorithm: these and the standard library only.
-SFPO_LIBRARIES = {"torch", "openrlhf_sfpo"}  # of the package nothing but itself: it is on the lowest level but one
+SFPO_LIBRARIES = {"torch", "openrlhf_sfpo"}  # of the package, only itself and lower rooms (LEVELS)
 
 
 @cache
@@ -75,7 +75,7 @@ def imported(name: str, path: Path, files: dict[str, Path]) -> list[str]:
 
 
 def names_of(tree: ast.Module, module: str, name: str) -> set[str]:
-    """The expressions that a file calls a module's function by, such as `importlib.import_module`."""
+    """The expressions by which a file calls a module's function, such as `importlib.import_module`."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -172,7 +172,7 @@ def test_commands_answer_before_anything_heavy_is_imported() -> None:
 
 
 def test_the_megatron_actor_speaks_of_its_own_settings() -> None:
-    """Whoever reads a setting from a flag names the flag (`config.setting_names`)."""
+    """Whatever reads a setting from a flag names the flag in errors (`config.setting_names`)."""
     flags = re.compile(r"--[a-z_]+\.[a-z_]+")
     for file in (PACKAGE / "megatron").rglob("*.py"):
         assert not flags.search(file.read_text(encoding="utf-8")), file

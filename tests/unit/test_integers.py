@@ -48,7 +48,7 @@ from openrlhf_sfpo.tasks.integers import last_integer
         (r"4 \times 10^{3}", 4000),
         ("2^10", 1024),
         ("\uff17\uff18", 78),
-        # numbers that are no integers, whose digits are none either
+        # numbers that are not integers, whose digits do not count
         ("The answer is 3.5", None),
         (".5", None),
         ("3/4", None),
@@ -59,7 +59,7 @@ from openrlhf_sfpo.tasks.integers import last_integer
         ("version 1.2.3", None),
         ("1/0", None),
         ("5 apples for 3.50", 5),
-        # what no computer should be asked for
+        # too large to compute
         ("9^999999999", None),
         ("1e999999999", None),
         ("7" * 5000, None),
@@ -71,7 +71,7 @@ def test_last_integer(text: str, expected: int | None) -> None:
 
 @pytest.mark.parametrize("text", ["1,", "-", "= ", "10^", "1 ", " ", "1.1"])
 def test_long_repetitions_take_no_time(text: str) -> None:
-    """Twice the text takes about twice the time: nothing is read again from every place."""
+    """Twice the text must take about twice the time: nothing may be read again from every position."""
 
     def seconds(length: int) -> float:
         begin = time.perf_counter()

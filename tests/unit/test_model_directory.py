@@ -1,5 +1,5 @@
-"""Model directories: weights are compared with config.json before anything starts, other formats are said to be what
-they are, and an export holds all that belongs to the model."""
+"""Model directories: weights are compared with config.json before anything starts, other formats are named in the
+error, and an export holds everything that belongs to the model."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def write_index(path: Path, weight_map: Any) -> None:
 
 
 def wider(tensors: Tensors, rows: int) -> None:
-    """MLPs of `rows` rows."""
+    """Change the width of the MLPs to `rows`."""
     for name in tensors:
         if name.endswith(("gate_proj.weight", "up_proj.weight")):
             tensors[name] = torch.randn(rows, tensors[name].shape[1])
@@ -93,7 +93,7 @@ def wider(tensors: Tensors, rows: int) -> None:
 
 
 def quantized(tensors: Tensors, dtype: torch.dtype) -> None:
-    """Linear layers in few bits, with scales next to them."""
+    """Quantize the linear layers to `dtype`, with scales next to them."""
     for name in list(tensors):
         if name.endswith("_proj.weight"):
             scale = tensors[name].abs().max() / 100
@@ -157,7 +157,7 @@ def drop(*names: str) -> Callable[[Tensors], Any]:
     return lambda tensors: [tensors.pop(name) for name in names]
 
 
-# What is wrong, how it comes about in a Llama model, words of the message.
+# What is wrong, how to bring it about in a Llama model, words of the message.
 WRONG: list[tuple[str, Callable[[Path], Any], list[str]]] = [
     (
         "wider MLP",
@@ -412,7 +412,7 @@ def test_a_patched_openrlhf_checks_the_weights_too(llama: Path) -> None:
 
 @pytest.fixture
 def seventy_two(tmp_path: Path) -> Path:
-    """Headers of a model of 72B: 37 sparse files."""
+    """Headers of a 72B model: 37 sparse files."""
     from model_configs import make_config
 
     from openrlhf_sfpo.megatron.layout import Layout
@@ -782,7 +782,7 @@ def test_a_model_whose_generation_settings_transformers_refuses_is_saved(
 
 
 def test_generation_settings_of_the_model_do_not_change_the_sampling() -> None:
-    """Of generation_config.json vLLM takes only what ends a response."""
+    """From generation_config.json vLLM must take only what ends a response."""
     import inspect
 
     from vllm.sampling_params import SamplingParams

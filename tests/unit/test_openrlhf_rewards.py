@@ -1,6 +1,6 @@
-"""What OpenRLHF's executor has rewarded, between prompts that tokenizers change and responses that models write.
+"""What OpenRLHF's executor has graded, given prompts that tokenizers change and responses that models write.
 
-The executor is OpenRLHF's; the engine is played, so that it gives the responses that the tests are about.
+The executor is OpenRLHF's; a fake engine gives the responses under test.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CAFE = unicodedata.normalize("NFD", "Le café ouvre à 7 h. Réponse dans \\boxe
 
 
 class Engine:
-    """Answers every prompt alike, and notes the response as `RolloutEngine.generate` does."""
+    """Answers every prompt alike, and records the response as `RolloutEngine.generate` does."""
 
     def __init__(self, one: Any, response: str) -> None:
         self._response = ids(one, response)
@@ -84,7 +84,7 @@ def test_others_can_remove_the_prompt(prompt: str, tmp_path: Path) -> None:
 
 
 def test_a_reward_that_fails_is_remembered(tmp_path: Path) -> None:
-    """OpenRLHF goes on without a reward."""
+    """OpenRLHF continues without a reward, so the failure must be kept."""
     file = tmp_path / "fails.py"
     file.write_text("def reward_func(queries, prompts, labels):\n    return None\n")
     reward = CheckedReward(str(file))

@@ -1,4 +1,4 @@
-"""The declarations of OpenRLHF's classes for the type checker say what the installed OpenRLHF has."""
+"""The declarations of OpenRLHF's classes for the type checker must match the installed OpenRLHF."""
 
 import ast
 import dataclasses
@@ -27,7 +27,7 @@ def assigned_to_self(theirs: type) -> set[str]:
     for base in inspect.getmro(theirs):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError):  # of C
+        except (OSError, TypeError):  # implemented in C
             continue
         for node in ast.walk(tree):
             if (

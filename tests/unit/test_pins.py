@@ -1,4 +1,4 @@
-"""The image's pinned packages: the files agree, and what does not agree is found (docker/check_pins.py)."""
+"""The image's pinned packages: the files must agree, and docker/check_pins.py must find disagreements."""
 
 import os
 import re
@@ -97,7 +97,7 @@ def test_requirements_of_the_pinned_packages() -> None:
 
 
 def test_what_is_installed() -> None:
-    """This environment is not the image's: it has no flash-attn, and the packages of the CPU list."""
+    """This environment is not the image's: it lacks flash-attn, and has the packages of the CPU list."""
     problems = list(check_installed(read_pins()))
     assert "flash-attn is not installed" in problems
     assert not [problem for problem in problems if problem.startswith(("ray ", "megatron-core ", "transformers "))]

@@ -28,10 +28,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def downloads(tmp_path: Path) -> Path:
-    """The eight sets with the fields that they have on the hub: some as files, some as downloaded repositories."""
+    """The eight sets with the fields that they have on the Hub: some as files, some as downloaded repositories."""
     directory = tmp_path / "downloads"
     asked = {"prompt": "What is $1 + 1$?", "target": "2"}
-    twice = {"prompt": "What is  $x$\nif $x = 3$?", "target": "3"}  # is in MATH-500, with other spaces
+    twice = {"prompt": "What is  $x$\nif $x = 3$?", "target": "3"}  # also in MATH-500, with different spaces
     other = {"prompt": "What is {4}?", "target": "4"}
     write(directory / "dapo.jsonl", [asked, twice, other])
     solved = {"problem": "Double 3.", "level": "Level 1", "type": "Algebra", "solution": r"So \boxed{7}, or \boxed{6}."}

@@ -104,7 +104,7 @@ def test_prompts_that_cannot_be_rendered(prompt: Any, chat: bool, template: bool
 
 @pytest.fixture(params=["adds a start token", "has one and does not add it", "has none"])
 def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """Llama's way, DeepSeek's and Qwen's."""
+    """Tokenizers that treat a start token as Llama's, DeepSeek's and Qwen's do."""
     kind = request.param
     start = "<s>" if kind == "adds a start token" else None
     more = {"bos_token": "<s>"} if kind == "has one and does not add it" else {}

@@ -1,4 +1,4 @@
-"""Every data set of reasoning-gym: its own answers, as a model may write them, score what its own scorer says."""
+"""Every data set of reasoning-gym: its own answers, as a model may write them, must score what its own scorer says."""
 
 import json
 from typing import Any
@@ -10,9 +10,9 @@ from openrlhf_sfpo.tasks.data import generate
 from openrlhf_sfpo.tasks.reasoning_gym_scoring import score
 from openrlhf_sfpo.tasks.rewards import BUILTIN
 
-# Without answers of their own; their entries have an example, or nothing.
+# Data sets without answers; their entries have an example, or nothing.
 WITHOUT = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
-# Made of other data sets, which it must be told.
+# Combines other data sets, which its options must name.
 COMPOSITE = "composite"
 FORMS = {
     "bare": "{}",
@@ -56,7 +56,7 @@ def test_own_answers_are_right(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "response", "low", "high"),
     [
-        ("chain_sum", "It is 1{}", 0.0, 0.8),  # its scorer gives something for the answer's digits
+        ("chain_sum", "It is 1{}", 0.0, 0.8),  # its scorer gives partial credit for the answer's digits
         ("chain_sum", "{}? No, it is 1", 0.0, 0.1),
         ("chain_sum", "", 0.0, 0.1),
         ("chain_sum", "<answer>{}</answer> or 8", 1.0, 1.0),

@@ -1,4 +1,4 @@
-"""The list of what is replaced in other libraries: complete, right for the installed versions, and undone."""
+"""The registry of what is replaced in other libraries: complete, right for the installed versions, and undone."""
 
 import argparse
 import ast
@@ -78,7 +78,7 @@ def sources() -> list[tuple[Path, ast.Module]]:
 
 
 def assigned(tree: ast.Module) -> set[str]:
-    """Whose attributes a file assigns or deletes, but for those of self and cls themselves."""
+    """The objects whose attributes a file assigns or deletes, except self and cls themselves."""
     found = set()
     for node in ast.walk(tree):
         targets: list[Any] = []
@@ -100,7 +100,7 @@ def assigned(tree: ast.Module) -> set[str]:
 
 
 def owner_of(node: Any) -> str:
-    """The object whose attribute it is: `self.x` and its like whole, the first name of others, without subscripts."""
+    """The object that owns the attribute: `self.x` and the like in full, otherwise the first name; no subscripts."""
     while isinstance(node, ast.Subscript | ast.Call):
         node = node.value if isinstance(node, ast.Subscript) else node.func
     parts = ast.unparse(node).split("[")[0].split(".")
@@ -217,7 +217,7 @@ def test_a_replacement_ends_with_its_block() -> None:
 
 
 class Engine:
-    """Of another library."""
+    """A class of another library."""
 
     def step(self) -> str:
         return "theirs"

@@ -1,4 +1,4 @@
-"""Runs, comparisons and reports, from run directories made by hand whose results are known."""
+"""Runs, comparisons and reports, from handmade run directories with known results."""
 
 import json
 import math
@@ -74,7 +74,7 @@ def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
     assert result.after is None
     assert math.isinf(result.to_target["rollouts"])
     assert result.ratio["rollouts"].value == 0.0
-    assert result.ratio["rollouts"].high > 0  # some resamples have the one run that does
+    assert result.ratio["rollouts"].high > 0  # some resamples contain the one run that does
     assert (
         "does not reach grpo's best accuracy (60.0 %): its own is 40.0 %; 1 of 3 runs reach" in summary(comparison)[0]
     )
@@ -158,7 +158,7 @@ def test_a_run_under_way_does_not_cut_the_others_short() -> None:
 
 
 def test_single_runs_that_peak_at_different_times_set_no_target(tmp_path: Path) -> None:
-    """The best of each is luck; the target is what the runs have together at some time."""
+    """The best of each is luck; the target must be what the runs reach together at some time."""
     for seed, curve in enumerate([[0.2, 0.9, 0.3, 0.3], [0.2, 0.3, 0.9, 0.3], [0.2, 0.3, 0.3, 0.9]]):
         make_run(tmp_path / f"g{seed}", curve, sfpo__preset="grpo", train__seed=seed)
         make_run(tmp_path / f"s{seed}", [0.2, 0.4, 0.4, 0.4], 4, train__seed=seed)
@@ -184,7 +184,7 @@ def test_smoothing_takes_the_mean_of_neighbors(tmp_path: Path) -> None:
     assert [point.accuracy for point in smoothed(curve, 3)] == pytest.approx([0.0, 0.4, 0.5, 0.6])
     assert [point.rollouts for point in smoothed(curve, 3)] == [0, 64, 128, 192]
     assert smoothed(curve, 1) == curve
-    # One lucky evaluation of the baseline is no target.
+    # One lucky evaluation of the baseline must not set the target.
     make_run(tmp_path / "g", [0.2, 0.3, 0.9, 0.3, 0.3], sfpo__preset="grpo")
     make_run(tmp_path / "s", [0.2, 0.6, 0.6, 0.6, 0.6], 4)
     runs = [load_run(path) for path in find_runs([tmp_path])]

@@ -57,7 +57,7 @@ def test_the_response_in_a_query(query: str, prompt: str, response: str) -> None
 def test_a_query_without_its_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="does not begin with its prompt"):
         response_text("the answer is 4", "What is 2 + 2?")
-    with pytest.raises(ValueError, match="does not begin with its prompt"):  # it ends within a ligature
+    with pytest.raises(ValueError, match="does not begin with its prompt"):  # the prompt ends within a ligature
         response_text("x" * 50 + "\ufb01 rest", "x" * 100 + "f")
 
 

@@ -155,7 +155,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 
 
 def test_a_directory_of_files_does_not_stand_in_for_libraries(tmp_path: Path) -> None:
-    """`python FILE.py` has the file's directory first; a process that goes on to import others must not."""
+    """`python FILE.py` searches the file's directory first; a process that imports other modules later must not."""
     (tmp_path / "wave.py").write_text("FAKE = True\n")
     spec = write_reward(tmp_path / "one_of_many.py", "return [1.0]")
     rewards.load_reward(spec)

@@ -1,4 +1,4 @@
-"""--rollout.deterministic: the order of the rollouts does not tell which engine was faster."""
+"""--rollout.deterministic: the order of the rollouts must not depend on which engine was faster."""
 
 import random
 from typing import Any
@@ -24,7 +24,7 @@ def experience(prompt: str, response: int) -> Any:
 
 
 def test_groups_have_one_order_however_they_arrive(in_lasting_order: Any) -> None:
-    """A prompt that is in the batch twice included; responses keep their places within a group."""
+    """Even if a prompt is in the batch twice; responses must keep their places within a group."""
     prompts = ["1+1=", "2+2=", "3+3=", "2+2=", "9-9="]
     groups = [[experience(prompt, 10 * number - 3 * row) for row in range(4)] for number, prompt in enumerate(prompts)]
 

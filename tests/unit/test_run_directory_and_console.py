@@ -1,4 +1,4 @@
-"""The run directory and what is seen on the console."""
+"""The run directory, and what the console shows."""
 
 import io
 import json
@@ -86,14 +86,14 @@ def test_the_console_shows_steps_and_accuracies() -> None:
     assert "held-out accuracy sums 50.0 ± 2.1 %" in shown
 
 
-# A step that no alarm is about; for each kind what makes it bad, for how many steps in a row, and what is said then.
+# A step that raises no alarm; then for each alarm what raises it, in how many steps in a row, and its words.
 HEALTHY = {
     "reward_mean": 0.5,
     "train/rollout_log_prob_abs_diff": 0.02,
     "sfpo/fast_clip_ratio": 0.05,
     "sfpo/displacement_rel": 3e-4,
     "sfpo/entropy": 0.8,
-    "rollout/truncated_rate": 0.95,  # as in the quickstart, whose answers are there before the limit
+    "rollout/truncated_rate": 0.95,  # as in the quickstart, whose answers come before the limit
 }
 BAD = [
     ({"sfpo/fast_clip_ratio": 0.41}, 3, ["41 % of the tokens were clipped", "--sfpo.k"]),
@@ -111,7 +111,7 @@ def test_an_alarm_is_raised_once(changes: dict[str, float], steps: int, words: l
     for step in range(1, 10):
         console.metrics({**HEALTHY, "step": step, **(changes if step != 1 + steps - 1 or steps == 1 else {})}, None)
         shown = [line for line in stream.getvalue().splitlines() if "warning" in line]
-        first = 1 if steps == 1 else 2 * steps  # the healthy step begins the count anew
+        first = 1 if steps == 1 else 2 * steps  # the healthy step restarts the count
         assert len(shown) == (step >= first), step
     assert all(word in shown[0] for word in words), shown
 
@@ -194,7 +194,7 @@ def test_lines_wait_for_a_disk_with_room(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, {})
     writer.handle({"kind": "step", "step": 1, "metrics": {}})
     (tmp_path / "metrics.jsonl").rename(tmp_path / "aside")
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")  # full for who writes, and without an end for who reads
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")  # every write fails, and reading never ends
     writer._next_drawing = math.inf
     assert writer.handle({"kind": "step", "step": 2, "metrics": {}})["step"] == 2
     assert "No space left on device" in writer.problem

@@ -1,4 +1,4 @@
-"""Whose a run directory is: a run's own config.yaml, another run's places, and what is never overwritten."""
+"""Who owns a run directory: a run's own config.yaml, another run's directories, and what is never overwritten."""
 
 import json
 import sys

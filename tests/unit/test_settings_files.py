@@ -1,4 +1,4 @@
-"""Settings in YAML files: what they come to, and every mistake with its line."""
+"""Settings in YAML files: their values, and every mistake with its line."""
 
 import argparse
 from pathlib import Path
@@ -125,7 +125,7 @@ def another_value(action: argparse.Action) -> list[str]:
 
 
 def test_every_written_setting_reads_back_as_itself(tmp_path: Path) -> None:
-    """Each flag, with another value than its default, as a run's config.yaml has it."""
+    """Each flag, with another value than its default, written as in a run's config.yaml."""
     flags, file = Flags(), tmp_path / "settings.yaml"
     options = {option for action in flags.parser._actions for option in action.option_strings} - {"-h", "--help"}
     assert len(options) > 180
@@ -141,7 +141,7 @@ def test_every_written_setting_reads_back_as_itself(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({name: _plain(value) for name, value in as_asked(defaults).items()}))
     read = {name: _plain(value) for name, value in vars(parse(["--config", str(file)])[0]).items()}
     expected = {name: _plain(value) for name, value in defaults.items()} | {"config": [str(file)]}
-    # As `report` compares the settings of runs, to which 1 and 1.0 are two.
+    # As `report` compares the settings of runs: for it, 1 and 1.0 differ.
     assert {name: repr(value) for name, value in read.items()} == {
         name: repr(value) for name, value in expected.items()
     }
@@ -179,7 +179,7 @@ def test_home_and_variables_are_put_into_paths(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_later_files_win_setting_by_setting(tmp_path: Path) -> None:
-    """A recipe, what a model adds, and the flags."""
+    """A recipe, then a model's file, then flags."""
     recipe, model = tmp_path / "recipe.yaml", tmp_path / "model.yaml"
     recipe.write_text(
         "sfpo: {k: 2, alpha: 0.7}\nactor.adam.betas: [0.8, 0.9]\nckpt.path: runs/a/saved\nrun.dir: runs/a\n"

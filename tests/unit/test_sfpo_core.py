@@ -36,7 +36,7 @@ NOISE = [
 
 
 def feed(gate: EntropyGate, series: list[float]) -> list[float]:
-    """Let the gate see one batch after the other; return how far it was open for each."""
+    """Let the gate see one batch after the other; return its alpha scale for each."""
     alpha_scales = []
     for entropy in series:
         alpha_scales.append(gate.alpha_scale)
@@ -154,7 +154,7 @@ def test_gate_refuses_nonsense(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
 def test_reposition_moves_in_place_and_measures(alpha: float) -> None:
     torch.manual_seed(0)
-    slow, fast = torch.randn(3, 400_000), torch.randn(3, 400_000)  # more than one piece
+    slow, fast = torch.randn(3, 400_000), torch.randn(3, 400_000)  # more than one chunk
     expected = slow.double() + alpha * (fast.double() - slow.double())
     distance, norm = (fast - slow).double().norm().item(), slow.double().norm().item()
     unmoved, place = fast.clone(), fast.data_ptr()
@@ -297,7 +297,7 @@ def test_every_combination_follows_its_formulas(
     entropies: list[int],
     gate: dict[str, Any],
 ) -> None:
-    """Whatever the gate does with a series of entropies, against the textbook."""
+    """Whatever the gate does with a series of entropies, the update must equal the textbook's."""
     trainer, textbook = Trainer(optimizer, steps), Textbook(optimizer, steps)
     update = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
     frozen = trainer.model.second.bias.clone()
@@ -497,8 +497,8 @@ def test_sixteen_bit_weights_are_refused() -> None:
 
 
 def test_blending_in_bf16_loses_the_update() -> None:
-    """Why the fp32 main parameters are moved and not what the model computes with. Three steps of 1e-6 times the sign
-    of the gradient, as Adam's first ones are, on weights of the usual size: the cosine between the move that is meant
+    """Why the fp32 main parameters are moved and not the model's bf16 parameters. After three steps of 1e-6 times the
+    sign of the gradient, like Adam's first ones, on weights of the usual size, the cosine between the intended move
     and what a blend of bf16 weights keeps of it is 0.18."""
     torch.manual_seed(0)
     slow = torch.randn(1_000_000) * 0.02
@@ -522,7 +522,7 @@ def test_a_trainer_that_leaves_out_the_call_before_the_first_step_is_refused() -
 
 
 def test_copies_are_complete_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The place of `wait`, for which a GPU test could be lucky: after the first gradients, before any step."""
+    """`wait` must come after the first gradients and before any step; a test on a GPU could pass by luck."""
     trainer = Trainer("adamw", 2)
     events: list[str] = []
 
@@ -564,7 +564,7 @@ def test_a_gate_that_is_off_is_open_whatever_was_saved() -> None:
 
 @pytest.mark.gpu
 def test_a_large_copy_is_waited_for() -> None:
-    """Half a gigabyte to host memory, and a change of the weights right behind `wait`."""
+    """Half a gigabyte to host memory, and a change of the weights right after `wait`."""
     weight = torch.nn.Parameter(torch.zeros(1 << 27, device="cuda"))
     slow_copy = SlowCopy(TorchWeights(torch.optim.SGD([weight])), device="cpu")
     slow_copy.take(overlap=True)

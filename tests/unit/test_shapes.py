@@ -1,4 +1,4 @@
-"""The run-time checks of shapes and dtypes find what is wrong, and look at every seam."""
+"""The run-time checks of shapes and dtypes must find errors, and cover every seam."""
 
 from typing import Annotated
 

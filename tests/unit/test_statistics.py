@@ -1,4 +1,4 @@
-"""Estimators against values that are known."""
+"""Estimators against known values."""
 
 from itertools import combinations
 
@@ -74,7 +74,7 @@ def test_the_beta_distribution(x: float, a: float, b: float) -> None:
 
 
 def test_the_beta_distribution_of_large_counts() -> None:
-    """Its mean is its median, nearly, and it is symmetric."""
+    """Its mean is nearly its median, and it is symmetric."""
     assert beta_probability(0.5, 20_000, 20_000) == pytest.approx(0.5)
     assert beta_probability(0.001, 20, 19_980) == pytest.approx(1 - beta_probability(0.999, 19_980, 20))
 
@@ -91,7 +91,7 @@ def test_intervals_of_counts_are_those_of_the_binomial_distribution() -> None:
 @pytest.mark.parametrize("accuracy", [0.005, 0.05, 0.5, 0.97])
 @pytest.mark.parametrize("prompts", [3, 10, 40])
 def test_intervals_cover_what_they_say(accuracy: float, prompts: int) -> None:
-    """95 % of them, at least nearly: prompts with accuracies of their own, 4 samples each."""
+    """At least nearly 95 % of them must; each prompt has its own accuracy, and 4 samples."""
     generator = np.random.default_rng(3)
     covered = 0
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C at moments of which none is special."""
+"""SIGTERM, SIGHUP and Ctrl-C, at any moment."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ def test_outside_of_training_there_is_nothing_to_wait_for(number: int) -> None:
         with pytest.raises(StopRequested):
             os.kill(os.getpid(), number)
         assert stopping.signal_name == signal.Signals(number).name
-        os.kill(os.getpid(), number)  # while it is being dealt with, another one changes nothing
+        os.kill(os.getpid(), number)  # while it is being handled, another one changes nothing
         with pytest.raises(StopRequested), stopping.deferred():
             pytest.fail("training must not begin")
     assert signal.getsignal(number) == signal.SIG_DFL

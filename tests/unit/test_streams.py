@@ -1,4 +1,4 @@
-"""Output that nobody reads: pipes that close, full and closed descriptors, terminals that are gone."""
+"""Output that nobody reads: closed pipes and files, full devices, terminals that are gone."""
 
 import io
 import os
@@ -92,7 +92,7 @@ def test_a_command_whose_output_is_not_wanted(redirection: str, kept: str) -> No
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_libraries_may_print_in_a_run_that_nobody_watches(verbose: bool, tmp_path: Path) -> None:
-    """In a process of its own, with a pipe for its output whose other end closes."""
+    """In a separate process, whose output is a pipe that closes at the other end."""
     program = f"""
 import os, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Text is UTF-8 whatever the locale is: no file is read or written with the locale's encoding."""
+"""Text is UTF-8 whatever the locale: no file may be read or written with the locale's encoding."""
 
 import ast
 import os

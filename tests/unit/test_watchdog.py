@@ -1,4 +1,4 @@
-"""What is said of a run that hangs."""
+"""What the watchdog reports of a run that hangs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
 """The fp32 main-parameter shards of Megatron's distributed optimizer, as SFPO needs them.
 
-Everything here acts only on this rank's shard. With bf16 parameters the shards are the optimizer's fp32 copies; with
-fp32 parameters they are views of the parameters themselves.
+Everything here works on this rank's shard; only `refresh`, `reduce` and `momentum_grad_cosine` communicate. With bf16
+parameters the shards are the optimizer's fp32 copies; with fp32 parameters they are views of the parameters themselves.
 """
 
 from collections.abc import Iterator

@@ -59,7 +59,7 @@ class Trained(Protocol):
         """Record entropies of the policy at theta_0, fp32 [n]."""
 
     def take_start_entropy(self) -> float | None:
-        """Their mean since the last call, over all ranks."""
+        """Their mean since the last call, over all ranks; None if there were none."""
 
 
 class PassRunner:

@@ -55,8 +55,8 @@ class Edit:
 
     path: Path
     before: bytes
-    patched: bytes | None
-    unpatched: bytes | None
+    patched: bytes
+    unpatched: bytes
 
 
 def known_versions() -> list[str]:
@@ -173,7 +173,7 @@ def write(edits: list[Edit], revert: bool) -> list[Path]:
     todo = [(edit, content) for edit, content in todo if content != edit.before]
     try:
         for edit, content in todo:
-            _write_finished(_temporary_sibling(edit.path), content or b"", edit.path.stat().st_mode)
+            _write_finished(_temporary_sibling(edit.path), content, edit.path.stat().st_mode)
         for edit, _ in todo:
             os.replace(_temporary_sibling(edit.path), edit.path)
     except OSError as error:
