@@ -50,7 +50,8 @@ class TorchWeights:
 
     Raises:
         ValueError: parameters on several devices, or a parameter that is not contiguous or neither fp32 nor fp64. A
-            16-bit blend loses most of an update: at a learning rate of 1e-6 nearly every weight is rounded back to its old value.
+            16-bit blend loses most of an update: at a learning rate of 1e-6 nearly every weight is rounded back to its
+            old value.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
