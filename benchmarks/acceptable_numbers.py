@@ -45,7 +45,7 @@ def rewrite_integers(label: str) -> list[Pair]:
 
 
 def _separated(digits: str) -> list[Pair]:
-    """Thousands separators of every habit, and powers of ten."""
+    """Thousands separators of all conventions, and scientific notation."""
     made: list[Pair] = []
     value = int(digits)
     for separator in (",", "{,}", r",\!", r"\,", " ", r"\ ", "'", "\u202f", "\u00a0", "~", r"\;", r"{\,}", "’"):

@@ -22,7 +22,7 @@ from answer_kinds import GEQSLANT, LEQSLANT, Pair, bounds_of, parts_of, styled, 
 
 
 def boxed(label: str, kind: str) -> list[Pair]:
-    """Acceptable ways to box."""
+    """Acceptable ways to box the answer."""
     made = [
         ("\\boxed with a space", rf"The answer is $\boxed {{{label}}}$."),
         ("\\fbox", rf"The answer is $\fbox{{{label}}}$."),
@@ -86,7 +86,7 @@ def typeset(label: str) -> list[Pair]:
 
 
 def of_kind(kind: str, label: str) -> list[Pair]:
-    """Acceptable rewritings that a kind of answer has."""
+    """The acceptable rewritings specific to a kind of answer."""
     rules: dict[str, Callable[[str], list[Pair]]] = {
         "integer": rewrite_integers,
         "large": rewrite_large,

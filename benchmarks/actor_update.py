@@ -2,16 +2,16 @@
 
     python benchmarks/actor_update.py [--model DIR] [--rollouts FILE.safetensors] [--rounds 3] [--out DIR]
 
-On CPU, in fp32, one rank, one optimizer step over the whole batch. Each is a process of its own, which loads the model,
-makes one update to warm up, and then takes turns with the others, a round after the other; while one computes, the
-others wait. The samples have uneven lengths, as rollouts do: in a second series they are all as long as the longest,
-where padding costs nothing. benchmarks/rollouts/gsm_symbolic.safetensors has answers of SmolLM2-135M-Instruct, recorded
+On CPU, in fp32, with one rank and one optimizer step over the whole batch. Each actor has its own process, which loads
+the model and makes one update to warm up. Then the processes take turns, round after round; while one computes, the
+others wait. The samples have uneven lengths, as rollouts do. In a second series all are as long as the longest, so
+padding costs nothing. benchmarks/rollouts/gsm_symbolic.safetensors holds responses of SmolLM2-135M-Instruct, recorded
 by `openrlhf-sfpo train --rollout.record_dir`; without --rollouts the tokens are random.
 
 Ours packs samples up to --max_tokens. OpenRLHF packs with flash-attention, which needs CUDA; here it pads
 micro-batches of --micro_batch samples, and TRL pads to the longest of all. Those two are measured with every
---micro_batch given, ours beside them each time. Peak memory is the most that the process had resident, model and
-optimizer included, over what it had after its imports.
+--micro_batch given, each time against ours. Peak memory is the process's peak resident memory, model and optimizer
+included, minus what it held after its imports.
 
 Prints a table and writes it to actor_update.md, with everything measured in actor_update.json.
 """
@@ -101,7 +101,7 @@ def rollouts(args: argparse.Namespace) -> list[Sample]:
 
 
 def random_sample(longest: int, vocabulary: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A prompt of an eighth of the longest sample, and a response of a length that is drawn evenly."""
+    """A prompt an eighth as long as the longest sample, and a response of uniformly drawn length."""
     prompt = longest // 8
     length = int(torch.randint(2 * prompt, longest + 1, (), generator=generator))
     mask = torch.arange(1, length) >= prompt
@@ -124,7 +124,7 @@ def stretched(samples: list[Sample]) -> list[Sample]:
 
 
 def measure(args: argparse.Namespace, batch: Path, samples: list[Sample]) -> dict[str, Any]:
-    """Ours against the others, by the number of samples that these take at a time: all would not fit into memory."""
+    """Ours against the others, for each number of samples that those take at a time: all would not fit in memory."""
     tokens = sum(len(sample.tokens) for sample in samples)
     groups = [
         {"micro_batch": size, "rows": take_turns(args, size, batch, tokens)}
@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace, batch: Path, samples: list[Sample]) -> dic
 
 
 def take_turns(args: argparse.Namespace, micro_batch: int, batch: Path, tokens: int) -> list[dict[str, Any]]:
-    """Medians over the rounds for every candidate."""
+    """Measure the candidates in turn; return each one's medians over the rounds."""
     children: list[Child] = []
     try:
         for name in NAMES:
@@ -162,7 +162,7 @@ def take_turns(args: argparse.Namespace, micro_batch: int, batch: Path, tokens: 
 
 
 class Child:
-    """A candidate in a process of its own, which updates when told to."""
+    """A candidate in its own process, which updates on request."""
 
     def __init__(self, args: argparse.Namespace, name: str, micro_batch: int, batch: Path) -> None:
         self.name = name
@@ -186,16 +186,16 @@ class Child:
                 text=True,
                 encoding="utf-8",
             )
-        self._answer()  # it is ready
+        self._answer()  # wait until it is ready
         print(f"{NAMES[name]}: loaded", flush=True)
 
     def update(self) -> float:
-        """One update; its seconds."""
+        """Make one update; return the seconds it took."""
         self._say("go")
         return float(self._answer())
 
     def finish(self) -> float:
-        """End the process; its peak of resident memory in MB, over what it had after its imports."""
+        """End the process; return its peak resident memory in MB, minus what it held after its imports."""
         self._say("end")
         return float(self._answer())
 
@@ -208,7 +208,7 @@ class Child:
             self._ended()
 
     def _answer(self) -> str:
-        """The next line that is an answer; libraries print as well."""
+        """The next line that is an answer; libraries print to the same pipe."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
@@ -222,7 +222,7 @@ class Child:
 
 
 def child(args: argparse.Namespace) -> None:
-    """Load, and update at each "go" on standard input."""
+    """Load the model, then make an update for each "go" on standard input."""
     from openrlhf_sfpo.system import flash_attn_stub
 
     flash_attn_stub.install_if_missing()
@@ -247,7 +247,7 @@ def answer(value: Any) -> None:
 
 
 def resident() -> int:
-    """Bytes that this process has in memory now."""
+    """Resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize()
 
@@ -257,7 +257,7 @@ def on_one_rank() -> None:
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
 
 
-# Each of these yields the resident bytes after the imports, then once when loaded, then once after each update.
+# Each of these yields the resident bytes after its imports, then once the model is loaded, then after each update.
 
 
 def megatron(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
@@ -305,7 +305,7 @@ def openrlhf(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
             "actor.adam.lr": LEARNING_RATE,
             "actor.lr_scheduler": "constant",
             "actor.eps_clip_low_high": (0.2, 0.2),
-            "actor.entropy_coef": 0.0,  # both others compute the entropy as well
+            "actor.entropy_coef": 0.0,  # the other two compute the entropy as well
             "ds.attn_implementation": "sdpa",
             "ds.param_dtype": "fp32",
             "train.batch_size": len(samples),
@@ -350,14 +350,14 @@ def trl(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
     go, done = threading.Semaphore(0), threading.Semaphore(0)
 
     class InTurn(TrainerCallback):
-        """Each step waits until it is asked for."""
+        """Makes each step wait until it is requested."""
 
         def on_step_begin(self, *ignored: Any, **kwargs: Any) -> None:
             done.release()
             go.acquire()
 
     class Recorded(GRPOTrainer):
-        """Trains on the recorded batch, where it would generate one."""
+        """Trains on the recorded batch instead of generating one."""
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
             return padded(samples, self.processing_class.pad_token_id or 0)
@@ -395,7 +395,7 @@ def trl(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
 
 
 def padded(samples: list[Sample], pad: int) -> dict[str, Any]:
-    """A batch as TRL has it: prompts padded on the left, completions on the right."""
+    """A batch in TRL's layout: prompts padded on the left, completions on the right."""
     cuts = [int(sample.action_mask.int().argmax()) + 1 for sample in samples]
     prompts = [sample.tokens[:cut].flip(0) for sample, cut in zip(samples, cuts, strict=True)]
     answers = [sample.tokens[cut:] for sample, cut in zip(samples, cuts, strict=True)]

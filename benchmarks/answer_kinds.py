@@ -1,4 +1,4 @@
-"""Kinds of reference answers, and what intervals and lists consist of."""
+"""Kinds of reference answers, and the parts of lists, tuples and intervals."""
 
 import random
 import re
@@ -9,7 +9,7 @@ LE, GE, LEQSLANT, GEQSLANT = r"\le", r"\ge", r"\leqslant", r"\geqslant"
 
 
 def kind_of(answer: str) -> str:
-    """The kind of a reference answer, for choosing some of each."""
+    """The kind of a reference answer; `choose` takes some of each kind."""
     rules: list[tuple[str, str]] = [
         ("matrix", r"\\begin\{[pb]matrix"),
         ("union", r"\\cup"),
@@ -45,7 +45,7 @@ def kind_of(answer: str) -> str:
 
 
 def choose(answers: list[str], count: int, seed: int) -> list[str]:
-    """Some answers, the kinds taking turns, so that rare kinds are represented."""
+    """Choose answers, taking one of each kind in turn, so that rare kinds are represented."""
     generator = random.Random(seed)
     kinds: dict[str, list[str]] = {}
     for answer in sorted(set(answers)):
@@ -63,7 +63,7 @@ def choose(answers: list[str], count: int, seed: int) -> list[str]:
 
 
 def parts_of(label: str) -> list[str]:
-    """What a tuple, interval or list holds."""
+    """The elements of a tuple, interval or list."""
     text = re.sub(r"\\(?:left|right)", "", label).strip()
     if text[:1] in "([" and text[-1:] in ")]":
         text = text[1:-1]
@@ -75,12 +75,12 @@ def parts_of(label: str) -> list[str]:
 
 
 def turned(sign: str) -> str:
-    """The sign read from the other side."""
+    """The inequality sign with its sides swapped."""
     return {"<": ">", LE: GE, ">": "<", GE: LE}[sign]
 
 
 def styled(sign: str, style: str) -> str:
-    """A sign that allows equality in another style; other signs unchanged."""
+    """A sign that allows equality, in another style; other signs unchanged."""
     return style if sign in (LE, GE) else sign
 
 
@@ -91,5 +91,5 @@ def bounds_of(label: str) -> tuple[str, str, str, str]:
 
 
 def surely_differ(label: str, other: str) -> bool:
-    """Whether two references are surely different: not the same numbers in them, in any order."""
+    """Whether two references surely differ: they do not hold the same numbers and words, in any order."""
     return sorted(re.findall(r"\d+|[a-zA-Z]+", label)) != sorted(re.findall(r"\d+|[a-zA-Z]+", other))

@@ -5,9 +5,9 @@
 One rank. A step is one GRPO update on a recorded rollout batch. The variants take turns in each round:
 
 - no checkpoint: the step alone
-- asynchronous: `CheckpointWriter.save`, then the step while the files are written (the default of a run)
+- asynchronous: `CheckpointWriter.save`, then the step while the files are written (a run's default)
 - synchronous: `CheckpointWriter.save(wait=True)`, then the step (--no-ckpt.async_save)
-- torch.save: the same tensors into one file, flushed to the disk, without checksums and manifest, then the step
+- torch.save: the same tensors into one file, flushed to the disk, without checksums or manifest, then the step
 
 Writing that outlasts the step is awaited before the next measurement and reported separately.
 Prints a table and writes it to checkpoint.md, with everything measured in checkpoint.json.
@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
             target = directory / f"global_step{number}"
             writer.save(target, lambda: actor.contents(number, {}, {}), wait=mode == "synchronous")
 
-    step()  # the moments are there from now on
+    step()  # creates Adam's moments
     return {
         "parameters": sum(shard.weight.numel() for shard in actor.shards.shards()),
         "tokens": sum(len(sample.tokens) for sample in samples),
@@ -100,7 +100,7 @@ def in_turns(
     writer: Any,
     saved: list[Any],
 ) -> dict[str, Any]:
-    """Seconds of saving and step by mode, after a round to warm up; and those until the files were there."""
+    """Seconds by mode, after a warm-up round: saving and step, training blocked, until the files are on disk."""
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     blocked: dict[str, list[float]] = {mode: [] for mode in MODES}
     whole: dict[str, list[float]] = {mode: [] for mode in MODES}

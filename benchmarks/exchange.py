@@ -1,17 +1,17 @@
-"""What one step's samples cost on their way to the ranks that train on them: bytes sent, and seconds.
+"""What it costs to move a step's samples to the ranks that train on them: bytes sent, and seconds.
 
     python benchmarks/exchange.py [--samples 512] [--longest 2048] [--passes 4] [--ranks 1 2 4 8] [--out DIR]
 
-CPU processes joined by gloo, without a model. A step is: old log-probabilities are asked for, results go back to the
-owners, and every pass of the update asks for its micro-batches. Measured are
+CPU processes joined by gloo, without a model. A step requests the micro-batches for old log-probabilities, returns the
+results to the owners, and requests the micro-batches of every pass of the update. Compared are
 
 - ours: each rank gets the samples that it trains on, packed once for scoring and all passes
 - gathered: every rank gets all samples, for scoring and again for the update, and packs them in each pass. This is what
   version 0.1 did, repeated here; results come back as pickled tensors
 
-Bytes are what gloo sent over the loopback interface in a step (/proc/net/dev, all ranks together) over the number of
-ranks. The smallest of --rounds is taken, for anything else on the machine only adds to it. Prints a table and writes it
-to exchange.md, with everything measured in exchange.json.
+Bytes are what was sent over the loopback interface in a step (/proc/net/dev, all ranks together), divided by the number
+of ranks. The minimum over --rounds counts, because other traffic on the machine can only add to it. Prints a table and
+writes it to exchange.md, with everything measured in exchange.json.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(rank: int, ranks: int, port: int, args: argparse.Namespace, queue: Any) -> None:
-    """One rank's part; the first one reports."""
+    """Measure on one rank; rank 0 reports."""
     from openrlhf_sfpo.megatron import cpu
     from openrlhf_sfpo.megatron.layout import Layout, start_distributed
     from openrlhf_sfpo.megatron.settings import ActorSettings
@@ -72,7 +72,7 @@ def measure(rank: int, ranks: int, port: int, args: argparse.Namespace, queue: A
     own = samples_of(rank, ranks, args)
     found = {}
     for name, step in (("ours", ours), ("gathered", gathered)):
-        # One more, for memory that is taken from the system in the first one.
+        # One more round to warm up: the first one allocates memory from the system.
         measured = functools.partial(step, Layout(), settings, own, args.passes)
         _, *rounds = [timed(measured) for _ in range(args.rounds + 1)]
         found[name] = {
@@ -86,7 +86,7 @@ def measure(rank: int, ranks: int, port: int, args: argparse.Namespace, queue: A
 
 
 def samples_of(rank: int, ranks: int, args: argparse.Namespace) -> list[Sample]:
-    """This rank's samples with what an update needs; their lengths are uniform up to the longest."""
+    """This rank's samples, with the fields that an update needs and uniformly drawn lengths."""
     generator = torch.Generator().manual_seed(rank)
     samples = []
     for _ in range(args.samples // ranks):
@@ -98,7 +98,7 @@ def samples_of(rank: int, ranks: int, args: argparse.Namespace) -> list[Sample]:
 
 
 def timed(step: Callable[[], None]) -> tuple[int, float]:
-    """Bytes over the loopback interface while all ranks make a step, and seconds."""
+    """Bytes sent over the loopback interface while all ranks make a step, and the seconds it took."""
     dist.barrier()
     time.sleep(0.2)
     before, started = loopback_bytes(), time.perf_counter()
@@ -109,7 +109,7 @@ def timed(step: Callable[[], None]) -> tuple[int, float]:
 
 
 def loopback_bytes() -> int:
-    """Bytes sent over the loopback interface since the machine's start."""
+    """Bytes sent over the loopback interface since boot."""
     lines = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if line.strip().startswith("lo:")]
     return int(line.split(":")[1].split()[8])
@@ -150,7 +150,7 @@ def gathered(layout: Any, settings: Any, own: list[Sample], passes: int) -> None
 
 
 def all_of(own: list[Sample]) -> list[list[Sample]]:
-    """Every rank's samples, on every rank, as a few long tensors."""
+    """Gather every rank's samples on every rank, packed into a few long tensors."""
     names = [name for name, value in vars(own[0]).items() if isinstance(value, torch.Tensor)]
     flat = {name: torch.cat([getattr(sample, name) for sample in own]) for name in names}
     flat["tokens"] = flat["tokens"].to(torch.int32)
@@ -170,7 +170,7 @@ def all_of(own: list[Sample]) -> list[list[Sample]]:
 
 
 def plan_of(everything: list[list[Sample]], settings: Any) -> Any:
-    """The micro-batches, as pairs of rank and number of the sample there."""
+    """The micro-batches; each sample is a pair of its rank and its index there."""
     pairs = [(rank, index) for rank, samples in enumerate(everything) for index in range(len(samples))]
     lengths = [[len(sample.tokens) for sample in samples] for samples in everything]
     plan = plan_micro_batches(lengths, settings.train_batch_size, settings.max_tokens_per_gpu)

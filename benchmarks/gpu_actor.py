@@ -1,20 +1,20 @@
-"""What only a GPU can show of the Megatron actor, on one: right numbers, reposition, throughput, memory.
+"""The Megatron actor on one GPU: correct numbers, reposition, throughput, memory.
 
     python benchmarks/gpu_actor.py [--device cuda] [--parameters 1500] [--rounds 5] [--out DIR]
 
-Needs torch, megatron-core, transformers and safetensors, and takes Transformer Engine and flash-attn if they are there;
-nothing of Ray, vLLM or OpenRLHF. Models are random. Each part runs in a process of its own:
+Needs torch, megatron-core, transformers and safetensors, and uses Transformer Engine and flash-attn if they are
+installed; needs no Ray, vLLM or OpenRLHF. Models are random. Each part runs in its own process:
 
-- update: two SFPO updates (K = 2) of a small model on the device against the same on the CPU, in fp32 and bf16; with
-  every kind of layer and attention that is there
-- reposition: `SlowCopy.take` and `SlowCopy.reposition` of the large model's fp32 shards against a device-to-device copy
-  of as many bytes, which is the memory's speed
+- update: two SFPO updates (K = 2) of a small model on the device, compared with the same updates on the CPU, in fp32
+  and bf16, with every available kind of layer and attention
+- reposition: `SlowCopy.take` and `SlowCopy.reposition` of the large model's fp32 shards, compared with a
+  device-to-device copy of as many bytes, which shows the memory bandwidth
 - pass: a fast pass (forward, backward, optimizer) of the large model over --tokens tokens: tokens per second, model
-  FLOPs utilization, and the most memory that was in use against what `openrlhf-sfpo plan` says
+  FLOPs utilization, and peak memory compared with what `openrlhf-sfpo plan` predicts
 
-FLOPs of a token are 6 for each parameter that multiplies it and 12 x layers x query width x positions it sees
-(Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with half the positions since attention is causal). Recomputed
-ones do not count. The peak is that of --peak_tflops, and beside it a large matrix product measured in the same run.
+FLOPs per token are 6 for each parameter that multiplies it, plus 12 x layers x query width x positions it attends to
+(Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with half the positions since attention is causal). Recomputation
+does not count. Utilization is relative to --peak_tflops, and to a large matrix product measured in the same run.
 Prints a table and writes it to gpu_actor.md, with everything measured in gpu_actor.json.
 """
 
@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """All parts, each in a process of its own."""
+    """Run all parts, each in its own process."""
     write_model(directory / "small", SMALL)
     write_model(directory / "large", large(args.parameters))
 
@@ -118,7 +118,7 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
 def in_a_process(
     args: argparse.Namespace, directory: Path, name: str, device: str, what: dict[str, Any]
 ) -> dict[str, Any]:
-    """Run a job; on the CPU with the GPUs hidden, because Megatron's CUDA calls are replaced there."""
+    """Run a job in its own process; on the CPU with GPUs hidden, because Megatron's CUDA calls are replaced there."""
     print(f"{name} on {device} {' '.join(str(value) for value in what.values())} ...", flush=True)
     words = [word for word in sys.argv[1:] if word]
     command = [sys.executable, __file__, *words, "--device", device, "--directory", str(directory)]
@@ -143,7 +143,7 @@ def rendezvous() -> dict[str, str]:
 
 
 def large(millions: int) -> dict[str, Any]:
-    """A configuration with about so many million parameters, in the proportions of Qwen2.5."""
+    """The smallest configuration with so many million parameters, in the proportions of Qwen2.5."""
     from openrlhf_sfpo.megatron.model.config import ModelConfig
 
     sizes = (_large(hidden) for hidden in range(128, 8192, 128))
@@ -165,7 +165,7 @@ def _large(hidden: int) -> dict[str, Any]:
 
 
 def parameters(model: Any) -> int:
-    """Of a `ModelConfig`."""
+    """The number of parameters of a `ModelConfig`."""
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.weights.mapping import weight_plan
 
@@ -192,7 +192,7 @@ def write_model(directory: Path, config: dict[str, Any]) -> None:
 
 
 def samples_of(count: int, length: int, vocab: int, uneven: bool) -> list[Any]:
-    """Random samples, of which the second half is the response."""
+    """Random samples; the second half of each is the response."""
     from openrlhf_sfpo.megatron.data.batching import Sample
 
     generator = torch.Generator().manual_seed(1)
@@ -228,7 +228,7 @@ def build(
 
 
 def job_kinds(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """The (layers, attention) that this machine has, for each dtype."""
+    """The pairs (layers, attention) that are available on this machine, for each dtype."""
     from openrlhf_sfpo.megatron.model.layers import choose_layers
     from openrlhf_sfpo.megatron.settings import ActorSettings
     from openrlhf_sfpo.system.errors import UsageError
@@ -249,7 +249,7 @@ def job_kinds(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
 def job_update(
     args: argparse.Namespace, directory: Path, dtype: str, layers: LayerSpec = "local", attention: Attention = "sdpa"
 ) -> dict[str, Any]:
-    """Log-probabilities before, main parameters before and after two updates; the file with them is in the result."""
+    """Make two updates; return the file with the log-probabilities before and the main parameters before and after."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
@@ -266,7 +266,7 @@ def job_update(
 
 
 def mains_of(actor: Any) -> torch.Tensor:
-    """The fp32 main parameters of a rank that holds the whole model, flat, in the same order for all layers."""
+    """The fp32 main parameters of a rank with the whole model, flat, in an order that all kinds of layers share."""
     found: dict[str, torch.Tensor] = {}
     for _, parameter, shard in actor.shards.pairs():
         converter = actor.weights.entry_of(parameter).converter
@@ -276,8 +276,8 @@ def mains_of(actor: Any) -> torch.Tensor:
 
 
 def compare(found: dict[str, Any], reference: dict[str, dict[str, Any]], dtype: str) -> dict[str, float]:
-    """An update on the device against the CPU's in the same dtype, and the direction of both against the CPU's in
-    fp32: where bf16 rounds, the device should be no further from fp32 than the CPU is."""
+    """Compare an update on the device with the CPU's in the same dtype, and the directions of both with the CPU's in
+    fp32: with bf16's rounding, the device should be no further from fp32 than the CPU is."""
     ours, same, exact = (torch.load(one["file"]) for one in (found, reference[dtype], reference["fp32"]))
     moved = {name: one["after"] - one["before"] for name, one in (("ours", ours), ("same", same), ("exact", exact))}
     return {
@@ -291,14 +291,14 @@ def compare(found: dict[str, Any], reference: dict[str, dict[str, Any]], dtype: 
 
 
 def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    """In fp64: in fp32 a vector of millions may be found to be more parallel to itself than is possible."""
+    """The cosine, in fp64: in fp32, that of a vector of millions with itself may exceed 1."""
     return torch.cosine_similarity(one.double(), other.double(), dim=0).item()
 
 
 def seconds_of(
     device: str, rounds: int, function: Callable[[], Any], prepare: Callable[[], Any] = lambda: None
 ) -> float:
-    """The median time of a call, after one that is not counted."""
+    """The median seconds of a call, after one to warm up."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times = []
     for _ in range(rounds + 1):
@@ -312,7 +312,7 @@ def seconds_of(
 
 
 def job_reposition(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """Snapshot and reposition of the large model's shards, against a copy of as many bytes."""
+    """Time snapshot and reposition of the large model's shards, and a copy of as many bytes."""
     from openrlhf_sfpo.sfpo import SlowCopy
 
     actor = build(args, directory / "large", "bf16", "local", "sdpa")
@@ -327,22 +327,22 @@ def job_reposition(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
         )
         result[f"reposition_with_norms_seconds_{place}"] = seconds_of(args.device, args.rounds, move)
         copy.release()
-    # A snapshot reads and writes the shard, as the copy did; a reposition reads two and writes one, and then writes the
-    # 16-bit parameters, reading the shard once more.
+    # A snapshot reads and writes the shard, as the copy does. A reposition reads two shards and writes one, then reads
+    # that once more to write the 16-bit parameters.
     result["take_over_copy"] = result["take_seconds_same"] / result["copy_seconds"]
     result["reposition_over_copy"] = result["reposition_seconds_same"] / (result["copy_seconds"] * (3 + 1.5) / 2)
     return result
 
 
 def copy_seconds(args: argparse.Namespace, size: int) -> float:
-    """Time of a copy of so many bytes on the device."""
+    """Seconds of a copy of `size` bytes on the device."""
     source = torch.ones(size // 4, device=args.device)
     target = torch.empty_like(source)
     return seconds_of(args.device, args.rounds, functools.partial(target.copy_, source))
 
 
 def job_pass(args: argparse.Namespace, directory: Path, layers: LayerSpec, attention: Attention) -> dict[str, Any]:
-    """A fast pass of one optimizer step over the large model."""
+    """Time a fast pass of one optimizer step of the large model."""
     from openrlhf_sfpo.megatron import cpu
     from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
@@ -381,7 +381,7 @@ def job_pass(args: argparse.Namespace, directory: Path, layers: LayerSpec, atten
 
 
 def flops_per_token(model: Any, sequence: int) -> float:
-    """Forward and backward, without what is recomputed; see above. The embedding multiplies nothing."""
+    """FLOPs of forward and backward, without recomputation; see above. The embedding multiplies nothing."""
     weights = parameters(model)
     if not model.tied_embeddings:
         weights -= model.vocab_size * model.hidden_size
@@ -391,14 +391,14 @@ def flops_per_token(model: Any, sequence: int) -> float:
 
 
 def matrix_product(device: str) -> float:
-    """FLOPs per second of a large bf16 product of random numbers."""
+    """FLOPs per second of a large bf16 matrix product."""
     size = 8192 if device == "cuda" else 512
     one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * size**3 / seconds_of(device, 10, lambda: one @ other)
 
 
 def planned(args: argparse.Namespace, actor: Any, layers: LayerSpec, attention: Attention) -> int:
-    """What `openrlhf-sfpo plan` says of the same: the actor's state, a pass and its temporaries, without allowances."""
+    """What `openrlhf-sfpo plan` predicts: the actor's state, a pass and its temporaries, without allowances."""
     from openrlhf_sfpo.plan.activations import moments
     from openrlhf_sfpo.plan.setup import Setup
     from openrlhf_sfpo.plan.state import states

@@ -3,9 +3,9 @@
     python benchmarks/grading.py --data math.jsonl gsm8k.jsonl --answers 360 --seed 1 --out results
     python benchmarks/grading.py                        # from benchmarks/grading_answers.jsonl
 
-Reference answers are chosen from the data, kinds taking turns (integers, fractions, intervals, matrices, ...), and
-rewritten in many ways by `rewritings`. Each rewriting is graded by the `math` reward's grader and by math-verify as its
-README has it. Writes grading.md (both rates by kind) and grading.json (also every misjudged rewriting).
+Reference answers are chosen from the data, one of each kind in turn (integers, fractions, intervals, matrices, ...),
+and rewritten in many ways by `rewritings`. Each rewriting is graded by the `math` reward's grader and by math-verify,
+called as its README says. Writes grading.md (both rates by kind) and grading.json (also every misjudged rewriting).
 """
 
 import argparse
@@ -50,7 +50,7 @@ def generate(answers: list[str], count: int, seed: int, held_out_from: Sequence[
     Args:
         answers: all reference answers.
         count: how many of them to choose, at most.
-        seed: of every choice.
+        seed: of all random choices.
         held_out_from: seeds whose chosen answers are left out.
     """
     generator = random.Random(seed)
@@ -73,14 +73,14 @@ def ours(response: str, label: str) -> bool:
 
 
 def math_verify(response: str, label: str) -> bool:
-    """math-verify as its README has it: the reference in $...$, the response whole."""
+    """math-verify, called as its README says: the reference in $...$, the response whole."""
     from math_verify import parse, verify
 
     return bool(verify(parse(f"${label}$"), parse(response)))
 
 
 def judge(cases: list[Rewriting], grader: Callable[[str, str], bool]) -> tuple[list[bool], float]:
-    """What a grader says of each case, and the seconds that it takes."""
+    """A grader's verdict on each case, and the seconds it took."""
     started = time.perf_counter()
     verdicts = []
     for case in cases:
@@ -92,7 +92,7 @@ def judge(cases: list[Rewriting], grader: Callable[[str, str], bool]) -> tuple[l
 
 
 def table(cases: list[Rewriting], verdicts: dict[str, list[bool]]) -> str:
-    """Rates by kind of rewriting as Markdown."""
+    """Rates by kind of rewriting, as Markdown."""
     lines: list[str] = []
     for acceptable, title, wrong in ((True, "Acceptable, but refused", False), (False, "Wrong, but accepted", True)):
         lines += [f"| {title} | cases | {' | '.join(verdicts)} |", f"|---|---:|{'---:|' * len(verdicts)}"]

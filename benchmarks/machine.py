@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: what a result says about its machine, and how it is written down."""
+"""Shared by the benchmarks: the name of the processor, and writing results."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def cpu_name() -> str:
-    """The processor's name as the kernel has it."""
+    """The processor's name according to the kernel."""
     info = Path("/proc/cpuinfo")
     names = [
         line.split(":")[1].strip()

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of code, as its allocator saw it."""
+"""Peak memory of a piece of code, according to the allocator."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -7,10 +7,10 @@ import torch
 
 
 def peak_bytes(function: Callable[[], object], device: str) -> int:
-    """Call the function; return the most bytes of tensors that were alive at a time beyond those from before it.
+    """Call the function; return the peak bytes of live tensors, minus those alive before the call.
 
-    On a GPU the caching allocator keeps that count. On a CPU torch's profiler records every allocation and every
-    release, of which this is the running sum's maximum.
+    On a GPU the caching allocator keeps count. On a CPU torch's profiler records every allocation and release, and the
+    peak is the maximum of their running sum.
     """
     if device == "cuda":
         torch.cuda.synchronize()

@@ -1,20 +1,20 @@
-"""What SFPO's snapshot and reposition cost, against the authors' way of doing it and against a plain copy.
+"""What SFPO's snapshot and reposition cost, compared with the authors' code and with a plain copy.
 
     python benchmarks/reposition.py [--sizes 10 30 100 300 1000] [--device cpu|cuda] [--out DIR]
 
-For Llama models of about so many million fp32 parameters, in one run and in turns:
+For Llama models of about --sizes million fp32 parameters, in one run and in turn:
 
 - ours: `SlowCopy.take`, then `SlowCopy.reposition`; and the same with the two norms of the `sfpo/displacement` metrics,
-  which a training run computes and the others do not;
-- two clones: the way of the released SFPO code, a clone of all weights before the fast passes, another after them, a
-  blend of the two into temporaries, copied back;
-- plain copy: `Tensor.copy_` of the least bytes that have to move. A snapshot reads and writes every weight, a
+  which a training run computes; the other variants do not;
+- two clones, as in the released SFPO code: a clone of all weights before the fast passes, another after them, a blend
+  of the two into temporaries, copied back;
+- plain copy: `Tensor.copy_` of the fewest bytes that have to move. A snapshot reads and writes every weight, a
   reposition reads two and writes one: five times the weights, which is what a copy of 2.5 times the weights moves.
 
-Extra bytes are measured: the most that is alive at a time beyond what was there before (see memory.py). And for the
-share of an optimizer pass, in the same run: forward and backward passes over --tokens tokens, in sequences of 256, and
-one AdamW step. A pass over a rollout batch of T tokens takes at least T / --tokens times the former and one of the
-latter. Prints a table and writes it to reposition.md, with everything measured in reposition.json.
+Extra bytes are measured: the peak of live tensors minus what was alive before (memory.py). For the share of an
+optimizer pass, the same run times forward and backward passes over --tokens tokens, in sequences of 256, and one AdamW
+step. A pass over a rollout batch of T tokens takes at least T / --tokens times the former plus one of the latter.
+Prints a table and writes it to reposition.md, with everything measured in reposition.json.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     args.tokens = args.tokens or (16_384 if args.device == "cuda" else 512)
     if args.device == "cpu":
-        keep_freed_memory()  # as the actor does: otherwise page faults are most of what is measured, for all three
+        keep_freed_memory()  # as the actor does; otherwise page faults would dominate all measurements
     rows = []
     for size in args.sizes:
         print(f"{size} M parameters ...", flush=True)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, Any]:
-    """Seconds and bytes of everything, for one model."""
+    """Seconds and bytes of every variant, for one model."""
     model = make_model(millions).to(device)
     weights = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
@@ -99,7 +99,7 @@ def measure(millions: int, device: str, rounds: int, tokens: int) -> dict[str, A
 
 
 def make_model(millions: int) -> LlamaForCausalLM:
-    """A Llama of about so many parameters: as deep as it takes."""
+    """A Llama of about so many million parameters, as deep as that takes."""
     hidden = {10: 256, 30: 512, 100: 768, 300: 1024, 1000: 2048}.get(millions, 2048)
     per_layer = 12 * hidden * hidden
     vocab = 8192
@@ -118,7 +118,7 @@ def make_model(millions: int) -> LlamaForCausalLM:
 
 
 def plain_copy(weights: list[torch.nn.Parameter]) -> Callable[[], None]:
-    """A copy of 2.5 times the weights, from where they are to memory of its own that was touched before."""
+    """A function that copies 2.5 times the weights to buffers of its own, whose pages are already mapped."""
     sources = [weight.detach().view(-1) for weight in weights]
     targets = [torch.zeros_like(source) for source in sources]
 
@@ -146,7 +146,7 @@ def forward_and_backward(model: LlamaForCausalLM, tokens: int) -> Callable[[], N
 
 
 def interleaved(functions: list[Callable[[], Any]], device: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each function, called in turns, after one round to warm up."""
+    """Median seconds of each function, called in turn, after one warm-up round."""
     seconds: dict[str, list[float]] = {function.__name__: [] for function in functions}
     for number in range(-1, rounds):
         for function in functions:

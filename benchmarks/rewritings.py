@@ -1,7 +1,7 @@
 """Rewritings of reference answers to mathematical problems: acceptable ones, and wrong ones that look alike.
 
 They are made from the reference's LaTeX by rules that share no code with the grader. An acceptable rewriting has the
-reference's value, in a form that such a reference can have; a wrong one has not.
+reference's value, in a form that such a reference can have; a wrong one does not.
 """
 
 import random
@@ -15,7 +15,7 @@ from wrong_rewritings import perturbed, wrong_of_kind, wrongly_boxed
 
 @dataclass(frozen=True)
 class Rewriting:
-    """A response to be graded against a reference answer, and what a mathematician says of it."""
+    """A response to be graded against a reference answer, and the correct verdict."""
 
     kind: str
     response: str
@@ -28,8 +28,8 @@ def rewritings(label: str, neighbors: list[str], generator: random.Random) -> li
 
     Args:
         label: the reference answer.
-        neighbors: other reference answers of its kind, which are wrong for it.
-        generator: for the choices that are made by chance.
+        neighbors: other reference answers of its kind, which are wrong here.
+        generator: for random choices.
     """
     kind = kind_of(label)
     good: list[Pair] = [("unchanged", label), *typeset(label), *of_kind(kind, label)]

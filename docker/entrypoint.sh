@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What the container does with its words:
+# What the container does with its arguments:
 #
 #   --FLAGS...                  openrlhf-sfpo train --FLAGS...
 #   train|eval|doctor|... ...   that command of openrlhf-sfpo
 #   NAME.sh [FLAGS...]          an example of examples/, with its environment variables (docker run -e MODEL=...)
-#   anything else               is run as it is: bash, ray start --head --block, ...
+#   anything else               runs as it is: bash, ray start --head --block, ...
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# docker run --user NUMBER: a user without a name or a home. Caches go into the home, and torch asks for the name.
+# With docker run --user NUMBER the user has no name and no home. Caches need the home, and torch the name.
 if [ ! -w "${HOME:-/}" ]; then
     HOME="${TMPDIR:-/tmp}/home-$(id -u)"
     export HOME
@@ -17,7 +17,7 @@ if [ ! -w "${HOME:-/}" ]; then
 fi
 export USER="${USER:-$(id -un 2>/dev/null || echo "user$(id -u)")}"
 
-# A Ray cluster asks for a token (RAY_AUTH_MODE in the Dockerfile): the one in .ray-token here, which the head makes.
+# A Ray cluster requires a token (RAY_AUTH_MODE in the Dockerfile): the one in .ray-token here, which the head makes.
 if [ "${ALLOW_OPEN_RAY:-}" = 1 ]; then
     export RAY_AUTH_MODE=disabled
 elif [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
@@ -39,7 +39,7 @@ case "${1:---help}" in
     */*) exec "$@" ;;
     *.sh) [ -f "$root/examples/$1" ] && exec bash "$root/examples/$1" "${@:2}" ;;
 esac
-# Not piped into grep, which leaves at the first match: Python would then fail, and pipefail would hide the match.
+# Not piped into grep, which exits at the first match: Python would then fail, and pipefail would hide the match.
 commands="$(openrlhf-sfpo --help)"
 if [[ "$commands" == *$'\n'"  $1 "* ]]; then
     exec openrlhf-sfpo "$@"

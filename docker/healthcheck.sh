@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Docker's health check: whether the container has what every run needs, 0 or 1. `doctor --quick` takes no GPU memory and
-# computes nothing, because it is asked again and again while engines measure what is free. `docker/run.sh doctor`, before
-# a run, is the full check.
+# Docker's health check: exits with 0 if the container has what every run needs, else with 1. `doctor --quick` takes no
+# GPU memory and computes nothing, because it runs repeatedly while engines measure free memory. `docker/run.sh doctor`,
+# before a run, is the full check.
 #
-# Environment: HEALTHCHECK_SECONDS, how long each question may take (default: 40; the Dockerfile allows 90 for both).
+# Environment: HEALTHCHECK_SECONDS, how long each check may take (default: 40; the Dockerfile allows 90 for both).
 set -uo pipefail
 
 seconds="${HEALTHCHECK_SECONDS:-40}"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The image's steps, as a script that also runs on a bare machine with a CUDA toolkit. The Dockerfile runs one a layer:
+# The image's steps, as a script that also runs on a bare machine with a CUDA toolkit. The Dockerfile runs one per layer:
 #
-#   docker/install.sh packages    a virtual environment, torch, and all that comes built (requirements/gpu-py312.txt)
+#   docker/install.sh packages    a virtual environment, torch, and all prebuilt packages (requirements/gpu-py312.txt)
 #   docker/install.sh built       what is compiled against that torch (requirements/gpu-build.txt); needs nvcc
-#   docker/install.sh project     this package, without dependencies, and a check that what is installed fits together
+#   docker/install.sh project     this package, without dependencies, and a check that the installed packages fit together
 #
 # Environment:
 #   VENV         the virtual environment (default: .venv-gpu in the repository)
 #   PYTHON       a Python 3.12 (default: python3.12)
 #   CUDA_HOME    the toolkit (default: /usr/local/cuda); must be of the CUDA version that torch was built for
 #   CUDA_ARCHS   GPUs to compile flash-attn for (default: 90, which is H100 and H200)
-#   MAX_JOBS     compilers at the same time (default: as many as cores and memory allow, as the packages see it)
+#   MAX_JOBS     parallel compilers (default: as many as the packages think that cores and memory allow)
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -51,7 +51,7 @@ built() {
     # toolkit's own are found before these.
     site="$(in_venv -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
     export CPLUS_INCLUDE_PATH="$site/nvidia/cudnn/include:$site/nvidia/nccl/include:$site/nvidia/cu13/include"
-    # Built here, and not taken from a release page where a file may have the right name.
+    # Compile them here, even if a release page has a wheel of the right name.
     export NVTE_FRAMEWORK=pytorch NVTE_PYTORCH_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_BUILD=TRUE
     export FLASH_ATTN_CUDA_ARCHS="${CUDA_ARCHS:-90}"
     export PATH="$venv/bin:$PATH"  # ninja

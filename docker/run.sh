@@ -9,15 +9,15 @@
 #
 #   NAME=head docker/run.sh ray start --head --block             on the first node
 #   docker/run.sh ray start --address FIRST_NODE:6379 --block    on each of the others
-#   EXEC=head NODES=4 docker/run.sh qwen2.5-32b.sh               on the first node, once all are there
+#   EXEC=head NODES=4 docker/run.sh qwen2.5-32b.sh               on the first node, once all have started
 #
-# `ray start --head` makes a token in .ray-token of that directory, which the others and the run find there: without it
-# nobody gets into the cluster. RAY_AUTH_TOKEN is a token of your own. ALLOW_OPEN_RAY=1, for `ray start` on every node
-# and with --run.allow_open_ray for the run, leaves it out: whoever reaches the nodes can then run programs as you.
+# `ray start --head` makes a token in .ray-token of that directory, where the other nodes and the run find it: without it
+# nobody can join the cluster. RAY_AUTH_TOKEN is a token of your own. ALLOW_OPEN_RAY=1, for `ray start` on every node and
+# with --run.allow_open_ray for the run, goes without: anyone who reaches the nodes can then run programs as you.
 #
-# The run has to be in the container of the first node's Ray, whose sockets are in that container's /tmp. What is set
-# for NCCL and the like counts where `ray start` is called, on every node. With --dashboard-host=0.0.0.0 the dashboard
-# (port 8265) is reached from other machines, with the token.
+# The run has to be in the container of the first node's Ray, whose sockets are in that container's /tmp. Set variables
+# of NCCL and the like where `ray start` is called, on every node. With --dashboard-host=0.0.0.0 other machines reach the
+# dashboard (port 8265), with the token.
 #
 # Environment:
 #   IMAGE        default: openrlhf-sfpo
@@ -26,13 +26,14 @@
 #   NAME         of the container (default: Docker chooses)
 #   EXEC         a running container to start it in, by name, instead of a new one; RAY_ADDRESS is then its own Ray
 #   CODE         a checkout to run instead of the code in the image (default: none)
-#   DOCKER_ARGS  more words for docker run (or docker exec), split at spaces: "-d --restart=no"
+#   DOCKER_ARGS  more arguments for docker run (or docker exec), split at spaces: "-d --restart=no"
 # MODEL, DATA, RUN_DIR, NODES, RAY_ADDRESS, RAY_JOB_STOP_WAIT_TIME_S, RAY_AUTH_*, ALLOW_OPEN_RAY, HF_TOKEN, HF_HOME,
-# WANDB_API_KEY, WANDB_MODE, NCCL_*, GLOO_* and VLLM_* are passed on if they are set; a directory HF_HOME is also there in a new container, under the same name.
+# WANDB_API_KEY, WANDB_MODE, NCCL_*, GLOO_* and VLLM_* are passed on if they are set; a directory HF_HOME is also mounted
+# in a new container, under the same name.
 #
-# `docker stop -t 600 NAME` lets a run end its step and write a checkpoint, if it has --train.grace_seconds 540: by
-# default it takes 60 s. Docker passes no signals to one that was started with EXEC, and ends it with the container;
-# this asks it to end:
+# `docker stop -t 600 NAME` lets a run finish its step and write a checkpoint, if it has --train.grace_seconds 540 (the
+# default is 60 s). Docker passes no signals to a run that was started with EXEC, and kills it with the container; this
+# stops it:
 #   EXEC=head docker/run.sh pkill -TERM -f 'openrlhf-sfpo train'
 set -euo pipefail
 
@@ -59,7 +60,7 @@ options=(
     --ulimit memlock=-1             # pinned host memory, InfiniBand
     --ulimit stack=67108864
     --ulimit nofile=1048576:1048576 # Ray
-    --cap-add SYS_PTRACE            # weights handed over between processes of one GPU; stacks of ranks that hang
+    --cap-add SYS_PTRACE            # weights passed between processes on one GPU; stacks of ranks that hang
     --user "$(id -u):$(id -g)"      # files belong to the caller
     --volume "$workspace:/workspace"
     --workdir /workspace

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the documentation into site/, in a few seconds. A warning, a broken link, a page that would load something from
-# another server, or a flag reference that is not up to date ends it with an error.
+# another server, or an outdated flag reference is an error.
 #
 #   bash docs/build.sh
 #   python -m http.server --directory site     shows it at http://localhost:8000

@@ -5,7 +5,7 @@
 - links (inline, by reference, HTML) and anchors of every Markdown file lead somewhere, as GitHub resolves them;
 - the names that pages give as `room/file.py:name` exist in the code;
 - flags, `openrlhf-sfpo COMMAND`s and paths of this repository that pages mention exist;
-- the page about metrics has those that the code names.
+- docs/metrics.md has every metric that the code names.
 
 `python docs/check.py --site DIR` checks that the built site loads nothing from other servers.
 """
@@ -31,7 +31,7 @@ _METRIC = re.compile(r"\"((?:checkpoint|rollout|sfpo|time|train|weight_sync)/[a-
 _FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w.-]*(?:\*)?)")
 _COMMAND = re.compile(r"openrlhf-sfpo +([a-z][\w-]*)")
 _PATH = re.compile(r"(?<![\w./$}-])(?:\.\./)*(\.?\w[\w-]*(?:/[\w.*-]+)+)")
-# Flags of other tools that pages mention, and names that pages give as examples of what is not a flag.
+# Flags of other tools that pages mention, and names that pages give as examples of unknown flags.
 OTHER_FLAGS = frozenset(
     [
         "actor_learning_rate",
@@ -58,10 +58,10 @@ OTHER_FLAGS = frozenset(
 )
 # Where flags of this repository's own commands and scripts are declared; those of `train` are in the flag reference.
 _DECLARED = ("openrlhf_sfpo/cli/*.py", "examples/**/*.py", "benchmarks/*.py", "docs/*.py", "tests/run.sh")
-# Folders at the top that are not part of the repository.
+# Top-level folders that are not part of the repository.
 _MADE = {".venv", "build", "data", "models", "runs", "site"}
 _PLACEHOLDER = re.compile(r"\b(DIR|FILE|NAME)\b")
-# Where a browser loads something of its own accord; links that a reader follows are not among them.
+# Where a browser loads something by itself; links that a reader follows are not among them.
 _LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
 
 
@@ -76,7 +76,7 @@ def markdown_files() -> list[Path]:
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """The pages that are written by hand and are about this version, and their texts."""
+    """The handwritten pages about this version, and their texts."""
     for path in markdown_files():
         made = path.name in ("CHANGELOG.md", "flags.md") or "results" in path.parts
         if not made:
@@ -108,7 +108,7 @@ def links(text: str) -> Iterator[str]:
 
 
 def broken_links() -> Iterator[str]:
-    """What is wrong with each link that leads nowhere."""
+    """A message for each link that leads nowhere."""
     texts = {path: path.read_text(encoding="utf-8") for path in markdown_files()}
     for path, text in texts.items():
         for link in links(text):
@@ -218,7 +218,7 @@ def missing_metrics() -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what is wrong; return 1 if anything is."""
+    """Print the problems; return 1 if there are any."""
     if sys.argv[1:2] == ["--site"]:
         problems = [*external_loads(Path(sys.argv[2]))]
     else:

@@ -3,8 +3,8 @@
     python docs/generate_flags.py            writes it
     python docs/generate_flags.py --check    fails if it is not up to date
 
-Flags of this package come with the help text of their declaration (openrlhf_sfpo/config/flags.py). OpenRLHF's come from
-its parser, with the descriptions of openrlhf_sfpo/config/flag_descriptions.py.
+Flags of this package have the help text of their declaration (openrlhf_sfpo/config/flags.py). OpenRLHF's come from its
+parser, with the descriptions of openrlhf_sfpo/config/flag_descriptions.py.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """MkDocs hook: links that leave docs/ for other files of the repository.
 
-On GitHub `[the script](../examples/quickstart.sh)` is a link. The site has no such file, so the path is shown instead,
-after a check that the file exists.
+On GitHub `[the script](../examples/quickstart.sh)` is a link. The site has no such file, so it shows the path
+instead, after a check that the file exists.
 """
 
 import logging

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SFPO on DeepSeek-R1-Distill-Qwen-1.5B as in the paper (arXiv 2510.04072), on one node of 8 H100.
 #
-#   bash examples/deepseek-r1-distill-qwen-1.5b.sh --dry-run    # checks flags, memory and placement; takes nothing
+#   bash examples/deepseek-r1-distill-qwen-1.5b.sh --dry-run    # checks flags, memory and placement; needs no GPU
 #   bash examples/deepseek-r1-distill-qwen-1.5b.sh              # the same command continues an interrupted run
 #
 # More flags of `openrlhf-sfpo train` may follow; they win over those below. MODEL, DATA, RUN_DIR, NODES and what a run
@@ -14,7 +14,7 @@ recipes="$(dirname "${BASH_SOURCE[0]}")/recipes"
 flags=(
     --config "$recipes/paper.yaml" --config "$recipes/colocated-8xh100.yaml"
 
-    # An engine on each GPU. 1.8 B parameters fit each GPU whole: data parallelism only.
+    # One engine per GPU. The 1.8 B parameters fit on each GPU: data parallelism only.
     --actor.num_nodes "$NODES" --vllm.num_engines "$((NODES * 8))"
     --megatron.tensor_model_parallel_size 1
     --train.max_tokens_per_gpu 16384

@@ -1,17 +1,17 @@
 """Make the training and evaluation files of the examples: the problems that SFPO was trained and evaluated on.
 
-    python examples/prepare_math.py data                 # from the Hugging Face hub
-    python examples/prepare_math.py data --from DIR      # from files that were downloaded into DIR, without a network
+    python examples/prepare_math.py data                 # from the Hugging Face Hub
+    python examples/prepare_math.py data --from DIR      # from files downloaded into DIR, offline
 
 Writes into data/
 
-    train.jsonl        DAPO-Math-17K (cleaned) and MATH's training problems, without those that are evaluated on
+    train.jsonl        DAPO-Math-17K (cleaned) and MATH's training problems, without evaluation problems
     eval.jsonl         the six evaluation sets in one, told apart by `datasource`, for --eval.dataset
-    eval/NAME.jsonl    each of them as `problem` and `answer`, for `openrlhf-sfpo eval --protocol paper --data_dir`
+    eval/NAME.jsonl    each set, with `problem` and `answer`, for `openrlhf-sfpo eval --protocol paper --data_dir`
 
 train.jsonl and eval.jsonl have `prompt` (the problem in the wording of openrlhf_sfpo.tasks.evaluation.PAPER_TEMPLATE),
-`label` (the answer) and `datasource`. A training problem is left out if its text is that of an evaluation problem,
-apart from spaces, line breaks, capitals and $. A file is written whole or not at all.
+`label` (the answer) and `datasource`. A training problem is left out if its text equals that of an evaluation
+problem, ignoring spaces, line breaks, case and $. Files are written atomically.
 
 DIR has each set as NAME.jsonl, NAME.json or NAME.parquet (--list prints the names), or as `hf download --repo-type
 dataset REPOSITORY --local-dir DIR/LAST_PART_OF_REPOSITORY` leaves it.
@@ -40,12 +40,12 @@ from openrlhf_sfpo.tasks.sources import FILES
 
 
 def normalized(text: str) -> str:
-    """A problem's text without what may differ between copies of it: spaces, line breaks, capitals, $ signs."""
+    """A problem's text without what may differ between copies of it: spaces, line breaks, case, $ signs."""
     return re.sub(r"[\s$]+", "", unicodedata.normalize("NFKC", text)).casefold()
 
 
 def source_of(wanted: PublishedSet, directory: Path | None) -> list[str]:
-    """Where a set comes from, as `load_problems` takes it: the hub, or the files in a directory.
+    """Where a set comes from, as `load_problems` takes it: the Hub, or files in a directory.
 
     Raises:
         UsageError: the directory does not have it.
@@ -56,7 +56,7 @@ def source_of(wanted: PublishedSet, directory: Path | None) -> list[str]:
     found = [path for path in plain if path.is_file()][:1]
     downloaded = directory / wanted.hub.rpartition("/")[2]
     if not found and downloaded.is_dir():
-        # A download has its splits side by side, in files called after them.
+        # A downloaded repository holds all its splits, in files named after them.
         files = sorted(path for path in downloaded.rglob("*") if path.suffix in FILES and ".cache" not in path.parts)
         found = [path for path in files if path.stem.startswith(wanted.split)]
     if not found:
@@ -79,13 +79,13 @@ def load(wanted: PublishedSet, directory: Path | None) -> list[Problem]:
 
 
 def key_of(problem: Problem) -> str:
-    """What two problems have in common that are the same."""
+    """A key that is equal for copies of the same problem."""
     assert isinstance(problem.text, str)  # see `load`
     return normalized(problem.text)
 
 
 def rows_of(name: str, problems: list[Problem]) -> list[dict[str, Any]]:
-    """What a training or evaluation file has of a set."""
+    """A set's rows in a training or evaluation file."""
     return [
         {"prompt": PAPER_TEMPLATE.format(problem.text), "label": problem.label, "datasource": name}
         for problem in problems
@@ -93,7 +93,7 @@ def rows_of(name: str, problems: list[Problem]) -> list[dict[str, Any]]:
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a JSONL file, whole or not at all."""
+    """Write a JSONL file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     print(f"{path}: {len(rows)} rows", flush=True)
@@ -104,7 +104,7 @@ def prepare(out: Path, directory: Path | None) -> None:
 
     Args:
         out: where the files go.
-        directory: where downloaded sets are; None for the hub.
+        directory: where downloaded sets are; None for the Hub.
     """
     check_writable("OUT", out)
     evaluated = {wanted.name: load(wanted, directory) for wanted in PAPER_SETS}
@@ -127,7 +127,7 @@ def prepare(out: Path, directory: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare; return the exit status: 0, or 2 for bad input."""
+    """Prepare the files; return the exit status: 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", metavar="OUT", nargs="?", type=Path, default=Path("data"), help="default: data")
     parser.add_argument("--from", dest="directory", metavar="DIR", type=Path, help="downloaded sets; default: the hub")

@@ -3,7 +3,7 @@
 #
 #   bash examples/quickstart.sh [RUN_DIR [FLAGS...]]
 #
-# Sets everything up by itself (requirements/install.sh), then trains. RUN_DIR defaults to runs/quickstart-TIME. FLAGS go
+# Installs everything by itself (requirements/install.sh), then trains. RUN_DIR defaults to runs/quickstart-TIME. FLAGS go
 # to `openrlhf-sfpo train` and win over those below; --run.verbose shows everything that Ray, vLLM and transformers print.
 set -euo pipefail
 
@@ -26,8 +26,8 @@ if [ ! -e "$model/config.json" ]; then
     rm -f "$log"
 fi
 
-# Sums and differences of two one-digit numbers, of which there are 200. The 3000 evaluation problems come down to those
-# among the 200 that are not trained on: repetitions and training problems are left out.
+# There are 200 sums and differences of two one-digit numbers. Repetitions and training problems are left out of the 3000
+# evaluation problems, which leaves those of the 200 that are not trained on.
 problems="reasoning_gym:chain_sum?min_digits=1&max_digits=1&min_terms=2&max_terms=2"
 
 exec "$venv/bin/openrlhf-sfpo" train \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SFPO on Qwen2.5-32B, on four nodes of 8 H100.
 #
-#   bash examples/qwen2.5-32b.sh --dry-run    # checks flags, memory and placement; takes nothing
+#   bash examples/qwen2.5-32b.sh --dry-run    # checks flags, memory and placement; needs no GPU
 #   bash examples/qwen2.5-32b.sh              # the same command continues an interrupted run
 #
 # More flags of `openrlhf-sfpo train` may follow; they win over those below. MODEL, DATA, RUN_DIR, NODES and what a run

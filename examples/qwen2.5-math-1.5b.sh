@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SFPO on Qwen2.5-Math-1.5B as in the paper (arXiv 2510.04072), on one node of 8 H100.
 #
-#   bash examples/qwen2.5-math-1.5b.sh --dry-run    # checks flags, memory and placement; takes nothing
+#   bash examples/qwen2.5-math-1.5b.sh --dry-run    # checks flags, memory and placement; needs no GPU
 #   bash examples/qwen2.5-math-1.5b.sh              # the same command continues an interrupted run
 #
 # More flags of `openrlhf-sfpo train` may follow; they win over those below. MODEL, DATA, RUN_DIR, NODES and what a run
@@ -18,7 +18,7 @@ flags=(
     --rollout.max_new_tokens 2560 --data.max_len 4096
     --vllm.gpu_memory_utilization 0.6 # paper
 
-    # An engine on each GPU. 1.5 B parameters fit each GPU whole: data parallelism only.
+    # One engine per GPU. The 1.5 B parameters fit on each GPU: data parallelism only.
     --actor.num_nodes "$NODES" --vllm.num_engines "$((NODES * 8))"
     --megatron.tensor_model_parallel_size 1
     --train.max_tokens_per_gpu 16384

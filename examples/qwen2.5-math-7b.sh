@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SFPO on Qwen2.5-Math-7B as in the paper (arXiv 2510.04072), on one node of 8 H100.
 #
-#   bash examples/qwen2.5-math-7b.sh --dry-run    # checks flags, memory and placement; takes nothing
+#   bash examples/qwen2.5-math-7b.sh --dry-run    # checks flags, memory and placement; needs no GPU
 #   bash examples/qwen2.5-math-7b.sh              # the same command continues an interrupted run
 #
 # More flags of `openrlhf-sfpo train` may follow; they win over those below. MODEL, DATA, RUN_DIR, NODES and what a run
@@ -18,7 +18,7 @@ flags=(
     --rollout.max_new_tokens 2560 --data.max_len 4096
     --vllm.gpu_memory_utilization 0.6 # paper
 
-    # An engine on each GPU. TP 2 halves parameters and gradients, which data parallelism does not.
+    # One engine per GPU. TP 2 halves parameters and gradients, which data parallelism does not.
     --actor.num_nodes "$NODES" --vllm.num_engines "$((NODES * 8))"
     --megatron.tensor_model_parallel_size 2
 )

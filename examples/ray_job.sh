@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Submits one of the examples to a Ray cluster that is up, and shows its output:
+# Submits one of the examples to a running Ray cluster, and shows its output:
 #
 #   RAY_DASHBOARD=http://HEAD:8265 bash examples/ray_job.sh examples/qwen2.5-32b.sh [FLAGS...]
 #
 # The run's own process is then on the cluster's head node, and continues if this terminal closes. Code, model, data and
 # run directory must have the same paths there: nothing is uploaded. MODEL, DATA, RUN_DIR and NODES are passed on if
-# they are set. The same command again continues the run. The head must be started with --dashboard-host=0.0.0.0
+# they are set. Given again, the command continues the run. The head must be started with --dashboard-host=0.0.0.0
 # to be reached from other machines; or `ssh -L 8265:localhost:8265 HEAD` makes the default address reach it.
 #
 # Jobs are sent with the token that the cluster was started with: in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH, in
@@ -18,9 +18,9 @@
 #   REMOTE_DIR=/workspace RAY_DASHBOARD=http://HEAD:8265 \
 #       bash examples/ray_job.sh /opt/openrlhf_sfpo/examples/qwen2.5-32b.sh [FLAGS...]
 #
-# `ray job stop` sends SIGTERM, at which a run ends its step and writes a checkpoint, but kills it after 3 seconds:
-# start the head with RAY_JOB_STOP_WAIT_TIME_S=900 in its environment, and give the run --train.grace_seconds 840 (by
-# default it takes 60 s).
+# `ray job stop` sends SIGTERM, at which a run finishes its step and writes a checkpoint, but kills it after 3 seconds:
+# start the head with RAY_JOB_STOP_WAIT_TIME_S=900 in its environment, and give the run --train.grace_seconds 840 (the
+# default is 60 s).
 set -euo pipefail
 
 [ $# -gt 0 ] || { echo "ray_job.sh: name a script: bash examples/ray_job.sh examples/NAME.sh" >&2; exit 2; }
@@ -49,8 +49,9 @@ settings=()
 for name in MODEL DATA RUN_DIR NODES; do
     [ -n "${!name:-}" ] && settings+=("$name=${!name}")
 done
-# Relative paths are from there. Ray joins the words and gives them to a shell in double quotes, where `$` and backticks
-# would be expanded once more: encoded, the command arrives as it was typed. The name is for people who look at the job.
+# The `cd` keeps relative paths valid. Ray joins the words and gives them to a shell in double quotes, where `$` and
+# backticks would be expanded once more; encoded, the command arrives as it was typed. The name is for people who look
+# at the job.
 command="$(printf '%q ' cd "${REMOTE_DIR:-$PWD}") && exec env $(printf '%q ' ${settings[@]+"${settings[@]}"} bash "$script" "${@:2}" ${flags[@]+"${flags[@]}"})"
 encoded="$(printf %s "$command" | base64 | tr -d '\n')"
 name="$(basename "$script" | tr -c 'A-Za-z0-9._\n-' _)"

@@ -22,7 +22,7 @@ K, ALPHA = 3, 0.8
 
 
 class SFPO(TrainerCallback):
-    """For one optimizer step in each pass; with M of them, count in M (K + 1)."""
+    """Assumes one optimizer step per pass; with M steps, count modulo M (K + 1)."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
         self.slow = SlowCopy(TorchWeights(optimizer))

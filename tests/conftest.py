@@ -1,5 +1,4 @@
-"""Fixtures: processes that play ranks, small random models, the pretrained model, the testbed, and what is skipped
-where."""
+"""Fixtures: rank processes, the pretrained model and a small one, the testbed. Also: which tests are skipped where."""
 
 import shutil
 import signal
@@ -16,18 +15,18 @@ from tiny_runs import command, flags
 
 ROOT = Path(__file__).parent.parent
 UNIT, SUPPORT = ROOT / "tests" / "unit", ROOT / "tests" / "support"
-# A reward that a model without any training gets for half of its answers.
+# A reward that an untrained model gets for about half of its responses.
 REWARD = (
     'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
 )
 
-# Most that the tests but the slow ones may take, in seconds; they take a third of it.
+# Time limit in seconds for all tests but the slow ones; they take about half of it on two cores.
 SESSION_S = 4500
 BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
 
 
 def make_traps(directory: Path) -> Path:
-    """A directory as people have it, with modules that must not be taken for the installed packages."""
+    """A working directory with modules that must not shadow the installed packages."""
     (directory / "openrlhf").mkdir(parents=True)
     for name in ("openrlhf/__init__", "datasets", "yaml", "transformers", "utils", "ray", "vllm"):
         (directory / f"{name}.py").write_text(BOOBY_TRAP)
@@ -41,9 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """An end, with a summary, before continuous integration makes one without. And signals as in a terminal: under
-    nohup and in the background of a script the first two are ignored, and the commands under test would ignore them as
-    well."""
+    """Limit the time of the run, so that it ends with a summary before continuous integration kills it. And handle
+    SIGHUP and SIGINT as in a terminal: under nohup and in a script's background they are ignored, and the commands
+    under test would ignore them as well."""
     if not config.option.slow and not config.option.session_timeout:
         config.option.session_timeout = SESSION_S
     for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
@@ -66,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Where the time goes, by file: on a slow machine a few files that start engines take nearly all of it."""
+    """Report the time by file: on a slow machine a few files that start engines take nearly all of it."""
     seconds: dict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -90,7 +89,7 @@ def ranks() -> Iterator[RankPool]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The pretrained model of the quickstart, made once and kept beside the repository's other caches."""
+    """The pretrained model of the quickstart, unpacked once and kept in models/."""
     from openrlhf_sfpo.tasks.smollm2 import make
 
     return make(ROOT / "models" / "SmolLM2-135M-Instruct")
@@ -98,7 +97,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def small_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first four layers of the pretrained model: quick to load, and its tokenizer is real."""
+    """The first four layers of the pretrained model, with its tokenizer: quick to load."""
     from transformers import AutoModelForCausalLM
 
     path = tmp_path_factory.mktemp("models") / "four_layers"
@@ -113,7 +112,7 @@ def small_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The testbed's model and problems, with a training so short that it answers hardly anything right."""
+    """The testbed's model and problems; the model is trained so briefly that it answers hardly anything correctly."""
     directory = tmp_path_factory.mktemp("testbed")
     command = [sys.executable, str(ROOT / "examples" / "testbed" / "prepare.py"), str(directory)]
     done = subprocess.run([*command, "--steps", "20", "--batch", "64"], capture_output=True, text=True, timeout=300)
@@ -124,7 +123,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def problems(testbed: Path) -> Path:
-    """The testbed with a reward function of its own, reward.py, and few problems to evaluate on, few.jsonl."""
+    """The testbed with its own reward function (reward.py) and a few evaluation problems (few.jsonl)."""
     (testbed / "reward.py").write_text(REWARD)
     lines = (testbed / "eval.jsonl").read_text().splitlines(True)
     (testbed / "few.jsonl").write_text("".join(lines[:24]))
@@ -133,8 +132,8 @@ def problems(testbed: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run to which nothing happens, but that the reader of its output goes away after the first line, as with
-    `| head -1`. Its rollouts are recorded beside it."""
+    """A run without faults, except that the reader of its output closes the pipe after the first line, like
+    `| head -1`. Its rollouts are recorded next to it."""
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     arguments = flags(run_dir, problems, rollout__record_dir=run_dir.parent / "rollouts")
     started = command(arguments, [], run_dir.parent / "faults")

@@ -5,9 +5,9 @@
 #   bash tests/gates.sh types spelling   some of them
 #
 #   lint        ruff's rules                     scripts     shellcheck on every shell script
-#   format      ruff's formatting                docs        the documentation builds, and its links lead somewhere
+#   format      ruff's formatting                docs        the documentation builds, and no link is broken
 #   types       mypy, strict in sfpo, config and system
-#   spelling    codespell                        imports     which room of the package imports which
+#   spelling    codespell                        imports     which room of the package may import which
 set -uo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -34,17 +34,17 @@ for name in "${wanted[@]}"; do
     case " ${all[*]} " in *" $name "*) ;; *) echo "gates.sh: there is no gate $name: ${all[*]}" >&2; exit 2 ;; esac
 done
 
-# The tools, pinned; apart from the packages of a run, which need none of them.
+# Installs the pinned tools, which a run does not need.
 list="$root/requirements/gates.txt"
 stamp="$venv/.openrlhf_sfpo_gates"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$(cat "$list" "$root/requirements/docs.txt")" ]; then
-    # What pip prints is of interest only when it fails.
+    # Shows pip's output only if it fails.
     said="$("$bin/python" -m pip --disable-pip-version-check install --quiet --no-deps -r "$list" 2>&1)" ||
         { echo "$said" >&2; exit 1; }
     cat "$list" "$root/requirements/docs.txt" >"$stamp"
 fi
 
-# Types take as long as all others together, hence at the same time.
+# Types take as long as all other gates together, so they run concurrently.
 logs="$(mktemp -d)"
 trap 'rm -rf "$logs"' EXIT
 run() {

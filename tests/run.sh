@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Sets everything up (requirements/install.sh), runs the gates (tests/gates.sh) and the tests:
+# Installs everything (requirements/install.sh), runs the gates (tests/gates.sh) and the tests:
 #
 #   bash tests/run.sh              all tests but the slow ones
-#   bash tests/run.sh --slow       those too
-#   bash tests/run.sh --quick      those that need a few minutes together, for one who changes one thing
+#   bash tests/run.sh --slow       the slow ones too
+#   bash tests/run.sh --quick      a few minutes of tests, to check a single change
 #
 # Other arguments go to pytest, without the gates:
 #

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# SFPO in an OpenRLHF that is installed already, on its own DeepSpeed actor, on a machine without GPUs.
+# SFPO in an existing installation of OpenRLHF, on its own DeepSpeed actor, on a machine without GPUs.
 #
 #   bash examples/existing_deployment/on_cpu.sh [FLAGS...]
 #
-# Installs (or takes the environment in VENV as it is), patches the installed OpenRLHF, trains the testbed's model on two
-# ZeRO-2 ranks with OpenRLHF's own command line, and takes the patch back. FLAGS win over those below.
+# Installs everything (or uses the environment in VENV as it is), patches the installed OpenRLHF, trains the testbed's
+# model on two ZeRO-2 ranks with OpenRLHF's own command line, and reverts the patch. FLAGS win over those below.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"

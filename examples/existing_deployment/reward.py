@@ -1,4 +1,4 @@
-"""A reward function as OpenRLHF takes it: 1 for the exact answer to a problem of the testbed."""
+"""A reward function with OpenRLHF's signature: 1 for the exact answer to a problem of the testbed."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ END = "<|end|>"
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
-    """OpenRLHF asks for one response at a time; `queries` are prompts with their responses."""
+    """OpenRLHF passes one response at a time; `queries` are prompts with their responses."""
     pairs = zip(queries, prompts, strict=True)
     answers = [query.removeprefix(prompt).removesuffix(END).strip() for query, prompt in pairs]
     scores = [float(answer == label) for answer, label in zip(answers, labels, strict=True)]

@@ -11,8 +11,8 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> di
 
     Args:
         queries: prompt and response, as one text.
-        prompts: the prompt, as the template made it: "Singular: city\\nPlural:".
-        labels: the data's field that --data.label_key names, as text: "cities".
+        prompts: the prompt, as the template renders it: "Singular: city\\nPlural:".
+        labels: the field that --data.label_key names, as text: "cities".
 
     Returns:
         One number for each response in each list. `rewards` are what the policy is trained on; `scores`, which may be

@@ -5,7 +5,7 @@
 #
 # FLAGS win over the paths. It runs the openrlhf-sfpo on the PATH, or else the one in the repository's .venv. Environment:
 #   MODEL      a Hugging Face directory (default: models/NAME)
-#   DATA       what examples/prepare_math.py has written (default: data)
+#   DATA       the output of examples/prepare_math.py (default: data)
 #   RUN_DIR    metrics, checkpoints, the final model (default: runs/NAME in lower case)
 set -euo pipefail
 

@@ -3,9 +3,9 @@
     python examples/testbed/prepare.py [DIRECTORY]
 
 Writes DIRECTORY/model (a Hugging Face directory with a tokenizer of single characters), train.jsonl and eval.jsonl.
-The model is trained here by the Megatron actor, on a corpus of problems with answers, half of which are only rough; so
-it answers about a third of the problems right. That takes two to three minutes on two cores. Reinforcement learning,
-which rewards exact answers only, has the rest to win.
+The Megatron actor trains the model on a corpus of problems with answers, half of which are only rough, so it answers
+about a third of the problems correctly. That takes two to three minutes on two cores. Reinforcement learning, which
+rewards exact answers only, can gain the rest.
 """
 
 import argparse
@@ -83,8 +83,8 @@ def train(
     batch: int,
     lr: float,
 ) -> None:
-    """Supervised training of the model in `path` on (problem, answer), on one rank of the Megatron actor; the result
-    replaces it."""
+    """Train the model in `path` on (problem, answer) pairs, supervised, on one rank of the Megatron actor; save the
+    result in its place."""
     os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     actor = MegatronActor(
         str(path),

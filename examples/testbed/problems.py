@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 
 LEVELS = (2, 3, 4)  # numbers in a problem: the difficulty
-ROUGH = 0.5  # part of the corpus
+ROUGH = 0.5  # share of the corpus
 
 
 def draw(generator: random.Random, terms: int) -> tuple[str, int]:
@@ -17,7 +17,7 @@ def draw(generator: random.Random, terms: int) -> tuple[str, int]:
 
 
 def stream(seed: int, excluded: frozenset[str]) -> Iterator[tuple[int, str, int]]:
-    """Problems without end, (numbers in it, problem, answer), the levels in turn."""
+    """An endless stream of (numbers in the problem, problem, answer), with the levels in turn."""
     generator = random.Random(seed)
     while True:
         for terms in LEVELS:
@@ -28,7 +28,7 @@ def stream(seed: int, excluded: frozenset[str]) -> Iterator[tuple[int, str, int]
 
 
 def corpus(seed: int, excluded: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Problems with what people write after them: the answer, or the multiple of ten nearest to it."""
+    """Problems with the text that follows them: the answer, or the nearest multiple of ten."""
     generator = random.Random(seed)
     for _, problem, answer in stream(seed, excluded):
         rough = generator.random() < ROUGH
@@ -36,7 +36,7 @@ def corpus(seed: int, excluded: frozenset[str]) -> Iterator[tuple[str, str]]:
 
 
 def held_out(per_level: int, seed: int = 10**6) -> list[tuple[int, str, int]]:
-    """The evaluation problems, all different. There are only 200 of two numbers, most of which stay for training."""
+    """The evaluation problems, all different. Of the 200 with two numbers, most are left for training."""
     generator = random.Random(seed)
     chosen: dict[str, tuple[int, str, int]] = {}
     for terms in LEVELS:

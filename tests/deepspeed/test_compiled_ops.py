@@ -35,7 +35,7 @@ def test_a_lock_is_left_once_its_compilation_is_killed(
     try:
         assert compiling.stdout is not None
         assert compiling.stdout.readline() == b"compiling\n"
-        check_locks()  # someone is at it
+        check_locks()  # the lock's owner is still compiling
     finally:
         compiling.kill()
         compiling.communicate()

@@ -1,4 +1,4 @@
-"""The benchmark of the actor on a GPU runs on a CPU as well, where its comparisons must come out equal."""
+"""The GPU benchmark of the actor must also run on a CPU, where its comparisons must come out equal."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Engines and actor that take turns on the same devices, and engines that go on with their answers meanwhile."""
+"""Engines and actor that take turns on the same devices, and responses that continue across a weight update."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ COLOCATED: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `sleep_probe` saw of a real engine, by what had happened before."""
+    """What `sleep_probe` measured of a real engine, by the state the engine was in."""
     directory = tmp_path_factory.mktemp("engines")
     shape = {
         "hidden_size": 512,
@@ -53,7 +53,7 @@ def test_a_sleeping_engine_gives_its_memory_back(probed: dict[str, Any]) -> None
     assert (one["kv_cache"], one["weights"]) == (0, used["weights"])
     assert (two["kv_cache"], two["weights"]) == (0, 0)
     assert used["memory"] - one["memory"] > 0.95 * cache
-    # With what the kernels keep packed.
+    # The weights, including the packed copies that kernels keep.
     assert one["memory"] - two["memory"] > 0.8 * probed["weight_bytes"]
     for name in ("awake", "without weights", "weights sent"):
         assert (probed[name]["kv_cache"], probed[name]["weights"]) == (cache, used["weights"]), name
@@ -71,7 +71,7 @@ def test_an_engine_answers_as_before_its_sleep(probed: dict[str, Any]) -> None:
 
 
 def test_an_answer_goes_on_with_weights_that_come_in_its_middle(probed: dict[str, Any]) -> None:
-    """And what it began with is read again with them: nothing of the old weights is left in the cache."""
+    """Its beginning must be recomputed with the new weights: nothing of the old ones may remain in the cache."""
     partial = probed["partial"]
     before, answer = partial["before"], partial["answer"]
     assert 8 <= before < len(answer) == 40
@@ -98,7 +98,7 @@ def with_reference(run_dir: Path, problems: Path, **changes: Any) -> list[str]:
 
 
 def assert_rewards_scores_and_divergence(lines: list[dict[str, Any]]) -> None:
-    """Of a run `with_reference`."""
+    """Check a run `with_reference`."""
     assert lines[-1]["train/kl"] > 0
     assert all(line["reward_mean"] <= 1 for line in lines if line["step"])
     accuracies = [value for line in lines for name, value in line.items() if name.endswith("_pass1")]
@@ -108,7 +108,7 @@ def assert_rewards_scores_and_divergence(lines: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with engine, actor and reference model on devices of their own."""
+    """A run with engine, actor and reference model on separate devices."""
     run_dir = tmp_path_factory.mktemp("disaggregated") / "run"
     done = train(with_reference(run_dir, problems), [], run_dir.parent / "faults")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,7 +42,7 @@ def test_the_grid_has_every_combination_once(tmp_path: Path) -> None:
         seeds=[1, 2],
     )
     runs = plan(config, tmp_path, ["rollout.batch_size=4"])
-    # GRPO has no K, so its two are one.
+    # GRPO has no K, so its runs for both values are the same.
     assert len(runs) == 2 * (2 + 4)
     assert [run.name for run in runs[:2]] == ["grpo_k=1_lr=1e-05_seed=1", "grpo_k=1_lr=0.0001_seed=1"]
     last = vars(runs[-1].flat)
@@ -63,7 +63,7 @@ def test_names_are_paths_and_differ(tmp_path: Path) -> None:
 def test_a_run_that_is_the_same_for_all_swept_values_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the time is: OpenRLHF has it in a default."""
+    """Whatever the time: one of OpenRLHF's defaults contains it."""
     minutes = itertools.count()
 
     def parse_later(*arguments: Any) -> Any:
@@ -229,7 +229,7 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def small_grid(testbed: Path, path: Path) -> Path:
-    """GRPO and SFPO for six steps on the testbed, evaluated after every other; the same whenever it is repeated."""
+    """GRPO and SFPO for six steps on the testbed, evaluated after every second one; deterministic."""
     base = yaml.safe_load((ROOT / "examples" / "testbed" / "base.yaml").read_text())
     base["actor"]["model_name_or_path"] = str(testbed / "model")
     base["data"] |= {"prompt_dataset": str(testbed / "train.jsonl"), "max_samples": 48}
@@ -238,7 +238,7 @@ def small_grid(testbed: Path, path: Path) -> Path:
     base["eval"] |= {"dataset": str(few), "steps": 2}
     base["rollout"] |= {"batch_size": 8, "deterministic": True}
     base["train"] |= {"batch_size": 64}
-    # The testbed's own reward may be 0 for all samples of the first steps, which move nothing then.
+    # The testbed's own reward may be 0 for all samples of the first steps, and then nothing moves.
     reward = path.with_name("reward.py")
     reward.write_text(REWARD)
     base["reward.remote_url"] = str(reward)
@@ -260,7 +260,7 @@ def accuracies(out: Path) -> dict[str, list[list[tuple[float, ...]]]]:
 def test_parallel_runs_divide_the_processors_equally_when_fewer_runs_are_left(
     testbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run's numbers depend on how many threads add them up."""
+    """The share per run must not change: a run's numbers depend on how many threads sum them."""
     counts = []
 
     class Counted(ParallelRuns):
@@ -283,7 +283,7 @@ FIRST, SECOND = "grpo_lr=0.0001_seed=1", "sfpo_lr=0.0001_seed=1"
 
 @pytest.fixture(scope="module")
 def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison whose process was killed during its second run, and which was then started again."""
+    """A comparison whose process was killed during its second run, and that was then started again."""
     directory = tmp_path_factory.mktemp("comparison")
     config, out = small_grid(testbed, directory / "grid.yaml"), directory / "out"
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", str(config), "--out", str(out)]
@@ -291,14 +291,14 @@ def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # As a script's `command &` does.
+        # Like `command &` in a script.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
-    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 2)  # there are four steps more
+    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 2)  # four more steps follow
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert psutil.wait_procs(started, timeout=90)[1] == []  # nothing stays behind
+    assert psutil.wait_procs(started, timeout=90)[1] == []  # no process is left
     finished = out / "runs" / FIRST / "metrics.jsonl"
     before = finished.read_bytes()
     done = compare(str(config), "--out", str(out))
@@ -311,7 +311,7 @@ def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> None:
-    """The second run had the engines and actors of the first, until it was killed; then it had fresh ones."""
+    """The second run reused the engines and actors of the first until it was killed; repeated, it had fresh ones."""
     runs = continued / "runs"
     cut_short, again = numbers_of(runs / f"{SECOND}.incomplete-1"), numbers_of(runs / SECOND)
     assert "reusing the previous run's engines and actors" in console_of(runs / f"{SECOND}.incomplete-1")
@@ -319,7 +319,7 @@ def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> 
     assert len(again) == 7
     *whole, last = cut_short
     assert again[: len(whole)] == whole
-    # The evaluation after a step is added to its line, and may have been under way.
+    # An evaluation is added to its step's line later; the kill may have come before that.
     assert {name: again[len(whole)][name] for name in last} == last
     assert all(line["train/actor_grad_norm"] > 0 for line in cut_short[1:])
     assert list(accuracies(continued).values()) == [[curve_of(runs / FIRST)], [curve_of(runs / SECOND)]]
@@ -338,10 +338,10 @@ def curve_of(run: Path) -> list[tuple[float, ...]]:
 
 
 def numbers_of(run: Path) -> list[dict[str, Any]]:
-    """All that a run's steps measured of the model, its samples and its updates.
+    """Everything that a run's steps measured of the model, its samples and its updates.
 
-    Not what the engine says of the probabilities of the samples that it drew: training does not use it here, and it has
-    been seen to differ (0.0082 and 0.0090) where samples, losses and gradients were the same to the last bit.
+    The engine's log-probabilities of its samples are left out: training does not use them here, and they have been seen
+    to differ (0.0082 and 0.0090) where samples, losses and gradients were the same to the last bit.
     """
     taken = ("time/", "wall_seconds", "sfpo/reposition_seconds", "train/rollout_log_prob_abs_diff")
     return [{name: value for name, value in line.items() if not name.startswith(taken)} for line in load_run(run).lines]

@@ -1,4 +1,4 @@
-"""The first batch of a run stops it where the engines do not compute what the actor computes."""
+"""A run must stop at its first batch if engines and actor compute different log-probabilities."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from openrlhf_sfpo.system.run_errors import EngineMismatch
 
 
 def arguments(**changes: Any) -> SimpleNamespace:
-    """Nested as OpenRLHF nests them; `changes` have names with __ for dots."""
+    """Flags, nested as OpenRLHF nests them; `changes` have names with __ for dots."""
     values = {
         "actor.backend": "megatron",
         "ds.param_dtype": "bf16",
@@ -63,7 +63,7 @@ def test_the_limit_follows_from_dtypes_and_sampling(changes: dict[str, Any], exp
 
 
 def test_the_first_token_of_each_turn_does_not_count() -> None:
-    """Engines leave out the end of the response there."""
+    """Engines exclude the end-of-text token there."""
     mask = torch.tensor([[0, 1, 1, 1, 0, 1, 1], [1, 1, 0, 0, 0, 0, 1]])
     distances = torch.tensor([[9.0, 9.0, 1.0, 2.0, 9.0, 9.0, 3.0], [9.0, 4.0, 9.0, 9.0, 9.0, 9.0, 9.0]])
     gap = EngineGap()
@@ -105,7 +105,7 @@ def test_what_was_sampled_from_other_weights_is_not_judged() -> None:
 def update_with_engine(
     path: str, layout: tuple[int, ...], samples: list[Any], off: float, ahead: bool, **settings: Any
 ) -> dict[str, Any]:
-    """One SFPO update of samples whose engine is `off` by so much. Returns what happened, and whether weights moved."""
+    """One SFPO update on samples whose engine log-probabilities are off by `off`: its error; whether weights moved."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
@@ -162,7 +162,7 @@ def update_with_skipping(path: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_run_stops_at_its_first_batch(smollm2: Path, tmp_path: Path) -> None:
-    """With a limit that no two implementations keep to."""
+    """With a limit so low that no two implementations meet it."""
     from test_end_to_end import flags, logs_of, train
 
     run_dir = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""`openrlhf-sfpo eval`: graders, sets of problems, numbers, and the whole command on a real model."""
+"""`openrlhf-sfpo eval`: graders, problem sets, statistics, and the whole command on a real model."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ RIGHT, WRONG = 1.0, 0.0
         ("math", r"\boxed{42", "42", WRONG),  # never closed
         ("math", r"\boxed{}", "42", WRONG),
         ("math", "", "42", WRONG),
-        ("math", r"\boxed{\frac{1}{}}", "1", WRONG),  # no formula at all
+        ("math", r"\boxed{\frac{1}{}}", "1", WRONG),  # not a formula
         ("math_boxed", r"\boxed{7}", "8", 0.1),
         ("math_boxed", "7", "8", WRONG),
         ("last_integer", "3 and then 42", "42", RIGHT),
@@ -137,8 +137,8 @@ def test_the_papers_sets_can_be_files(tmp_path: Path) -> None:
 
 
 def graded(set_name: str, *problems: str, different: int | None = None) -> list[Graded]:
-    """Problems as strings of 1 and 0, right and wrong responses; wrong ones are truncated. `different`: so many have
-    prompts of their own, the others are copies of them."""
+    """Graded responses; each problem is a string of 1 and 0 for right and wrong (and truncated) ones. Only the first
+    `different` problems have prompts of their own; the others are copies of them."""
     return [
         Graded(
             set_name,
@@ -199,14 +199,14 @@ def test_intervals_say_what_is_known(problems: list[str], shown: str, method: st
 
 
 def test_sets_with_different_numbers_of_samples_say_so() -> None:
-    """Copies of a prompt give it more samples than the prompts of another set have."""
+    """Copies of a prompt give it more samples than other sets' prompts have, so the table must show k for each set."""
     shown = table(measure([*graded("a", "1", "0"), *graded("b", *"1100", different=2)]))
     assert shown.head[2:4] == ["avg@k, %", "pass@k, %"]
     assert [row[0] for row in shown.rows] == ["a (k = 1)", "b (k = 2)", "unweighted mean"]
 
 
 def test_copies_of_a_prompt_are_one_prompt() -> None:
-    """30 problems, each 32 times, as some published files have them."""
+    """30 problems, each 32 times, as in some published files."""
     marks = ["1"] * 6 + ["0"] * 24
     numbers = measure(graded("aime24", *(marks * 32), different=30))
     one = numbers["sets"]["aime24"]
@@ -222,7 +222,7 @@ def test_samples_survive_being_written(tmp_path: Path) -> None:
 
 
 def sampled(directory: Path, *responses: str, label: str = "42") -> Path:
-    """A directory as an evaluation leaves it whose grading has failed."""
+    """The directory of an evaluation whose grading has failed."""
     directory.mkdir()
     write_samples(
         directory, [Graded("s", n, f"q{n}", text, label, None, 2, False, "</s>") for n, text in enumerate(responses)]
@@ -293,7 +293,7 @@ def test_a_grader_of_ones_own_is_tried_on_the_rendered_prompt(tmp_path: Path) ->
     grader.write_text(
         "def reward_func(queries, prompts, labels):\n    return [float(queries[0].startswith('<user>'))]\n"
     )
-    problem = Problem([{"role": "user", "content": "1 + 1"}], "2")  # a chat, which no response can be added to
+    problem = Problem([{"role": "user", "content": "1 + 1"}], "2")  # a chat, to which no response can be appended
     assert list(load_graders(str(grader), {"chats": [problem]}, {"chats": "<user>1 + 1<assistant>"})) == ["chats"]
 
 

@@ -1,4 +1,4 @@
-"""Events of a worker reach the driver, in order, and what the driver makes of them."""
+"""Events of a worker must reach the driver in order, and the driver must act on them."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def local_ray() -> Iterator[None]:
 
 @ray.remote(num_cpus=0)
 class Worker:
-    """Tells of evaluations, whose events are so large that Ray moves them through its object store, and of steps."""
+    """Sends events of steps and evaluations; the latter are so large that Ray moves them through its object store."""
 
     def tell(self, count: int) -> None:
         events = Events()
@@ -49,7 +49,7 @@ class Worker:
 
 
 def told(box: Any, count: int) -> list[tuple[int, str]]:
-    """What arrives when a worker tells of `count` steps; sending does not wait, so that it may not all be there yet."""
+    """What arrives when a worker reports `count` steps. Sending does not wait, so this waits until all has arrived."""
     ray.get(Worker.remote().tell.remote(count))
     events: list[dict[str, Any]] = []
     deadline = time.monotonic() + 60
@@ -67,7 +67,7 @@ def test_events_arrive_in_order(local_ray: None) -> None:
 
 @ray.remote(num_cpus=0)
 class Actor:
-    """Ends in the way that it is told."""
+    """Ends in the requested way."""
 
     def __init__(self, how: str = "") -> None:
         self.end(how)
@@ -114,7 +114,7 @@ def until(condition: Any) -> None:
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
 class Engine:
-    """What is asked of an engine's process, without vLLM. It takes a while to start, as vLLM does."""
+    """Answers what is asked of an engine's process, without vLLM. It takes a while to start, as vLLM does."""
 
     def __init__(self, seconds: float, refuses: str = "") -> None:
         time.sleep(seconds)
@@ -133,7 +133,7 @@ class Engine:
 
 @ray.remote(num_cpus=0)
 class Policy:
-    """A rank that engines can be reconnected to."""
+    """A rank to which engines can be reconnected."""
 
     def __init__(self) -> None:
         Events().register("policy")
@@ -204,7 +204,7 @@ def test_engines_that_do_not_start(local_ray: None, start: Any, timeout: float, 
 
 
 class Heard:
-    """A listener with everything that it needs."""
+    """A listener with everything it needs."""
 
     def __init__(self, directory: Path, stopping: Stopping, **options: Any) -> None:
         (directory / "logs").mkdir(exist_ok=True)

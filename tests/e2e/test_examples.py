@@ -16,13 +16,13 @@ from openrlhf_sfpo.report.reading import read_metrics
 
 
 def test_sfpo_in_trl(tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRL's real trainer, two rollout batches: the weights after each step are where SFPO has them."""
+    """TRL's real trainer, two rollout batches: the weights after each step must be SFPO's."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     from transformers import TrainerCallback
     from trl_sfpo import ALPHA, SFPO, K, make_trainer
 
     class Recorder(TrainerCallback):
-        """The weights at the end of each step; once before SFPO's callback and once after it."""
+        """Records the weights at the end of each step; used once before SFPO's callback and once after it."""
 
         def __init__(self) -> None:
             self.seen: list[torch.Tensor] = []
@@ -53,7 +53,7 @@ def test_sfpo_in_trl(tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("dry", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["dry", "trained"])
 def test_a_task_of_ones_own(small_model: Path, tmp_path: Path, dry: bool) -> None:
-    """The example's files as they are, for one step: its problems, its reward and its settings."""
+    """The example's problems, reward and settings must work unchanged, for one step."""
     run_dir = tmp_path / "run"
     flags = {
         "run.dir": run_dir,

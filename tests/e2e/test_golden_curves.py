@@ -1,10 +1,10 @@
-"""Learning curves of SFPO and GRPO on the testbed, for one seed, against those kept in golden_curves.json.
+"""Learning curves of SFPO and GRPO on the testbed, for one seed, against those stored in golden_curves.json.
 
-Processors differ in the last bits of a sum, and after the first sample that comes out differently for it, two runs are
-as far apart as two seeds. So each accuracy may be off by what two evaluations of equally good models differ by, and the
-mean of a curve by less.
+Processors differ in the last bits of a sum, and from the first sample that differs because of it, two runs are as far
+apart as two seeds. So each accuracy may be off by as much as two evaluations of equally good models, and the mean of a
+curve by less.
 
-python tests/e2e/test_golden_curves.py    writes the file anew, in about ten minutes
+python tests/e2e/test_golden_curves.py    rewrites the file, in about ten minutes
 """
 
 import json

@@ -10,7 +10,7 @@ from openrlhf_sfpo.cluster.nodes import divided_groups
 
 
 def test_neighboring_ranks_are_on_one_machine() -> None:
-    """Three machines of Ray's with six GPUs each, and a placement group for all of them."""
+    """Three Ray nodes with six GPUs each, and one placement group for all of them."""
     command = [sys.executable, str(SUPPORT / "bundles_probe.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -23,14 +23,14 @@ from openrlhf_sfpo.cli.patch import main
 from openrlhf_sfpo.orchestration.patched import apply as patching
 
 CLI = Path("openrlhf/cli/train_ppo_ray.py")
-# What OpenRLHF's own checks insist on.
+# Flags that OpenRLHF's own checks require.
 COMPLETE = [
     *("--vllm.num_engines", "1"),
     *("--reward.remote_url", "x.py"),
     *("--algo.advantage.estimator", "group_norm"),
     *("--rollout.n_samples_per_prompt", "2"),
 ]
-# Updates of one optimizer step, as the plain loop of test_deepspeed.py makes them.
+# Updates of one optimizer step, as the plain loop of deepspeed/test_zero.py makes them.
 TRAINING = [
     *("--actor.num_gpus_per_node", "1"),
     *("--actor.adam.lr", "5e-5"),
@@ -51,7 +51,7 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=VERSIONS)
 def tree(request: pytest.FixtureRequest, downloads: Path, tmp_path: Path) -> Path:
-    """An OpenRLHF in a directory of its own, to be changed."""
+    """An OpenRLHF in its own directory, which a test may change."""
     return openrlhf_versions.copy(openrlhf_versions.install(request.param, downloads), tmp_path)
 
 
@@ -133,7 +133,7 @@ def patched_statements(tree: Path) -> tuple[ast.stmt, ast.stmt, ast.stmt]:
 
 
 class Uninstalled:
-    """A finder by which this package does not exist."""
+    """A finder for which this package does not exist."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
@@ -142,7 +142,7 @@ class Uninstalled:
 
 
 def test_a_patched_openrlhf_works_as_before_without_this_package(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be uninstalled later, or be missing in the environment that a source tree is run with."""
+    """The package may be uninstalled later, or be missing from the environment in which a source tree runs."""
     assert main([str(tree)]) == 0
     for name in [name for name in sys.modules if name.split(".")[0] == "openrlhf_sfpo"]:
         monkeypatch.delitem(sys.modules, name)
@@ -160,7 +160,7 @@ def test_a_broken_installation_of_this_package_is_not_passed_over(
     assert main([str(newest)]) == 0
     monkeypatch.delitem(sys.modules, "openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
     monkeypatch.delattr("openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
-    monkeypatch.setitem(sys.modules, "openrlhf_sfpo.config.checks", None)  # something that it needs
+    monkeypatch.setitem(sys.modules, "openrlhf_sfpo.config.checks", None)  # something that it imports
     with pytest.raises(ModuleNotFoundError, match=r"openrlhf_sfpo\.config\.checks"):
         exec(compile(ast.Module([patched_statements(newest)[0]], []), "patched", "exec"), {})
 
@@ -222,7 +222,7 @@ def test_a_version_without_a_patch(tree: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(("name", "text"), SOURCE_TREES)
 def test_a_source_tree(newest: Path, name: str, text: str) -> None:
-    """A clone of the repository has no metadata; the package's own directory is understood as well."""
+    """A clone of the repository has no metadata; the package's own directory is accepted as well."""
     for metadata in newest.glob("openrlhf-*.dist-info/METADATA"):
         metadata.unlink()
     (newest / name).write_text(text)
@@ -245,7 +245,7 @@ def test_places_without_an_openrlhf(newest: Path, tmp_path: Path, capsys: pytest
 
 @pytest.fixture
 def as_nobody() -> Iterator[None]:
-    """Not to be root, whom no permission stops."""
+    """Drop root privileges, which bypass permissions."""
     if os.geteuid() != 0:
         yield
         return
@@ -281,7 +281,7 @@ def test_an_interrupted_patch_leaves_the_file_as_it_was(tree: Path, monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             main([str(tree)])
     assert contents(tree) == before
-    # One that had no time to clean up leaves a file beside it, which is no obstacle.
+    # An interruption without time to clean up leaves a temporary file, which must not be an obstacle.
     patching._temporary_sibling(tree / CLI).write_text("half")
     assert main([str(tree)]) == 0
     assert main([str(tree), "--revert"]) == 0
@@ -297,7 +297,7 @@ def run_python(tree: Path, *words: str, timeout: float = 900) -> subprocess.Comp
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]:
-    """A tiny model, and rollouts from a file, which is beside the model."""
+    """A tiny model, and rollouts read from a file; the samples are also saved in the model's directory."""
     directory = tmp_path_factory.mktemp("recording")
     model = with_tokenizer(make_model(directory / "model", "qwen2"))
     samples = recorded(directory, with_old_log_probs(model, make_samples(12)))
@@ -306,7 +306,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]
 
 
 def train(tree: Path, model: str, *flags: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Two updates as `openrlhf_training.py` makes them: what it says of them, and the weights."""
+    """Make two updates with `openrlhf_training.py`; return its report and the weights."""
     target = tree / "weights.pt"
     words = [str(SUPPORT / "openrlhf_training.py"), model, str(Path(model) / "samples.pt"), str(target)]
     done = run_python(tree, *words, *COMPLETE, *TRAINING, *flags)
@@ -315,8 +315,8 @@ def train(tree: Path, model: str, *flags: str) -> tuple[dict[str, Any], dict[str
 
 
 def assert_trains_as_before(tree: Path, model: str) -> None:
-    """The patched command line hands the very arguments on that it always did, to the very function, which starts the
-    very actor; and that trains to the very weights."""
+    """The patched command line must pass the same arguments to the same function as before, which starts the same
+    actor, which trains to the same weights."""
     before, weights = train(tree, model)
     assert main([str(tree)]) == 0
     after, again = train(tree, model)

@@ -1,4 +1,4 @@
-"""The shell examples, Slurm and Ray jobs, and the container's scripts; what they start is real where it can be had."""
+"""The shell examples, Slurm and Ray jobs, and the container's scripts; what they start is real where possible."""
 
 import itertools
 import os
@@ -19,13 +19,13 @@ from openrlhf_sfpo.doctor.resources import parameters_of
 from openrlhf_sfpo.system.ports import free_port
 
 EXAMPLES = ROOT / "examples"
-# Every script that trains a model of the hub: they are called after it, in small letters.
+# Every script that trains a model from the Hub; each is named after it, in lower case.
 TRAINING = sorted(path for path in EXAMPLES.glob("*.sh") if path.name not in ("quickstart.sh", "ray_job.sh"))
 MODELS = {name.lower(): name for name in CONFIGS}
 SHELL = sorted(path for place in (EXAMPLES, EXAMPLES / "recipes", ROOT / "docker") for path in place.glob("*.s[hb]*"))
 DISTILLED = {"rollout.max_new_tokens": 6144, "data.max_len": 8192, "vllm.gpu_memory_utilization": 0.7}
 MATH = {"rollout.max_new_tokens": 2560, "data.max_len": 4096, "vllm.gpu_memory_utilization": 0.6}
-# The authors' scripts: what is the same in all of them, and what is not.
+# The authors' scripts: the settings that all share, and those that differ.
 PAPER = {
     "actor.adam.lr": 1e-6,
     "actor.adam.betas": [0.9, 0.999],
@@ -62,8 +62,8 @@ PAPER_OF = {
     "deepseek-r1-distill-qwen-7b": {**DISTILLED, "sfpo.alpha": 0.8},
     "qwen3-4b-base": {**DISTILLED, "sfpo.alpha": 0.9},
 }
-# What a script adds to the recipes, which all of them share: nodes; engines and GPUs of each; GPUs of a node for the
-# actor, TP, PP, tokens of a micro-batch.
+# What each script adds to the shared recipes: nodes; engines, and GPUs of each; GPUs of a node for the actor, TP, PP,
+# tokens of a micro-batch.
 PLACEMENT = {
     "qwen2.5-math-1.5b": (1, 8, 1, 8, 1, 1, 16384),
     "deepseek-r1-distill-qwen-1.5b": (1, 8, 1, 8, 1, 1, 16384),
@@ -77,14 +77,14 @@ PLACEMENT = {
 
 
 def stand_in(directory: Path, name: str, body: str) -> None:
-    """A program on the PATH in place of one that is not here (Docker, Slurm, GPUs)."""
+    """Put a program on the PATH in place of one that is not installed (Docker, Slurm, nvidia-smi)."""
     directory.mkdir(exist_ok=True)
     (directory / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
     (directory / name).chmod(0o755)
 
 
 def environment(*first: Path, **more: str) -> dict[str, str]:
-    """This process's, with our command and the given directories on the PATH."""
+    """This process's environment, with our command and the given directories on the PATH."""
     path = os.pathsep.join([*map(str, first), str(Path(sys.executable).parent), os.environ["PATH"]])
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     return {**ours, "PATH": path, "PYTHONPATH": str(ROOT), **more}
@@ -110,7 +110,7 @@ def test_scripts_are_valid_and_can_be_executed(script: Path) -> None:
 
 
 def test_scripts_find_the_command_without_an_activated_environment(tmp_path: Path) -> None:
-    """They use the repository's own environment, or say how to make one."""
+    """They must use the repository's own environment, or say how to make one."""
     script = tmp_path / "examples" / "recipes" / "train.sh"
     script.parent.mkdir(parents=True)
     script.write_text((EXAMPLES / "recipes" / "train.sh").read_text(encoding="utf-8"), encoding="utf-8")
@@ -144,7 +144,7 @@ def dry_run(script: Path, place: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def dry_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, subprocess.CompletedProcess[str]]]:
-    """Of all scripts, on all cores: most of their time is imports."""
+    """Dry runs of all scripts, on all cores, because most of their time is imports."""
     places = [tmp_path_factory.mktemp("dry") / script.stem for script in TRAINING]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         done = pool.map(dry_run, TRAINING, places)
@@ -153,7 +153,7 @@ def dry_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_dry_run(name: str, dry_runs: dict[str, tuple[Path, subprocess.CompletedProcess[str]]]) -> None:
-    """With a model directory that holds config.json alone, the plan is made; downloads are what is left to do."""
+    """A model directory that holds only config.json must be enough for the plan; downloads are still to do."""
     place, done = dry_runs[name]
     assert done.returncode == 0, done.stdout + done.stderr
     assert MODELS[name] in done.stdout
@@ -162,7 +162,7 @@ def test_dry_run(name: str, dry_runs: dict[str, tuple[Path, subprocess.Completed
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.stem)
 def test_settings(script: Path, tmp_path: Path) -> None:
-    """Every flag exists; the paper's figures are the paper's; what is said around the script has the last word."""
+    """Every flag must exist, the paper's settings must be the paper's, and the caller's must win."""
     words = words_of(script, tmp_path, "--sfpo.k", "5", MODEL="/m/a b", DATA="/d", RUN_DIR="/r", NODES="4")
     assert words[0] == "train"
     flat, given = parse(words[1:])
@@ -185,7 +185,7 @@ def test_settings(script: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", TRAINING, ids=lambda path: path.stem)
 def test_placement(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is without environment variables; and a file of one's own wins over the recipes."""
+    """The placement without environment variables; a file of the user's must win over the recipes."""
     for name in ("MODEL", "DATA", "RUN_DIR", "NODES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -212,7 +212,7 @@ def test_placement(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script that examples/README.md shows, as it stands there."""
+    """The script in examples/README.md must work as it stands there."""
     (text,) = re.findall(r"```bash\n(recipes=.*?)```", (EXAMPLES / "README.md").read_text(), re.DOTALL)
     (tmp_path / "my.sh").write_text(text)
     monkeypatch.chdir(ROOT)
@@ -224,7 +224,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def container(tmp_path: Path) -> Path:
-    """A directory with a `docker` that prints its words, one a line."""
+    """A directory with a `docker` that prints its arguments, one per line."""
     stand_in(tmp_path / "bin", "docker", "printf '%s\\n' \"$@\"")
     return tmp_path / "bin"
 
@@ -273,7 +273,7 @@ def test_docker_run(container: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("address", "passed"), [({}, "RAY_ADDRESS=auto"), ({"RAY_ADDRESS": "h:1"}, "RAY_ADDRESS")])
 def test_docker_run_in_the_container_of_ray(container: Path, address: dict[str, str], passed: str) -> None:
-    """EXEC starts in a container that runs: the same variables, and the entrypoint, which docker exec does not run."""
+    """EXEC must pass the same variables to a running container, and call the entrypoint, which docker exec skips."""
     command = ["bash", str(ROOT / "docker" / "run.sh"), "qwen2.5-32b.sh", "--run.dir", "a b"]
     more = {**PASSED_ON, **address, "EXEC": "head", "GPUS": "all"}
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(container, **more))
@@ -313,7 +313,7 @@ def test_entrypoint(words: list[str], status: int, output: str) -> None:
 
 
 def test_entrypoint_has_ray_ask_for_a_token(tmp_path: Path) -> None:
-    """The head makes it, anew each time; the other nodes and the run use it, and refuse to start Ray without."""
+    """The head must make a new one each time; other nodes and the run must use it, and not start Ray without it."""
     stand_in(tmp_path / "bin", "ray", 'echo "$RAY_AUTH_MODE ${RAY_AUTH_TOKEN_PATH:-} ${RAY_AUTH_TOKEN:-}"')
     workspace, file = tmp_path / "workspace", tmp_path / "workspace" / ".ray-token"
     workspace.mkdir()
@@ -339,7 +339,7 @@ def test_entrypoint_has_ray_ask_for_a_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_entrypoint_knows_every_command(command: str, tmp_path: Path) -> None:
-    """Unbuffered, as in the image, Python writes its help line by line: who stops reading makes it fail."""
+    """Unbuffered, as in the image, Python writes its help line by line, and fails if the reader stops early."""
     help_of = f"{sys.executable} -m openrlhf_sfpo.cli.main --help"
     stand_in(tmp_path / "bin", "openrlhf-sfpo", f'[ "$1" = --help ] && exec {help_of}; echo "run: $*"')
     entrypoint = ["bash", str(ROOT / "docker" / "entrypoint.sh"), command, "a b"]
@@ -359,7 +359,7 @@ def test_entrypoint_knows_every_command(command: str, tmp_path: Path) -> None:
     ],
 )
 def test_healthcheck(gpus: str, doctor: str, problems: list[str], tmp_path: Path) -> None:
-    """It says what is wrong, also where the driver hangs, and never has doctor compute on the GPUs."""
+    """It must say what is wrong, even if the driver hangs, and never have doctor compute on the GPUs."""
     directory = tmp_path / "bin"
     stand_in(directory, "nvidia-smi", gpus)
     stand_in(directory, "openrlhf-sfpo", f'echo "$*" >>{tmp_path}/asked; {doctor}')
@@ -375,8 +375,8 @@ def test_healthcheck(gpus: str, doctor: str, problems: list[str], tmp_path: Path
 
 @pytest.fixture
 def ray_job(tmp_path: Path) -> Path:
-    """A `ray` that runs a job as Ray does: its words joined to one string, by a shell, in another directory. It says
-    how it was authenticated."""
+    """A `ray` that runs a job as Ray does: its words joined into one string, by a shell, in another directory. It
+    records how it was authenticated."""
     stand_in(
         tmp_path / "bin",
         "ray",
@@ -388,13 +388,13 @@ def ray_job(tmp_path: Path) -> Path:
     return tmp_path / "bin"
 
 
-# Everything that a shell would take for its own.
+# Everything that a shell would interpret.
 TEMPLATE = '$x$ costs $HOME `id` $(id) \\$5 \\\\ "quoted" \'so\' \\"both\\" !! * ~ #\nQ: {}\\'
 
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_ray_job(ray_job: Path, tmp_path: Path, remote: bool) -> None:
-    """From here as things are called here; with REMOTE_DIR as they are called at the head."""
+    """Paths are those of this machine; with REMOTE_DIR, those of the head."""
     there = tmp_path / "the head's" if remote else tmp_path
     there.mkdir(exist_ok=True)
     (there / "a script.sh").write_text('printf "%s|" "$PWD" "$MODEL" "$NODES" "$@"\n')
@@ -428,7 +428,7 @@ def test_ray_job_finds_the_token(ray_job: Path, tmp_path: Path, place: str) -> N
 
 
 def test_ray_job_without_a_token(ray_job: Path, tmp_path: Path) -> None:
-    """It is refused; a flag of the script says that the cluster is open, and the run is told, too."""
+    """It must be refused; ALLOW_OPEN_RAY=1 says that the cluster is open, and must reach the run as a flag."""
     (tmp_path / "run.sh").write_text('echo "$*"\n')
     command = ["bash", str(EXAMPLES / "ray_job.sh"), "run.sh"]
     more = environment(ray_job, RAY_DASHBOARD="http://head:8265", HOME=str(tmp_path))
@@ -446,8 +446,8 @@ def test_ray_job_without_a_script(ray_job: Path, tmp_path: Path) -> None:
     assert "there is no nothing.sh" in done.stderr
 
 
-# As the real one: it gives SIGUSR1 to the processes of the step, and kills them at SIGTERM. What it was asked for goes
-# into `steps`. A step with the name of a container enters it, so that it must be there already or have an image.
+# Like the real one, it passes SIGUSR1 to the processes of the step, and kills them at SIGTERM. It records its requests
+# in `steps`. A step with the name of a container enters it, so that must exist already or have an image.
 SRUN = """\
 node= name= image= workdir=-
 while [[ "$1" == --* ]]; do
@@ -485,7 +485,7 @@ exec sleep 60
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Path:
-    """Slurm and Ray with two nodes, both played by this machine, which say what they do in `said`."""
+    """Stand-ins for Slurm and Ray on two nodes, both of them this machine, that record what they do in `said`."""
     directory, said = tmp_path / "bin", str(tmp_path / "said")
     stand_in(directory, "scontrol", f'[ "$1" = show ] && printf "node1\\nnode2\\n" || echo "scontrol $*" >>{said}')
     stand_in(directory, "srun", SRUN.replace("SAID", said).replace("STEPS", str(tmp_path / "steps")))
@@ -497,7 +497,7 @@ def slurm(tmp_path: Path) -> Path:
 
 
 def start_batch(slurm: Path, *flags: str, **more: str) -> subprocess.Popen:
-    """slurm.sbatch with run.sh of the directory above."""
+    """Start slurm.sbatch with run.sh of the parent directory."""
     given = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "64", "REQUEUE": "1"}
     return subprocess.Popen(
         ["bash", str(EXAMPLES / "slurm.sbatch"), "run.sh", *flags],
@@ -511,7 +511,7 @@ def start_batch(slurm: Path, *flags: str, **more: str) -> subprocess.Popen:
 @pytest.mark.parametrize("srun", ["", "--mpi=none", "--container-image=i --container-mounts=/a:/a"])
 @pytest.mark.parametrize("cut_short", [False, True])
 def test_slurm(slurm: Path, tmp_path: Path, cut_short: bool, srun: str) -> None:
-    """A run on two nodes; at SIGTERM to the batch script the run ends first and Ray after it."""
+    """A run on two nodes; at SIGTERM to the batch script, the run must end first and Ray after it."""
     ends = "sleep 60 & wait" if cut_short else "exit 3"
     (tmp_path / "run.sh").write_text(
         f'trap "sleep 0.3; echo checkpoint written >>{tmp_path}/said; exit 0" TERM\n'
@@ -546,14 +546,14 @@ def test_slurm(slurm: Path, tmp_path: Path, cut_short: bool, srun: str) -> None:
     place = f"sfpo-7-0|{tmp_path}" if "container" in srun else "|-"
     steps = (tmp_path / "steps").read_text().splitlines()
     beside = [f"node1|{place}|64|bash"] if srun else []
-    # The run is in the container of the first node's Ray, and there is none for looking whether it is up.
+    # The run is in the container of the first node's Ray; looking up the address takes no container.
     assert steps[:2] == ["node1||-|64|hostname", f"node1|{place}|64|ray"]
     assert sorted(steps[2:]) == sorted([f"node2|{place}|64|ray", *beside])
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_slurm_containers_have_names_of_their_own(slurm: Path, tmp_path: Path, again: bool) -> None:
-    """Requeued, a job has its number still; what is asked for stays as it is."""
+    """A requeued job keeps its number, so the name must include the attempt; the user's own names must stay."""
     (tmp_path / "run.sh").write_text("exit 0\n")
     srun = "--container-image=i" if again else "--container-image=i --container-name=mine --container-workdir=/w"
     batch = start_batch(slurm, PORT=str(free_port()), SRUN_ARGS=srun, SLURM_RESTART_COUNT="2")

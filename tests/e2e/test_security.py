@@ -1,4 +1,4 @@
-"""Nobody gets in: what a run listens to, whose Ray it joins, which code it imports, where keys and files go."""
+"""Security: what a run listens on, whose Ray it joins, which code it imports, where keys and files go."""
 
 import fcntl
 import importlib
@@ -38,7 +38,7 @@ COMMAND = Path(sys.executable).parent / "openrlhf-sfpo"
 
 
 def small_run(testbed: Path, run_dir: Path) -> dict[str, Any]:
-    """Flags of two steps on two ranks."""
+    """Flags of a run of two steps on two ranks."""
     return {
         "run.dir": run_dir,
         "actor.model_name_or_path": testbed / "model",
@@ -71,7 +71,7 @@ def as_words(flags: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("kind", ["tcp", "env"])
 def test_a_store_listens_on_the_address_that_it_was_given(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rendezvous = importlib.import_module("torch.distributed.rendezvous")
-    monkeypatch.setattr(rendezvous, "_create_c10d_store", rendezvous._create_c10d_store)  # put back at the end
+    monkeypatch.setattr(rendezvous, "_create_c10d_store", rendezvous._create_c10d_store)  # restored at the end
     loopback.keep_stores_on_loopback()
     loopback.keep_stores_on_loopback()
     port = free_port()
@@ -87,7 +87,7 @@ def test_a_store_listens_on_the_address_that_it_was_given(kind: str, monkeypatch
 
 
 def test_the_watch_sees_what_is_open() -> None:
-    """Otherwise the test above could not fail."""
+    """Otherwise the tests of what a run listens on could not fail."""
     with closing(socket.create_server(("0.0.0.0", 0))) as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
         udp.bind(("0.0.0.0", 0))
         ports = {("TCP", tcp.getsockname()[1]), ("UDP", udp.getsockname()[1])}
@@ -99,7 +99,7 @@ def test_the_watch_sees_what_is_open() -> None:
 
 
 class _Gcs(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):
-    """Answers what a real cluster answers to the first question, with and without token authentication."""
+    """Answers the first request as a real cluster does, with and without token authentication."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
@@ -250,7 +250,7 @@ def test_a_dead_address_ends_every_command_with_one_line(command: list[str], tes
 
 @pytest.fixture
 def real_cluster(network_address: str, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A Ray with a token, as `ray start` makes it, and the variables with which it is joined."""
+    """A Ray cluster with a token, started by `ray start`, and the variables for joining it."""
     directory, port, token = Path(tempfile.mkdtemp(prefix="r")), free_port(), tmp_path / "token"
     token.write_text(secrets.token_hex(32))
     joining = {"RAY_ADDRESS": f"{network_address}:{port}", "RAY_AUTH_TOKEN_PATH": str(token)}
@@ -272,7 +272,7 @@ def real_cluster(network_address: str, tmp_path: Path) -> Iterator[dict[str, str
 
 @pytest.mark.slow
 def test_a_real_cluster_with_a_token(real_cluster: dict[str, str], testbed: Path, tmp_path: Path) -> None:
-    """It is joined with the token only, and its workers get the driver's keys, which are written nowhere."""
+    """Joining must require the token; workers must get the driver's keys, which must not be written anywhere."""
     directory = Path(real_cluster.pop("directory"))
     flags = {**small_run(testbed, tmp_path / "run"), "actor.num_gpus_per_node": 1, keys.WANDB_FLAG: KEY}
     flags["megatron.pipeline_model_parallel_size"] = 1
@@ -341,7 +341,7 @@ def test_a_package_that_is_hidden_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_checkout_that_is_not_installed_still_starts(tmp_path: Path) -> None:
-    """Without the current directory the package would not be found at all."""
+    """Without the current directory on the search path, the package would not be found at all."""
     code = "import sys; sys.meta_path = [one for one in sys.meta_path if '__editable__' not in repr(one)]"
     (tmp_path / "sitecustomize.py").write_text("")
     (tmp_path / "openrlhf_sfpo").symlink_to(ROOT / "openrlhf_sfpo")
@@ -359,7 +359,7 @@ def test_ray_workers_search_what_the_driver_searches(tmp_path: Path, monkeypatch
     here, script = tmp_path / "here", tmp_path / "scripts"
     here.mkdir()
     monkeypatch.chdir(here)
-    # A script's directory is searched; the current directory in a notebook ("") or if PYTHONPATH names it.
+    # A script's directory is searched; the current directory only in a notebook ("") or if PYTHONPATH names it.
     for searched, expected in (
         ([str(script)], [str(script)]),
         ([""], [str(here)]),
@@ -537,7 +537,7 @@ def test_a_home_that_cannot_be_written_is_replaced(kind: str, monkeypatch: pytes
 
     monkeypatch.setattr(home.pwd, "getpwuid", no_entry)
     home.ensure_home(tmp_path / "new" / "home")
-    monkeypatch.setenv("HOME", os.environ["HOME"])  # so that it is put back
+    monkeypatch.setenv("HOME", os.environ["HOME"])  # so that it is restored
     assert Path.home() == tmp_path / "new" / "home"
     assert home.is_writable(Path.home())
     assert os.environ["USER"] == f"user{os.getuid()}"
@@ -562,7 +562,7 @@ def test_a_home_that_can_be_written_stays(tmp_path: Path) -> None:
 
 
 def test_commands_leave_nothing_in_the_temporary_directory(testbed: Path, tmp_path: Path) -> None:
-    """A dry run imports transformers, and so torch's compiler, which makes itself a directory when it is imported."""
+    """A dry run imports transformers and thereby torch's compiler, which creates a directory on import."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     words = as_words(small_run(testbed, tmp_path / "run"))

@@ -82,7 +82,7 @@ def logs_of(run_dir: Path) -> str:
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """What was seen of a run from outside, from its start to its end."""
+    """What was observed of a run from outside, from start to end."""
 
     place: Path
     output: str
@@ -93,8 +93,8 @@ class WatchedRun:
 
 @pytest.fixture(scope="module")
 def watched_run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> WatchedRun:
-    """A run of the pretrained model with evaluation and recording. It is started in a directory with traps, with hidden
-    GPUs, with variables of other frameworks' launchers and with a W&B key."""
+    """A run of the pretrained model with evaluation and recording. It starts in a directory with traps, with GPUs
+    hidden, with variables of other frameworks' launchers, and with a W&B key."""
     place = tmp_path_factory.mktemp("runs")
     temporary = Path(tempfile.mkdtemp(prefix="t"))  # short: Ray's sockets are in there
     arguments = flags(
@@ -110,7 +110,7 @@ def watched_run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Watc
     environment = {**os.environ, "TMPDIR": str(temporary), "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"GLOO_SOCKET_IFNAME": "", "MASTER_ADDR": ""}
     environment |= {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
-    environment["VLLM_CACHE_ROOT"] = str(place / "vllm")  # so that vLLM looks at the model in a process of its own
+    environment["VLLM_CACHE_ROOT"] = str(place / "vllm")  # so that vLLM inspects the model in a separate process
     run = subprocess.Popen(
         [Path(sys.executable).parent / "openrlhf-sfpo", "train", *arguments],
         cwd=make_traps(place / "here"),
@@ -140,7 +140,7 @@ def finished_run(watched_run: WatchedRun) -> tuple[Path, str]:
 
 
 def test_a_run_listens_on_the_loopback_interface_only(watched_run: WatchedRun) -> None:
-    """Every socket of every process of a real run."""
+    """Checks every socket of every process of a real run."""
     processes = {one.process for one in watched_run.sockets}
     assert len(processes) >= 4, f"Ray, its workers and torch were not all seen: {watched_run.sockets}"
     assert {one for one in watched_run.sockets if not one.on_loopback} == set()
@@ -194,7 +194,7 @@ def test_the_run_directory_is_complete(finished_run: tuple[Path, str]) -> None:
 
 def test_vllm_and_the_actor_agree_before_and_after_a_weight_transfer(finished_run: tuple[Path, str]) -> None:
     _, first, second = read_metrics(finished_run[0])
-    # Both sides compute in fp32 here. Weights that did not arrive, or a stale copy of one layer, show as 0.01 and more.
+    # Both sides compute in fp32 here. Weights that did not arrive, or a stale copy of one layer, show as 0.01 or more.
     assert first["train/rollout_log_prob_abs_diff"] < 1e-3
     assert second["train/rollout_log_prob_abs_diff"] < 1e-3
     for line in (first, second):
@@ -261,7 +261,7 @@ def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
     done = train(*arguments)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path / 'kl')}"
     first, second = read_metrics(tmp_path / "kl")
-    # The slow pass has left theta_0, which is the reference model, by the fast passes.
+    # In the slow pass the policy is no longer at theta_0, which is the reference model: the fast passes moved it.
     assert 0 < first["train/kl"] < 1
     assert second["train/kl"] > 0
     assert first["reward_mean"] == read_metrics(finished_run[0])[1]["reward_mean"]
@@ -269,13 +269,13 @@ def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
     assert [line["sfpo/backward_passes_total"] for line in (first, second)] == [3.0, 4.0]
     assert first["sfpo/entropy_start"] > 0
     assert first["sfpo/entropy_z"] is None
-    # Less by what keeps the deviation from being zero.
+    # Slightly less, because of the term that keeps the deviation from being zero.
     assert abs(second["sfpo/entropy_z"]) == pytest.approx(1.0, rel=1e-3), "as of any two different values"
 
 
 @pytest.mark.slow
 def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: Path) -> None:
-    # A tiny model: processors without bf16 instructions take ten times as long for it.
+    # A tiny model, because processors without bf16 instructions take ten times as long.
     arguments = flags(
         tmp_path / "run",
         testbed / "model",
@@ -305,7 +305,7 @@ def test_the_asynchronous_trainer_with_bf16_parameters(testbed: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("body", "message", "evidence"),
     [
-        # Right for the made-up response of the trial, and for no other.
+        # Works for the made-up response of the trial call, and for no other.
         pytest.param(
             "if '42' in queries[0]:\n        return [1.0]\n    raise KeyError('no such problem')",
             "no such problem",

@@ -1,4 +1,4 @@
-"""Weights into a real vLLM engine: after a transfer it computes what an engine does that loads the actor's export."""
+"""Weight transfer to a real vLLM engine: it must then compute what an engine that loads the actor's export does."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ from conftest import SUPPORT
 from ranks import RankPool
 from tiny_models import make_model
 
-# Sizes that vLLM's CPU kernels take.
+# Sizes that vLLM's CPU kernels support.
 SHAPE = {
     "hidden_size": 128,
     "num_attention_heads": 4,
@@ -72,7 +72,7 @@ def test_every_rank_beside_an_engine_packs_all_weights_and_the_largest_fits(
 
 
 def test_each_engines_workers_have_ranks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL is not here: what would be sent to three engines of two workers each, for a group with the sender's rank."""
+    """Without NCCL: what would be sent to three engines of two workers each, for a group that includes the sender."""
     import ray
 
     from openrlhf_sfpo.rollout.weight_sync import EngineClient

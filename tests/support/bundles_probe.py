@@ -1,6 +1,6 @@
-"""Run as a program: on three machines of six GPUs each, which machine OpenRLHF gives each rank. Prints JSON.
+"""Run as a program: which machine OpenRLHF gives each rank, on three machines of six GPUs each. Prints JSON.
 
-The machines are Ray's own, three on this one; the ranks are asked for and not started.
+The machines are Ray nodes on this one; the ranks are requested but not started.
 """
 
 import json
@@ -13,7 +13,7 @@ MACHINES, GPUS = 3, 6
 
 
 class Asked:
-    """Stands for the class of the ranks, and for each rank."""
+    """Stands in for the class of the ranks and for each rank; records their scheduling strategies."""
 
     def __init__(self) -> None:
         self.strategies: list[Any] = []
@@ -31,7 +31,7 @@ class Asked:
 
 
 def machines_of_ranks(strategy: Any) -> list[str]:
-    """The machine of each rank, with `strategy` where OpenRLHF has Ray's."""
+    """The machine of each rank, with `strategy` in place of Ray's."""
     from openrlhf.trainer.ray import launcher
 
     from openrlhf_sfpo.system.replaced_names import REPLACEMENTS

@@ -10,8 +10,8 @@ import torch
 def train_and_save(
     path: str, layout: tuple[int, ...], samples: list[Any], target: str, more: int = 1, **settings: Any
 ) -> dict[str, Any]:
-    """Two SFPO updates, a checkpoint, and `more` updates beside the writing; what the actor held at the checkpoint and
-    at the end."""
+    """Two SFPO updates, a checkpoint, and `more` updates while it is written. Returns what the actor held at the
+    checkpoint and at the end."""
     from openrlhf_sfpo.megatron.state.writer import CheckpointWriter
 
     actor, update = start(path, layout, **settings)
@@ -30,7 +30,7 @@ def train_and_save(
 def resume(
     path: str, layout: tuple[int, ...], samples: list[Any], checkpoint: str, more: int = 1, **settings: Any
 ) -> dict[str, Any]:
-    """The same from a checkpoint on."""
+    """`more` updates from a checkpoint. Returns what the actor held after loading it and at the end."""
     actor, update = start(path, layout, **settings)
     common = actor.restore(Path(checkpoint))
     update.load_state_dict(common["sfpo"])

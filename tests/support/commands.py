@@ -19,13 +19,13 @@ from openrlhf_sfpo.tasks.tokenizers import load_tokenizer
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Flags of a run that starts, by name; sixteen prompts."""
+    """Flags, by name, of a run that every check accepts; it has sixteen prompts."""
     root = tmp_path_factory.mktemp("accepted")
     data = root / "data.jsonl"
     rows = [{"input": f"{n} + 1", "label": str(n + 1), "datasource": "sums"} for n in range(16)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
-        # Heads of a size that vLLM's CPU kernels take.
+        # A head size that vLLM's CPU kernels support.
         "actor.model_name_or_path": str(make_model(root / "model", "llama", hidden_size=128)),
         "actor.num_gpus_per_node": 2,
         "vllm.num_engines": 1,
@@ -41,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def parsers_are_built_once() -> Any:
-    """OpenRLHF's source is read for each command otherwise."""
+    """Otherwise OpenRLHF's source would be read for each command."""
     parser = flags_module.build_parser()
     patch = pytest.MonkeyPatch()
     patch.setattr(flags_module, "build_parser", lambda: parser)
@@ -53,14 +53,14 @@ loaded_once = functools.cache(load_tokenizer)
 
 
 class Reached(Exception):
-    """The run would start now."""
+    """Raised where the run would start."""
 
 
 @pytest.fixture
 def commands(
     base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Callable[[list[str]], int]]:
-    """Each command on the base's flags and some words more; what comes after the checks is left out."""
+    """Each command, with the base's flags and further arguments; what follows the checks is left out."""
 
     def reached(*args: Any, **kwargs: Any) -> int:
         raise Reached

@@ -1,4 +1,4 @@
-"""Log-probabilities of one sequence after the other, from the actor and from vLLM, for many models in one process."""
+"""Log-probabilities of sequences, one at a time, from the actor and from vLLM, for many models in one process."""
 
 import json
 import os
@@ -70,8 +70,8 @@ def of_engine(path: str, sequences: list[list[int]], max_len: int) -> list[torch
 
 
 def engine_main() -> None:
-    """Read a job from stdin, a JSON object: paths, sequences, the max_lens of the models, and the output file. It gets
-    what `of_engine` returns for each model, or a text that says why it does not."""
+    """Read a job from stdin, a JSON object: paths, sequences, the max_lens of the models, and the output file. Write
+    to it what `of_engine` returns for each model, or the error as text."""
     job: dict[str, Any] = json.load(sys.stdin)
     found: list[Any] = []
     for path, max_len in zip(job["paths"], job["max_lens"], strict=True):

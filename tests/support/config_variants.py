@@ -40,9 +40,9 @@ class Variant:
     Attributes:
         name: unique.
         family: model_type.
-        made: settings that the weights are made with, as well.
+        made: settings that the weights are made with, too.
         edits: settings written into config.json afterwards; ABSENT removes one.
-        refused: a part of the refusal; None where all three must agree.
+        refused: a part of the error message; None if all three must agree.
     """
 
     name: str
@@ -58,7 +58,7 @@ QWENS = ("qwen2", "qwen3")
 
 
 def config_of(variant: Variant) -> dict[str, Any]:
-    """What the variant's config.json says."""
+    """The content of the variant's config.json."""
     name = CLASSES[variant.family]
     config = getattr(transformers, f"{name}Config")(**settings_of(variant), architectures=[f"{name}ForCausalLM"])
     edited = {**json.loads(config.to_json_string(use_diff=True)), **variant.edits}
@@ -66,7 +66,7 @@ def config_of(variant: Variant) -> dict[str, Any]:
 
 
 def settings_of(variant: Variant) -> dict[str, Any]:
-    """What the variant's weights are made with."""
+    """The settings that the variant's weights are made with."""
     own: dict[str, dict[str, Any]] = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}
     return {**SHAPES, **own.get(variant.family, {}), **variant.made}
 
@@ -105,13 +105,13 @@ def variants(
     refused: str | dict[str, str] | None = None,
     **made: Any,
 ) -> list[Variant]:
-    """A variant of each family. `refused` may say it for some of them only."""
+    """A variant of each family. `refused` may be given for some of them only."""
     by_family = refused if isinstance(refused, dict) else dict.fromkeys(families, refused)
     return [Variant(f"{family} {name}", family, made, edits or {}, by_family.get(family)) for family in families]
 
 
 def llama(name: str, edits: dict[str, Any], refused: str | None = None, **made: Any) -> list[Variant]:
-    """A variant of what all families share."""
+    """A variant of something that all families share."""
     return variants(("llama",), name, edits, refused, **made)
 
 
@@ -120,7 +120,7 @@ def without(*names: str) -> dict[str, Any]:
 
 
 def scaled(settings: dict[str, Any], name: str, **changed: Any) -> list[Variant]:
-    """Edited RoPE settings. `refused` among the keywords is the refusal."""
+    """A variant with edited RoPE settings. The keyword `refused` is as in `Variant`."""
     refused = changed.pop("refused", None)
     return llama(f"{settings['rope_type']} {name}", rope(**{**settings, **changed}), refused)
 

@@ -37,7 +37,7 @@ def arguments(world: int, **flags: Any) -> Any:
 
 
 def prepare() -> None:
-    """What takes seconds in each process."""
+    """Import and load what would take seconds in each process."""
     import importlib
     import os
 

@@ -46,7 +46,7 @@ def start(path: str) -> Any:
 
 
 class Direct:
-    """vLLM's control calls, straight to an engine in this process; counts them."""
+    """vLLM's control calls, straight to an engine in this process; records them."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine

@@ -1,8 +1,8 @@
-"""Faults that are really made: processes of a run that kill or stop themselves, each other, or all of the run.
+"""Real faults: processes of a run that kill or stop themselves, each other, or the whole run.
 
-`python faulty_train.py ARGUMENTS` is `openrlhf-sfpo train ARGUMENTS` whose workers look at the environment variable
-FAULTS, a JSON list. Each fault has `at` (the phase in which it happens), `nth` (time that this phase is entered, in one
-start of the run), `do` (below), perhaps `rank` (0) and `delay` (seconds into the phase, in a thread).
+`python faulty_train.py ARGUMENTS` is `openrlhf-sfpo train ARGUMENTS` whose workers read the variable FAULTS, a JSON
+list. Each fault has `at` (the phase in which it happens), `do` (below), and optionally `nth` (which entry into
+the phase, counted per start of the run), `rank` (default 0) and `delay` (seconds into the phase, in a thread).
 """
 
 import json
@@ -21,7 +21,7 @@ from openrlhf_sfpo.orchestration.trainers import Trainer
 
 
 class Faults:
-    """Counts phases and makes the faults of this process, each once, also over restarts of the run."""
+    """Counts phases and makes the faults of this process, each once, even across restarts of the run."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
@@ -54,16 +54,16 @@ def make(fault: dict[str, Any]) -> None:
 
 
 def run_processes() -> list[psutil.Process]:
-    """All of the run's processes but its driver."""
+    """All of the run's processes except its driver."""
     return psutil.Process(int(os.environ["FAULTS_DRIVER"])).children(recursive=True)
 
 
 def kill_all() -> None:
-    """What a machine does when its power goes."""
+    """Kill everything at once, as a power failure does."""
     processes = [psutil.Process(int(os.environ["FAULTS_DRIVER"])), *run_processes()]
     for process in processes:
         if process.pid != os.getpid() and process.is_running():
-            process.send_signal(signal.SIGSTOP)  # nobody tidies up while the others die
+            process.send_signal(signal.SIGSTOP)  # no process may clean up while others die
     for process in processes:
         if process.pid != os.getpid() and process.is_running():
             process.kill()

@@ -13,7 +13,7 @@ def main() -> int:
     without_faults = hooks.model_actors
 
     def model_actors(backend: str) -> tuple[Any, Any]:
-        # Not before they are asked for: the imports take seconds, and many a run is refused before it comes to this.
+        # Not before they are needed: the imports take seconds, and many runs are refused before this point.
         import faults
         import ray
 

@@ -53,10 +53,10 @@ def weights_of(actor: Any) -> dict[str, torch.Tensor]:
 
 
 def use_sgd(actor: Any) -> None:
-    """Put plain SGD, whose updates are linear in the gradients, where the distributed optimizer has its Adam."""
+    """Replace the distributed optimizer's Adam with plain SGD, whose updates are linear in the gradients."""
     for child in actor.shards._children:
         sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])
-        # The shards are views of buffers, which a torch optimizer takes in its groups only, as Megatron gives them.
+        # The shards are views of buffers: a torch optimizer's constructor rejects them, its groups do not.
         sgd.param_groups = [{**sgd.defaults, **group} for group in child.optimizer.param_groups]
         child.optimizer = sgd
 
@@ -145,7 +145,7 @@ def on_policy_step(actor: Any, samples: list[Any], update: Any) -> dict[str, Any
 def on_policy(
     path: str, layout: tuple[int, ...], samples: list[Any], dtype: torch.dtype, ahead: bool, batch_size: int = 100
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-    """Two SFPO updates with old log-probabilities from a forward pass ahead, or from the update's first."""
+    """Two SFPO updates with old log-probabilities from a separate forward pass, or from the update's first."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
     from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
 
@@ -210,7 +210,7 @@ def inspect_reposition(
 
 
 def owned_state(actor: Any) -> dict[str, list[torch.Tensor]]:
-    """Copies of this rank's fp32 shards and of Adam's state of them."""
+    """Copies of this rank's fp32 shards and of their Adam state."""
     shards = list(actor.shards.shards())
     found = {"weight": [shard.weight.detach().clone() for shard in shards]}
     for name in ("exp_avg", "exp_avg_sq", "step"):

@@ -1,4 +1,4 @@
-"""What the processes of a tree listen to, asked of the kernel."""
+"""Sockets on which a process tree listens, according to the kernel."""
 
 import ipaddress
 import time
@@ -10,7 +10,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Socket:
-    """A socket on which a process waits for others: TCP that listens, or UDP that is bound and not connected."""
+    """A socket on which a process waits for others: listening TCP, or UDP that is bound and not connected."""
 
     process: str
     kind: str
@@ -24,7 +24,7 @@ class Socket:
 
 
 def sockets_of(root: psutil.Process) -> set[Socket]:
-    """Those of a process and everything that it started."""
+    """The sockets of a process and of everything it started."""
     found: set[Socket] = set()
     try:
         family = [root, *root.children(recursive=True)]
@@ -34,7 +34,7 @@ def sockets_of(root: psutil.Process) -> set[Socket]:
         try:
             name = process.name()
             connections = process.net_connections("inet")
-        except psutil.Error:  # it ended meanwhile
+        except psutil.Error:  # it has ended
             continue
         for one in connections:
             udp = one.type.name == "SOCK_DGRAM"
@@ -46,8 +46,8 @@ def sockets_of(root: psutil.Process) -> set[Socket]:
 def watch(
     root: psutil.Process, seconds: float, interval: float = 0.25, also: Callable[[], None] = lambda: None
 ) -> set[Socket]:
-    """All sockets that were seen while the process ran, at most for so long; `also` is called each time. Looking takes
-    up to a tenth of the time of a core, so as not to hold up what is watched."""
+    """All sockets seen while the process ran, for at most `seconds`; `also` is called after each look. Looking takes up
+    to a tenth of a core's time, so as not to slow down what is watched."""
     seen: set[Socket] = set()
     until = time.monotonic() + seconds
     while root.is_running() and root.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""Run directories made by hand, whose results are known."""
+"""Handmade run directories with known results."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ SFPO = {
 def make_run(
     directory: Path, accuracies: list[float], passes: int = 1, state: str = "finished", **settings: Any
 ) -> Path:
-    """A run of 64 rollouts and 2 s a step (4 with SFPO), evaluated after every step; `settings` with __ for dots."""
+    """A run with 64 rollouts, 2 s (4 with several passes) and an evaluation per step; `settings` have __ for dots."""
     directory.mkdir(parents=True)
     changes = {name.replace("__", "."): value for name, value in settings.items()}
     config = {**SFPO, "actor.adam.lr": 1e-5, "train.seed": 1, "run.dir": str(directory), **changes}

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""What the `math` grader accepts and what it refuses: `answer ;; reference` in each line."""
+"""What the `math` grader accepts and what it refuses: `answer ;; reference` on each line."""
 
 ACCEPTED = r"""
 4i + 3 ;; 3 + 4i

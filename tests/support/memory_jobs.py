@@ -1,4 +1,4 @@
-"""What rank processes run to find out how many bytes a real actor holds."""
+"""What rank processes run to measure how many bytes a real actor holds."""
 
 import gc
 import time
@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveTensors(TorchDispatchMode):
-    """Bytes of the tensors that were made since `begin` and are still there, and the most that there were.
+    """Counts the bytes of tensors that were created since `begin` and are alive, and their peak.
 
-    What was made before `begin` counts neither while it is there nor when it goes.
+    Tensors created before `begin` count neither while they are alive nor when they are freed.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class LiveTensors(TorchDispatchMode):
         self._known: dict[int, Any] = {}
 
     def begin(self) -> None:
-        """Count from nothing."""
+        """Start counting from zero."""
         gc.collect()
         self._span += 1
         self.now = self.peak = 0
@@ -53,9 +53,9 @@ class LiveTensors(TorchDispatchMode):
 
 
 class SavedTensors:
-    """Bytes of what autograd has saved for backward passes that are still to come, and the most that there were.
+    """Counts the bytes that autograd has saved for coming backward passes, and their peak.
 
-    A storage counts once however many tensors in it are saved; those of the parameters do not count.
+    A storage counts once however many of its tensors are saved; storages of parameters do not count.
     """
 
     def __init__(self, parameters: set[int]) -> None:
@@ -89,8 +89,8 @@ class _Saved:
 def measure(
     path: str, layout: tuple[int, ...], samples: list[Any], state: Any, settings: dict[str, Any]
 ) -> dict[str, int]:
-    """Bytes of this rank: of each kind of state, of what a train batch saves for its backward pass at most, and of
-    everything beside the state at the worst moment of a train batch, of scoring, and of gathering the weights."""
+    """Bytes on this rank: each kind of state, the most that a train batch saves for its backward pass, and the peak of
+    everything except the state in a train batch, in scoring, and in gathering the weights."""
     from megatron.core import parallel_state
 
     from openrlhf_sfpo.megatron.cpu import device_scope
@@ -128,11 +128,11 @@ def measure(
 
 
 def _least_peak(live: LiveTensors, run: Callable[[], Any]) -> int:
-    """The most bytes at a time of what `run` makes and does not leave: with several ranks the least of three runs.
+    """The peak bytes of what `run` creates and frees; with several ranks, the minimum over three runs.
 
-    gloo keeps the last tensors that were sent and received until the next ones come, in the middle of `run` as after
-    it; and its thread lets go of the others a moment after it has reported the end of a transfer. On a busy machine
-    they may still be there when the next ones come, which can only add to a peak.
+    gloo keeps the last tensors sent and received until the next ones, during `run` and after it; and its thread
+    releases the others a moment after it has reported the end of a transfer. On a busy machine they may still be alive
+    when the next ones are created, which can only raise a peak.
     """
     if torch.distributed.get_world_size() == 1:
         return _peak(live, run)
@@ -143,7 +143,7 @@ def _peak(live: LiveTensors, run: Callable[[], Any]) -> int:
     live.begin()
     run()
     left = live.now
-    for _ in range(10):  # in which a thread gets its turn on any machine
+    for _ in range(10):  # long enough for gloo's thread to run on any machine
         time.sleep(0.02)
         gc.collect()
         left = min(left, live.now)
@@ -182,6 +182,6 @@ def _state(actor: Any) -> dict[str, int]:
 
 
 def _bytes(tensors: list[Any]) -> int:
-    """Of their storages, each once."""
+    """The bytes of the tensors' storages, each counted once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
     return sum(storages.values())

@@ -1,4 +1,4 @@
-"""What the config.json of the models in examples/ says: public facts about their architectures, numbers only."""
+"""The config.json of the models in examples/: public facts about their architectures, numbers only."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def _qwen2(
     return {**_QWEN2, "architectures": ["Qwen2ForCausalLM"], **shapes, **more}
 
 
-# Directory name, as `hf download` is told in examples/README.md -> config.json
+# Directory name, as in the `hf download` of examples/README.md -> config.json
 CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen2.5-Math-1.5B": _qwen2(28, 1536, 8960, 12, 2, 151936, True, 4096),
     "Qwen2.5-Math-7B": _qwen2(28, 3584, 18944, 28, 4, 152064, False, 4096),
@@ -75,7 +75,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
 }
-# What the safetensors files of the published models hold, in parameters.
+# Parameters in the safetensors files of the published models.
 PARAMETERS = {
     "Qwen2.5-Math-1.5B": 1_543_714_304,
     "Qwen2.5-Math-7B": 7_615_616_512,

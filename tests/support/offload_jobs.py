@@ -13,9 +13,8 @@ Samples = list[Any]
 def train(
     path: str, layout: tuple[int, int, int], samples: Samples, offloads: bool, **settings: Any
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-    """Three SFPO updates; with `offloads` everything that may is in host memory in between, and is brought back
-    beforehand for one update and by the second one itself. Returns the metrics, and the weights as they are exported
-    from there."""
+    """Three SFPO updates. With `offloads`, everything that may be is in host memory in between; the second update finds
+    it reloaded, the others reload it themselves. Returns the metrics, and the weights exported from host memory."""
     actor, update = checkpoint_jobs.start(path, layout, **settings)
     metrics = []
     for number in range(3):
@@ -35,7 +34,7 @@ def train(
 
 
 def there_and_back(path: str, layout: tuple[int, int, int], samples: Samples, **settings: Any) -> None:
-    """Bytes go and come back the same; what is saved and computed meanwhile is the same."""
+    """Offloading and reloading must keep all bits; what is saved and computed in between must be the same."""
     actor, update = checkpoint_jobs.start(path, layout, **settings)
     jobs.on_policy_step(actor, samples, update)
     mine = jobs.my_share(samples)
@@ -58,7 +57,7 @@ def there_and_back(path: str, layout: tuple[int, int, int], samples: Samples, **
 def save_from_host_memory(
     path: str, layout: tuple[int, int, int], samples: Samples, target: str, **settings: Any
 ) -> dict[str, torch.Tensor]:
-    """A checkpoint of an actor whose state is in host memory; what the state was."""
+    """Save a checkpoint of an actor whose state is in host memory; return the state."""
     from openrlhf_sfpo.megatron.state.writer import CheckpointWriter
 
     actor, update = checkpoint_jobs.start(path, layout, **settings)
@@ -74,7 +73,7 @@ def save_from_host_memory(
 def resume_into_host_memory(
     path: str, layout: tuple[int, int, int], checkpoint: str, **settings: Any
 ) -> dict[str, torch.Tensor]:
-    """The state of an actor that was in host memory when it was to continue from a checkpoint."""
+    """Load a checkpoint into an actor whose state is in host memory; return the state."""
     actor, _ = checkpoint_jobs.start(path, layout, **settings)
     actor.offload_states()
     actor.restore(Path(checkpoint))
@@ -84,7 +83,7 @@ def resume_into_host_memory(
 
 
 def in_the_middle(path: str, samples: Samples) -> str:
-    """What an offload in the middle of an update says."""
+    """The error message of an offload in the middle of an update."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
 
     actor, update = checkpoint_jobs.start(path, (1, 1, 1))
@@ -104,12 +103,12 @@ def in_the_middle(path: str, samples: Samples) -> str:
 
 
 def resident_memory(path: str, samples: Samples) -> tuple[int, int, int]:
-    """Bytes of this process with the state on the device, with it in host memory, and of the gradients."""
+    """Resident bytes of this process with the state on the device and in host memory; bytes of the gradients."""
     import psutil
 
     actor, update = checkpoint_jobs.start(path, (1, 1, 1), max_tokens_per_gpu=512)
     jobs.on_policy_step(actor, samples, update)
-    torch.cuda.empty_cache()  # of activations
+    torch.cuda.empty_cache()  # frees activations
     gradients = live_bytes(actor)["gradients"]
     before = psutil.Process().memory_info().rss
     actor.offload_states()
@@ -117,7 +116,7 @@ def resident_memory(path: str, samples: Samples) -> tuple[int, int, int]:
 
 
 def reference(path: str, layout: tuple[int, int, int], samples: Samples) -> list[torch.Tensor]:
-    """Log-probabilities from a frozen model that lives in host memory; the same as with it on the device."""
+    """Log-probabilities of a frozen model kept in host memory; they must be the same as with it on the device."""
     actor = jobs.make_actor(path, layout, train=False, offload_parameters=True)
     mine = jobs.my_share(samples)
     expected = actor.forward(mine)
@@ -143,7 +142,7 @@ def reference(path: str, layout: tuple[int, int, int], samples: Samples) -> list
 
 
 def everyone_gets_all(path: str, layout: tuple[int, int, int], **settings: Any) -> dict[str, torch.Tensor]:
-    """What this rank gets where everyone gets the weights; rank 0 otherwise, too."""
+    """The weights that this rank gets when all ranks do; rank 0 must get the same as otherwise."""
     actor = jobs.make_actor(path, layout, weight_bucket_bytes=20_000, **settings)
     alone = jobs.weights_of(actor)
     actor.offload_states()
@@ -169,7 +168,7 @@ def assert_away(actor: Any, parameters: bool) -> None:
 
 
 def live_bytes(actor: Any) -> dict[str, int]:
-    """What the storages of the actor's tensors hold."""
+    """The bytes in the storages of the actor's tensors."""
     buffers = [buffer for chunk in actor._chunks for buffer in chunk.buffers]
     shards = list(actor.shards.shards())
     return {

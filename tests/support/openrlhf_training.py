@@ -1,9 +1,9 @@
-"""Run OpenRLHF's train_ppo_ray with the words given, up to where its `train` would start Ray; then have the actor class
-that it would have put there make two updates on one CPU rank, with the arguments that it would have had.
+"""Run OpenRLHF's train_ppo_ray with the given flags, up to where its `train` would start Ray; then have the actor class
+that it would have started make two updates on one CPU rank, with the arguments that it would have had.
 
     python openrlhf_training.py MODEL SAMPLES.pt WEIGHTS.pt FLAGS...
 
-The weights go to a file; a line of JSON says where the function, the actor and the arguments were from.
+The weights go to WEIGHTS.pt; a line of JSON names the function and the actor's module, and has the arguments.
 """
 
 import json
@@ -29,13 +29,13 @@ class Reached(BaseException):
 
 
 def is_initialized() -> bool:
-    frame = sys._getframe(1)  # train's first statement asks this
+    frame = sys._getframe(1)  # train's first statement calls this
     raise Reached(frame.f_code.co_name, frame.f_locals["args"], frame.f_globals["PolicyModelActor"])
 
 
 def reached() -> tuple[str, Any, Any]:
     """The function that was about to train, its arguments, and its Ray actor class."""
-    os.environ["RAY_ADDRESS"] = "none"  # openrlhf_sfpo starts a Ray of its own only where there is none to join
+    os.environ["RAY_ADDRESS"] = "none"  # with an address, openrlhf_sfpo starts no Ray of its own
     original, ray.is_initialized = ray.is_initialized, is_initialized
     try:
         runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
@@ -71,7 +71,7 @@ def shown(args: Any) -> dict[str, str]:
     return {
         name: str(value)
         for name, value in dotted(args).items()
-        # A time is in the run names.
+        # Run names contain the time.
         if name.partition(".")[0] not in ours and not name.startswith(("actor.backend", "logger.wandb.run_name"))
     }
 

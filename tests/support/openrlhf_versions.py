@@ -1,4 +1,4 @@
-"""Every OpenRLHF that there is a patch for, from pip."""
+"""Every OpenRLHF version that has a patch, from pip."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ VERSIONS = known_versions()
 
 
 def install(version: str, directory: Path) -> Path:
-    """Have pip put an OpenRLHF without its dependencies into a directory of its own; return that."""
+    """Install an OpenRLHF without its dependencies into its own directory; return that."""
     target = directory / version
     if not target.exists():
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", str(target)]

@@ -1,4 +1,4 @@
-"""Processes that play the ranks of a job, forked for it from one that has done the imports, which take seconds."""
+"""Rank processes, forked for each job from a process that has done the imports, which take seconds."""
 
 import contextlib
 import faulthandler
@@ -19,7 +19,7 @@ import pytest
 
 from openrlhf_sfpo.system.ports import free_port
 
-# What importing everything, and compiling DeepSpeed's Adam, may take on a slow machine.
+# Seconds that importing everything and compiling DeepSpeed's Adam may take on a slow machine.
 PREPARATION_S = 420
 
 
@@ -36,7 +36,7 @@ class RankPool:
     """Runs a function on `world_size` new processes joined by gloo.
 
     They are forked from a process that has done the imports and nothing else, no threads and no collectives. Each job
-    has its own, because DeepSpeed, Megatron and PyTorch leave state in their modules.
+    has its own processes, because DeepSpeed, Megatron and PyTorch leave state in their modules.
 
     Args:
         prepare: imports what all jobs need; importable itself.
@@ -45,7 +45,7 @@ class RankPool:
     def __init__(self, prepare: Callable[[], None] = import_megatron) -> None:
         self._prepare = prepare
         self._template: tuple[Any, Connection] | None = None
-        self._unprepared = ""  # why there will be no ranks; said again to every later test, which would wait as long
+        self._unprepared = ""  # why there are no ranks; repeated to every later test, which would wait as long
 
     def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 240.0) -> list[Any]:
         """Call function(*args) on every rank; return what each rank returned.
@@ -66,7 +66,7 @@ class RankPool:
             ok, answers[rank] = pickle.loads(answer) if answer else (False, "died")
             if not ok:
                 failures.append(f"rank {rank}:\n{answers[rank]}")
-                # The others wait for this one, and would for long.
+                # The others wait for this one, perhaps for long.
                 deadline = min(deadline, time.monotonic() + 5)
         if failures:
             self.close()  # ranks may still be at work
@@ -119,7 +119,7 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
     stub = importlib.import_module("openrlhf_sfpo.system.flash_attn_stub")
     stub.install_if_missing()  # as in Ray's workers: OpenRLHF imports flash_attn
     warnings.filterwarnings("ignore")
-    faulthandler.dump_traceback_later(PREPARATION_S - 5)  # where it hangs
+    faulthandler.dump_traceback_later(PREPARATION_S - 5)  # shows where it hangs
     try:
         prepare()
         importlib.import_module("shapes").install()
@@ -128,7 +128,7 @@ def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> No
         return
     faulthandler.cancel_dump_traceback_later()
     pipe.send("")
-    gc.freeze()  # or each collection in a rank goes through all that was imported
+    gc.freeze()  # otherwise each collection in a rank would traverse all imports
     while True:
         try:
             world_size, port, timeout, function, args = pipe.recv()
@@ -163,6 +163,6 @@ def _run(pipe: Connection, rank: int, function: Callable[..., Any], args: tuple[
     except BaseException:
         answer = (False, traceback.format_exc())
     try:
-        pipe.send_bytes(pickle.dumps(answer))  # by value: `send` would have tensors in memory of this process
+        pipe.send_bytes(pickle.dumps(answer))  # by value: `send` would leave tensors in this process's memory
     finally:
-        os._exit(0)  # nothing of the parent's is to be cleaned up here
+        os._exit(0)  # must not clean up what is the parent's

@@ -38,7 +38,7 @@ class Mains(torch.nn.Module):
 
 class PlainSFPO:
     """The textbook loop. `train_batches` lists, for each optimizer step of a pass, the samples in it. With a 16-bit
-    dtype the model computes in it, and fp32 main parameters are trained."""
+    dtype the model computes in that, and fp32 main parameters are trained."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class PlainSFPO:
         self.optimizer.step()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """By Hugging Face name; a tied lm_head.weight is left out."""
+        """The weights by Hugging Face name; a tied lm_head.weight is left out."""
         self._refresh()
         tied = self.model.config.tie_word_embeddings
         return {n: p.detach().clone() for n, p in self.model.named_parameters() if not (tied and n == "lm_head.weight")}
@@ -179,7 +179,7 @@ def gate_openings(
     after: str,
     decay_steps: int,
 ) -> list[float]:
-    """How far the gate is open for each batch, each worked out from the whole series before it."""
+    """The gate's alpha scale for each batch, each computed from the whole series before it."""
 
     def fires(index: int) -> bool:
         if index < max(window - 1, warmup) or side == "off":
@@ -208,7 +208,7 @@ def gate_openings(
 
 
 def with_scaled_rate(optimizer: torch.optim.Optimizer, factor: float, one_pass: Callable[[bool], None]) -> None:
-    """A pass at a multiple of the learning rate; a schedule that sets the rate in the pass multiplies its own."""
+    """Run a pass at a multiple of the learning rate; a schedule that advances in the pass scales that rate."""
     for group in optimizer.param_groups:
         group["lr"] *= factor
     one_pass(True)
@@ -253,7 +253,7 @@ def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
 
 
 def recorded(directory: Path, samples: list[Any]) -> list[Any]:
-    """The samples after a way through a rollout file; what it calls the reward is the advantage here."""
+    """The samples after a round trip through a rollout file; its rewards serve as advantages here."""
     from openrlhf_sfpo.megatron.data.batching import Sample
     from openrlhf_sfpo.rollout.recording import RolloutRecord, load_rollouts, save_rollouts
 

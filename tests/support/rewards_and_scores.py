@@ -1,9 +1,9 @@
-"""A reward function whose scores, which evaluations go by, are not its rewards."""
+"""A reward function whose scores, which evaluations use, differ from its rewards."""
 
 from typing import Any
 
 
 def reward(queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
-    """0 or 1, for about half of the answers each; scores are 2 more."""
+    """Rewards are 0 or 1, each for about half of the responses; scores are 2 higher."""
     rewards = [float(len(query) % 2) for query in queries]
     return {"rewards": rewards, "scores": [reward + 2 for reward in rewards]}

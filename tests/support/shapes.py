@@ -1,4 +1,4 @@
-"""Shapes and dtypes of tensors where rooms meet, checked at run time.
+"""Run-time checks of tensor shapes and dtypes at the seams between rooms.
 
 The package writes them into its annotations, as `Annotated[torch.Tensor, "float32 rows width"]`: a dtype and the
 dimensions. A name means the same size everywhere in one call, or in one object of a dataclass; sums such as `length-1`
@@ -19,7 +19,7 @@ import jaxtyping
 import torch
 from jaxtyping import jaxtyped
 
-# Where to look for such annotations: functions and methods, and dataclasses, whose fields are checked.
+# Modules with such annotations, on functions, on methods and on dataclasses, whose fields are checked.
 SEAMS = (
     "openrlhf_sfpo.megatron.actor",
     "openrlhf_sfpo.megatron.data.batching",
@@ -29,7 +29,7 @@ SEAMS = (
     "openrlhf_sfpo.megatron.train.loss",
     "openrlhf_sfpo.sfpo.slow_copy",
 )
-# This one brings OpenRLHF along, and is looked at only where it is loaded already.
+# This one imports OpenRLHF, so it is checked only where it is already loaded.
 IF_LOADED = ("openrlhf_sfpo.orchestration.loss",)
 DTYPES = {"float32": jaxtyping.Float32, "int64": jaxtyping.Int64, "bool": jaxtyping.Bool, "float": jaxtyping.Float}
 
@@ -105,7 +105,7 @@ def _then_checked(cls: type, init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _check(where: str, value: Any, hint: Any) -> None:
-    """`value` against a type: an annotated tensor, or a list, tuple, mapping or union of such."""
+    """Check `value` against a type: an annotated tensor, or a list, tuple, mapping or union of such."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         dtype, _, dimensions = inner[1].partition(" ")
@@ -132,7 +132,7 @@ def _has_shapes(function: Callable[..., Any]) -> bool:
 
 
 def _shapes_of(target: Any) -> dict[str, Any]:
-    """Those of its annotations in which there is a shape."""
+    """The annotations of the target that contain a shape."""
     try:
         hints = typing.get_type_hints(target, include_extras=True)
     except NameError:  # names that are imported for type checkers only
@@ -151,7 +151,7 @@ def _annotated(hint: Any) -> Iterator[str]:
 
 
 def _replace_everywhere(function: Any, replacement: Any) -> None:
-    """In all modules of the package that have imported a function by its name."""
+    """Replace a function in all modules of the package that have imported it by name."""
     for name, module in list(sys.modules.items()):
         if name.startswith("openrlhf_sfpo"):
             for key, value in list(vars(module).items()):

@@ -3,8 +3,8 @@
     python sleep_probe.py MODEL OTHER
 
 A RolloutEngine of MODEL, without Ray, sleeps at level 1, then at level 2, and gets the weights of MODEL again. Then an
-update with those of OTHER is broken off after the first bucket, and the weights of MODEL come whole. At last the
-weights of OTHER come in the middle of an answer.
+update with those of OTHER is aborted after the first bucket, and the weights of MODEL arrive complete. Finally the
+weights of OTHER arrive in the middle of a response.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def send(engine: Any, loop: asyncio.AbstractEventLoop, path: str, buckets: int |
 
 
 def storage_bytes(worker: Any) -> dict[str, int]:
-    """What the worker's weights and key/value caches hold. Runs in vLLM's process."""
+    """Bytes of the worker's weights and key/value caches. Runs in vLLM's process."""
     found = {}
     for name, tensors in (("weights", worker.get_model().parameters()), ("kv_cache", worker.model_runner.kv_caches)):
         storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
@@ -73,8 +73,8 @@ def storage_bytes(worker: Any) -> dict[str, int]:
 
 
 async def partial_answer(engine: Any, model: str, other: str) -> dict[str, Any]:
-    """Log-probabilities of an answer that began with one model's weights and went on with another's, and what each of
-    the two gives all of it."""
+    """Log-probabilities of a response that began with one model's weights and continued with another's, and those that
+    each of the two gives to all of it."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 

@@ -1,4 +1,4 @@
-"""Tokenizers, and what is in their directories."""
+"""Tokenizers, and files of their directories."""
 
 import json
 from pathlib import Path

@@ -28,7 +28,7 @@ def make_model(path: Path, family: str, tied: bool = False, seed: int = 0, **ove
     torch.manual_seed(seed)
     settings = {**SHAPES, "tie_word_embeddings": tied, **overrides}
     if family == "qwen3":
-        settings.setdefault("head_dim", 24)  # on purpose not hidden_size / heads
+        settings.setdefault("head_dim", 24)  # deliberately not hidden_size / heads
     if family == "mistral":
         settings.setdefault("sliding_window", None)
     name = CLASSES[family]
@@ -48,8 +48,8 @@ def make_tokenizer(path: Path, words: str = "", start: str | None = None, **sett
     Args:
         path: the model directory.
         words: characters besides digits, letters and those of sums.
-        start: a start token that it puts before every text, as Llama's do.
-        settings: more of tokenizer_config.json.
+        start: a start token that it puts before every text, as Llama's does.
+        settings: further settings of tokenizer_config.json.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -87,7 +87,7 @@ def make_samples(count: int, seed: int = 0, vocab: int = SHAPES["vocab_size"], l
 
 
 def with_tokenizer(path: Path) -> str:
-    """A tokenizer beside a tiny model, because OpenRLHF's actor loads one."""
+    """Add a tokenizer to a tiny model's directory, because OpenRLHF's actor loads one."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast

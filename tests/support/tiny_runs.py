@@ -1,4 +1,4 @@
-"""Runs of a tiny model, eight steps of half a second, as the tests of faults and of shared devices start them."""
+"""Runs of a tiny model, eight steps of half a second, for the tests of faults and of shared devices."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def replayed(run_dir: Path, problems: Path, recording: Path, **changes: Any) -> 
 
 
 def command(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> dict[str, Any]:
-    """What `subprocess` takes to train with faults."""
+    """Arguments of `subprocess` to train with faults."""
     done.mkdir(exist_ok=True)
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "FAULTS": json.dumps(faults), "FAULTS_DONE": str(done)}
@@ -68,7 +68,7 @@ def train(arguments: list[str], faults: list[dict[str, Any]], done: Path) -> sub
 
 
 def comparable(run_dir: Path) -> list[dict[str, Any]]:
-    """The metrics without what depends on time: on when checkpoints and weights were sent, too."""
+    """The metrics without those that depend on time, such as when checkpoints were saved and weights sent."""
     left_out = ("time/", "checkpoint/", "weight_sync/")
     return [
         {k: v for k, v in line.items() if not k.startswith(left_out) and "seconds" not in k}
@@ -77,7 +77,7 @@ def comparable(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def assert_the_same(run_dir: Path, other: Path) -> None:
-    """Metrics, samples and the exported model, to the bit."""
+    """Metrics, samples and the exported model must be equal to the bit."""
     assert comparable(run_dir) == comparable(other)
     for name in ("hf/model.safetensors", "samples.jsonl"):
         assert (run_dir / name).read_bytes() == (other / name).read_bytes(), name
