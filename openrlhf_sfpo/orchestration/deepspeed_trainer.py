@@ -52,8 +52,14 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._entropies = TokenMean()
         self._start_entropies = TokenMean()
         self._gap_watch = GapWatch(strategy.args)
+        self._backward_tokens = 0.0
         self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
         self._watch_entropy(at_start=sfpo.gate_entropy == "start")
+
+    @property
+    def copies_of_a_sample(self) -> int:
+        """The ranks that work on the same samples: those of ring attention and of tensor parallelism."""
+        return self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
         """One update over the replay buffer.
@@ -104,6 +110,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         configured for a step after each, and would use the last one's gradients only."""
         if self.args.train.dynamic_batch_enable:
             self._engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
+        self._backward_tokens += float(experience.attention_mask.sum())
         return super().training_step(experience, kl_ctl, step, *args, **kwargs)
 
     def _watch_entropy(self, at_start: bool) -> None:
@@ -181,9 +188,11 @@ class _PassRunner:
             if cosine is not None:
                 metrics["momentum_grad_cosine"] = cosine()
         entropy = trainer._entropies.take(trainer._weights)
+        (tokens,) = trainer._weights.reduce([trainer._backward_tokens / trainer.copies_of_a_sample], "sum")
+        trainer._backward_tokens = 0.0
         self.status["optimizer_steps"] = float(steps)
         assert entropy is not None, "OpenRLHF's model computed no entropy"
-        return {**metrics, "entropy": entropy}
+        return {**metrics, "entropy": entropy, "backward_tokens": tokens}
 
     def start_entropy(self) -> float | None:
         return self._trainer._start_entropies.take(self._trainer._weights)

@@ -76,6 +76,9 @@ class Comparison:
         dataset: compare on this data set; None takes the unweighted mean over all.
         smooth: average this many consecutive evaluations (odd) for each accuracy. The maximum of a noisy curve is
             biased upwards, more so the longer the curve, and the baseline's maximum is the target.
+
+    Attributes:
+        axes: of `AXES`, those that every compared run has: older versions did not count tokens.
     """
 
     def __init__(
@@ -84,6 +87,8 @@ class Comparison:
         self.runs = runs
         self.smooth = smooth
         self.groups = group_runs([run for run in runs if run.points(dataset)], dataset, smooth)
+        points = [point for group in self.groups for curve in group.run_curves for point in curve]
+        self.axes = {axis: text for axis, text in AXES.items() if not any(math.isnan(getattr(p, axis)) for p in points)}
         self.variants: dict[str, list[Group]] = {}
         for group in self.groups:
             self.variants.setdefault(group.variant, []).append(group)
@@ -131,7 +136,7 @@ class Comparison:
         best, last = self.best(group), self.last(group)
         if self.target is None:
             return Result(group, best, last, 0, None, {}, {}, {})
-        to_target = {axis: self.reach(group, axis) for axis in AXES}
+        to_target = {axis: self.reach(group, axis) for axis in self.axes}
         after = None
         if math.isfinite(to_target["rollouts"]):
             after = _estimate(group.curve.after(self.target), self._medians(group).after(self.target))
@@ -143,17 +148,17 @@ class Comparison:
             after=after,
             to_target=to_target,
             ratio=self._ratios(groups, group, self.target),
-            budgets={axis: self._within_budget(groups, axis) for axis in AXES},
+            budgets={axis: self._within_budget(groups, axis) for axis in self.axes},
         )
 
     def _ratios(self, groups: list[Group], best: Group, target: float) -> dict[str, Estimate]:
         baseline, mine = self._reference.curve, best.curve
-        values = {axis: _divide(baseline.reach(axis, target), mine.reach(axis, target)) for axis in AXES}
+        values = {axis: _divide(baseline.reach(axis, target), mine.reach(axis, target)) for axis in self.axes}
         if groups is self._baseline_groups:
             return {axis: _estimate(value, value) for axis, value in values.items()}
         targets, reference = self._baseline_resampled
         reaches = self._reach_resampled(groups, targets)
-        return {axis: _estimate(values[axis], _divide(reference[axis], reaches[axis])) for axis in AXES}
+        return {axis: _estimate(values[axis], _divide(reference[axis], reaches[axis])) for axis in self.axes}
 
     def _within_budget(self, groups: list[Group], axis: str) -> Budget:
         """The result at the setting that is best for this budget, which need not be the best for the whole training."""
@@ -185,7 +190,7 @@ class Comparison:
             axis: np.array([self._medians(group).reach(axis, target) for group in groups])[
                 chosen, np.arange(_RESAMPLES)
             ]
-            for axis in AXES
+            for axis in self.axes
         }
 
     def _medians(self, group: Group) -> Curves:

@@ -13,7 +13,6 @@ import yaml
 from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
 from openrlhf_sfpo.report.figures import as_png
 from openrlhf_sfpo.report.plots import all_figures
-from openrlhf_sfpo.report.runs import AXES
 from openrlhf_sfpo.report.tables import Table, all_tables, multiple
 from openrlhf_sfpo.system.files import write_atomically
 
@@ -61,7 +60,8 @@ def summary(comparison: Comparison) -> list[str]:
     sentences = []
     for result in comparison.results[1:]:
         estimate = result.ratio["rollouts"]
-        passes, seconds = result.ratio["passes"].value, result.ratio["seconds"].value
+        words = {"passes": "backward passes", "tokens": "backward tokens", "seconds": "seconds"}
+        costs = [_times(result.ratio[axis].value, text) for axis, text in words.items() if axis in comparison.axes]
         name, count = result.group.variant, len(result.group.run_curves)
         goal = f"{comparison.baseline}'s best accuracy ({100 * comparison.target:.1f} %)"
         if not math.isfinite(result.to_target["rollouts"]):
@@ -72,7 +72,7 @@ def summary(comparison: Comparison) -> list[str]:
         else:
             sentences.append(
                 f"{name} reaches {goal} with {_times(estimate.value, 'rollouts')}{_ends(estimate)}, "
-                f"{_times(passes, 'backward passes')} and {_times(seconds, 'seconds')}. Its own best is "
+                f"{', '.join(costs[:-1])} and {costs[-1]}. Its own best is "
                 f"{100 * result.best.value:.1f} %."
             )
     return sentences
@@ -132,7 +132,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
             "target": comparison.target,
             "level": LEVEL,
             "smooth": comparison.smooth,
-            "axes": AXES,
+            "axes": comparison.axes,
             "results": results,
             "groups": groups,
         }

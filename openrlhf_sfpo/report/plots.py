@@ -7,7 +7,6 @@ import numpy as np
 from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.figures import finish_panel, new_figure
 from openrlhf_sfpo.report.groups import Group, aligned, shown
-from openrlhf_sfpo.report.runs import AXES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,11 +38,12 @@ def all_figures(comparison: Comparison) -> dict[str, Any]:
 
 
 def accuracy(comparison: Comparison) -> Any:
-    """Held-out accuracy of each variant at its best setting, against rollouts, backward passes and time."""
-    figure = new_figure(15, 5.2)
-    panels = figure.subplots(1, 3, sharey=True)
+    """Held-out accuracy of each variant at its best setting, against rollouts, backward passes and tokens, and time."""
+    count = len(comparison.axes)
+    figure = new_figure(5 * count, 5.2)
+    panels = figure.subplots(1, count, sharey=True)
     groups = [result.group for result in comparison.results][:_MAX_CURVES]
-    for axes, (axis, label) in zip(panels, AXES.items(), strict=True):
+    for axes, (axis, label) in zip(panels, comparison.axes.items(), strict=True):
         for index, group in enumerate(groups):
             x, runs = group.curve.x[axis][0], group.runs_by_step.accuracy
             axes.plot(x, 100 * group.curve.accuracy[0], color=f"C{index}", label=group.name, linewidth=1.8)

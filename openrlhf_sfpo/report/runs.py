@@ -18,7 +18,12 @@ from openrlhf_sfpo.report.reading import (
 )
 from openrlhf_sfpo.system.errors import UsageError
 
-AXES = {"rollouts": "rollouts", "passes": "backward passes", "seconds": "seconds of training"}
+AXES = {
+    "rollouts": "rollouts",
+    "passes": "backward passes",
+    "tokens": "backward tokens",
+    "seconds": "seconds of training",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Point:
         step: number of rollout batches so far.
         rollouts: number of sampled responses so far.
         passes: number of backward passes over a rollout batch so far.
+        tokens: number of tokens that went through a backward pass so far; NaN in runs of older versions.
         seconds: time of rollouts and updates so far, without starting the workers and evaluating.
         accuracy: in [0, 1], the unweighted mean over the data sets.
     """
@@ -36,6 +42,7 @@ class Point:
     step: int
     rollouts: float
     passes: float
+    tokens: float
     seconds: float
     accuracy: float
 
@@ -71,13 +78,16 @@ class Run:
         """The run's evaluations, of one data set or of all together."""
         names = [dataset] if dataset else evaluated_datasets(self.lines)
         found, seconds, passes, rollouts = [], 0.0, 0.0, 0.0
+        counted = any(_is_number(line.get("sfpo/backward_tokens_total")) for line in self.lines)
+        tokens = 0.0 if counted else math.nan
         for line in self.lines:
             seconds += _number(line.get("time/step_total"))
             passes = _number(line.get("sfpo/backward_passes_total"), passes)
+            tokens = _number(line.get("sfpo/backward_tokens_total"), tokens)
             rollouts = _number(line.get("rollouts_total"), rollouts)
             values = [accuracy[0] for name in names if (accuracy := accuracy_of(line, name)) is not None]
             if names and len(values) == len(names) and all(isinstance(value, int | float) for value in values):
-                found.append(Point(line["step"], rollouts, passes, seconds, sum(values) / len(values)))
+                found.append(Point(line["step"], rollouts, passes, tokens, seconds, sum(values) / len(values)))
         return found
 
     def series(self, name: str) -> tuple[list[int], list[float]]:

@@ -5,7 +5,7 @@ import textwrap
 from dataclasses import dataclass
 
 from openrlhf_sfpo.report.comparison import LEVEL, Comparison, Estimate
-from openrlhf_sfpo.report.runs import AXES, Run
+from openrlhf_sfpo.report.runs import Run
 
 # Medians over the runs of a variant: (heading, metric, "mean" over the steps or "final", factor, format).
 _DYNAMICS = (
@@ -96,7 +96,7 @@ def to_target(comparison: Comparison) -> Table:
     rows = []
     for result in comparison.results:
         row = [result.group.variant]
-        for axis in AXES:
+        for axis in comparison.axes:
             is_baseline = result.group.variant == comparison.baseline
             row += [number(result.to_target[axis]), "1" if is_baseline else ratio(result.ratio[axis])]
         rows.append(row)
@@ -105,7 +105,7 @@ def to_target(comparison: Comparison) -> Table:
         "the variant needs less than the baseline; an interval that begins with never has resamples in which it does "
         "not reach the target."
     )
-    head = ["variant", *(column for axis in AXES for column in (axis, f"{axis} ratio"))]
+    head = ["variant", *(column for axis in comparison.axes for column in (axis, f"{axis} ratio"))]
     assert comparison.target is not None  # there is a baseline
     return Table(
         f"Needed to reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %", head, rows, note
@@ -115,7 +115,7 @@ def to_target(comparison: Comparison) -> Table:
 def budgets(comparison: Comparison) -> Table:
     """The best accuracy of each variant within the length of the baseline's runs."""
     head = ["variant"]
-    for label in AXES.values():
+    for label in comparison.axes.values():
         head += [f"accuracy at equal {label}, %", "setting"]
     rows = []
     for result in comparison.results:
@@ -134,7 +134,7 @@ def settings(comparison: Comparison) -> Table:
     """Every variant at every setting."""
     head = ["variant", "setting", "runs", "best accuracy, %", "last accuracy, %"]
     if comparison.target is not None:
-        head += ["reach it", *AXES]
+        head += ["reach it", *comparison.axes]
     rows = []
     groups = [group for result in comparison.results for group in comparison.variants[result.group.variant]]
     for group in groups:
@@ -147,7 +147,7 @@ def settings(comparison: Comparison) -> Table:
         ]
         if comparison.target is not None:
             row.append(f"{group.count_reached(comparison.target)}/{len(group.run_curves)}")
-            row += [number(comparison.reach(group, axis)) for axis in AXES]
+            row += [number(comparison.reach(group, axis)) for axis in comparison.axes]
         rows.append(row)
     return Table("All settings", head, rows)
 

@@ -47,7 +47,8 @@ class PassRunner(Protocol):
         """Traverse the rollout batch once with ordinary optimizer steps; return metrics reduced over all ranks.
 
         Old log-probabilities and advantages are those of theta_0 in every pass. Required keys: `entropy`, `ppo_kl`,
-        `clip_ratio`; a slow pass may add `momentum_grad_cosine`.
+        `clip_ratio`. A slow pass may add `momentum_grad_cosine`; `backward_tokens`, the tokens that went through a
+        backward pass on all ranks together, are counted and not returned by `SlowFastUpdate.step`.
         """
 
     def start_entropy(self) -> float | None:
@@ -112,6 +113,7 @@ class SlowFastUpdate:
         self.preset = preset
         self.gate = gate
         self.backward_passes_total = 0
+        self.backward_tokens_total: float | None = None
         self._copy = slow_copy or SlowCopy(weights)
         self._entropy_source = entropy_source
         self._on_stage = on_stage
@@ -158,6 +160,7 @@ class SlowFastUpdate:
         z = self.gate.observe(read)
         metrics["sfpo/momentum_grad_cosine"] = last.get("momentum_grad_cosine")
         metrics["sfpo/backward_passes_total"] = float(self.backward_passes_total)
+        metrics["sfpo/backward_tokens_total"] = self.backward_tokens_total
         metrics["sfpo/entropy"] = last["entropy"]
         metrics["sfpo/entropy_start"] = start_entropy
         metrics["sfpo/entropy_z"] = z
@@ -213,12 +216,20 @@ class SlowFastUpdate:
         metrics = runner.run_pass(replace(pass_, before_first_step=before_first_step))
         if not called:
             raise RuntimeError("the trainer's run_pass must call Pass.before_first_step, and it did not")
+        tokens = metrics.pop("backward_tokens", None)
+        if tokens is not None:
+            self.backward_tokens_total = (self.backward_tokens_total or 0.0) + tokens
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Gate and counters, as plain Python values."""
-        return {"gate": self.gate.state_dict(), "backward_passes_total": self.backward_passes_total}
+        return {
+            "gate": self.gate.state_dict(),
+            "backward_passes_total": self.backward_passes_total,
+            "backward_tokens_total": self.backward_tokens_total,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gate.load_state_dict(state["gate"])
         self.backward_passes_total = state["backward_passes_total"]
+        self.backward_tokens_total = state.get("backward_tokens_total")  # older checkpoints lack it

@@ -136,6 +136,7 @@ def test_updates_and_metrics_are_those_of_the_megatron_actor(
             "sfpo/fast_kl",
             "sfpo/momentum_grad_cosine",
             "sfpo/backward_passes_total",
+            "sfpo/backward_tokens_total",
             "sfpo/active",
             "actor_grad_norm",
             "ppo_kl",

@@ -10,6 +10,7 @@ import jobs
 import pytest
 import torch
 from jobs import LAYOUTS
+from pretrained_runs import flags, logs_of, train
 from ranks import RankPool
 from tiny_models import make_model, make_samples
 
@@ -163,8 +164,6 @@ def update_with_skipping(path: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_run_stops_at_its_first_batch(smollm2: Path, tmp_path: Path) -> None:
     """With a limit so low that no two implementations meet it."""
-    from test_end_to_end import flags, logs_of, train
-
     run_dir = tmp_path / "run"
     done = train(*flags(run_dir, smollm2, train__max_log_prob_diff=1e-12, ckpt__save_steps=1))
     assert done.returncode == 1, logs_of(run_dir)

@@ -9,17 +9,18 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import yaml
 from conftest import make_traps
 from listening import Socket, watch
+from pretrained_runs import PROBLEMS, flags, logs_of, train
 
 from openrlhf_sfpo.report.reading import read_metrics
 
 SFPO_METRICS = {
+    "backward_tokens_total",
     "active",
     "alpha",
     "entropy",
@@ -35,49 +36,6 @@ SFPO_METRICS = {
     "reposition_seconds",
 }
 KEY = "0123456789abcdef0123456789abcdef01234567"
-PROBLEMS = "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1"
-
-
-def flags(run_dir: Path, model: Path, **changes: Any) -> list[str]:
-    """Two small steps on two pipeline stages; `changes` has names with __ for dots, None drops a flag."""
-    chosen = {
-        "run.dir": run_dir,
-        "actor.model_name_or_path": model,
-        "actor.num_gpus_per_node": 2,
-        "megatron.pipeline_model_parallel_size": 2,
-        "vllm.num_engines": 1,
-        "vllm.enforce_eager": True,
-        "run.kv_cache_mb": 256,
-        "sfpo.k": 2,
-        "sfpo.alpha": 0.8,
-        "actor.adam.lr": 1e-5,
-        "actor.lr_scheduler": "constant",
-        "data.prompt_dataset": f"{PROBLEMS}&size=8&seed=1",
-        "data.input_key": "question",
-        "data.max_len": 64,
-        "reward.remote_url": "last_integer",
-        "rollout.batch_size": 4,
-        "rollout.n_samples_per_prompt": 4,
-        "rollout.max_new_tokens": 8,
-        "train.batch_size": 16,
-        "train.max_tokens_per_gpu": 128,
-        "ckpt.best_metric_key": "none",
-        **{name.replace("__", "."): value for name, value in changes.items()},
-    }
-    return [
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in chosen.items() if value is not None
-    ]
-
-
-def train(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "train", *arguments]
-    env = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=800, env=env)
-
-
-def logs_of(run_dir: Path) -> str:
-    log = run_dir / "logs" / "driver.log"
-    return log.read_text()[-4000:] if log.exists() else "no log"
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     assert difference <= 1e-6 * flat(weights).norm()
     passes = {"grpo": 2, "grpo_scaled_lr": 2, "lookahead": 4}.get(preset, 6)
     assert metrics[-1]["sfpo/backward_passes_total"] == passes
+    assert metrics[-1]["sfpo/backward_tokens_total"] == passes * sum(len(sample.tokens) for sample in samples)
     assert metrics[-1]["actor_lr"] == pytest.approx(5e-5 * (2.6 if preset == "grpo_scaled_lr" else 1.0))
 
 

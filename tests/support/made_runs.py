@@ -36,6 +36,7 @@ def make_run(
             "rollouts_total": 64 * step,
             "time/step_total": (2.0 if passes == 1 else 4.0) if step else None,
             "sfpo/backward_passes_total": float(passes * step),
+            "sfpo/backward_tokens_total": float(1000 * passes * step),
             "sfpo/entropy": 1.0 / (1 + step),
             "reward_mean": accuracy,
             "eval/sums_pass1": accuracy,

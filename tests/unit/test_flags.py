@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from recordings import recording_of_pairs
 from tiny_models import make_model
 
 from openrlhf_sfpo.cli import train
@@ -224,28 +225,6 @@ def latin_1_file(directory: Path) -> Path:
 def used_recording(directory: Path) -> Path:
     (directory / "rollouts_000001.safetensors").touch()
     return directory
-
-
-def recording_of_pairs(directory: Path) -> Path:
-    import torch
-
-    from openrlhf_sfpo.rollout.recording import RolloutRecord, save_rollouts
-
-    def record(prompt: str) -> RolloutRecord:
-        return RolloutRecord(
-            tokens=torch.arange(4),
-            action_mask=torch.ones(3, dtype=torch.bool),
-            rollout_log_probs=None,
-            reward=0.0,
-            score=0.0,
-            truncated=False,
-            prompt=prompt,
-            label="",
-            info={},
-        )
-
-    save_rollouts(directory / "recorded", 1, [record(prompt) for prompt in ("a", "a", "b", "b")])
-    return directory / "recorded"
 
 
 def cut_index(directory: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from recordings import recording_of_pairs
 from safetensors.torch import load_file, save_file
 from tiny_models import CLASSES, make_model
 from transformers import AutoModelForCausalLM
@@ -712,8 +713,6 @@ def test_an_export_that_fails_leaves_nothing(llama: Path, tmp_path: Path) -> Non
 
 
 def test_recorded_rollouts_have_the_usual_mode(tmp_path: Path) -> None:
-    from test_flags import recording_of_pairs
-
     (file,) = recording_of_pairs(tmp_path).iterdir()
     (tmp_path / "usual").touch()
     assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode

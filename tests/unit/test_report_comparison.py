@@ -49,11 +49,12 @@ def test_variants_are_compared_at_their_best_settings(grid: Path) -> None:
     baseline, sfpo = comparison.results
     assert (baseline.group.variant, baseline.group.setting) == ("grpo", "lr=1e-05")
     assert (sfpo.group.variant, sfpo.group.setting) == ("sfpo", "lr=1e-05")
-    assert baseline.to_target == {"rollouts": 256, "passes": 4, "seconds": 8.0}
-    assert sfpo.to_target == {"rollouts": 128, "passes": 8, "seconds": 8.0}
+    assert baseline.to_target == {"rollouts": 256, "passes": 4, "tokens": 4000, "seconds": 8.0}
+    assert sfpo.to_target == {"rollouts": 128, "passes": 8, "tokens": 8000, "seconds": 8.0}
     assert {axis: estimate.value for axis, estimate in sfpo.ratio.items()} == {
         "rollouts": 2.0,
         "passes": 0.5,
+        "tokens": 0.5,
         "seconds": 1.0,
     }
     assert (sfpo.ratio["rollouts"].low, sfpo.ratio["rollouts"].high) == (2.0, 2.0)  # all seeds agree
@@ -61,7 +62,19 @@ def test_variants_are_compared_at_their_best_settings(grid: Path) -> None:
     assert sfpo.after.value == pytest.approx(0.7)
     (sentence,) = summary(comparison)
     assert "reaches grpo's best accuracy (60.0 %) with 2.00 times fewer rollouts, 2.00 times as many" in sentence
-    assert "backward passes and as many seconds." in sentence
+    assert "backward passes, 2.00 times as many backward tokens and as many seconds." in sentence
+
+
+def test_tokens_are_compared_where_every_run_has_counted_them(tmp_path: Path) -> None:
+    make_run(tmp_path / "g", [0.2, 0.6], sfpo__preset="grpo")
+    old = make_run(tmp_path / "s", [0.2, 0.7], 4)
+    metrics = old / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("sfpo/backward_tokens_total", "something"))
+    comparison = load(tmp_path)
+    assert list(comparison.axes) == ["rollouts", "passes", "seconds"]
+    assert not any("tokens" in column for column in to_target(comparison).head)
+    assert "tokens" not in summary(comparison)[0]
+    assert list(load(tmp_path / "g").axes) == ["rollouts", "passes", "tokens", "seconds"]
 
 
 def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
@@ -129,7 +142,9 @@ def test_the_interval_of_a_ratio_contains_the_choice_of_the_setting(tmp_path: Pa
 def curves(accuracy: list[list[float]]) -> Curves:
     """Evaluations after 0, 10 and 20 steps of 64 rollouts and 4 passes."""
     steps = np.broadcast_to([0.0, 10.0, 20.0], (len(accuracy), 3))
-    return Curves(np.array(accuracy), {"rollouts": 64 * steps, "passes": 4 * steps, "seconds": 2 * steps})
+    return Curves(
+        np.array(accuracy), {"rollouts": 64 * steps, "passes": 4 * steps, "tokens": 4000 * steps, "seconds": 2 * steps}
+    )
 
 
 def test_crossing_is_linear_between_evaluations() -> None:
@@ -176,11 +191,13 @@ def test_equal_budgets_take_the_setting_that_is_best_for_them(tmp_path: Path) ->
     comparison = load(tmp_path)
     budgets = comparison.results[1].budgets
     found = {axis: (budget.accuracy.value, budget.group.swept["actor.adam.lr"]) for axis, budget in budgets.items()}
-    assert found == {"rollouts": (0.9, 1e-5), "passes": (0.5, 1e-4), "seconds": (0.5, 1e-5)}
+    assert found == {"rollouts": (0.9, 1e-5), "passes": (0.5, 1e-4), "tokens": (0.5, 1e-4), "seconds": (0.5, 1e-5)}
 
 
 def test_smoothing_takes_the_mean_of_neighbors(tmp_path: Path) -> None:
-    curve = [Point(step, 64 * step, step, step, accuracy) for step, accuracy in enumerate([0.0, 0.3, 0.9, 0.3])]
+    curve = [
+        Point(step, 64 * step, step, 1000 * step, step, accuracy) for step, accuracy in enumerate([0.0, 0.3, 0.9, 0.3])
+    ]
     assert [point.accuracy for point in smoothed(curve, 3)] == pytest.approx([0.0, 0.4, 0.5, 0.6])
     assert [point.rollouts for point in smoothed(curve, 3)] == [0, 64, 128, 192]
     assert smoothed(curve, 1) == curve

@@ -221,6 +221,7 @@ class Trainer:
         self._entropies = iter(entropies or [])
         self.entropy: float | None = None
         self.entropy_at_start: float | None = None
+        self.tokens: float | None = 7.0
 
     def gradients(self, step: int) -> None:
         self.optimizer.zero_grad()
@@ -242,7 +243,8 @@ class Trainer:
         entropy = self.entropy
         if entropy is None:
             entropy = next(self._entropies, 1.0) if pass_.stage == "slow" else 9.0
-        return {"entropy": entropy, "ppo_kl": 0.1, "clip_ratio": 0.2, "momentum_grad_cosine": 0.5}
+        metrics = {"entropy": entropy, "ppo_kl": 0.1, "clip_ratio": 0.2, "momentum_grad_cosine": 0.5}
+        return metrics if self.tokens is None else {**metrics, "backward_tokens": self.tokens}
 
     def start_entropy(self) -> float | None:
         return self.entropy_at_start
@@ -441,10 +443,26 @@ def test_an_update_reports_what_it_did() -> None:
         "sfpo/snapshot_bytes": 8.0 * 20,
         "sfpo/momentum_grad_cosine": 0.5,
         "sfpo/backward_passes_total": 4.0,
+        "sfpo/backward_tokens_total": 28.0,
         "sfpo/entropy": 1.5,
         "sfpo/entropy_start": 2.5,
         "sfpo/entropy_z": None,
     }
+
+
+def test_tokens_are_unknown_where_the_trainer_does_not_count_them() -> None:
+    trainer = Trainer("adamw", 1)
+    trainer.tokens = None
+    update = sfpo(trainer, 1, 0.8)
+    slow, metrics = update.step(trainer)
+    assert metrics["sfpo/backward_tokens_total"] is None
+    state = update.state_dict()
+    del state["backward_tokens_total"]  # as in an older checkpoint
+    trainer.tokens = 7.0
+    update.load_state_dict(state)
+    slow, metrics = update.step(trainer)
+    assert metrics["sfpo/backward_tokens_total"] == 14.0
+    assert "backward_tokens" not in slow
 
 
 def test_the_gate_sees_the_slow_passes_and_turns_sfpo_off() -> None:
@@ -456,6 +474,7 @@ def test_the_gate_sees_the_slow_passes_and_turns_sfpo_off() -> None:
     restored = sfpo(trainer, 2, 0.5, gate=EntropyGate("upper", window=4, threshold=1.5))
     restored.load_state_dict(update.state_dict())
     assert restored.state_dict() == update.state_dict()
+    assert restored.backward_tokens_total == 7 * (4 * 3 + 2)
     assert restored.gate.alpha_scale == 0.0
 
 

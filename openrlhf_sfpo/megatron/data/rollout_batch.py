@@ -136,6 +136,10 @@ class RolloutBatch:
         """Tokens of a sample."""
         return self._lengths[number]
 
+    def tokens(self, step: int) -> int:
+        """Tokens of a train batch, over all ranks."""
+        return sum(self._lengths[number] for rank in self._plan[step] for members in rank for number in members)
+
     def micro_batches(self, step: int) -> tuple[list[list[int]], list[MicroBatch]]:
         """This rank's micro-batches of a train batch: the numbers of their samples, and the packed tensors with the
         captured old log-probabilities.

@@ -99,6 +99,7 @@ class PassRunner:
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         actor, totals = self._actor, TokenMeans()
         metrics: dict[str, float] = {}
+        tokens = 0
         actor.learning_rate.scale(pass_.learning_rate_factor)
         steps = [step for _ in range(actor.settings.epochs) for step in range(self._batch.num_steps)]
         for index, step in enumerate(steps):
@@ -113,6 +114,7 @@ class PassRunner:
                 self._before_first_step()
                 self._before_first_step = None
             totals.add(outputs)
+            tokens += self._batch.tokens(step)
             if index == 0:
                 if pass_.stage == "slow":
                     metrics["momentum_grad_cosine"] = actor.shards.momentum_grad_cosine()
@@ -123,7 +125,8 @@ class PassRunner:
                 _, metrics["actor_grad_norm"], _ = actor.optimizer.step()
             if pass_.advances_schedule:
                 actor.learning_rate.advance()
-        return {**metrics, "optimizer_steps": float(len(steps)), **totals.reduce()}
+        counts = {"optimizer_steps": float(len(steps)), "backward_tokens": float(tokens)}
+        return {**metrics, **counts, **totals.reduce()}
 
     def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
         """Raise on all ranks if a loss is not finite on any of them."""
