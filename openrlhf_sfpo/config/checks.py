@@ -233,11 +233,23 @@ def check_backend(args: NestedFlags) -> None:
     Raises:
         UsageError: naming a feature of OpenRLHF that would be ignored silently or be wrong.
     """
+    _check_update(args)
     if args.actor.backend == "deepspeed":
         _refuse(args, _DEEPSPEED, _refused_by_deepspeed(args))
         _check_even_batches(args)
     else:
         _refuse(args, "the Megatron actor", _refused_by_megatron(args))
+
+
+def _check_update(args: NestedFlags) -> None:
+    """Check --sfpo.* flags that do not go together."""
+    for name in ("max_fast_kl", "max_fast_clip_ratio", "min_fast_ess"):
+        if args.sfpo.preset == "lookahead" and value_of(args, f"sfpo.{name}") is not None:
+            raise UsageError(
+                f"--sfpo.{name}",
+                "is given with --sfpo.preset lookahead, whose number of passes must be known beforehand.",
+                "Drop one.",
+            )
 
 
 _DEEPSPEED = "SFPO on the DeepSpeed actor"

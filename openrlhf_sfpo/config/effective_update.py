@@ -14,6 +14,8 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
         unused.add("sfpo.alpha")
     if preset in ("grpo_k_passes", "grpo_scaled_lr"):
         unused.add("sfpo.optimizer_state")
+    if preset == "grpo_scaled_lr":
+        unused |= {"sfpo.max_fast_kl", "sfpo.max_fast_clip_ratio", "sfpo.min_fast_ess"}
     if found["sfpo.gate"] == "off":
         unused |= {name for name in found if name.startswith("sfpo.gate_")}
         if found["sfpo.stop_step"] is not None:

@@ -121,6 +121,24 @@ class SFPOConfig:
         "a slow pass from theta_slow whose first gradient is taken at theta_fast",
         reuse=True,
     )
+    max_fast_kl: float | None = _flag(
+        None,
+        "end the fast passes of a batch after one whose mean KL divergence from theta_0 (nats per token) is above this",
+        at_least(0),
+        reuse=True,
+    )
+    max_fast_clip_ratio: float | None = _flag(
+        None,
+        "end them after one in which more than this share of the tokens was clipped",
+        between(0.0, 1.0),
+        reuse=True,
+    )
+    min_fast_ess: float | None = _flag(
+        None,
+        "end them after one whose effective sample size, as a share of the tokens, is below this; 1 at theta_0",
+        between(0.0, 1.0),
+        reuse=True,
+    )
     optimizer_state: Literal["maintain", "restore", "interpolate", "reset"] = _flag(
         "maintain",
         "Adam's moments and step count at the reposition: left as they are (maintain, the authors' code), as before "

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags
-from openrlhf_sfpo.sfpo import EntropyGate, OwnedWeights, SlowCopy, SlowFastUpdate
+from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, OwnedWeights, SlowCopy, SlowFastUpdate
 
 
 def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
@@ -49,6 +49,7 @@ def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[
         gate,
         slow_copy=SlowCopy(weights, config.optimizer_state, config.snapshot_device),
         preset=config.preset if config.enable else "grpo",
+        limits=FastLimits(config.max_fast_kl, config.max_fast_clip_ratio, config.min_fast_ess),
         entropy_source=config.gate_entropy,
         on_stage=on_stage,
     )

@@ -53,13 +53,10 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._start_entropies = TokenMean()
         self._gap_watch = GapWatch(strategy.args)
         self._backward_tokens = 0.0
+        self._old_log_probs: torch.Tensor | None = None
+        self._ratios, self._square_ratios = TokenMean(), TokenMean()
         self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
         self._watch_entropy(at_start=sfpo.gate_entropy == "start")
-
-    @property
-    def copies_of_a_sample(self) -> int:
-        """The ranks that work on the same samples: those of ring attention and of tensor parallelism."""
-        return self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
         """One update over the replay buffer.
@@ -111,6 +108,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         if self.args.train.dynamic_batch_enable:
             self._engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
         self._backward_tokens += float(experience.attention_mask.sum())
+        self._old_log_probs = experience.action_log_probs
         return super().training_step(experience, kl_ctl, step, *args, **kwargs)
 
     def _watch_entropy(self, at_start: bool) -> None:
@@ -127,6 +125,10 @@ class SlowFastActorTrainer(ActorPPOTrainer):
             if training or at_start:
                 mask = args[1] if len(args) > 1 else kwargs["action_mask"]
                 (self._entropies if training else self._start_entropies).add(output[1].entropy, mask)
+                if training and self._old_log_probs is not None:
+                    ratios = (output[0].detach().float() - self._old_log_probs).exp()
+                    self._ratios.add(ratios, mask)
+                    self._square_ratios.add(ratios.square(), mask)
             return output if training or not at_start else output[0]
 
         self.actor.register_forward_pre_hook(ask, with_kwargs=True)
@@ -188,10 +190,15 @@ class _PassRunner:
             if cosine is not None:
                 metrics["momentum_grad_cosine"] = cosine()
         entropy = trainer._entropies.take(trainer._weights)
-        (tokens,) = trainer._weights.reduce([trainer._backward_tokens / trainer.copies_of_a_sample], "sum")
+        counted = trainer._backward_tokens / trainer.args.ds.ring_attn_size  # those ranks share their samples
+        (tokens,) = trainer._weights.reduce([counted], "sum")
         trainer._backward_tokens = 0.0
         self.status["optimizer_steps"] = float(steps)
         assert entropy is not None, "OpenRLHF's model computed no entropy"
+        ratio = trainer._ratios.take(trainer._weights)
+        square = trainer._square_ratios.take(trainer._weights)
+        if ratio is not None and square:
+            self.status["ratio"], metrics["ess"] = ratio, ratio**2 / square
         return {**metrics, "entropy": entropy, "backward_tokens": tokens}
 
     def start_entropy(self) -> float | None:

@@ -51,8 +51,10 @@ class OpenRLHFLoss:
         loss, clip_ratio, ppo_kl, vllm_kl, filtered = self._policy_loss(
             log_probs, old, batch.floats["advantages"], action_mask=mask, rollout_log_probs=rollout, **totals
         )
-        metrics = {"clip_ratio": clip_ratio, "ppo_kl": ppo_kl}
         count = mask.sum()
+        ratio = (log_probs.detach() - old).exp() * mask
+        moments = {"ratio": ratio.sum() / count, "ratio_square": ratio.square().sum() / count}
+        metrics = {"clip_ratio": clip_ratio, "ppo_kl": ppo_kl, **moments}
         if vllm_kl is not None:
             metrics.update(vllm_kl=vllm_kl, is_filter_ratio=filtered)
         if rollout is not None:

@@ -5,12 +5,13 @@ This package imports only torch.
 
 from openrlhf_sfpo.sfpo.gate import EntropyGate
 from openrlhf_sfpo.sfpo.slow_copy import Displacement, SlowCopy, reposition_
-from openrlhf_sfpo.sfpo.update import Pass, PassRunner, SlowFastUpdate
+from openrlhf_sfpo.sfpo.update import FastLimits, Pass, PassRunner, SlowFastUpdate
 from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard, TorchWeights
 
 __all__ = [
     "Displacement",
     "EntropyGate",
+    "FastLimits",
     "OwnedWeights",
     "Pass",
     "PassRunner",

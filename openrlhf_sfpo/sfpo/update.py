@@ -39,6 +39,55 @@ class Pass:
     repositioned_next: bool = False
 
 
+@dataclass(frozen=True)
+class FastLimits:
+    """How far the fast passes of a batch may lead away from theta_0. After a pass beyond a limit no other fast pass
+    follows. Its metrics are means over the pass, before each of its steps: with one step in a pass, a pass reports
+    where the passes before it have led.
+
+    Attributes:
+        max_kl: the KL divergence from theta_0, `ppo_kl`, in nats per token.
+        max_clip_ratio: the share of clipped tokens, `clip_ratio`.
+        min_ess: the effective sample size over the number of tokens, `ess`: (sum w)^2 / (n sum w^2) with the weights w
+            = pi / pi_0 of the n tokens (Kish). 1 at theta_0.
+
+    Raises:
+        ValueError: a limit is out of range.
+    """
+
+    max_kl: float | None = None
+    max_clip_ratio: float | None = None
+    min_ess: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_kl is not None and not self.max_kl >= 0:
+            raise ValueError(f"max_kl must not be negative, got {self.max_kl}")
+        for name in ("max_clip_ratio", "min_ess"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+    @property
+    def are_set(self) -> bool:
+        """Whether there is any limit."""
+        return self != FastLimits()
+
+    def passed(self, metrics: dict[str, float]) -> bool:
+        """Whether a fast pass with these metrics is the last one.
+
+        Raises:
+            RuntimeError: there is a limit for the effective sample size, and the trainer does not report it.
+        """
+        if self.min_ess is not None and "ess" not in metrics:
+            raise RuntimeError("the fast passes have a limit for the effective sample size, which run_pass lacks")
+        within = (  # false for NaN as well
+            (self.max_kl is None or metrics["ppo_kl"] <= self.max_kl)
+            and (self.max_clip_ratio is None or metrics["clip_ratio"] <= self.max_clip_ratio)
+            and (self.min_ess is None or metrics["ess"] >= self.min_ess)
+        )
+        return not within
+
+
 class PassRunner(Protocol):
     """The interface that the algorithm needs from a trainer, for one rollout batch. All ranks make the same calls in
     the same order."""
@@ -47,7 +96,8 @@ class PassRunner(Protocol):
         """Traverse the rollout batch once with ordinary optimizer steps; return metrics reduced over all ranks.
 
         Old log-probabilities and advantages are those of theta_0 in every pass. Required keys: `entropy`, `ppo_kl`,
-        `clip_ratio`. A slow pass may add `momentum_grad_cosine`; `backward_tokens`, the tokens that went through a
+        `clip_ratio`, and `ess` where `FastLimits` need it. A slow pass may add `momentum_grad_cosine`;
+        `backward_tokens`, the tokens that went through a
         backward pass on all ranks together, are counted and not returned by `SlowFastUpdate.step`.
         """
 
@@ -80,13 +130,15 @@ class SlowFastUpdate:
         gate: decides before each batch whether stages 1 and 2 run.
         slow_copy: keeps theta_slow; by default a copy on the same device, with the optimizer's state maintained.
         preset: one of the above.
+        limits: end the fast passes of a batch before the K-th.
         entropy_source: the entropy that the gate reads after each batch: the mean over the slow pass (`slow_pass`, the
             authors' code), or the entropy at theta_0 (`start`, the paper). Both affect only later batches.
         on_stage: called with a stage's name when it begins ("fast 1/3", "reposition", "slow"), for the progress
             display.
 
     Raises:
-        ValueError: k < 0, alpha outside [0, 1] or an unknown preset.
+        ValueError: k < 0, alpha outside [0, 1], an unknown preset, or limits with `lookahead`, whose last fast pass
+            advances the schedule and must be known beforehand.
     """
 
     def __init__(
@@ -98,6 +150,7 @@ class SlowFastUpdate:
         *,
         slow_copy: SlowCopy | None = None,
         preset: Preset = "sfpo",
+        limits: FastLimits = FastLimits(),
         entropy_source: EntropySource = "slow_pass",
         on_stage: Callable[[str], None] = lambda stage: None,
     ) -> None:
@@ -107,6 +160,8 @@ class SlowFastUpdate:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
         if preset not in ("sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"):
             raise ValueError(f"unknown preset {preset!r}")
+        if preset == "lookahead" and limits.are_set:
+            raise ValueError("lookahead has no limits for its fast passes: the last one must be known beforehand")
         self.k = 0 if preset in ("grpo", "grpo_scaled_lr") else k
         self.alpha = {"grpo_k_passes": 1.0, "extragradient": 0.0}.get(preset, alpha)
         self._scale = k * alpha if preset == "grpo_scaled_lr" else 0.0
@@ -115,6 +170,7 @@ class SlowFastUpdate:
         self.backward_passes_total = 0
         self.backward_tokens_total: float | None = None
         self._copy = slow_copy or SlowCopy(weights)
+        self._limits = limits
         self._entropy_source = entropy_source
         self._on_stage = on_stage
 
@@ -137,6 +193,7 @@ class SlowFastUpdate:
             "sfpo/alpha": alpha if active or scaled else 0.0,
             "sfpo/displacement": 0.0,
             "sfpo/displacement_rel": 0.0,
+            "sfpo/fast_passes": 0.0,
             "sfpo/fast_kl": 0.0,
             "sfpo/fast_clip_ratio": 0.0,
             "sfpo/snapshot_bytes": 0.0,
@@ -184,7 +241,10 @@ class SlowFastUpdate:
                     repositioned_next=final and self.preset in ("sfpo", "lookahead"),
                 ),
             )
-        # How far the fast trajectory moved from theta_0: the K-th pass sees the movement of K-1 passes.
+            metrics["sfpo/fast_passes"] = index + 1.0
+            if self._limits.passed(fast):
+                break
+        # How far the fast trajectory moved from theta_0: the last pass sees the movement of those before it.
         metrics.update({"sfpo/fast_kl": fast["ppo_kl"], "sfpo/fast_clip_ratio": fast["clip_ratio"]})
 
         def reposition() -> None:

@@ -104,6 +104,24 @@ def test_presets(zero_ranks: RankPool, model: str, samples: list[Any], preset: s
     assert_same(found["weights"], plain, start)
 
 
+@pytest.mark.parametrize("flag", ["max_fast_kl", "max_fast_clip_ratio", "min_fast_ess"])
+def test_fast_passes_end_at_a_limit(zero_ranks: RankPool, model: str, samples: list[Any], flag: str) -> None:
+    """As the plain loop's distances from theta_0 say; on two ranks, which must agree."""
+    free, plain = PlainSFPO(model, lr=2e-3), PlainSFPO(model, lr=2e-3)
+    free.update([samples], 4, 0.8)
+    limit = (free.distances[1][flag] + free.distances[2][flag]) / 2
+    plain.update([samples], 3, 0.8)
+    flags = one_step(ds__zero_stage=2, actor__adam__lr=2e-3, sfpo__k=4, **{f"sfpo__{flag}": limit})
+    for found in zero_ranks.run(2, run_once, model, samples, flags):
+        assert found["metrics"][0]["sfpo/fast_passes"] == 3
+        moved = (flat(plain.weights()) - flat(PlainSFPO(model).weights())).norm()
+        assert (flat(found["weights"]) - flat(plain.weights())).norm() <= 1e-3 * moved
+
+
+def run_once(model: str, samples: list[Any], flags: dict[str, Any]) -> Any:
+    return ds.train(model, samples, batches=1, **flags)
+
+
 @pytest.fixture(scope="module")
 def by_megatron(ranks: RankPool, model: str, samples: list[Any]) -> tuple[list[dict[str, Any]], torch.Tensor]:
     """Metrics of the same two updates by the Megatron actor, and its weights afterwards."""

@@ -29,6 +29,7 @@ SFPO_METRICS = {
     "displacement",
     "displacement_rel",
     "fast_kl",
+    "fast_passes",
     "fast_clip_ratio",
     "momentum_grad_cosine",
     "backward_passes_total",

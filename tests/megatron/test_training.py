@@ -136,6 +136,38 @@ def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     assert metrics[-1]["actor_lr"] == pytest.approx(5e-5 * (2.6 if preset == "grpo_scaled_lr" else 1.0))
 
 
+# How each distance from theta_0 grows from pass to pass is the plain loop's; the limit is between two of them.
+LIMITS = {"max_fast_kl": "max_kl", "max_fast_clip_ratio": "max_clip_ratio", "min_fast_ess": "min_ess"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        (flag, name)
+        for flag, names in zip(LIMITS, (("TP2PP2DP1", "CP2"), ("VPP2",), ("TP1PP1DP2",)), strict=True)
+        for name in names
+    ],
+)
+def test_fast_passes_end_at_a_limit_on_every_layout(ranks: RankPool, tmp_path: Path, flag: str, name: str) -> None:
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(12))
+    free, plain = PlainSFPO(path, lr=2e-3), PlainSFPO(path, lr=2e-3)
+    free.update([samples], 5, 0.8)
+    limit = (free.distances[2][flag] + free.distances[3][flag]) / 2
+    plain.update([samples], 4, 0.8)  # the fourth pass is beyond it
+    settings = {"train_batch_size": 12, "optimizer": {"lr": 2e-3}, "limits": {LIMITS[flag]: limit}}
+    metrics, weights = ranks.run(jobs.ranks_of(layout, dp), limited, path, layout, samples, settings)[0]
+    assert metrics[0]["sfpo/fast_passes"] == 4
+    assert metrics[0]["sfpo/fast_kl"] == pytest.approx(free.distances[3]["max_fast_kl"], rel=1e-3)
+    moved = (flat(plain.weights()) - flat(PlainSFPO(path).weights())).norm()
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
+
+
+def limited(path: str, layout: tuple[int, ...], samples: list[Any], settings: dict[str, Any]) -> Any:
+    return jobs.train(path, layout, samples, k=5, **settings)
+
+
 def optioned(path: str, layout: tuple[int, ...], samples: list[Any], state: str, preset: str) -> Any:
     return jobs.train(path, layout, samples, batches=2, optimizer_state=state, preset=preset)
 

@@ -81,11 +81,12 @@ def train(
     preset: Any = "sfpo",
     optimizer_state: Any = "maintain",
     sgd: bool = False,
+    limits: dict[str, float] | None = None,
     **settings: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Update `batches` times on the same samples; return the metrics of each and the weights at the end."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, SlowCopy, SlowFastUpdate
 
     actor = make_actor(path, layout, **settings)
     if sgd:
@@ -97,6 +98,7 @@ def train(
         EntropyGate(**(gate or {"side": "off"})),
         slow_copy=SlowCopy(actor.shards, optimizer_state),
         preset=preset,
+        limits=FastLimits(**(limits or {})),
     )
     loss = PPOClipLoss(0.2, 0.2)
     metrics = [actor.update(my_share(samples), loss, update) for _ in range(batches)]

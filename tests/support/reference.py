@@ -66,6 +66,7 @@ class PlainSFPO:
         else:
             self.optimizer = torch.optim.SGD(groups, lr=lr)
         self.grad_norms: list[float] = []
+        self.distances: list[dict[str, float]] = []  # from theta_0, at each optimizer step
 
     def update(
         self,
@@ -96,6 +97,7 @@ class PlainSFPO:
         self._refresh()
         self.model.zero_grad()
         tokens = sum(int(sample.action_mask.sum()) for sample in samples)
+        ratios = []
         for sample in samples:
             log_probs, entropy = log_probs_of(self.model, sample)
             ratio = (log_probs - sample.old_log_probs).exp()
@@ -103,9 +105,21 @@ class PlainSFPO:
             gain = torch.minimum(ratio * sample.advantages, clipped * sample.advantages)
             loss = -((gain + self.entropy_coef * entropy) * sample.action_mask).sum() / tokens
             loss.backward()
+            ratios.append(ratio.detach()[sample.action_mask].double())
+        self._note(torch.cat(ratios), torch.cat([sample.advantages[sample.action_mask] for sample in samples]))
         if self.trained is not self.model:
             for main, parameter in zip(self.trained.parameters(), self.model.parameters(), strict=True):
                 main.grad = parameter.grad.float()
+
+    def _note(self, ratios: torch.Tensor, advantages: torch.Tensor) -> None:
+        clipped = ratios.clamp(1 - self.clip, 1 + self.clip) * advantages < ratios * advantages
+        self.distances.append(
+            {
+                "max_fast_kl": -ratios.log().mean().item(),
+                "max_fast_clip_ratio": clipped.double().mean().item(),
+                "min_fast_ess": (ratios.sum() ** 2 / (len(ratios) * ratios.square().sum())).item(),
+            }
+        )
 
     def _refresh(self) -> None:
         if self.trained is not self.model:

@@ -261,6 +261,11 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["model_type 'mamba'", "llama, mistral, qwen2, qwen3"],
     ),
     (
+        "limits of a number of passes that must be known",
+        {"--sfpo.preset": "lookahead", "--sfpo.max_fast_kl": "0.1"},
+        ["--sfpo.max_fast_kl", "lookahead", "Drop one"],
+    ),
+    (
         "attention bias",
         {"--actor.model_name_or_path": lambda t: edited_model(t, attention_bias=True)},
         ["attention_bias", "does not support"],
@@ -567,7 +572,7 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
     import torch
 
     from openrlhf_sfpo.orchestration.algorithm import build_update
-    from openrlhf_sfpo.sfpo import TorchWeights
+    from openrlhf_sfpo.sfpo import FastLimits, TorchWeights
 
     def built(*flags: str) -> dict[str, Any]:
         args, _ = parse(list(flags))
@@ -577,7 +582,8 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         update = build_update(config, weights, print)
         gate, slow_copy = vars(update.gate), vars(update._copy)
         gate["window"] = gate.pop("_entropies").maxlen
-        return {**vars(update), **gate, "state": slow_copy["_mode"], "offload": slow_copy["_offload"]}
+        limits = {"clip_limit": update._limits.max_clip_ratio, "ess_limit": update._limits.min_ess}
+        return {**vars(update), **limits, **gate, "state": slow_copy["_mode"], "offload": slow_copy["_offload"]}
 
     plain = built()
     expected = {
@@ -593,6 +599,9 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         "after": (["--sfpo.gate_after", "decay"], "decay"),
         "decay_steps": (["--sfpo.gate_decay_steps", "6"], 6),
         "_entropy_source": (["--sfpo.gate_entropy", "start"], "start"),
+        "_limits": (["--sfpo.max_fast_kl", "0.5"], FastLimits(max_kl=0.5)),
+        "clip_limit": (["--sfpo.max_fast_clip_ratio", "0.4"], 0.4),
+        "ess_limit": (["--sfpo.min_fast_ess", "0.3"], 0.3),
         "state": (["--sfpo.optimizer_state", "interpolate"], "interpolate"),
         "offload": (["--sfpo.snapshot_device", "cpu"], True),
     }

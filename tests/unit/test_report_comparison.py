@@ -237,13 +237,17 @@ def test_seeds_that_agree_leave_no_interval(tmp_path: Path) -> None:
         ({"sfpo.preset": "grpo_k_passes", "sfpo.alpha": 0.1}, {"sfpo.preset": "grpo_k_passes"}),
         ({"sfpo.gate": "off", "sfpo.gate_window": 5}, {"sfpo.gate": "off"}),
         ({"sfpo.snapshot_device": "cpu"}, {}),
+        ({"sfpo.preset": "grpo_scaled_lr", "sfpo.max_fast_kl": 0.1}, {"sfpo.preset": "grpo_scaled_lr"}),
     ],
 )
 def test_settings_that_change_nothing_make_no_variant(changes: dict[str, Any], same_as: dict[str, Any]) -> None:
     assert effective_update({**SFPO, **changes}) == effective_update({**SFPO, **same_as})
 
 
-@pytest.mark.parametrize("changes", [{"sfpo.k": 5}, {"sfpo.alpha": 0.5}, {"sfpo.gate": "off"}, {"sfpo.stop_step": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"sfpo.k": 5}, {"sfpo.alpha": 0.5}, {"sfpo.gate": "off"}, {"sfpo.stop_step": 3}, {"sfpo.max_fast_kl": 0.1}],
+)
 def test_settings_that_matter_make_a_variant(changes: dict[str, Any]) -> None:
     assert effective_update({**SFPO, **changes}) != effective_update(SFPO)
 

@@ -1,7 +1,8 @@
 """The algorithm without Megatron: the gate, the three stages, the reposition's arithmetic."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from reference import gate_openings, textbook_batch
 
 from openrlhf_sfpo.sfpo import (
     EntropyGate,
+    FastLimits,
     Pass,
     SlowCopy,
     SlowFastUpdate,
@@ -222,6 +224,7 @@ class Trainer:
         self.entropy: float | None = None
         self.entropy_at_start: float | None = None
         self.tokens: float | None = 7.0
+        self.distances: Iterator[dict[str, float]] = iter(())  # metrics of the next passes
 
     def gradients(self, step: int) -> None:
         self.optimizer.zero_grad()
@@ -244,6 +247,7 @@ class Trainer:
         if entropy is None:
             entropy = next(self._entropies, 1.0) if pass_.stage == "slow" else 9.0
         metrics = {"entropy": entropy, "ppo_kl": 0.1, "clip_ratio": 0.2, "momentum_grad_cosine": 0.5}
+        metrics |= next(self.distances, {})
         return metrics if self.tokens is None else {**metrics, "backward_tokens": self.tokens}
 
     def start_entropy(self) -> float | None:
@@ -438,6 +442,7 @@ def test_an_update_reports_what_it_did() -> None:
     assert metrics == {
         "sfpo/active": 1.0,
         "sfpo/alpha": 0.8,
+        "sfpo/fast_passes": 3.0,
         "sfpo/fast_kl": 0.1,
         "sfpo/fast_clip_ratio": 0.2,
         "sfpo/snapshot_bytes": 8.0 * 20,
@@ -448,6 +453,56 @@ def test_an_update_reports_what_it_did() -> None:
         "sfpo/entropy_start": 2.5,
         "sfpo/entropy_z": None,
     }
+
+
+LIMITED = {"max_kl": "ppo_kl", "max_clip_ratio": "clip_ratio", "min_ess": "ess"}
+
+
+@given(
+    limits=st.dictionaries(st.sampled_from(sorted(LIMITED)), st.floats(0.0, 1.0)),
+    distances=st.lists(
+        st.fixed_dictionaries({name: st.one_of(st.floats(0, 1), st.just(math.nan)) for name in LIMITED.values()}),
+        min_size=12,
+        max_size=12,
+    ),
+    k=st.integers(1, 4),
+    preset=st.sampled_from(["sfpo", "grpo_k_passes", "extragradient"]),
+    state=st.sampled_from(["maintain", "restore", "interpolate", "reset"]),
+)
+@settings(max_examples=100, deadline=None)
+def test_fast_passes_end_after_one_beyond_a_limit(
+    limits: dict[str, float], distances: list[dict[str, float]], k: int, preset: Any, state: Any
+) -> None:
+    """Two batches; without a limit there are K, and so it is SFPO."""
+    trainer, textbook = Trainer("adamw", 2), Textbook("adamw", 2)
+    update = sfpo(trainer, k, 0.8, state, preset=preset, limits=FastLimits(**limits))
+    reported = iter(distances)
+    for _ in range(2):
+        fast = [next(reported) for _ in range(k)]
+        beyond = [
+            any(
+                not (one["ess"] >= limit if name == "min_ess" else one[LIMITED[name]] <= limit)
+                for name, limit in limits.items()
+            )
+            for one in fast
+        ]
+        passes = beyond.index(True) + 1 if True in beyond else k
+        trainer.distances = iter([*fast[:passes], {}])
+        _, metrics = update.step(trainer)
+        textbook.batch(passes, 0.8, state, preset)
+        assert metrics["sfpo/fast_passes"] == passes
+    torch.testing.assert_close(trainer.weights(), textbook.weights(), rtol=1e-9, atol=1e-11)
+
+
+def test_limits_that_cannot_be_applied() -> None:
+    for wrong in ({"max_kl": -0.1}, {"max_kl": math.nan}, {"max_clip_ratio": 1.1}, {"min_ess": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            FastLimits(**wrong)
+    trainer = Trainer("adamw", 1)
+    with pytest.raises(ValueError, match="lookahead"):
+        sfpo(trainer, 2, 0.8, preset="lookahead", limits=FastLimits(max_kl=0.1))
+    with pytest.raises(RuntimeError, match="effective sample size"):
+        sfpo(trainer, 2, 0.8, limits=FastLimits(min_ess=0.5)).step(trainer)
 
 
 def test_tokens_are_unknown_where_the_trainer_does_not_count_them() -> None:

@@ -40,5 +40,6 @@ class LossFunction(Protocol):
         Returns:
             This micro-batch's share of the train batch's loss (the shares of all micro-batches on all data-parallel
             ranks add up to the loss), and metrics: 0-dim tensors, each a mean over this micro-batch's scored tokens,
-            which the actor averages by token. `ppo_kl` and `clip_ratio` are required.
+            which the actor averages by token. `ppo_kl` and `clip_ratio` are required. `ratio` and
+            `ratio_square`, of the probabilities now and before the update, give the effective sample size.
         """

@@ -41,5 +41,6 @@ class PPOClipLoss:
             "ppo_kl": (-log_ratio * mask).sum() / count,
             "clip_ratio": ((clipped < unclipped) * mask).sum() / count,
             "ratio": (ratio * mask).sum() / count,
+            "ratio_square": (ratio.square() * mask).sum() / count,
         }
         return loss, metrics

@@ -126,7 +126,7 @@ class PassRunner:
             if pass_.advances_schedule:
                 actor.learning_rate.advance()
         counts = {"optimizer_steps": float(len(steps)), "backward_tokens": float(tokens)}
-        return {**metrics, **counts, **totals.reduce()}
+        return {**metrics, **counts, **_with_sample_size(totals.reduce())}
 
     def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
         """Raise on all ranks if a loss is not finite on any of them."""
@@ -136,6 +136,14 @@ class PassRunner:
 
     def start_entropy(self) -> float | None:
         return self._actor.take_start_entropy()
+
+
+def _with_sample_size(means: dict[str, float]) -> dict[str, float]:
+    """The means with `ess`, the effective sample size over the number of tokens, in place of `ratio_square`."""
+    if "ratio_square" not in means:
+        return means
+    square = means.pop("ratio_square")
+    return {**means, "ess": means["ratio"] ** 2 / square if square else 0.0}
 
 
 class TokenMeans:
