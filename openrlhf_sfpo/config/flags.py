@@ -421,6 +421,12 @@ class TrainConfig:
         setting="skip_nonfinite",
         convert=lambda value: value == "skip",
     )
+    skip_zero_advantage: Literal["auto", "off"] = _flag(
+        "auto",
+        "with the Megatron actor: leave samples whose advantages are all zero (groups with equal rewards) out of the "
+        "passes, where neither an entropy bonus nor a KL loss has a gradient for them. The update is the same in less "
+        "time; entropy and other means over tokens are then those of the samples with an advantage",
+    )
     max_log_prob_diff: float | None = _flag(
         None,
         "how far the engines' log-probabilities may be from the actor's, as a mean over the tokens of a run's first "

@@ -85,6 +85,8 @@ class ActorSettings:
         log_prob_chunk_size: rows whose logits exist at the same time.
         weight_bucket_bytes: size of the buckets in which weights are gathered and sent.
         num_threads: CPU threads; None for torch's default.
+        skip_zero_advantages: leave samples whose advantages are all zero out of the update. For losses in which only
+            the advantages have a gradient the update is the same.
         skip_nonfinite: undo an update in which a loss or a gradient norm is not finite, instead of raising; for that,
             weights and optimizer state are copied to host memory before each update.
         offload_parameters: offload the parameters together with the rest of the actor's state.
@@ -112,6 +114,7 @@ class ActorSettings:
     log_prob_chunk_size: int = 512
     weight_bucket_bytes: int = 512 * 1024 * 1024
     num_threads: int | None = None
+    skip_zero_advantages: bool = False
     skip_nonfinite: bool = False
     offload_parameters: bool = False
     batch_cache_bytes: int = 2**30

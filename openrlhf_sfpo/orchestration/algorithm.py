@@ -24,6 +24,15 @@ def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
     )
 
 
+def needs_every_sample(args: NestedFlags) -> str | None:
+    """The flag whose loss term has a gradient for samples without an advantage, if any."""
+    if args.actor.entropy_coef:
+        return "--actor.entropy_coef"
+    if args.algo.kl.use_loss and args.algo.kl.init_coef > 0:
+        return "--algo.kl.use_loss"
+    return None
+
+
 def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[str], None]) -> SlowFastUpdate:
     """Build the algorithm over the weights of any backend.
 

@@ -29,7 +29,7 @@ from openrlhf_sfpo.megatron.data.batching import Sample
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.state.writer import CheckpointWriter, Saved
-from openrlhf_sfpo.orchestration.algorithm import build_update, needs_old_log_probs
+from openrlhf_sfpo.orchestration.algorithm import build_update, needs_every_sample, needs_old_log_probs
 from openrlhf_sfpo.orchestration.engine_gap import GapWatch
 from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
@@ -135,6 +135,7 @@ class PolicyActor(MegatronModelActor):
         with self.heartbeat.busy("loading the model"):
             self._start(strategy, pretrain, max_steps, train=True)
             self._warn_of_divided_groups()
+            self._say_why_every_sample_is_trained_on()
             if self.actor.model_config.warning and self._rank == 0:
                 self.events.send("notice", text=self.actor.model_config.warning)
             self.actor.on_progress(self.heartbeat.tick)
@@ -162,6 +163,15 @@ class PolicyActor(MegatronModelActor):
                 f"first: {first}), and every layer waits for the network. Free whole machines for the actor, or lower "
                 "--megatron.tensor_model_parallel_size",
             )
+
+    def _say_why_every_sample_is_trained_on(self) -> None:
+        flag = needs_every_sample(self.args)
+        if flag and self.args.train.skip_zero_advantage == "auto" and self._rank == 0:
+            text = (
+                f"samples without an advantage are trained on as well, because {flag} has a gradient for them "
+                "(--train.skip_zero_advantage off: no such notice)"
+            )
+            self.events.send("notice", text=text)
 
     def _beat(self, state: dict[str, Any]) -> None:
         self.events.beat(self._rank, {**state, "node": ray.get_runtime_context().get_node_id()})
@@ -397,6 +407,7 @@ def actor_settings(args: NestedFlags, max_steps: int | None) -> ActorSettings:
         settings(args) | {"total_steps": _schedule_steps(args, max_steps or 0)},
         # Longer than the watchdog's timeout, because its report says more about a hang.
         timeout=2 * args.train.timeout + 60,
+        skip_zero_advantages=args.train.skip_zero_advantage == "auto" and needs_every_sample(args) is None,
         num_threads=max(1, usable_cpus() // args.actor.num_gpus_per_node) if on_cpu else None,
     )
 

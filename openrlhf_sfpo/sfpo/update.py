@@ -1,5 +1,6 @@
 """One SFPO update over a rollout batch: fast passes, reposition, slow pass (arXiv 2510.04072, Algorithm 1)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -95,15 +96,15 @@ class PassRunner(Protocol):
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         """Traverse the rollout batch once with ordinary optimizer steps; return metrics reduced over all ranks.
 
-        Old log-probabilities and advantages are those of theta_0 in every pass. Required keys: `entropy`, `ppo_kl`,
-        `clip_ratio`, and `ess` where `FastLimits` need it. A slow pass may add `momentum_grad_cosine`;
-        `backward_tokens`, the tokens that went through a
-        backward pass on all ranks together, are counted and not returned by `SlowFastUpdate.step`.
+        Old log-probabilities and advantages are those of theta_0 in every pass. Required keys are `entropy`, `ppo_kl`
+        and `clip_ratio` (NaN, 0 and 0 if no token is trained on), and `ess` where `FastLimits` need it. A slow pass may
+        add `momentum_grad_cosine`. `backward_tokens`, the tokens that went through a backward pass on all ranks
+        together, are counted and not returned by `SlowFastUpdate.step`.
         """
 
     def start_entropy(self) -> float | None:
-        """Mean entropy of the policy at theta_0 over the batch's response tokens, or None if unknown. Called after the
-        passes."""
+        """Mean entropy of the policy at theta_0 over the batch's response tokens, NaN if there are none, None if it is
+        unknown. Called after the passes."""
 
 
 class SlowFastUpdate:
@@ -218,8 +219,8 @@ class SlowFastUpdate:
         metrics["sfpo/momentum_grad_cosine"] = last.get("momentum_grad_cosine")
         metrics["sfpo/backward_passes_total"] = float(self.backward_passes_total)
         metrics["sfpo/backward_tokens_total"] = self.backward_tokens_total
-        metrics["sfpo/entropy"] = last["entropy"]
-        metrics["sfpo/entropy_start"] = start_entropy
+        metrics["sfpo/entropy"] = _known(last["entropy"])
+        metrics["sfpo/entropy_start"] = _known(start_entropy)
         metrics["sfpo/entropy_z"] = z
         return last, metrics
 
@@ -293,3 +294,7 @@ class SlowFastUpdate:
         self.gate.load_state_dict(state["gate"])
         self.backward_passes_total = state["backward_passes_total"]
         self.backward_tokens_total = state.get("backward_tokens_total")  # older checkpoints lack it
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

@@ -1,5 +1,6 @@
 """Updates of the actor against a plain PyTorch loop, and what must hold for every update."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,88 @@ def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     assert metrics[-1]["sfpo/backward_passes_total"] == passes
     assert metrics[-1]["sfpo/backward_tokens_total"] == passes * sum(len(sample.tokens) for sample in samples)
     assert metrics[-1]["actor_lr"] == pytest.approx(5e-5 * (2.6 if preset == "grpo_scaled_lr" else 1.0))
+
+
+def without_advantages(samples: list[Any], numbers: Iterable[int]) -> list[Any]:
+    """The samples, with advantages of zero for some."""
+    for number in numbers:
+        samples[number].advantages = torch.zeros_like(samples[number].advantages)
+    return samples
+
+
+@pytest.mark.parametrize("name", ["TP1PP1DP1", "TP2PP2DP1", "TP1PP2DP2", "VPP2", "CP2"])
+def test_samples_without_an_advantage_are_left_out_of_the_same_update(
+    ranks: RankPool, tmp_path: Path, name: str
+) -> None:
+    """Two optimizer steps in a pass: the first train batch keeps one sample, the second five."""
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(12))
+    batches = train_batches(samples, dp)
+    of_first = [number for number, sample in enumerate(samples) if any(sample is one for one in batches[0])]
+    last = next(number for number, sample in enumerate(samples) if sample is batches[1][-1])
+    without_advantages(samples, [*of_first[1:], last])
+    plain = PlainSFPO(path, lr=5e-5)
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain.update(batches, 2, alpha=0.8)
+    metrics, weights = ranks.run(jobs.ranks_of(layout, dp), skipping, path, layout, samples, {})[0]
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * (flat(plain.weights()) - start).norm()
+    trained_on = sum(len(sample.tokens) for sample in samples if sample.advantages.any())
+    assert metrics[-1]["sfpo/backward_tokens_total"] == 6 * trained_on < 6 * 12 * 20
+    assert metrics[-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-5)
+
+
+def test_leaving_samples_out_changes_no_bit_where_packs_stay_the_same(ranks: RankPool, tmp_path: Path) -> None:
+    """Each sample is a micro-batch of its own here."""
+    path = str(make_model(tmp_path / "model", "qwen2"))
+    samples = without_advantages(with_old_log_probs(path, make_samples(12)), range(0, 12, 2))
+    one_each = {"max_tokens_per_gpu": 1}
+    found = [ranks.run(1, job, path, (1, 1, 1), samples, one_each)[0] for job in (skipping, keeping)]
+    (ours, weights), (theirs, expected) = found
+    assert torch.equal(flat(weights), flat(expected))
+    assert 1.5 < theirs[-1]["sfpo/backward_tokens_total"] / ours[-1]["sfpo/backward_tokens_total"] < 2.5
+
+
+@pytest.mark.parametrize("name", ["TP2PP1DP1", "TP1PP2DP2"])
+def test_a_batch_in_which_no_sample_has_an_advantage(ranks: RankPool, tmp_path: Path, name: str) -> None:
+    """Adam still decays the weights and moves them by its moments, as in the plain loop; the gate sees nothing."""
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "qwen3"))
+    samples = with_old_log_probs(path, make_samples(12))
+    nothing = without_advantages(with_old_log_probs(path, make_samples(12)), range(12))
+    plain = PlainSFPO(path, lr=5e-5)
+    plain.update([samples], 2, alpha=0.8)
+    between = flat(plain.weights())
+    plain.update([nothing], 2, alpha=0.8)
+    for sample in (*samples, *nothing):
+        sample.old_log_probs = None  # those of the first pass are taken, where there is one
+    jobs_of = jobs.ranks_of(layout, dp)
+    metrics, weights, entropies = ranks.run(jobs_of, two_batches, path, layout, samples, nothing)[0]
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * (flat(plain.weights()) - between).norm()
+    assert metrics["sfpo/entropy"] is metrics["sfpo/entropy_start"] is metrics["sfpo/entropy_z"] is None
+    assert metrics["sfpo/fast_kl"] == metrics["policy_loss"] == metrics["actor_grad_norm"] == 0.0
+    assert entropies == 1
+
+
+def skipping(path: str, layout: tuple[int, ...], samples: list[Any], settings: dict[str, Any]) -> Any:
+    return jobs.train(path, layout, samples, batches=2, skip_zero_advantages=True, **settings)
+
+
+def keeping(path: str, layout: tuple[int, ...], samples: list[Any], settings: dict[str, Any]) -> Any:
+    return jobs.train(path, layout, samples, batches=2, **settings)
+
+
+def two_batches(path: str, layout: tuple[int, ...], samples: list[Any], nothing: list[Any]) -> Any:
+    """The second batch's metrics, the weights, and the number of entropies that the gate has seen."""
+    from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
+    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+
+    actor = jobs.make_actor(path, layout, train_batch_size=12, skip_zero_advantages=True)
+    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate(window=2), entropy_source="start")
+    actor.update(jobs.my_share(samples), PPOClipLoss(0.2, 0.2), update)
+    metrics = actor.update(jobs.my_share(nothing), PPOClipLoss(0.2, 0.2), update)
+    return metrics, jobs.weights_of(actor), len(update.gate.state_dict()["entropies"])
 
 
 # How each distance from theta_0 grows from pass to pass is the plain loop's; the limit is between two of them.

@@ -618,7 +618,7 @@ def test_every_setting_of_the_actor_has_a_flag_or_is_made_by_its_adapter() -> No
     from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 
     fields = {field.name for kind in (Layout, ActorSettings, OptimizerSettings) for field in dataclasses.fields(kind)}
-    made = {"num_threads", "timeout", "batch_cache_bytes", "optimizer", "total_steps"}
+    made = {"num_threads", "timeout", "batch_cache_bytes", "optimizer", "total_steps", "skip_zero_advantages"}
     assert fields - made == set(setting_flags())
 
 

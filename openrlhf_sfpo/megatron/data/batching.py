@@ -85,20 +85,51 @@ class MicroBatch:
 Plan = list[list[list[list[int]]]]
 
 
-def plan_micro_batches(
-    lengths: Sequence[Sequence[int]], train_batch_size: int, max_tokens: int, multiple_of: int = 1
-) -> Plan:
-    """Divide the samples of all data-parallel ranks into train batches and micro-batches.
-
-    A pure function of its arguments, so that every rank computes the same plan. Train batch m takes the m-th equal part
-    of every rank's samples. Within a train batch samples are assigned to the ranks by decreasing length, each to the
-    rank with the fewest tokens so far; all ranks get the same number of micro-batches, the smallest within the budget.
-    A sample longer than the budget has a micro-batch to itself.
+def plan_train_batches(lengths: Sequence[Sequence[int]], train_batch_size: int) -> list[list[int]]:
+    """Divide the samples of all data-parallel ranks into train batches: the m-th takes the m-th equal part of every
+    rank's samples.
 
     Args:
         lengths: tokens of each sample on each rank. Samples are numbered across all ranks, in order.
         train_batch_size: samples of one optimizer step over all ranks; a remainder makes the steps smaller instead of
             being dropped.
+    """
+    total = sum(len(rank) for rank in lengths)
+    steps = max(1, -(-total // train_batch_size))
+    offsets = [sum(len(rank) for rank in lengths[:index]) for index in range(len(lengths))]
+    return [
+        [
+            offset + index
+            for offset, rank in zip(offsets, lengths, strict=True)
+            for index in range(len(rank) * step // steps, len(rank) * (step + 1) // steps)
+        ]
+        for step in range(steps)
+    ]
+
+
+def plan_micro_batches(
+    lengths: Sequence[Sequence[int]], train_batch_size: int, max_tokens: int, multiple_of: int = 1
+) -> Plan:
+    """The micro-batches of all samples; see `plan_train_batches` and `deal_micro_batches`."""
+    flat = [length for rank in lengths for length in rank]
+    batches = plan_train_batches(lengths, train_batch_size)
+    return deal_micro_batches(batches, flat, len(lengths), max_tokens, multiple_of)
+
+
+def deal_micro_batches(
+    batches: Sequence[Sequence[int]], lengths: Sequence[int], ranks: int, max_tokens: int, multiple_of: int = 1
+) -> Plan:
+    """Divide the samples of train batches into micro-batches of the data-parallel ranks.
+
+    A pure function of its arguments, so that every rank computes the same plan. Within a train batch samples are
+    assigned to the ranks by decreasing length, each to the rank with the fewest tokens so far; all ranks get the same
+    number of micro-batches, the smallest within the budget. A sample longer than the budget has a micro-batch to
+    itself.
+
+    Args:
+        batches: the samples of each train batch, by number; there may be none.
+        lengths: tokens of each sample, by number.
+        ranks: data-parallel ranks.
         max_tokens: budget of a micro-batch.
         multiple_of: the number of micro-batches is a multiple of this (the interleaved schedule needs a multiple of the
             number of pipeline stages). Micro-batches may be empty.
@@ -106,23 +137,14 @@ def plan_micro_batches(
     Returns:
         plan[m][rank] is the list of that rank's micro-batches in train batch m.
     """
-    total = sum(len(rank) for rank in lengths)
-    steps = max(1, -(-total // train_batch_size))
-    flat = [length for rank in lengths for length in rank]
-    offsets = [sum(len(rank) for rank in lengths[:index]) for index in range(len(lengths))]
     plan: Plan = []
-    for step in range(steps):
-        members = [
-            offset + index
-            for offset, rank in zip(offsets, lengths, strict=True)
-            for index in range(len(rank) * step // steps, len(rank) * (step + 1) // steps)
-        ]
-        shares = _deal(members, flat, len(lengths))
-        count = max((_bins_needed(share, flat, max_tokens) for share in shares), default=1)
+    for members in batches:
+        shares = _deal(members, lengths, ranks)
+        count = max((_bins_needed(share, lengths, max_tokens) for share in shares), default=1)
         count = -(-max(count, 1) // multiple_of) * multiple_of
         # Samples of equal length are consecutive: attention processes them together.
         plan.append(
-            [[sorted(bin_, key=lambda n: (flat[n], n)) for bin_ in _deal(share, flat, count)] for share in shares]
+            [[sorted(bin_, key=lambda n: (lengths[n], n)) for bin_ in _deal(share, lengths, count)] for share in shares]
         )
     return plan
 

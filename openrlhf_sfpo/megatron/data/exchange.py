@@ -24,11 +24,14 @@ class BatchSizes:
         lengths: tokens of each sample, by the rank that owns it.
         scored: the number of scored positions of each sample, by its number.
         fields: the per-position fields that all samples have.
+        rewarded: the numbers of the samples with an advantage other than zero at a scored position; all samples if
+            advantages are not among the fields.
     """
 
     lengths: list[list[int]]
     scored: list[int]
     fields: tuple[str, ...]
+    rewarded: frozenset[int]
 
     @property
     def flat_lengths(self) -> list[int]:
@@ -56,12 +59,15 @@ def gather_sizes(samples: Sequence[Sample], group: dist.ProcessGroup) -> BatchSi
         lengths=[part[:, 0].tolist() for part in parts],
         scored=everything[:, 1].tolist(),
         fields=tuple(name for name, found in zip(FLOAT_FIELDS, present, strict=True) if found),
+        rewarded=frozenset((everything[:, 2] >> len(FLOAT_FIELDS)).nonzero().view(-1).tolist()),
     )
 
 
 def _sizes_of(sample: Sample) -> tuple[int, int, int]:
-    """Tokens, scored positions, and a bit for each of `FLOAT_FIELDS` that the sample has."""
+    """Tokens, scored positions, and bits: one for each of `FLOAT_FIELDS` that the sample has, one for an advantage."""
     bits = sum(1 << bit for bit, name in enumerate(FLOAT_FIELDS) if getattr(sample, name) is not None)
+    if sample.advantages is None or bool((sample.advantages * sample.action_mask).any()):
+        bits |= 1 << len(FLOAT_FIELDS)
     return len(sample.tokens), int(sample.action_mask.sum()), bits
 
 

@@ -13,9 +13,10 @@ from openrlhf_sfpo.megatron.data.batching import (
     MicroBatch,
     PackSharding,
     Sample,
+    deal_micro_batches,
     pack,
     per_position,
-    plan_micro_batches,
+    plan_train_batches,
 )
 from openrlhf_sfpo.megatron.data.exchange import BatchSizes, Route, gather_sizes
 from openrlhf_sfpo.megatron.data.loss_types import LossFunction, LossNorm
@@ -57,15 +58,20 @@ class RolloutBatch:
         )
         self._sizes: BatchSizes = gather_sizes(self._own, self._group)
         self._lengths = self._sizes.flat_lengths
-        if scored is not None and self._has_tokens_of(scored):
+        self._train_batches = plan_train_batches(self._sizes.lengths, settings.train_batch_size)
+        kept = self._sizes.rewarded if settings.skip_zero_advantages else range(len(self._lengths))
+        trained = [[number for number in batch if number in kept] for batch in self._train_batches]
+        # Where samples are left out, the others are dealt anew, so that the ranks have equal work.
+        if scored is not None and trained == self._train_batches and self._has_tokens_of(scored):
             self._continue(scored)
         else:
-            self._begin(layout)
+            self._begin(layout, trained)
 
-    def _begin(self, layout: Layout) -> None:
-        self._plan = plan_micro_batches(
-            self._sizes.lengths,
-            self._settings.train_batch_size,
+    def _begin(self, layout: Layout, batches: list[list[int]]) -> None:
+        self._plan = deal_micro_batches(
+            batches,
+            self._lengths,
+            self._group.size(),
             self._settings.max_tokens_per_gpu * layout.cp,
             multiple_of=layout.pp if layout.vpp > 1 else 1,
         )
@@ -128,6 +134,11 @@ class RolloutBatch:
         return len(self._plan)
 
     @property
+    def trains(self) -> bool:
+        """Whether any sample is trained on."""
+        return any(members for step in self._plan for rank in step for members in rank)
+
+    @property
     def lacks_old_log_probs(self) -> bool:
         """Whether the samples lack old log-probabilities, which the first optimizer step at theta_0 then provides."""
         return "old_log_probs" not in self._sizes.fields
@@ -137,7 +148,7 @@ class RolloutBatch:
         return self._lengths[number]
 
     def tokens(self, step: int) -> int:
-        """Tokens of a train batch, over all ranks."""
+        """Tokens of the samples that are trained on in a train batch, over all ranks."""
         return sum(self._lengths[number] for rank in self._plan[step] for members in rank for number in members)
 
     def micro_batches(self, step: int) -> tuple[list[list[int]], list[MicroBatch]]:
@@ -185,8 +196,9 @@ class RolloutBatch:
         return capturing
 
     def norm(self, step: int) -> LossNorm:
-        """Totals of a train batch over all ranks."""
-        scored = [self._sizes.scored[number] for rank in self._plan[step] for members in rank for number in members]
+        """Totals of a train batch over all ranks, of all its samples: a mean over those with an advantage would be
+        another loss."""
+        scored = [self._sizes.scored[number] for number in self._train_batches[step]]
         return LossNorm(
             num_tokens=max(1.0, float(sum(scored))), num_sequences=max(1.0, float(sum(count > 0 for count in scored)))
         )

@@ -126,7 +126,8 @@ class PassRunner:
             if pass_.advances_schedule:
                 actor.learning_rate.advance()
         counts = {"optimizer_steps": float(len(steps)), "backward_tokens": float(tokens)}
-        return {**metrics, **counts, **_with_sample_size(totals.reduce())}
+        nothing = {"policy_loss": 0.0, "entropy": math.nan, "ppo_kl": 0.0, "clip_ratio": 0.0}  # no sample is trained on
+        return {**metrics, **counts, **nothing, **_with_sample_size(totals.reduce())}
 
     def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
         """Raise on all ranks if a loss is not finite on any of them."""
@@ -135,7 +136,8 @@ class PassRunner:
             raise NonFiniteUpdate("the loss is not finite")
 
     def start_entropy(self) -> float | None:
-        return self._actor.take_start_entropy()
+        found = self._actor.take_start_entropy()
+        return math.nan if found is None and not self._batch.trains else found
 
 
 def _with_sample_size(means: dict[str, float]) -> dict[str, float]:
