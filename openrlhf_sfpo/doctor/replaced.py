@@ -7,7 +7,7 @@ from openrlhf_sfpo.doctor.finding import Finding
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.home import prepare_command
-from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, RELIED_ON, REPLACEMENTS
+from openrlhf_sfpo.system.replaced_names import INTERCEPTED, ON_OBJECTS, RELIED_ON, REPLACEMENTS
 from openrlhf_sfpo.system.replacements import CHECKED_VERSIONS, LibraryName, check
 
 
@@ -19,6 +19,8 @@ def replaced_names() -> Iterator[Finding]:
         yield _finding(name, f"replaced by {name.by} in {name.scope}: {name.reason}")
     for one in ON_OBJECTS.values():
         yield _finding(one, f"replaced on single objects by {one.by} in {one.scope}: {one.reason}")
+    for kind in INTERCEPTED:
+        yield _finding(kind, f"intercepted by {kind.by} in {kind.scope}: {kind.reason}")
     for reliance in RELIED_ON:
         yield _finding(reliance, f"relied on by {reliance.used_by}")
 

@@ -43,12 +43,15 @@ def check_version() -> None:
 
 
 def check_signatures() -> None:
-    """Check every name of OpenRLHF that is replaced or relied on. Imports OpenRLHF.
+    """Check every name of OpenRLHF that is replaced or relied on, and those of Ray and torch that are relied on; what
+    is replaced there is checked when it is. Imports the libraries.
 
     Raises:
         UsageError: naming what changed and the versions that work.
     """
     check_library("openrlhf", [*REPLACEMENTS.values(), *ON_OBJECTS.values(), *RELIED_ON])
+    for library in ("ray", "torch"):
+        check_library(library, RELIED_ON)
 
 
 @contextmanager

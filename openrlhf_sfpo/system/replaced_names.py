@@ -29,6 +29,9 @@ _DS = "openrlhf.utils.deepspeed.deepspeed"
 _RANDOM = "megatron.core.tensor_parallel.random"
 _BUFFER = "megatron.core.distributed.param_and_grad_buffer"
 
+# Of torch.cuda, what DeepSpeed's actors call too.
+_ALSO_DEEPSPEED = ("current_device", "set_device", "synchronize", "empty_cache")
+
 REPLACEMENTS: dict[str, Replacement] = {
     entry.key: entry
     for entry in (
@@ -131,7 +134,13 @@ REPLACEMENTS: dict[str, Replacement] = {
         ),
         # Megatron-Core without CUDA
         *(
-            Replacement("torch.cuda", name, by, reason, _MEGATRON_CPU)
+            Replacement(
+                "torch.cuda",
+                name,
+                by,
+                reason,
+                f"{_MEGATRON_CPU}; {_DEEPSPEED_CPU}" if name in _ALSO_DEEPSPEED else _MEGATRON_CPU,
+            )
             for name, by, reason in (
                 ("current_device", "the CPU", "buffers are allocated on the current CUDA device"),
                 ("set_device", "nothing", "called when the process group starts"),
@@ -255,6 +264,31 @@ REPLACEMENTS: dict[str, Replacement] = {
         ),
     )
 }
+
+# Where a library is not changed by name, but what is called or imported is intercepted.
+INTERCEPTED: tuple[Replacement, ...] = (
+    Replacement(
+        "torch.overrides",
+        "TorchFunctionMode",
+        "megatron.cpu._CudaMeansCpu",
+        'Megatron-Core asks for device="cuda" literally',
+        _MEGATRON_CPU,
+    ),
+    Replacement(
+        "torch.overrides",
+        "TorchFunctionMode",
+        "orchestration.deepspeed_cpu._ZeroMeansCpu",
+        "OpenRLHF and DeepSpeed ask for CUDA devices by name and number",
+        _DEEPSPEED_CPU,
+    ),
+    Replacement(
+        "sys",
+        "modules",
+        "system.flash_attn_stub",
+        "OpenRLHF imports flash_attn at import time, and the Megatron actor never calls it",
+        "processes that import OpenRLHF where flash-attn is not installed",
+    ),
+)
 
 _MEGATRON = "Megatron policy processes"
 _TRAIN = "openrlhf.cli.train_ppo_ray"
@@ -519,6 +553,20 @@ RELIED_ON: tuple[Reliance, ...] = (
     Reliance("openrlhf.utils.deepspeed.deepspeed.DeepspeedStrategy", "_unwrap_model", None, "deepspeed_actor"),
     Reliance("torch.distributed.rendezvous", "_torchelastic_use_agent_store", None, "system.loopback"),
     Reliance("ray._private.worker", "_global_node", None, "cluster.nodes"),
+    Reliance("ray._private.worker", "global_worker", None, "cluster.worker_logs"),
+    Reliance("ray._private.node", "Node", None, "cluster.nodes"),
+    Reliance("ray._raylet", "Config", None, "cluster.address"),
+    Reliance(
+        "ray.experimental.internal_kv",
+        "_internal_kv_put",
+        ("key", "value", "overwrite", "namespace"),
+        "cluster.start",
+    ),
+    Reliance("ray.experimental.internal_kv", "_internal_kv_get", ("key", "namespace"), "cluster.worker"),
+    Reliance(
+        "ray.experimental.internal_kv", "_internal_kv_del", ("key", "del_by_prefix", "namespace"), "cluster.start"
+    ),
+    Reliance("transformers.GenerationConfig", "_get_default_generation_params", (), "megatron.model.config_checks"),
     Reliance("ray._raylet", "AuthenticationTokenLoader", None, "cluster.address"),
     Reliance("vllm.distributed.weight_transfer.WeightTransferEngineFactory", "_registry", None, "rollout.plugin"),
     Reliance("ray.job_config.JobConfig", "_get_proto_job_config", ("self",), "cluster.start"),

