@@ -271,6 +271,23 @@ def rotate(root: Path, max_num: int, max_bytes: float) -> list[Path]:
     return [one.path for one in doomed]
 
 
+def rotate_models(directory: Path, tag: str, max_num: int) -> None:
+    """Remove the exported models of old checkpoints of the kind of `tag`, by the time at which they were written: the
+    newest `max_num` of regular checkpoints stay, and the newest of best ones.
+
+    Args:
+        directory: --ckpt.path; the models are in TAG_hf.
+        tag: the checkpoint that was saved last.
+        max_num: the number of regular ones to keep.
+    """
+    best = tag.startswith("best")
+    kind = list(directory.glob("best*_hf" if best else "global_step*_hf"))
+    kind.sort(key=lambda path: path.stat().st_mtime)
+    keep = 1 if best else max_num
+    for path in kind[:-keep] if keep else kind:
+        shutil.rmtree(path)
+
+
 def _directories(root: Path) -> list[Path]:
     if not root.is_dir():
         return []

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -14,7 +13,7 @@ import torch
 from openrlhf.trainer.ppo_utils import experience as openrlhf_experience
 from openrlhf.trainer.ray import launcher
 
-from openrlhf_sfpo.checkpoints.directory import PLACE, newest_complete, rotate
+from openrlhf_sfpo.checkpoints.directory import PLACE, newest_complete, rotate, rotate_models
 from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
@@ -27,15 +26,15 @@ from openrlhf_sfpo.config.stored_settings import portable
 from openrlhf_sfpo.megatron.actor import MegatronActor
 from openrlhf_sfpo.megatron.data.batching import Sample
 from openrlhf_sfpo.megatron.layout import Layout
-from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.state.writer import CheckpointWriter, Saved
+from openrlhf_sfpo.orchestration.actor_settings import actor_settings
 from openrlhf_sfpo.orchestration.algorithm import build_update, needs_every_sample, needs_old_log_probs
 from openrlhf_sfpo.orchestration.engine_gap import GapWatch
 from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
+from openrlhf_sfpo.orchestration.experience_samples import mean_infos, sample_infos, unpad
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 from openrlhf_sfpo.rollout.staleness import replace_stamps
-from openrlhf_sfpo.system.cpus import usable_cpus
 
 if TYPE_CHECKING:
     from openrlhf_sfpo.orchestration.openrlhf_types import BaseModelActor, Experience
@@ -80,7 +79,7 @@ class MegatronModelActor(BaseModelActor):
         samples, widths = [], []
         for tokens, actions, attention in zip(sequences, action_mask, attention_mask, strict=True):
             widths.append((len(tokens), actions.shape[1]))
-            samples += _unpad(tokens, actions, attention)
+            samples += unpad(tokens, actions, attention)
         log_probs = iter(self.actor.forward(samples))
         outputs = []
         for rows, width in widths:
@@ -223,9 +222,9 @@ class PolicyActor(MegatronModelActor):
             "rollout_log_probs": experience.rollout_log_probs,
         }
         floats = {name: value for name, value in names.items() if value is not None}
-        self._samples += _unpad(experience.sequences, experience.action_mask, experience.attention_mask, floats)
+        self._samples += unpad(experience.sequences, experience.action_mask, experience.attention_mask, floats)
         replace_stamps(experience.info, self.sfpo.gate.batches)
-        self._infos += _sample_infos(experience)
+        self._infos += sample_infos(experience)
 
     @_busy
     def fit(self, kl_ctl: float = 0.0) -> dict[str, Any]:
@@ -246,7 +245,7 @@ class PolicyActor(MegatronModelActor):
             if ours in status:
                 status[theirs] = status.pop(ours)
         self._return_cached_memory()
-        return {**_mean_infos(infos), **status, **self._gate_notices.as_status(status, self.events)}
+        return {**mean_infos(infos), **status, **self._gate_notices.as_status(status, self.events)}
 
     @_busy
     def broadcast_to_vllm(self) -> None:
@@ -328,7 +327,7 @@ class PolicyActor(MegatronModelActor):
         if self.args.ckpt.save_hf:
             self.actor.save_pretrained(str(directory / f"{tag}_hf"))
             if self._rank == 0:
-                _rotate_models(directory, tag, self.args.ckpt.max_num)
+                rotate_models(directory, tag, self.args.ckpt.max_num)
 
     def finish_checkpoint(self) -> str | None:
         """Wait for the checkpoint that is being written. Return, on rank 0, why the last checkpoint failed, or None."""
@@ -397,74 +396,3 @@ class ReferenceActor(MegatronModelActor):
         self._start(strategy, pretrain, max_steps=None, train=False)
         if self.args.ref.offload:
             self.actor.offload_states()  # each `forward` reloads it
-
-
-def actor_settings(args: NestedFlags, max_steps: int | None) -> ActorSettings:
-    """The Megatron actor's settings from the flags, which the launcher has resolved for the device."""
-    assert args.megatron.device != "auto", "the launcher decides before any actor starts"
-    on_cpu = args.megatron.device == "cpu"
-    return ActorSettings.of(
-        settings(args) | {"total_steps": _schedule_steps(args, max_steps or 0)},
-        # Longer than the watchdog's timeout, because its report says more about a hang.
-        timeout=2 * args.train.timeout + 60,
-        skip_zero_advantages=args.train.skip_zero_advantage == "auto" and needs_every_sample(args) is None,
-        num_threads=max(1, usable_cpus() // args.actor.num_gpus_per_node) if on_cpu else None,
-    )
-
-
-def _schedule_steps(args: NestedFlags, max_steps: int) -> int:
-    """Optimizer steps of the whole run. OpenRLHF's `max_steps` counts full train batches; each rollout batch here may
-    end with a smaller one, and makes at least one step."""
-    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    steps = math.ceil(samples / args.train.batch_size)
-    return max(1, math.ceil(max_steps * args.train.batch_size * steps / samples))
-
-
-def _unpad(
-    sequences: torch.Tensor,
-    action_mask: torch.Tensor,
-    attention_mask: torch.Tensor,
-    floats: dict[str, torch.Tensor] | None = None,
-) -> list[Sample]:
-    """The rows of a right-padded batch ([B, T], and [B, T - 1] for the rest) as samples without padding."""
-    samples = []
-    for row, length in enumerate(attention_mask.long().sum(dim=1).tolist()):
-        fields = {name: value[row, : length - 1].float() for name, value in (floats or {}).items()}
-        samples.append(Sample(sequences[row, :length], action_mask[row, : length - 1].bool(), **fields))
-    return samples
-
-
-def _sample_infos(experience: Experience) -> list[dict[str, float]]:
-    """The numbers that OpenRLHF logs per sample (reward, return, lengths and what the reward function added)."""
-    columns = {name: value for name, value in experience.info.items() if isinstance(value, torch.Tensor | list)}
-    for name in ("response_length", "truncated", "total_length"):
-        value = getattr(experience, name)
-        if value is not None:
-            columns[name] = value
-    rows = len(experience.sequences)
-    infos: list[dict[str, float]] = [{} for _ in range(rows)]
-    for name, values in columns.items():
-        if len(values) == rows:
-            for info, value in zip(infos, values, strict=True):
-                info[name] = float(value)
-    return infos
-
-
-def _mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the samples of all ranks. Ranks of one model copy repeat its samples, which does not change the
-    means."""
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, infos)
-    rows = [info for part in gathered for info in part]
-    names = sorted({name for row in rows for name in row})
-    return {name: sum(values) / len(values) for name in names if (values := [r[name] for r in rows if name in r])}
-
-
-def _rotate_models(directory: Path, tag: str, max_num: int) -> None:
-    """Keep the models of the newest `max_num` regular checkpoints and of the newest best one."""
-    best = tag.startswith("best")
-    kind = list(directory.glob("best*_hf" if best else "global_step*_hf"))
-    kind.sort(key=lambda path: path.stat().st_mtime)
-    keep = 1 if best else max_num
-    for path in kind[:-keep] if keep else kind:
-        shutil.rmtree(path)

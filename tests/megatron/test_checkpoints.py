@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from openrlhf_sfpo.checkpoints.directory import (
     open_checkpoint,
     part_of,
     rotate,
+    rotate_models,
     seal,
     verify,
 )
@@ -211,6 +213,25 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert {path.name for path in rotate(tmp_path, 3, 350)} == {"global_step40"}
     assert {path.name for path in rotate(tmp_path, 3, 0)} == {"global_step10"}
     assert {path.name for path in tmp_path.iterdir()} == {"best_global_step40", "global_step50", "global_step60"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "max_num", "left"),
+    [
+        ("global_step9", 2, {"global_step9_hf", "global_step10_hf", "best_global_step8_hf", "best_global_step9_hf"}),
+        ("global_step9", 0, {"best_global_step8_hf", "best_global_step9_hf"}),
+        ("best_global_step9", 0, {"global_step8_hf", "global_step9_hf", "global_step10_hf", "best_global_step9_hf"}),
+    ],
+)
+def test_rotation_of_models_keeps_those_written_last(tmp_path: Path, tag: str, max_num: int, left: set[str]) -> None:
+    names = ("global_step8", "global_step10", "global_step9", "best_global_step8", "best_global_step9")
+    for written, name in enumerate(names):
+        model = tmp_path / f"{name}_hf"
+        model.mkdir()
+        os.utime(model, (written, written))
+    (tmp_path / "_actor").mkdir()
+    rotate_models(tmp_path, tag, max_num)
+    assert {path.name for path in tmp_path.iterdir()} == left | {"_actor"}
 
 
 def an_empty_checkpoint(place: Path, step: int, metric: float | None) -> None:
