@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from openrlhf_sfpo.megatron.data.batching import Sample
 
@@ -41,10 +42,14 @@ def sample_infos(experience: "Experience") -> list[dict[str, float]]:
 
 
 def mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the samples of all ranks. Ranks of one model copy repeat its samples, which does not change the
-    means."""
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, infos)
-    rows = [info for part in gathered for info in part]
-    names = sorted({name for row in rows for name in row})
-    return {name: sum(values) / len(values) for name in names if (values := [r[name] for r in rows if name in r])}
+    """Means over the samples of all ranks, the same on every rank; of each name, over the samples that have it. Ranks of
+    one model copy repeat its samples, which does not change the means."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, sorted({name for info in infos for name in info}))
+    names = sorted(set[str]().union(*gathered))
+    if not names:
+        return {}
+    values = [[info[name] for info in infos if name in info] for name in names]
+    sums = torch.tensor([[sum(one), len(one)] for one in values], dtype=torch.float64)  # [names, 2]
+    dist.all_reduce(sums)
+    return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True)}
