@@ -28,7 +28,7 @@ from openrlhf_sfpo.megatron.state import training_state
 from openrlhf_sfpo.megatron.state.writer import Contents, load_object
 from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 from openrlhf_sfpo.megatron.train.optimizer import LearningRate, build_optimizer
-from openrlhf_sfpo.megatron.train.pass_runner import NonFiniteUpdate, PassRunner, check_norms, is_metrics_rank
+from openrlhf_sfpo.megatron.train.pass_runner import PassRunner, check_norms, is_metrics_rank
 from openrlhf_sfpo.megatron.train.pipeline import Pipeline
 from openrlhf_sfpo.megatron.weights.export import WeightExchange
 from openrlhf_sfpo.megatron.weights.mapping import weight_plan
@@ -36,6 +36,7 @@ from openrlhf_sfpo.sfpo import SlowCopy, SlowFastUpdate
 from openrlhf_sfpo.system.random_state import set_rng_state
 from openrlhf_sfpo.system.replaced_names import RELIED_ON
 from openrlhf_sfpo.system.replacements import check_library
+from openrlhf_sfpo.system.run_errors import NonFiniteUpdate
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -27,7 +27,7 @@ from openrlhf_sfpo.rollout.recording import save_rollouts
 from openrlhf_sfpo.system.random_state import random_numbers_kept
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
-from openrlhf_sfpo.system.run_errors import NonFiniteBatch, Stopped
+from openrlhf_sfpo.system.run_errors import NonFiniteBatch, NonFiniteUpdate, Stopped
 from openrlhf_sfpo.tasks.responses import ResponseDecoder
 
 if TYPE_CHECKING:
@@ -352,7 +352,5 @@ def _reward(sample: Experience) -> float:
 
 def _non_finite(error: BaseException) -> str | None:
     """The non-finite quantity, if that is why the actors' update failed."""
-    from openrlhf_sfpo.megatron.actor import NonFiniteUpdate
-
     cause = getattr(error, "cause", error)
     return str(cause) if isinstance(cause, NonFiniteUpdate) else None

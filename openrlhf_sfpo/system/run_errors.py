@@ -6,6 +6,10 @@ class Stopped(Exception):
     it is empty if raised during a rollout, which is discarded before the checkpoint is saved."""
 
 
+class NonFiniteUpdate(RuntimeError):
+    """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step."""
+
+
 class NonFiniteBatch(RuntimeError):
     """A reward, loss or gradient norm is not finite, and --train.on_nonfinite is stop."""
 

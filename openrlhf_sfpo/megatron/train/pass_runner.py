@@ -18,13 +18,10 @@ from openrlhf_sfpo.megatron.train.optimizer import LearningRate
 from openrlhf_sfpo.sfpo import Pass
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import install_on
+from openrlhf_sfpo.system.run_errors import NonFiniteUpdate
 
 if TYPE_CHECKING:
     from megatron.core.optimizer.optimizer import MegatronOptimizer
-
-
-class NonFiniteUpdate(RuntimeError):
-    """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step."""
 
 
 def check_norms(optimizer: "MegatronOptimizer") -> None:
