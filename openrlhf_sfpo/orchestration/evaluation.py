@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from openrlhf_sfpo.system.statistics import standard_errors
+from openrlhf_sfpo.report.statistics import standard_errors
 
 if TYPE_CHECKING:
     from openrlhf_sfpo.orchestration.openrlhf_types import Experience, PromptBatch

@@ -42,7 +42,7 @@ def sample_infos(experience: "Experience") -> list[dict[str, float]]:
 
 
 def mean_infos(infos: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the samples of all ranks, the same on every rank; of each name, over the samples that have it. Ranks of
+    """Means over the samples of all ranks, the same on every rank; each name's over the samples that have it. Ranks of
     one model copy repeat its samples, which does not change the means."""
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, sorted({name for info in infos for name in info}))

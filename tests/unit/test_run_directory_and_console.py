@@ -18,8 +18,8 @@ from openrlhf_sfpo.report.console import Console, accuracy, before_and_after
 from openrlhf_sfpo.report.reading import read_metrics, read_status, state_of
 from openrlhf_sfpo.report.run_writer import RunWriter
 from openrlhf_sfpo.report.runs import load_run
+from openrlhf_sfpo.report.statistics import standard_errors
 from openrlhf_sfpo.report.status import StatusFile
-from openrlhf_sfpo.system.statistics import standard_errors
 
 STATUS = {
     "rollout/num_samples": 64.0,

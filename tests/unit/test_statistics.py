@@ -11,8 +11,8 @@ from openrlhf_sfpo.report.statistics import (
     mean_interval,
     mean_of_means_interval,
     pass_at_k,
+    standard_errors,
 )
-from openrlhf_sfpo.system.statistics import standard_errors
 
 
 @pytest.mark.parametrize(
