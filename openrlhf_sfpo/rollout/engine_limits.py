@@ -6,7 +6,7 @@ The rules are vLLM 0.29's: `ModelConfig.verify_with_parallel_config`, the assert
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from openrlhf_sfpo.checkpoints.hf_config import build_config, longest_sequence, read_config
 from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
@@ -16,15 +16,37 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _VOCAB_PADDING = 64
 
 
+class CheckedModel(Protocol):
+    """The properties of a model that vLLM checks. None if the model does not state one, or vLLM's rule for it is
+    unknown here."""
+
+    @property
+    def num_heads(self) -> int | None: ...
+
+    @property
+    def num_kv_heads(self) -> int | None: ...
+
+    @property
+    def head_dim(self) -> int | None: ...
+
+    @property
+    def ffn_hidden_size(self) -> int | None: ...
+
+    @property
+    def vocab_size(self) -> int | None: ...
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sequence."""
+
+    @property
+    def longest_setting(self) -> str:
+        """The setting in config.json that limits it."""
+
+
 @dataclass(frozen=True)
 class EngineModel:
-    """The properties of a model that vLLM checks. None if the model does not state one, or vLLM's rule for it is
-    unknown here.
-
-    Attributes:
-        longest: tokens of the longest sequence.
-        longest_setting: the setting in config.json that limits it.
-    """
+    """A `CheckedModel` of any architecture, also one that the Megatron actor does not know."""
 
     num_heads: int | None = None
     num_kv_heads: int | None = None
@@ -49,7 +71,7 @@ class EngineModel:
         return cls(num_heads=getattr(config, "num_attention_heads", None), longest=longest, longest_setting=setting)
 
 
-def check_engine(model: Any, max_len: int, tp: int, on_cpu: bool) -> None:
+def check_engine(model: CheckedModel, max_len: int, tp: int, on_cpu: bool) -> None:
     """Check that an engine can run a model.
 
     Args:
@@ -85,7 +107,7 @@ def check_engine(model: Any, max_len: int, tp: int, on_cpu: bool) -> None:
         )
 
 
-def _undivided(model: Any, tp: int) -> list[str]:
+def _undivided(model: CheckedModel, tp: int) -> list[str]:
     """The parts of the model that vLLM cannot split over `tp` ranks, as text. If there are fewer key/value heads than
     ranks, vLLM copies them."""
     found = []
