@@ -2,21 +2,22 @@
 machines without GPUs."""
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from openrlhf.trainer.ray import launcher, ppo_actor
 
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.config.namespaces import HoldsFlags
+from openrlhf_sfpo.deepspeed.full_weights import FullWeights
 from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
 from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
 from openrlhf_sfpo.orchestration.deepspeed_trainer import SlowFastActorTrainer
 from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 from openrlhf_sfpo.rollout.staleness import replace_stamps
 from openrlhf_sfpo.system.cpus import usable_cpus
 from openrlhf_sfpo.system.loopback import keep_stores_on_loopback
@@ -24,8 +25,6 @@ from openrlhf_sfpo.system.replaced_names import REPLACEMENTS
 from openrlhf_sfpo.system.replacements import install as replace
 
 if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
-
     from openrlhf_sfpo.orchestration.openrlhf_types import BaseModelActor as _ActorBase
     from openrlhf_sfpo.orchestration.openrlhf_types import Experience
     from openrlhf_sfpo.orchestration.openrlhf_types import PolicyModelActor as _PolicyModelActor
@@ -56,7 +55,11 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
     _sync: "WeightSync | None" = None
 
     def init_model_from_pretrained(
-        self, strategy: HoldsFlags, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+        self,
+        strategy: HoldsFlags,
+        pretrain: str,
+        max_steps: int | None = None,
+        vllm_engines: list[EngineHandle] | None = None,
     ) -> None:
         self.events = Events()
         self.events.register("policy", self._rank)
@@ -73,7 +76,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
 
             wait_until_started(vllm_engines, strategy.args.rollout.engine_start_timeout)
             workers = len(vllm_engines) * strategy.args.vllm.tensor_parallel_size
-            weights = _EngineWeights(self.actor.model)
+            weights = FullWeights(self.actor.model)
             timeout = strategy.args.rollout.engine_timeout
             self._new_sync = functools.partial(
                 WeightSync, weights, vllm_engines, workers, self._master_addr, timeout=timeout
@@ -153,26 +156,3 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
 
 class ReferenceActor(_OnAnyDevice, _ReferenceModelActor):
     """OpenRLHF's reference model."""
-
-
-class _EngineWeights:
-    """The weights of a DeepSpeed engine in the form that `WeightSync` needs: a stream of full tensors."""
-
-    def __init__(self, engine: "DeepSpeedEngine") -> None:
-        self._engine = engine
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    weight_bucket_bytes = 512 * 2**20
-
-    def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """Name, dtype and shape of each tensor, in the order of `export`."""
-        parameters = self._engine.module.named_parameters()
-        return [(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in parameters]
-
-    def export(self, everyone: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the tensors. Gathering them is a collective, so every rank must exhaust the iterator."""
-        from deepspeed import zero
-
-        for name, parameter in self._engine.module.named_parameters():
-            with zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                yield name, parameter.detach().clone()

@@ -11,6 +11,7 @@ from typing import Any
 from openrlhf_sfpo.cluster.error_text import exception_line, plain
 from openrlhf_sfpo.cluster.failures import failed_to_start
 from openrlhf_sfpo.cluster.mailbox import Events
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 from openrlhf_sfpo.system.run_errors import EngineStartFailed, WorkerLost
 
 _REPORTS_EVERY = 10.0  # seconds
@@ -104,7 +105,7 @@ class EngineStarts:
         return lines
 
 
-def wait_until_started(engines: list[Any], timeout: float, waiting: Callable[[], None] = lambda: None) -> None:
+def wait_until_started(engines: list[EngineHandle], timeout: float, waiting: Callable[[], None] = lambda: None) -> None:
     """Wait until all engines can answer.
 
     Args:

@@ -34,6 +34,7 @@ from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.experience_samples import mean_infos, sample_infos, unpad
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 from openrlhf_sfpo.rollout.staleness import replace_stamps
 
 if TYPE_CHECKING:
@@ -124,7 +125,11 @@ class PolicyActor(MegatronModelActor):
     heartbeat: Heartbeat
 
     def init_model_from_pretrained(
-        self, strategy: HoldsFlags, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+        self,
+        strategy: HoldsFlags,
+        pretrain: str,
+        max_steps: int | None = None,
+        vllm_engines: list[EngineHandle] | None = None,
     ) -> None:
         self.events = Events()
         self.events.register("policy", self._rank)
@@ -175,7 +180,7 @@ class PolicyActor(MegatronModelActor):
     def _beat(self, state: dict[str, Any]) -> None:
         self.events.beat(self._rank, {**state, "node": ray.get_runtime_context().get_node_id()})
 
-    def _connect(self, engines: list[Any]) -> None:
+    def _connect(self, engines: list[EngineHandle]) -> None:
         if self._sync is not None:
             # These workers are reused: the engines have the last run's final weights.
             self._sync.follow(self.actor)

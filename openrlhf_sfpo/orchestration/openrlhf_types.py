@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import torch
 
 from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -83,7 +84,7 @@ class GeneratesSamples(Protocol):
 class SamplesGenerator:
     args: NestedFlags
     tokenizer: "PreTrainedTokenizerBase"
-    vllm_engines: list[Any]
+    vllm_engines: list[EngineHandle]
     prompts_dataloader: PromptLoader
     _dataloader_iter: Iterator[PromptBatch] | None
     _sample_buffer: list[Experience]
@@ -159,7 +160,7 @@ class PPOTrainer(BasePPOTrainer):
         critic_model_group: RayActorGroup | None,
         reward_model_group: RayActorGroup | None,
         reference_model_group: RayActorGroup | None,
-        vllm_engines: list[Any] | None,
+        vllm_engines: list[EngineHandle] | None,
         **generate_kwargs: Any,
     ) -> None: ...
 
@@ -175,7 +176,7 @@ class TrainingActor(BasePPOTrainer):
         critic_model_group: RayActorGroup | None,
         reward_model_group: RayActorGroup | None,
         reference_model_group: RayActorGroup | None,
-        vllm_engines: list[Any] | None,
+        vllm_engines: list[EngineHandle] | None,
         *,
         vllm_lock: object,
         rollout_queue: object,
@@ -193,7 +194,7 @@ class GenerateSamplesActor:
         self,
         pretrain: str,
         strategy: HoldsFlags,
-        vllm_engines: list[Any] | None,
+        vllm_engines: list[EngineHandle] | None,
         *,
         vllm_lock: object,
         rollout_queue: object,
@@ -271,7 +272,7 @@ class ActorPPOTrainer:
         eps_clip: float = 0.2,
         tokenizer: "PreTrainedTokenizerBase | None" = None,
         dataloader_pin_memory: bool = True,
-        vllm_engines: list[Any] | None = None,
+        vllm_engines: list[EngineHandle] | None = None,
         **kwargs: Any,
     ) -> None: ...
 
@@ -290,7 +291,11 @@ class PolicyModelActor(BaseModelActor):
     save_hf_ckpt: bool
 
     def init_model_from_pretrained(
-        self, strategy: HoldsFlags, pretrain: str, max_steps: int | None = None, vllm_engines: list[Any] | None = None
+        self,
+        strategy: HoldsFlags,
+        pretrain: str,
+        max_steps: int | None = None,
+        vllm_engines: list[EngineHandle] | None = None,
     ) -> None: ...
 
     def fit(self, kl_ctl: float = 0) -> dict[str, Any]: ...

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from openrlhf_sfpo.config.flag_table import may_change_on_reuse
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 
 
 def can_follow(before: dict[str, Any], after: dict[str, Any]) -> bool:
@@ -25,13 +26,13 @@ class ReusedWorkers:
     """The workers of a session. Each method returns a replacement for one of OpenRLHF's names."""
 
     def __init__(self) -> None:
-        self._engines: list[Any] | None = None
+        self._engines: list[EngineHandle] | None = None
         self._groups: dict[int, Any] = {}
 
-    def engines(self, create: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    def engines(self, create: Callable[..., list[EngineHandle]]) -> Callable[..., list[EngineHandle]]:
         """Replaces `create_vllm_engines`. The actor resets the engines once they have its weights."""
 
-        def create_or_reuse(*args: Any, **kwargs: Any) -> list[Any]:
+        def create_or_reuse(*args: Any, **kwargs: Any) -> list[EngineHandle]:
             if self._engines is None:
                 self._engines = create(*args, **kwargs)
             return self._engines

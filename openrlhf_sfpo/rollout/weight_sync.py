@@ -1,4 +1,4 @@
-"""Sends the actor's weights to the vLLM engines, with vLLM's native weight-transfer protocol."""
+"""Sends the weights of a model in training to the vLLM engines, with vLLM's native weight-transfer protocol."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, register
 from openrlhf_sfpo.system.ports import free_port
 from openrlhf_sfpo.system.run_errors import WEIGHT_SYNC_HINT, WeightSyncFailed
@@ -56,7 +57,7 @@ class WeightSync:
     def __init__(
         self,
         producer: WeightProducer,
-        engines: list[Any],
+        engines: list[EngineHandle],
         engine_workers: int,
         master_address: str,
         timeout: float,
@@ -137,7 +138,7 @@ class EngineClient:
         workers: per engine, its tensor-parallel size.
     """
 
-    def __init__(self, engines: list[Any], timeout: float, workers: int) -> None:
+    def __init__(self, engines: list[EngineHandle], timeout: float, workers: int) -> None:
         self._engines = engines
         self._timeout = timeout
         self._workers = workers
@@ -217,8 +218,8 @@ def _weight_source(producer: WeightProducer, everyone: bool) -> _Source:
     """A model's weights as a vLLM `WeightSource`; with `everyone` all ranks receive them, not only rank 0."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
-    class MegatronSource(WeightSource):
-        """Streams Hugging Face tensors. Gathering them is a collective."""
+    class ProducerSource(WeightSource):
+        """Streams the tensors of a `WeightProducer`, whichever actor it is of. Gathering them is a collective."""
 
         def __init__(self) -> None:
             self.producer = producer
@@ -246,7 +247,7 @@ def _weight_source(producer: WeightProducer, everyone: bool) -> _Source:
             for _ in self.stream or self:
                 pass
 
-    return MegatronSource()
+    return ProducerSource()
 
 
 def _init_info(backend: str, source: _Source, engine_workers: int, master_address: str) -> Any:

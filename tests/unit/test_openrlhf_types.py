@@ -10,6 +10,7 @@ import pytest
 
 from openrlhf_sfpo.orchestration import openrlhf_types
 from openrlhf_sfpo.orchestration.openrlhf_types import NAMES
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 from openrlhf_sfpo.system import flash_attn_stub
 from openrlhf_sfpo.system.replacements import MISSING, parameters, resolve
 
@@ -74,6 +75,14 @@ def test_classes_derive_as_openrlhfs_do() -> None:
         for base in ours.__bases__:
             if base in NAMES:
                 assert issubclass(resolve(NAMES[ours]), resolve(NAMES[base])), ours
+
+
+def test_an_engine_has_the_methods_that_are_called_through_its_handle() -> None:
+    flash_attn_stub.install_if_missing()
+    from openrlhf_sfpo.orchestration.engine import RolloutEngine
+
+    declared = EngineHandle.__annotations__.keys()
+    assert {name for name in declared if not inspect.isfunction(getattr(RolloutEngine, name, None))} == set()
 
 
 def test_what_openrlhf_does_not_have_is_found() -> None:
