@@ -4,7 +4,8 @@
 #   requirements/install.sh [VENV]        VENV defaults to .venv in the repository
 #
 # PYTHON=/path/to/python picks the interpreter; without it the first of python3.11, python3.12, python3 that is 3.11
-# or 3.12 (whose list is resolved but not tested). Running it again does nothing unless a pinned list has changed.
+# or 3.12 (whose list is resolved but not tested). Running it again does nothing unless a pinned list, this script or
+# what this package is built from has changed.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -30,7 +31,9 @@ pick_python() {
 python="$(pick_python)"
 list="$here/cpu-py$(version_of "$python").txt"
 stamp="$venv/.openrlhf_sfpo"
-wanted="$(cat "$list" "$here/build.txt" "${BASH_SOURCE[0]}" | sha256sum)"
+# What the build of this package reads: the version is in __init__.py.
+ours=("$root/setup.py" "$root/pyproject.toml" "$root/openrlhf_sfpo/__init__.py")
+wanted="$(cat "$list" "$here/build.txt" "${BASH_SOURCE[0]}" "${ours[@]}" | sha256sum)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 command -v cc >/dev/null || command -v gcc >/dev/null ||
     fail "needs a C compiler for pycosat, a dependency of reasoning-gym (Debian: apt install gcc python3-dev)."
