@@ -291,9 +291,9 @@ def openrlhf(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
     from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
     from openrlhf.utils import get_strategy
 
-    from openrlhf_sfpo.cli.flags import openrlhf_parser
     from openrlhf_sfpo.config.namespaces import nested
     from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
+    from openrlhf_sfpo.orchestration.openrlhf_parser import openrlhf_parser
     from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 
     yield resident()

@@ -5,10 +5,7 @@ the same values, with errors that name the flag, the place and the likely correc
 """
 
 import argparse
-import ast
-import importlib.util
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +15,8 @@ from openrlhf_sfpo.config.flag_table import add_flags
 from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS
 from openrlhf_sfpo.config.settings_file import Section, flatten, read_yaml
 from openrlhf_sfpo.config.values import value_of
+from openrlhf_sfpo.orchestration.openrlhf_parser import openrlhf_parser
 from openrlhf_sfpo.system.errors import UsageError
-
-_OPENRLHF_CLI = "openrlhf/cli/train_ppo_ray.py"
-
-
-def openrlhf_parser() -> argparse.ArgumentParser:
-    """OpenRLHF's own parser, without importing OpenRLHF, which would import vLLM and DeepSpeed and take twenty seconds.
-
-    Its parser is built by statements under `if __name__ == "__main__"`; those up to parse_args are run here.
-    """
-    spec = importlib.util.find_spec("openrlhf")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError("openrlhf", "is not installed.", "Install it (see the README).")
-    source = Path(spec.submodule_search_locations[0]).parent / _OPENRLHF_CLI
-    main_block = next(
-        node
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
-    )
-    end = next(index for index, node in enumerate(main_block.body) if "parse_args" in ast.unparse(node))
-    # A patched OpenRLHF adds our flags at this point.
-    own = [node for node in main_block.body[:end] if not ast.unparse(node).startswith("if sfpo:")]
-    building = ast.Module(body=own, type_ignores=[])
-    scope: dict[str, Any] = {"argparse": argparse, "datetime": datetime}
-    exec(compile(building, str(source), "exec"), scope)
-    return scope["parser"]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,9 +2,10 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -15,11 +16,13 @@ from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.orchestration.engine_starts import start_error
 from openrlhf_sfpo.system.run_errors import WeightSyncFailed, WorkerLost
 
+T = TypeVar("T")
+
 _RESTARTS_PER_BATCH = 3
 
 
 class EnginePool:
-    """Monitors a run's engines, restarts them, puts them to sleep and sends them weights.
+    """Monitors a run's engines, restarts them, puts them to sleep, and sends them requests and weights.
 
     Ray restarts a dead actor under its handle, which stays valid. This class kills a hung engine with its child
     processes, waits for the restart, and makes the policy reconnect and send its weights.
@@ -75,9 +78,63 @@ class EnginePool:
             self._awake = False
             self.put_to_sleep()
 
-    def batch_is_complete(self) -> None:
-        """Reset the count of restarts: the engines have answered all requests."""
+    def answers(
+        self, requests: list[T], dispatch: Callable[[int, list[T]], list[Any]], meanwhile: Callable[[], None]
+    ) -> Iterator[Any]:
+        """Send requests to the engines so that their loads even out, and yield the answers in the order in which they
+        come.
+
+        The unanswered requests of a failed engine wait until the other engines have answered; then all engines get the
+        weights, and the requests are sent again.
+
+        Args:
+            requests: emptied here. What the caller appends to it between two answers is sent, too.
+            dispatch: sends requests to the engine with this index, and returns Ray's reference to the answer of each.
+            meanwhile: called after each answer, and at least once a second; may raise.
+        """
+        pending: dict[Any, tuple[int, T]] = {}
+        self.check_all()
+        while requests or pending:
+            if requests and (not pending or self.all_up):
+                if not self.all_up:
+                    self.restore()
+                self._send(requests, pending, dispatch)
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
+            for ref in ready:
+                index, request = pending.pop(ref)
+                try:
+                    answer = ray.get(ref)
+                except Exception as error:
+                    if not is_engine_failure(error):
+                        raise
+                    self.failed(index, error)
+                    requests.append(request)
+                else:
+                    yield answer
+            self.check()
+            meanwhile()
         self._restarts = 0
+
+    def _send(
+        self, requests: list[T], pending: dict[Any, tuple[int, T]], dispatch: Callable[[int, list[T]], list[Any]]
+    ) -> None:
+        """Move the requests to the pending ones. Those for an engine that turns out to be dead stay."""
+        load = Counter(index for index, _ in pending.values())
+        shares: dict[int, list[T]] = {index: [] for index in range(len(self._engines))}
+        for request in requests:
+            index = min(shares, key=lambda one: load[one])
+            load[index] += 1
+            shares[index].append(request)
+        requests.clear()
+        for index, share in shares.items():
+            try:
+                for ref, request in zip(dispatch(index, share), share, strict=True):
+                    pending[ref] = (index, request)
+            except Exception as error:
+                if not is_engine_failure(error):
+                    raise
+                self.failed(index, error)
+                requests += share
 
     @property
     def all_up(self) -> bool:

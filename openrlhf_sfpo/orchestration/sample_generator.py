@@ -5,16 +5,14 @@ import functools
 import hashlib
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ray
 from openrlhf.trainer.ppo_utils import experience, samples_generator
 
 from openrlhf_sfpo.cluster.mailbox import Events
-from openrlhf_sfpo.orchestration.engine_pool import EnginePool, is_engine_failure
+from openrlhf_sfpo.orchestration.engine_pool import EnginePool
 from openrlhf_sfpo.orchestration.evaluation import Evaluated
 from openrlhf_sfpo.orchestration.recorded_samples import to_experience, to_record
 from openrlhf_sfpo.system.random_state import rng_state, set_rng_state
@@ -31,12 +29,11 @@ else:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt sent to an engine."""
+    """A prompt for an engine."""
 
     prompt: str
     label: str
     image: Any
-    engine: int = -1
 
 
 class SampleGenerator(SamplesGenerator):
@@ -64,6 +61,7 @@ class SampleGenerator(SamplesGenerator):
         self.tokenizer = _TokenizerAt(pretrain, not self.args.data.disable_fast_tokenizer)
         self._events = events
         self._ends_on_request = ends_on_request
+        self._next_question = 0.0
         self._pool = pool
         # OpenRLHF would wake engines and put them to sleep without checking which of them are alive.
         self.args = copy.copy(self.args)
@@ -131,75 +129,33 @@ class SampleGenerator(SamplesGenerator):
     def _generate(
         self, dataloader_iter: "Iterator[PromptBatch]", num_prompts: int, dynamic_filtering: bool, **kwargs: Any
     ) -> tuple[list[Experience], int, bool]:
-        """Samples for `num_prompts` prompts (more are drawn to replace those that the filter drops).
-
-        The unanswered prompts of a failed engine wait until the other engines have answered; then all engines get the
-        weights, and the prompts are sent again.
-        """
+        """Samples for `num_prompts` prompts (more are drawn to replace those that the filter drops)."""
         accepted: list[Experience] = []
         waiting, exhausted = _draw(dataloader_iter, num_prompts)
         consumed = len(waiting)
-        pending: dict[Any, Request] = {}
-        next_question = 0.0
-        self._pool.check_all()
-        while waiting or pending:
-            if waiting and (not pending or self._pool.all_up):
-                if not self._pool.all_up:
-                    self._pool.restore()
-                sent, waiting = self._send(waiting, pending, **kwargs)
-                pending |= sent
-            ready, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
-            for ref in ready:
-                request = pending.pop(ref)
-                try:
-                    responses = ray.get(ref)
-                except Exception as error:
-                    if not is_engine_failure(error):
-                        raise
-                    self._pool.failed(request.engine, error)
-                    waiting.append(request)
-                    continue
-                samples = [self._process_response_into_experience(response, **kwargs) for response in responses]
-                if dynamic_filtering and not self._passes(samples):
-                    drawn, exhausted = _draw(dataloader_iter, 1)
-                    consumed += len(drawn)
-                    waiting += drawn
-                else:
-                    accepted += samples
-            self._pool.check()
-            if self._ends_on_request and time.monotonic() >= next_question:  # not after every response
-                next_question = time.monotonic() + 1.0
-                if self._events.stop_requested():
-                    raise Stopped
-        self._pool.batch_is_complete()
+        dispatch = functools.partial(self._dispatch_to, **kwargs)
+        for responses in self._pool.answers(waiting, dispatch, self._end_if_asked):
+            samples = [self._process_response_into_experience(response, **kwargs) for response in responses]
+            if dynamic_filtering and not self._passes(samples):
+                drawn, exhausted = _draw(dataloader_iter, 1)
+                consumed += len(drawn)
+                waiting += drawn
+            else:
+                accepted += samples
         return accepted, consumed, exhausted
 
-    def _send(
-        self, requests: list[Request], pending: dict[Any, Request], **kwargs: Any
-    ) -> tuple[dict[Any, Request], list[Request]]:
-        """Send prompts to the engines so that their loads even out; return the pending requests, and those that were
-        for an engine that turned out to be dead."""
-        load = Counter(request.engine for request in pending.values())
-        shares: dict[int, list[Request]] = {index: [] for index in range(len(self.vllm_engines))}
-        for request in requests:
-            index = min(shares, key=lambda one: load[one])
-            load[index] += 1
-            shares[index].append(Request(request.prompt, request.label, request.image, index))
-        sent: dict[Any, Request] = {}
-        unsent: list[Request] = []
-        for index, share in shares.items():
-            one = copy.copy(self)
-            one.vllm_engines = [self.vllm_engines[index]]
-            columns = [[getattr(request, name) for request in share] for name in ("prompt", "label", "image")]
-            try:
-                refs = one._dispatch_prompts_to_vllm(columns[0], columns[1], images=columns[2], **kwargs)
-                sent |= dict(zip(refs, share, strict=True))
-            except Exception as error:
-                if not is_engine_failure(error):
-                    raise
-                self._pool.failed(index, error)
-                unsent += share
-        return sent, unsent
+    def _dispatch_to(self, engine: int, requests: list[Request], **kwargs: Any) -> list[Any]:
+        """Send prompts to one engine; return Ray's references to the responses."""
+        one = copy.copy(self)
+        one.vllm_engines = [self.vllm_engines[engine]]
+        columns = [[getattr(request, name) for request in requests] for name in ("prompt", "label", "image")]
+        return one._dispatch_prompts_to_vllm(columns[0], columns[1], images=columns[2], **kwargs)
+
+    def _end_if_asked(self) -> None:
+        if self._ends_on_request and time.monotonic() >= self._next_question:  # not after every response
+            self._next_question = time.monotonic() + 1.0
+            if self._events.stop_requested():
+                raise Stopped
 
     def _passes(self, samples: list[Experience]) -> bool:
         """Whether dynamic filtering keeps a prompt's samples, by their mean score. A non-finite one is kept, because

@@ -9,9 +9,9 @@ import torch
 
 def arguments(world: int, **flags: Any) -> Any:
     """OpenRLHF's arguments, nested, with small defaults; `flags` by dotted name with __ for the dot."""
-    from openrlhf_sfpo.cli.flags import openrlhf_parser
     from openrlhf_sfpo.config.flag_table import defaults
     from openrlhf_sfpo.config.namespaces import nested
+    from openrlhf_sfpo.orchestration.openrlhf_parser import openrlhf_parser
     from openrlhf_sfpo.orchestration.patched import entry_point
 
     parser = openrlhf_parser()

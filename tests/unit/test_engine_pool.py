@@ -58,4 +58,46 @@ def test_engines_that_fail_again_and_again_end_the_run(pool: EnginePool) -> None
 def test_a_rollout_batch_that_is_complete_counts_as_a_recovery(pool: EnginePool) -> None:
     for _ in range(9):
         pool.deliver(fails)
-        pool.batch_is_complete()
+        assert list(pool.answers([], lambda index, share: [], lambda: None)) == []
+
+
+class Answers:
+    """What two engines answer: `b` kills engine 1 the first time, and the calls are kept."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, list[str]]] = []
+
+    def dispatch(self, index: int, requests: list[str]) -> list[Any]:
+        self.sent.append((index, list(requests)))
+        first = len(self.sent) <= 2
+        return [ray.exceptions.RayActorError() if first and text == "b" else f"{text}!" for text in requests]
+
+
+@pytest.fixture
+def two(pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> EnginePool:
+    class Healthy(Engine):
+        heartbeat = Method(7)
+
+    monkeypatch.setattr(engine_pool.ray, "wait", lambda refs, timeout, num_returns=1: (refs[:1], refs[1:]))
+    policy = SimpleNamespace(reconnect_engines=Method(None))
+    events = SimpleNamespace(send=lambda *args, **kwargs: None, policy=lambda: [policy])
+    return EnginePool([Healthy(), Healthy()], 5.0, events)
+
+
+def test_requests_of_an_engine_that_dies_are_sent_again_after_the_others_are_answered(two: EnginePool) -> None:
+    engines, requests, found, looked = Answers(), ["a", "b", "c", "d"], [], []
+    for answer in two.answers(requests, engines.dispatch, lambda: looked.append(two.all_up)):
+        found.append(answer)
+        if answer == "c!":
+            requests.append("later")
+    assert sorted(found) == ["a!", "b!", "c!", "d!", "later!"]
+    assert engines.sent[:2] == [(0, ["a", "c"]), (1, ["b", "d"])], "the loads are even"
+    again = [text for _, share in engines.sent[2:] for text in share]
+    assert sorted(again) == ["b", "later"], "once all engines are up again"
+    assert False in looked and looked[-1]
+    assert requests == []
+
+
+def test_an_error_of_the_request_itself_ends_it(two: EnginePool) -> None:
+    with pytest.raises(ValueError, match="bad prompt"):
+        list(two.answers(["a"], lambda index, share: [ValueError("bad prompt") for _ in share], lambda: None))

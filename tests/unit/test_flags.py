@@ -14,10 +14,11 @@ from recordings import recording_of_pairs
 from tiny_models import make_model
 
 from openrlhf_sfpo.cli import train
-from openrlhf_sfpo.cli.flags import build_parser, openrlhf_parser, parse
+from openrlhf_sfpo.cli.flags import build_parser, parse
 from openrlhf_sfpo.config.flag_table import setting_flags
 from openrlhf_sfpo.config.flags import CHANGED_DEFAULTS, SECTIONS, SFPOConfig
 from openrlhf_sfpo.config.setting_names import flags_named
+from openrlhf_sfpo.orchestration.openrlhf_parser import openrlhf_parser
 from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 # Run in a fresh process: what OpenRLHF's own __main__ hands to parse_args.

@@ -60,6 +60,9 @@ def imported(name: str, path: Path, files: dict[str, Path]) -> list[str]:
         "__import__",
         *names_of(tree, "importlib", "import_module"),
         *names_of(tree, "importlib", "__import__"),
+        *names_of(tree, "importlib.util", "find_spec"),
+        *names_of(tree, "pkgutil", "resolve_name"),
+        *names_of(tree, "runpy", "run_module"),
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -69,7 +72,8 @@ def imported(name: str, path: Path, files: dict[str, Path]) -> list[str]:
             base = node.module or ""
             found += [f"{base}.{a.name}" if f"{base}.{a.name}" in files else base for a in node.names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in importers:
-            arguments = [*node.args[:1], *(word.value for word in node.keywords if word.arg == "name")]
+            named = (word.value for word in node.keywords if word.arg in ("name", "mod_name"))
+            arguments = [*node.args[:1], *named]
             found += [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
     return found
 
@@ -97,6 +101,9 @@ def names_of(tree: ast.Module, module: str, name: str) -> set[str]:
         "from importlib import import_module\nimport_module('openrlhf.cli')",
         "from importlib import import_module as load\nload('openrlhf.cli')",
         "__import__('openrlhf.cli')",
+        "import importlib.util\nimportlib.util.find_spec('openrlhf.cli')",
+        "import pkgutil\npkgutil.resolve_name('openrlhf.cli')",
+        "import runpy\nrunpy.run_module('openrlhf.cli')",
     ],
 )
 def test_every_way_to_import_is_seen(tmp_path: Path, source: str) -> None:
@@ -105,7 +112,8 @@ def test_every_way_to_import_is_seen(tmp_path: Path, source: str) -> None:
 
 
 def room(module: str) -> str:
-    return module.split(".")[1] if module.count(".") else ""
+    """The package's room that a module is in; empty for other packages'."""
+    return module.split(".")[1] if module.startswith(f"{PACKAGE.name}.") else ""
 
 
 def test_every_file_has_a_room_with_a_level() -> None:

@@ -65,10 +65,10 @@ ASSIGNED: dict[str, set[str]] = {
 # Other ways to change a module or a class, and the files that change flags or an object of their own with them.
 INDIRECT: dict[str, set[str]] = {
     "cli/doctor.py": {"vars(flat)"},
-    "cli/flags.py": {"exec"},  # OpenRLHF's own statements that build its parser
     "cli/plan.py": {"vars(flat)"},
     "cli/train.py": {"vars(flat)"},
     "megatron/actor.py": {"vars(self).clear"},
+    "orchestration/openrlhf_parser.py": {"exec"},  # OpenRLHF's own statements that build its parser
     "orchestration/patched/entry_point.py": {"vars(args).update"},
     "orchestration/sample_generator.py": {"self.__dict__.update", "vars(self).update"},
     "orchestration/trainers.py": {"self.__dict__.clear", "vars(self).clear"},
