@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ray
 
@@ -14,6 +14,7 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import kill_on
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.orchestration.engine_starts import start_error
+from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 from openrlhf_sfpo.system.run_errors import WeightSyncFailed, WorkerLost
 
 T = TypeVar("T")
@@ -36,7 +37,12 @@ class EnginePool:
     """
 
     def __init__(
-        self, engines: list[Any], timeout: float, events: Events, sleeps: bool = False, start_timeout: float = 1800.0
+        self,
+        engines: list[EngineHandle],
+        timeout: float,
+        events: Events,
+        sleeps: bool = False,
+        start_timeout: float = 1800.0,
     ) -> None:
         self._engines = engines
         self._timeout = timeout
@@ -51,7 +57,7 @@ class EnginePool:
         self._awake = False
 
     @classmethod
-    def of(cls, engines: list[Any], args: NestedFlags, events: Events) -> "EnginePool":
+    def of(cls, engines: list[EngineHandle], args: NestedFlags, events: Events) -> "EnginePool":
         """A pool with the time limits and the sleep setting of the flags."""
         limits = args.rollout
         return cls(engines, limits.engine_timeout, events, args.vllm.enable_sleep, limits.engine_start_timeout)
@@ -323,7 +329,7 @@ class EnginePool:
         self._down.add(index)
         self._asked.pop(index, None)
         if not is_restarted:
-            ray.kill(self._engines[index], no_restart=False)
+            ray.kill(cast("ray.actor.ActorHandle[Any]", self._engines[index]), no_restart=False)
         node, processes = self._processes.pop(index, ("", {}))
         if node:
             kill_on(node, processes)
