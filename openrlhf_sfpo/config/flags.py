@@ -33,8 +33,7 @@ def _flag(
         is_path: its value is a path.
         resume: may change when a run is resumed, because it does not affect what is learned.
         reuse: a run with another value can reuse engines and actors.
-        setting: the Megatron actor's setting (`megatron.settings`, `megatron.layout`) that gets its value. The planner
-            reads these, too.
+        setting: the Megatron actor's setting (`megatron.settings`, `megatron.layout`) that gets its value.
         convert: turns the flag's value into the setting's.
         by_device: what None means on CUDA and on a CPU.
     """

@@ -1,15 +1,28 @@
 """Answers, rewards and data sets."""
 
 import json
+import re
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from openrlhf_sfpo.tasks import rewards
+from openrlhf_sfpo.tasks.labels import TEXT_REWARDS
 
 
 def label_of(name: str, entry: dict[str, Any], **options: Any) -> str:
     return json.dumps({"dataset": name, "options": options, "entry": entry})
+
+
+def test_built_in_rewards_have_their_names_in_all_places() -> None:
+    """They get labels as text, also as MODULE:FUNCTION, and the documentation lists them."""
+    assert set(TEXT_REWARDS) == set(rewards.BUILTIN)
+    for name, reward in rewards.BUILTIN.items():
+        assert getattr(rewards, f"{name}_reward") is reward
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    table = page.partition("## Built-in rewards")[2].partition("\n\n**")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(rewards.BUILTIN)
 
 
 def test_last_integer_reward_takes_plain_and_generated_labels() -> None:
