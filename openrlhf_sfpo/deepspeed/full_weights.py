@@ -8,8 +8,7 @@ import torch
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-# Of shared memory, for a part of the weights at a time: the default of --megatron.weight_bucket_mb, which only the
-# Megatron actor reads.
+# Size of the buckets in shared memory that the weights are sent in: the Megatron actor's default.
 _BUCKET_BYTES = 512 * 2**20
 
 

@@ -70,7 +70,7 @@ class ZeroWeights:
     def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
         from deepspeed.accelerator import get_accelerator
 
-        # With NCCL a tensor on the host cannot be reduced, and partitions may be there (--ds.adam_offload).
+        # NCCL cannot reduce a tensor in host memory, where an offloaded optimizer has its partitions.
         reduced = torch.tensor(values, dtype=torch.float64, device=get_accelerator().current_device_name())
         dist.all_reduce(reduced, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
         return reduced.tolist()
@@ -129,5 +129,5 @@ class ZeroWeights:
 _PARTITIONS = {
     "DeepSpeedZeroOptimizer": "single_partition_of_fp32_groups",  # stages 1 and 2
     "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
-    "BF16_Optimizer": "fp32_groups_flat_partition",  # stage 1 with --ds.grad_accum_dtype fp32
+    "BF16_Optimizer": "fp32_groups_flat_partition",  # stage 1 with gradients accumulated in fp32
 }

@@ -179,10 +179,12 @@ def test_commands_answer_before_anything_heavy_is_imported() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-def test_the_megatron_actor_speaks_of_its_own_settings() -> None:
-    """Whatever reads a setting from a flag names the flag in errors (`config.setting_names`)."""
+@pytest.mark.parametrize("name", ["megatron", "deepspeed"])
+def test_no_flags_are_named_below_the_command_line(name: str) -> None:
+    """These rooms know settings and DeepSpeed's own configuration; whatever reads a setting from a flag names the flag
+    in errors (`config.setting_names`)."""
     flags = re.compile(r"--[a-z_]+\.[a-z_]+")
-    for file in (PACKAGE / "megatron").rglob("*.py"):
+    for file in (PACKAGE / name).rglob("*.py"):
         assert not flags.search(file.read_text(encoding="utf-8")), file
 
 
