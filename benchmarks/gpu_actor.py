@@ -410,11 +410,11 @@ def planned(args: argparse.Namespace, actor: Any, layers: LayerSpec, attention: 
         layers=layers,
         attention=attention,
         recompute=args.recompute,
-        overlap=False,
+        overlap_grad_reduce=False,
         snapshot=0,
         max_len=args.sequence,
         samples=max(1, args.tokens // args.sequence),
-        max_tokens=args.max_tokens,
+        max_tokens_per_gpu=args.max_tokens,
     )
     (state,) = states(setup)
     return state.total + max(moment.total for moment in moments(setup, 0))

@@ -168,7 +168,7 @@ def recomputed_layers(setup: Setup) -> int:
     """The number of recomputed layers in each chunk."""
     if setup.recompute != "full":
         return 0
-    return min(setup.recompute_layers or setup.layers_per_chunk, setup.layers_per_chunk)
+    return min(setup.recompute_num_layers or setup.layers_per_chunk, setup.layers_per_chunk)
 
 
 def _input_is_saved(setup: Setup) -> bool:

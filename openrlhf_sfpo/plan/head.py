@@ -27,7 +27,7 @@ def backward(setup: Setup) -> int:
 
 
 def _logits(setup: Setup) -> int:
-    return 4 * min(setup.chunk, setup.local_tokens) * rows(setup)
+    return 4 * min(setup.log_prob_chunk_size, setup.local_tokens) * rows(setup)
 
 
 def _operand(setup: Setup) -> int:

@@ -1,5 +1,6 @@
 """The phases of a step, and the memory of the actor's GPUs in each."""
 
+import math
 from dataclasses import dataclass
 
 from openrlhf_sfpo.plan import activations, allowances, head, sync
@@ -14,6 +15,7 @@ ITEMS = (
     "Adam's moments, fp32",
     "reference model",
     "SFPO snapshot",
+    "packed samples",
     "activations",
     "temporaries",
     "vLLM engine",
@@ -23,6 +25,8 @@ ITEMS = (
 PHASES = ("rollout", "old log-probs", "fast pass", "reposition", "slow pass", "weight sync")
 # Two chunks of a shard, their difference and the staged chunk of a snapshot in host memory (slow_copy._CHUNK).
 _REPOSITION = 4 * 16 * 2**20
+# Bytes of a packed token (megatron.data.batching.MicroBatch): its number and position, where it is scored, four floats.
+_PACKED = 60
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str
         0 if asleep else state.moments,
         reference if refers else 0,
         0 if setup.snapshot_on_host else snapshot,
+        0 if name in ("rollout", "weight sync") else _packed(setup),
         saved,
         passing,
         _engine(setup, gpu_bytes, name),
@@ -82,6 +87,12 @@ def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str
         allowances.fragmentation(setup, saved + passing),
     )
     return Phase(name, {what: count for what, count in zip(ITEMS, counts, strict=True) if count})
+
+
+def _packed(setup: Setup) -> int:
+    """A rollout batch's micro-batches, which stay packed on the GPU for all passes, with samples of the full length."""
+    tokens = math.ceil(setup.rollout_samples / setup.dp) * setup.max_len
+    return min(setup.batch_cache_bytes, _PACKED * tokens)
 
 
 def _passing(setup: Setup, state: State, name: str) -> int:

@@ -50,6 +50,20 @@ class Engines:
         return self.count * self.tp
 
 
+# A setting of the actor becomes one of the plan by being named here and declared in `Setup`.
+_AS_THE_ACTOR_HAS_THEM = (
+    "recompute",
+    "recompute_num_layers",
+    "log_prob_chunk_size",
+    "weight_bucket_bytes",
+    "ddp_bucket_size",
+    "overlap_grad_reduce",
+    "skip_nonfinite",
+    "max_tokens_per_gpu",
+    "batch_cache_bytes",
+)
+
+
 @dataclass(frozen=True)
 class Setup:
     """Everything that determines memory.
@@ -66,11 +80,11 @@ class Setup:
         attention: the local layers' attention, flash-attn or PyTorch's scaled_dot_product_attention.
         sequence_parallel: norms and residual stream are split over the tensor-parallel ranks.
         recompute: what is recomputed in the backward pass.
-        recompute_layers: layers per model chunk, with full recomputation; None for all.
-        chunk: tokens whose logits exist at a time.
-        bucket_bytes: size of the buckets of weights sent to the engines.
-        ddp_bucket: parameters per gradient bucket, None for Megatron's choice.
-        overlap: gradients are reduced during the backward pass, in buckets.
+        recompute_num_layers: layers per model chunk, with full recomputation; None for all.
+        log_prob_chunk_size: tokens whose logits exist at a time.
+        weight_bucket_bytes: size of the buckets of weights sent to the engines.
+        ddp_bucket_size: parameters per gradient bucket, None for Megatron's choice.
+        overlap_grad_reduce: gradients are reduced during the backward pass, in buckets.
         snapshot: number of fp32 shards that SFPO copies, 0 for GRPO.
         snapshot_on_host: these copies are in host memory.
         skip_nonfinite: weights and moments are copied to host memory before each update.
@@ -84,7 +98,9 @@ class Setup:
         parameters_sleep: so do the parameters.
         max_len: tokens of the longest sample.
         samples: samples of one optimizer step, over all model copies.
-        max_tokens: token budget of a micro-batch per context-parallel rank.
+        rollout_samples: samples of a rollout batch.
+        batch_cache_bytes: packed micro-batches that stay on a GPU for all passes, at most.
+        max_tokens_per_gpu: token budget of a micro-batch per context-parallel rank.
     """
 
     model: ModelConfig
@@ -98,11 +114,11 @@ class Setup:
     attention: Literal["flash", "sdpa"] = "flash"
     sequence_parallel: bool = False
     recompute: Literal["none", "selective", "mlp", "full"] = "none"
-    recompute_layers: int | None = None
-    chunk: int = 1024
-    bucket_bytes: int = 512 * 2**20
-    ddp_bucket: int | None = None
-    overlap: bool = True
+    recompute_num_layers: int | None = None
+    log_prob_chunk_size: int = 1024
+    weight_bucket_bytes: int = 512 * 2**20
+    ddp_bucket_size: int | None = None
+    overlap_grad_reduce: bool = True
     snapshot: int = 1
     snapshot_on_host: bool = False
     skip_nonfinite: bool = False
@@ -116,7 +132,9 @@ class Setup:
     parameters_sleep: bool = False
     max_len: int = 2048
     samples: int = 128
-    max_tokens: int = 16192
+    rollout_samples: int = 128
+    batch_cache_bytes: int = 2**30
+    max_tokens_per_gpu: int = 16192
 
     @property
     def dp(self) -> int:
@@ -131,7 +149,7 @@ class Setup:
     @property
     def budget(self) -> int:
         """Tokens of a micro-batch, over all context-parallel ranks; a longer sample has a micro-batch to itself."""
-        return self.max_tokens * self.layout.cp
+        return self.max_tokens_per_gpu * self.layout.cp
 
     @property
     def tokens(self) -> int:
@@ -155,7 +173,7 @@ class Setup:
     @property
     def buckets(self) -> tuple[tuple[int, int], ...]:
         """The pipeline stage and the bytes of each bucket that `export.WeightExchange` gathers and sends."""
-        return _buckets(self.model, self.layout, self.bucket_bytes, self.element)
+        return _buckets(self.model, self.layout, self.weight_bucket_bytes, self.element)
 
     @functools.cached_property
     def count(self) -> int:
@@ -199,6 +217,7 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
     replayed = bool(args.rollout.replay_dir)
     no_te, no_flash = limits(actor.device, element == 2, actor.fp32_residual)
     layout = Layout.of(values)
+    rollout_samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     return Setup(
         model=model,
         layout=layout,
@@ -211,15 +230,8 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         layers=chosen(actor.layer_spec, "te", no_te, "local"),
         attention=chosen(actor.attention, "flash", no_flash, "sdpa"),
         sequence_parallel=actor.sequence_parallel and layout.tp > 1,
-        recompute=actor.recompute,
-        recompute_layers=actor.recompute_num_layers,
-        chunk=actor.log_prob_chunk_size,
-        bucket_bytes=actor.weight_bucket_bytes,
-        ddp_bucket=actor.ddp_bucket_size,
-        overlap=actor.overlap_grad_reduce,
         snapshot=_snapshot(args.sfpo),
         snapshot_on_host=args.sfpo.snapshot_device == "cpu",
-        skip_nonfinite=actor.skip_nonfinite,
         async_checkpoint=args.ckpt.async_save and not args.ckpt.disable_ds and args.ckpt.save_steps > 0,
         reference_gpus=args.ref.num_nodes * args.ref.num_gpus_per_node if reference and not shared else 0,
         reference_here=reference and shared,
@@ -236,8 +248,9 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         actor_sleeps=args.ds.enable_sleep,
         parameters_sleep=args.ds.enable_sleep and actor.offload_parameters,
         max_len=args.data.max_len,
-        samples=min(args.rollout.batch_size * args.rollout.n_samples_per_prompt, actor.train_batch_size),
-        max_tokens=actor.max_tokens_per_gpu,
+        samples=min(rollout_samples, actor.train_batch_size),
+        rollout_samples=rollout_samples,
+        **{name: getattr(actor, name) for name in _AS_THE_ACTOR_HAS_THEM},
     )
 
 

@@ -105,9 +105,9 @@ def _sizes(model: ModelConfig, layout: Layout) -> list[list[tuple[list[int], lis
 def _bucket_size(setup: Setup, stage: int, chunk: int) -> int | None:
     """Without overlap there is one bucket. With it, only the first chunk of the first stage has several: elsewhere the
     communication is not on the critical path. Source: Megatron's DistributedDataParallel."""
-    if not setup.overlap or stage > 0 or chunk > 0:
+    if not setup.overlap_grad_reduce or stage > 0 or chunk > 0:
         return None
-    return setup.ddp_bucket or max(40_000_000, 1_000_000 * setup.owners)
+    return setup.ddp_bucket_size or max(40_000_000, 1_000_000 * setup.owners)
 
 
 def _up(value: int, multiple: int) -> int:

@@ -84,10 +84,10 @@ def _layouts(setup: Setup) -> Iterator[Setup]:
     stages = [count for count in range(1, _MOST_STAGES + 1) if model.num_layers % count == 0]
     for cp, tp, pp in itertools.product(_SIZES, _SIZES, stages):
         layout = replace(setup.layout, tp=tp, pp=pp, vpp=1, cp=cp)
-        laid_out = replace(setup, layout=layout, recompute_layers=None, sequence_parallel=tp > 1)
+        laid_out = replace(setup, layout=layout, recompute_num_layers=None, sequence_parallel=tp > 1)
         if _is_possible(laid_out):
             for recompute, budget in itertools.product(_RECOMPUTED, _budgets(laid_out)):
-                whole = replace(laid_out, recompute=recompute, max_tokens=budget)
+                whole = replace(laid_out, recompute=recompute, max_tokens_per_gpu=budget)
                 yield whole
                 yield from _interleaved(whole)
 
@@ -101,7 +101,7 @@ def _interleaved(setup: Setup) -> Iterator[Setup]:
 
 def _budgets(setup: Setup) -> list[int]:
     """The token budgets to try: too short micro-batches underuse a GPU, and a sample is not divided."""
-    most, least = setup.max_tokens, max(-(-setup.max_len // setup.layout.cp), _LEAST_TOKENS)
+    most, least = setup.max_tokens_per_gpu, max(-(-setup.max_len // setup.layout.cp), _LEAST_TOKENS)
     return [most, *sorted({part for part in (max(most // 2, least), max(most // 4, least)) if part < most})]
 
 
@@ -126,7 +126,7 @@ def _rank(plan: Plan) -> tuple[float, ...]:
         setup.layout.model_parallel_size,
         setup.layout.pp,
         setup.layout.vpp,
-        -setup.max_tokens,
+        -setup.max_tokens_per_gpu,
     )
 
 
@@ -142,7 +142,7 @@ def flags_of(setup: Setup) -> list[str]:
     if layout.cp > 1:
         flags.append(f"--megatron.context_parallel_size {layout.cp}")
     flags.append(f"--megatron.recompute {setup.recompute}")
-    flags.append(f"--train.max_tokens_per_gpu {setup.max_tokens}")
+    flags.append(f"--train.max_tokens_per_gpu {setup.max_tokens_per_gpu}")
     if engines.count:
         flags += [f"--vllm.num_engines {engines.count}", f"--vllm.tensor_parallel_size {engines.tp}"]
     if setup.reference_gpus:

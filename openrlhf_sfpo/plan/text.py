@@ -33,8 +33,8 @@ def _heading(setup: Setup) -> str:
     dtype = {2: "bf16", 4: "fp32"}[setup.element]
     kernels = "Transformer Engine" if setup.layers == "te" else f"local layers, {setup.attention}"
     recompute: str = setup.recompute
-    if recompute == "full" and setup.recompute_layers:
-        recompute = f"full, {setup.recompute_layers} layers of each chunk"
+    if recompute == "full" and setup.recompute_num_layers:
+        recompute = f"full, {setup.recompute_num_layers} layers of each chunk"
     update = f"SFPO, which copies {setup.snapshot} fp32 shard{'s' * (setup.snapshot > 1)}" if setup.snapshot else "GRPO"
     ranks = f"{setup.gpus} {'GPUs' if setup.cuda else 'CPU ranks'}"
     lines = [
@@ -149,7 +149,7 @@ def suggestions_text(plans: list[Plan], gpus: int) -> str:
         [
             plan.setup.layout.describe(plan.setup.gpus),
             plan.setup.recompute,
-            str(plan.setup.max_tokens),
+            str(plan.setup.max_tokens_per_gpu),
             f"{plan.setup.gpus} + {plan.setup.engines.gpus}" if not plan.setup.colocated else str(plan.setup.gpus),
             gib(plan.worst.worst.total),
             f"{100 * plan.bubble:.0f}",

@@ -88,15 +88,15 @@ def setup_of_test(model: ModelConfig, layout: Layout, ranks: int, dtype: str, ch
         layers="local",
         attention="sdpa",
         sequence_parallel=layout.tp > 1 and changes.get("sequence_parallel", True),
-        recompute_layers=changes.get("recompute_num_layers"),
+        recompute_num_layers=changes.get("recompute_num_layers"),
         recompute=changes.get("recompute", "none"),
-        chunk=64,
-        bucket_bytes=2 * 2**20,
-        overlap=bool(changes.get("overlap_grad_reduce")),
+        log_prob_chunk_size=64,
+        weight_bucket_bytes=2 * 2**20,
+        overlap_grad_reduce=bool(changes.get("overlap_grad_reduce")),
         snapshot=3,
         max_len=LENGTH,
         samples=4 * ranks // layout.model_parallel_size * layout.cp,
-        max_tokens=LENGTH,
+        max_tokens_per_gpu=LENGTH,
     )
 
 
@@ -120,8 +120,8 @@ def test_planned_bytes_are_those_of_a_real_actor(ranks: RankPool, tmp_path: Path
         "param_dtype": {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype],
         "max_tokens_per_gpu": LENGTH,
         "train_batch_size": setup.samples,
-        "log_prob_chunk_size": setup.chunk,
-        "weight_bucket_bytes": setup.bucket_bytes,
+        "log_prob_chunk_size": setup.log_prob_chunk_size,
+        "weight_bucket_bytes": setup.weight_bucket_bytes,
         **changes,
     }
     data = samples(setup.samples, SHAPE["vocab_size"])
@@ -184,8 +184,8 @@ def test_state_of_published_models(name: str) -> None:
 
 def test_context_parallel_ranks_share_the_optimizer_and_the_tokens() -> None:
     model = model_of("Qwen2.5-Math-7B")
-    plain = make_plan(Setup(model, Layout(tp=2), gpus=8, max_tokens=32768), 80)
-    split = make_plan(Setup(model, Layout(tp=2, cp=4), gpus=8, max_tokens=8192), 80)
+    plain = make_plan(Setup(model, Layout(tp=2), gpus=8, max_tokens_per_gpu=32768), 80)
+    split = make_plan(Setup(model, Layout(tp=2, cp=4), gpus=8, max_tokens_per_gpu=8192), 80)
     assert split.setup.dp == 1
     assert plain.setup.dp == 4
     (before,), (after,) = plain.stages, split.stages
@@ -198,7 +198,8 @@ def test_the_budget_of_a_micro_batch_is_a_gpus() -> None:
     """Samples that fit with CP 1: with more, each rank has as many tokens as before, from more samples at a time."""
     model = model_of("Qwen2.5-Math-7B")
     plans = [
-        make_plan(Setup(model, Layout(tp=2, cp=cp), gpus=8, max_tokens=8192, max_len=4096), 80) for cp in (1, 2, 4)
+        make_plan(Setup(model, Layout(tp=2, cp=cp), gpus=8, max_tokens_per_gpu=8192, max_len=4096), 80)
+        for cp in (1, 2, 4)
     ]
     assert [plan.setup.local_tokens for plan in plans] == [8192] * 3
     assert [schedule.micro_batches(plan.setup) for plan in plans] == [16] * 3
@@ -309,7 +310,7 @@ def test_colocated_engines_need_sleep(directory: Path, capsys: Any) -> None:
 )
 def test_micro_batches_are_those_of_the_plan(pp: int, vpp: int, length: int, expected: int) -> None:
     setup = Setup(
-        model_of("Qwen2.5-Math-7B"), Layout(1, pp, vpp), gpus=pp, max_tokens=4096, max_len=length, samples=128
+        model_of("Qwen2.5-Math-7B"), Layout(1, pp, vpp), gpus=pp, max_tokens_per_gpu=4096, max_len=length, samples=128
     )
     real = plan_micro_batches([[length] * 128], 128, 4096, multiple_of=pp if vpp > 1 else 1)
     assert schedule.micro_batches(setup) == len(real[0][0]) == expected
@@ -337,7 +338,7 @@ def test_suggested_layouts_fit(name: str, gpus: int) -> None:
 def test_stages_are_interleaved_where_the_bubble_is_large() -> None:
     def first(samples: int) -> Setup:
         engines = Engines(count=1, tp=8, utilization=0.6, sleep=True)
-        setup = Setup(model_of("Qwen2.5-72B"), samples=samples, max_tokens=16384, max_len=8192, engines=engines)
+        setup = Setup(model_of("Qwen2.5-72B"), samples=samples, max_tokens_per_gpu=16384, max_len=8192, engines=engines)
         return suggestions(replace(setup, colocated=True, actor_sleeps=True), 64, 80)[0].setup
 
     few, many = first(16), first(1024)
