@@ -128,13 +128,14 @@ class SFPOConfig:
     )
     max_fast_clip_ratio: float | None = _flag(
         None,
-        "end them after one in which more than this share of the tokens was clipped",
+        "end the fast passes of a batch after one in which more than this share of the tokens was clipped",
         between(0.0, 1.0),
         reuse=True,
     )
     min_fast_ess: float | None = _flag(
         None,
-        "end them after one whose effective sample size, as a share of the tokens, is below this; 1 at theta_0",
+        "end the fast passes of a batch after one whose effective sample size, as a share of the tokens, is below "
+        "this; 1 at theta_0",
         between(0.0, 1.0),
         reuse=True,
     )
@@ -332,7 +333,7 @@ class RunConfig:
     )
     eval_at_ends: bool = _flag(
         True,
-        "with --eval.dataset, also evaluate before the first and after the last step (not asynchronously)",
+        "with --eval.dataset, also evaluate before the first and after the last step (not with --train.async_enable)",
         resume=True,
         reuse=True,
     )
@@ -369,7 +370,7 @@ class RolloutConfig:
     deterministic: bool = _flag(
         False,
         "draw each response with a seed of its own, made from --train.seed, and keep the order of the prompts, so that "
-        "a run with one engine comes out the same when it is repeated; slows vLLM's sampling on GPUs",
+        "repeating a run with one engine gives the same result; slows vLLM's sampling on GPUs",
     )
     engine_timeout: float = _flag(
         300.0,
@@ -406,16 +407,16 @@ class TrainConfig:
     )
     grace_seconds: float = _flag(
         60.0,
-        "after SIGTERM, how long the step in progress may take until the run ends without it, with the checkpoint "
-        "before; during a rollout the run ends at once",
+        "after SIGTERM, seconds that the step in progress may still take; after that the run ends without it, with the "
+        "checkpoint before. During a rollout the run ends at once",
         at_least(0),
         resume=True,
     )
     on_nonfinite: Literal["stop", "skip"] = _flag(
         "stop",
-        "when a loss, a gradient norm or a reward is NaN or infinite: end the run, or skip the update and keep the "
-        "weights from before it, of which a copy in host memory (12 bytes a parameter, over all data-parallel "
-        "ranks) is then made for each rollout batch. The batch is recorded in both cases",
+        "what to do when a loss, a gradient norm or a reward is NaN or infinite: end the run (stop), or leave the "
+        "batch out and keep the weights (skip). To undo an update, skip copies weights and optimizer state to host "
+        "memory before each one, 12 bytes a parameter, divided over the data-parallel ranks. Both record the batch",
         resume=True,
         setting="skip_nonfinite",
         convert=lambda value: value == "skip",
@@ -455,7 +456,8 @@ class CheckpointConfig:
 
     async_save: bool = _flag(
         True,
-        "write checkpoints while the training continues, from copies in host memory (12 bytes a parameter, as above)",
+        "write checkpoints while training continues, from copies in host memory (12 bytes a parameter, divided over "
+        "the data-parallel ranks)",
         resume=True,
         reuse=True,
     )

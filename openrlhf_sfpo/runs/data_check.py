@@ -238,7 +238,7 @@ class DataCheck:
         if scan.empty:
             yield f"{_count(scan.empty, 'label')} without text."
         if scan.lists:
-            yield f"{_count(scan.lists, 'label')} with several answers in a list, of which the first is graded by."
+            yield f"{_count(scan.lists, 'label')} with several answers in a list; only the first one counts."
         yield from self._tokens_of(scan)
         yield from self._unreadable(scan)
 

@@ -10,12 +10,12 @@ _RUN = "the driver, during a run"
 _COMPARISON = "the driver, during a comparison"
 _WRAPPED = "the driver, while Ray starts"
 _PATCHED = "a patched OpenRLHF's driver, with --sfpo.enable or the Megatron actor"
-_HOOK = "a process that imports the import hook, for good"
-_MEGATRON_CPU = "Megatron actor processes without CUDA, for good"
-_DEEPSPEED = "DeepSpeed policy processes, for good"
-_DEEPSPEED_CPU = "DeepSpeed actor processes without CUDA, for good"
-_ENGINE_CPU = "vLLM processes without CUDA, for good"
-_EVERYWHERE = "every process of a run that joins a process group, for good"
+_HOOK = "a process that imports the import hook, until it exits"
+_MEGATRON_CPU = "Megatron actor processes without CUDA, until they exit"
+_DEEPSPEED = "DeepSpeed policy processes, until they exit"
+_DEEPSPEED_CPU = "DeepSpeed actor processes without CUDA, until they exit"
+_ENGINE_CPU = "vLLM processes without CUDA, until they exit"
+_EVERYWHERE = "every process of a run that joins a process group, until it exits"
 _OWN_RAY = "the driver, while its own Ray runs"
 
 _LAUNCHER = "openrlhf.trainer.ray.launcher"
@@ -89,14 +89,14 @@ REPLACEMENTS: dict[str, Replacement] = {
             _ACTOR,
             "ActorPPOTrainer",
             "deepspeed_trainer.SlowFastActorTrainer",
-            "OpenRLHF looks its trainer's class up in this module",
+            "OpenRLHF looks up its trainer class in this module",
             _DEEPSPEED,
         ),
         Replacement(
             "argparse.ArgumentParser",
             "parse_args",
-            "flags that are parsed already; with the import hook a wrapper that adds ours",
-            "OpenRLHF parses under __main__, out of reach",
+            "a function that returns the parsed flags; for the import hook, a wrapper that adds ours",
+            "OpenRLHF parses under __main__, where nothing can be passed in",
             f"{_RUN}; {_HOOK}",
             parameters=("self", "args", "namespace"),
         ),
@@ -113,7 +113,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "ray._private.ray_constants",
             "ENABLE_RAY_CLUSTER",
             "False",
-            "an own Ray listens on the loopback interface; a cluster is not looked for elsewhere",
+            "a run's own Ray listens on the loopback interface, and must not look for a cluster elsewhere",
             _OWN_RAY,
         ),
         # torch and the standard library
@@ -130,7 +130,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "_SHM_NAME_PREFIX",
             "a name of the run",
             "so that shared memory of a killed run can be found and removed",
-            "every process of a run, for good",
+            "every process of a run, until it exits",
         ),
         # Megatron-Core without CUDA
         *(
@@ -153,8 +153,8 @@ REPLACEMENTS: dict[str, Replacement] = {
                 ("stream", "an empty context", "side streams are entered as context managers"),
                 ("is_current_stream_capturing", "False", "DDP hooks ask whether a CUDA graph is recorded"),
                 ("get_rng_state", "the CPU's state", "the model-parallel RNG tracker keeps CUDA states"),
-                ("set_rng_state", "the CPU's state", "the same"),
-                ("manual_seed", "torch.manual_seed", "the same"),
+                ("set_rng_state", "the CPU's state", "the model-parallel RNG tracker restores CUDA states"),
+                ("manual_seed", "torch.manual_seed", "the model-parallel RNG tracker seeds CUDA"),
             )
         ),
         Replacement(
@@ -172,7 +172,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             _RANDOM,
             "_get_cuda_rng_state",
             "the CPU's state",
-            "the RNG tracker and activation recomputation read the CUDA state through it",
+            "the RNG tracker and activation recomputation read the CUDA state with it",
             _MEGATRON_CPU,
             parameters=("device", "clone", "graph_safe"),
         ),
@@ -180,7 +180,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             _RANDOM,
             "_set_cuda_rng_state",
             "the CPU's state",
-            "the same, writing",
+            "the RNG tracker and activation recomputation set the CUDA state with it",
             _MEGATRON_CPU,
             parameters=("new_state", "device", "graph_safe"),
         ),
@@ -188,14 +188,14 @@ REPLACEMENTS: dict[str, Replacement] = {
             _BUFFER,
             "dist_all_gather_func",
             "nothing in a group of one",
-            "gloo copies the whole parameter buffer even where there is one data-parallel rank",
+            "gloo copies the whole parameter buffer even with a single data-parallel rank",
             _MEGATRON_CPU,
         ),
         Replacement(
             _BUFFER,
             "dist_reduce_scatter_func",
             "nothing in a group of one",
-            "the same for the gradient buffer",
+            "gloo copies the whole gradient buffer even with a single data-parallel rank",
             _MEGATRON_CPU,
         ),
         # DeepSpeed without CUDA: torch.cuda's current_device, set_device, synchronize and empty_cache as above
@@ -211,14 +211,14 @@ REPLACEMENTS: dict[str, Replacement] = {
             _DS,
             "get_train_ds_config",
             "the same without overlap_comm",
-            "stage 3 overlaps communication unless told not to, ordered by CUDA streams, of which a CPU has none",
+            "stage 3 overlaps communication by default, in an order kept by CUDA streams, which a CPU lacks",
             _DEEPSPEED_CPU,
         ),
         Replacement(
             "deepspeed.comm",
             "all_gather_into_tensor",
-            "the same, waited for",
-            "stage 3 waits for the last of several gathers; gloo may end it before others (DeepSpeed's pull request "
+            "the same, synchronously",
+            "stage 3 waits only for the last of several gathers, which gloo may finish first (DeepSpeed's pull request "
             "8539)",
             _DEEPSPEED_CPU,
             parameters=("args", "kwargs"),
@@ -227,7 +227,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "openrlhf.utils.utils",
             "convert_to_torch_dtype",
             "the same with fp32",
-            "fp32 is no choice there, and bf16 is ten times slower on a CPU without instructions for it",
+            "it does not accept fp32, and bf16 is ten times slower on a CPU without bf16 instructions",
             _DEEPSPEED_CPU,
             parameters=("param_dtype",),
         ),
@@ -236,14 +236,14 @@ REPLACEMENTS: dict[str, Replacement] = {
             "vllm.distributed.device_communicators.shm_broadcast.SpinCondition.__init__",
             "__defaults__",
             "(0.0,)",
-            "its processes would spin for a second after each message, on the processors that train",
+            "vLLM's processes would spin for a second after each message, on the cores that train",
             _ENGINE_CPU,
         ),
         Replacement(
             "vllm.distributed.device_communicators.shm_broadcast",
             "SHM_READER_RECHECK_INTERVAL_MS",
             "50",
-            "a notification is lost now and then (vllm-project/vllm#45224), and looked for after 5 s only",
+            "notifications are sometimes lost (vllm-project/vllm#45224), and vLLM polls again only after 5 s",
             _ENGINE_CPU,
         ),
         Replacement(
@@ -258,7 +258,7 @@ REPLACEMENTS: dict[str, Replacement] = {
             "vllm.v1.worker.cpu_worker.CPUWorker",
             "wake_up",
             "cpu_sleep.wake_up",
-            "the same",
+            "vLLM's CPU worker ignores waking up",
             _ENGINE_CPU,
             parameters=("self", "tags"),
         ),
@@ -301,7 +301,7 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
             _TRAIN, "PolicyModelActor", "megatron_actor or deepspeed_actor", "the policy trains with SFPO", _PATCHED
         ),
         ObjectReplacement(
-            _TRAIN, "ReferenceModelActor", "the same modules' ReferenceActor", "the policy's layout", _PATCHED
+            _TRAIN, "ReferenceModelActor", "the same modules' ReferenceActor", "it has the policy's layout", _PATCHED
         ),
         ObjectReplacement(
             _TRAIN, "train", "entry_point.train", "OpenRLHF's train function runs with our classes", _HOOK
@@ -311,14 +311,14 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
             "get_grad_norm",
             "pass_runner.check_norms",
             "clipping by a norm that is not finite makes all weights NaN",
-            f"{_MEGATRON}, for good",
+            f"{_MEGATRON}, until they exit",
             parameters=("self",),
         ),
         ObjectReplacement(
             "megatron.core.distributed.distributed_data_parallel.DistributedDataParallel",
             "start_param_sync",
             "nothing",
-            "the reposition changes the parameters before anything reads them",
+            "the reposition changes the parameters before anything reads the gathered ones",
             f"{_MEGATRON}, in the last step of the fast passes",
         ),
         ObjectReplacement(
@@ -332,7 +332,7 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
             "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer",
             "step",
             "zero.before_steps",
-            "the first slow step is taken with other weights or gradients; of every ZeRO stage's optimizer",
+            "SFPO changes weights or learning rates before a step; the same for every ZeRO stage's optimizer",
             "DeepSpeed policy processes, in some passes",
         ),
         ObjectReplacement(
@@ -347,14 +347,14 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
             "openrlhf.utils.logging_utils.WandbLogger",
             "close",
             "nothing",
-            "an evaluation after `fit` logs as well",
+            "an evaluation after `fit` still logs",
             _RUN,
         ),
         ObjectReplacement(
             "openrlhf.utils.logging_utils.TensorboardLogger",
             "close",
             "nothing",
-            "an evaluation after `fit` logs as well",
+            "an evaluation after `fit` still logs",
             _RUN,
         ),
         ObjectReplacement(
@@ -362,7 +362,7 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
             "reward_func",
             "response_rewards.reward_response",
             "a reward function's errors and arguments are checked",
-            "engine processes, for good",
+            "engine processes, until they exit",
             in_class=False,
         ),
         ObjectReplacement(
@@ -370,7 +370,7 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
             "_fetch_rewards_via_http",
             "response_rewards.post_response",
             "a reward server gets the response by its tokens",
-            "engine processes, for good",
+            "engine processes, until they exit",
         ),
         ObjectReplacement(
             "torch.nn.Module",
@@ -383,8 +383,8 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
     )
 }
 
-# What the subclasses override or call. If a release renamed one, an override would silently never be called again, and
-# for example the recovery of engines would be bypassed.
+# What the subclasses override or call. If a release renamed one, the override would silently no longer be called: the
+# recovery of engines, for example, would be bypassed.
 RELIED_ON: tuple[Reliance, ...] = (
     Reliance(
         "openrlhf.trainer.ray.utils", "get_bundle_indices", ("placement_group", "index", "length"), "bundle_order"
