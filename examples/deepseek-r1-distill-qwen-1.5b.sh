@@ -1,22 +1,18 @@
 #!/usr/bin/env bash
 # SFPO on DeepSeek-R1-Distill-Qwen-1.5B as in the paper (arXiv 2510.04072), on one node of 8 H100.
 #
-#   bash examples/deepseek-r1-distill-qwen-1.5b.sh --dry-run    # checks flags, memory and placement; needs no GPU
-#   bash examples/deepseek-r1-distill-qwen-1.5b.sh              # the same command continues an interrupted run
+#   bash examples/deepseek-r1-distill-qwen-1.5b.sh [--dry-run] [FLAGS]    # as recipes/train.sh describes
 #
-# More flags of `openrlhf-sfpo train` may follow; they win over those below. MODEL, DATA, RUN_DIR, NODES and what a run
-# needs: examples/README.md. A checkpoint takes 21 GB. Not yet run on GPUs.
+# A checkpoint takes 21 GB. Not yet run on GPUs.
 set -euo pipefail
 
 NODES="${NODES:-1}" # of 8 H100 with 80 GB
 recipes="$(dirname "${BASH_SOURCE[0]}")/recipes"
 
-flags=(
-    --config "$recipes/paper.yaml" --config "$recipes/colocated-8xh100.yaml"
-
-    # One engine per GPU. The 1.8 B parameters fit on each GPU: data parallelism only.
-    --actor.num_nodes "$NODES" --vllm.num_engines "$((NODES * 8))"
-    --megatron.tensor_model_parallel_size 1
-    --train.max_tokens_per_gpu 16384
-)
-exec bash "$recipes/train.sh" DeepSeek-R1-Distill-Qwen-1.5B "${flags[@]}" "$@"
+# One engine per GPU. The 1.8 B parameters fit on each GPU: data parallelism only.
+exec bash "$recipes/train.sh" DeepSeek-R1-Distill-Qwen-1.5B \
+    --config "$recipes/paper.yaml" --config "$recipes/colocated-8xh100.yaml" \
+    --actor.num_nodes "$NODES" --vllm.num_engines "$((NODES * 8))" \
+    --megatron.tensor_model_parallel_size 1 \
+    --train.max_tokens_per_gpu 16384 \
+    "$@"
