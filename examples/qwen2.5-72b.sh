@@ -3,7 +3,7 @@
 #
 #   bash examples/qwen2.5-72b.sh [--dry-run] [FLAGS]    # as recipes/train.sh describes
 #
-# A checkpoint takes 872 GB. Not yet run on GPUs, and not trained by the SFPO authors.
+# A checkpoint takes 873 GB. Not yet run on GPUs, and not trained by the SFPO authors.
 set -euo pipefail
 
 NODES="${NODES:-8}" # of 8 H100 with 80 GB; 4, 8, 12...; in one Ray cluster
