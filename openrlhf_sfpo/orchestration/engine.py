@@ -20,7 +20,7 @@ from openrlhf_sfpo.orchestration.engine_starts import start_reported
 from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.orchestration.response_rewards import SAMPLED, post_response, reward_response
 from openrlhf_sfpo.rollout.environment import HUGGING_FACE_FILES, cpu_environment, executor
-from openrlhf_sfpo.rollout.plugin import register
+from openrlhf_sfpo.rollout.plugin import prepare_vllm
 from openrlhf_sfpo.rollout.staleness import stamp
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import install_on
@@ -84,7 +84,7 @@ class RolloutEngine(_RolloutRayActor):
         agent_func_path: str | None = None,
         **kwargs: Any,
     ) -> None:
-        register()
+        prepare_vllm()
         self._response_seeds = ResponseSeeds(response_seed) if response_seed is not None else None
         specs = [remote_rm_url] if isinstance(remote_rm_url, str) else list(remote_rm_url or [])
         is_function = bool(specs) and specs != ["agent"] and not is_url(specs[0])

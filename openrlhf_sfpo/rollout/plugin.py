@@ -1,6 +1,9 @@
 """vLLM runs this in each of its processes (entry point `vllm.general_plugins`): it registers our transfer engine, keeps
 sockets off the network, and on CPU makes idle processes wait without spinning and engines able to sleep."""
 
+import logging
+
+from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.loopback import keep_stores_on_loopback
 from openrlhf_sfpo.system.replaced_names import RELIED_ON, REPLACEMENTS
 from openrlhf_sfpo.system.replacements import check_library
@@ -11,7 +14,23 @@ SHARED_MEMORY = "shared_memory"
 
 
 def register() -> None:
-    """Register the shared-memory weight-transfer engine with vLLM, for both sides. May be called more than once."""
+    """Prepare a vLLM process: the entry point.
+
+    Every vLLM process of this Python environment calls it, those of other programs too, and would not start if it
+    raised. So a vLLM of another version is left as it is; the engines of a run call `prepare_vllm` before that.
+    """
+    try:
+        prepare_vllm()
+    except (ImportError, UsageError) as error:
+        logging.getLogger(__name__).warning("openrlhf_sfpo leaves this vLLM as it is: %s", error)
+
+
+def prepare_vllm() -> None:
+    """Prepare a vLLM process, or one that sends weights to vLLM. May be called more than once.
+
+    Raises:
+        ImportError, UsageError: vLLM or torch has another version, without what this replaces or relies on.
+    """
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory, WeightTransferTrainerFactory
     from vllm.platforms import current_platform
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from openrlhf_sfpo.rollout.engine_handle import EngineHandle
-from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, register
+from openrlhf_sfpo.rollout.plugin import SHARED_MEMORY, prepare_vllm
 from openrlhf_sfpo.system.ports import free_port
 from openrlhf_sfpo.system.run_errors import WEIGHT_SYNC_HINT, WeightSyncFailed
 
@@ -65,7 +65,7 @@ class WeightSync:
     ) -> None:
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
-        register()
+        prepare_vllm()
         self._engines = engines
         backend = backend_for(producer.device, shared_gpus)
         self._client = EngineClient(engines, timeout, engine_workers // len(engines))
