@@ -275,7 +275,7 @@ class MegatronConfig:
     )
     weight_bucket_mb: int = _flag(
         512,
-        "megabytes of weights gathered and sent to vLLM at a time",
+        "megabytes of weights gathered and sent to vLLM at a time; without CUDA with either actor",
         at_least(1),
         resume=True,
         setting="weight_bucket_bytes",

@@ -8,22 +8,20 @@ import torch
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-# Size of the buckets in shared memory that the weights are sent in: the Megatron actor's default.
-_BUCKET_BYTES = 512 * 2**20
-
 
 class FullWeights:
     """A `weight_sync.WeightProducer`: a stream of full tensors, whose ZeRO partitions are gathered one after another.
 
     Args:
         engine: what `deepspeed.initialize` returned, on CPU.
+        weight_bucket_bytes: size of the buckets in shared memory that the weights are sent in.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    weight_bucket_bytes = _BUCKET_BYTES
 
-    def __init__(self, engine: "DeepSpeedEngine") -> None:
+    def __init__(self, engine: "DeepSpeedEngine", weight_bucket_bytes: int) -> None:
         self._engine = engine
+        self.weight_bucket_bytes = weight_bucket_bytes
 
     def weight_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and shape of each tensor, in the order of `export`."""

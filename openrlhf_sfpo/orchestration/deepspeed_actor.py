@@ -76,7 +76,7 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
 
             wait_until_started(vllm_engines, strategy.args.rollout.engine_start_timeout)
             workers = len(vllm_engines) * strategy.args.vllm.tensor_parallel_size
-            weights = FullWeights(self.actor.model)
+            weights = FullWeights(self.actor.model, strategy.args.megatron.weight_bucket_mb * 2**20)
             timeout = strategy.args.rollout.engine_timeout
             self._new_sync = functools.partial(
                 WeightSync, weights, vllm_engines, workers, self._master_addr, timeout=timeout
