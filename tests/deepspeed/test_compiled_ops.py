@@ -19,7 +19,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("variable", ["TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME", "HOME"])
-def test_a_lock_is_left_once_its_compilation_is_killed(
+def test_the_lock_of_a_killed_compilation_is_reported(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME"):

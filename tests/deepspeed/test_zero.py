@@ -198,7 +198,7 @@ def test_bf16_gradients_accumulated_in_fp32(zero_ranks: RankPool, model: str, sa
     ids=lambda flags: next(iter(flags)),
 )
 @pytest.mark.parametrize("world", [1, 2])
-def test_other_ways_to_run_it(
+def test_other_deepspeed_settings(
     zero_ranks: RankPool, model: str, samples: list[Any], world: int, flags: dict[str, Any]
 ) -> None:
     plain, start = updated_twice(model, [samples])
@@ -236,7 +236,7 @@ def run_with_average(model: str, samples: list[Any], flags: dict[str, Any]) -> A
     return start, ds.whole_weights(actor), average
 
 
-def test_the_gate_reads_the_entropy_of_theta_0_if_told_to(zero_ranks: RankPool, model: str, samples: list[Any]) -> None:
+def test_the_gate_reads_the_entropy_of_theta_0_on_request(zero_ranks: RankPool, model: str, samples: list[Any]) -> None:
     (found,) = zero_ranks.run(1, run_with_start_entropy, model, samples)
     log_probs, metrics = found
     for values, sample in zip(log_probs, samples, strict=True):
@@ -256,7 +256,7 @@ def run_with_start_entropy(model: str, samples: list[Any]) -> Any:
     return log_probs, ds.update(actor, samples)
 
 
-def test_the_gate_goes_on_from_a_checkpoint(
+def test_the_gate_continues_from_a_checkpoint(
     zero_ranks: RankPool, model: str, samples: list[Any], tmp_path: Path
 ) -> None:
     flags = one_step(ds__zero_stage=2, sfpo__gate="upper", ckpt__path=str(tmp_path), ckpt__load_enable=True)

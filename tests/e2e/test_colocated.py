@@ -60,7 +60,7 @@ def test_a_sleeping_engine_gives_its_memory_back(probed: dict[str, Any]) -> None
     assert probed["weights awake"]["kv_cache"] == 0
 
 
-def test_an_engine_answers_as_before_its_sleep(probed: dict[str, Any]) -> None:
+def test_an_engine_answers_after_sleep_as_before(probed: dict[str, Any]) -> None:
     answer = probed["used"]["answer"]
     assert len(answer) == 4
     assert probed["awake"]["answer"] == answer, "level 1 keeps the weights"
@@ -70,7 +70,7 @@ def test_an_engine_answers_as_before_its_sleep(probed: dict[str, Any]) -> None:
     assert probed["sent again after half of others"]["answer"] == answer
 
 
-def test_an_answer_goes_on_with_weights_that_come_in_its_middle(probed: dict[str, Any]) -> None:
+def test_a_response_continues_with_weights_that_arrive_midway(probed: dict[str, Any]) -> None:
     """Its beginning must be recomputed with the new weights: nothing of the old ones may remain in the cache."""
     partial = probed["partial"]
     before, answer = partial["before"], partial["answer"]
@@ -121,7 +121,7 @@ def disaggregated(problems: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 OFFLOADED: dict[str, Any] = {**COLOCATED, "megatron__offload_parameters": True}
 
 
-def test_everything_offloaded_is_the_disaggregated_run_to_the_bit(
+def test_a_fully_offloaded_run_is_the_disaggregated_run_to_the_bit(
     problems: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     done = train(flags(tmp_path / "run", problems, **OFFLOADED, vllm__sleep_level=2), [], tmp_path / "faults")
@@ -209,7 +209,7 @@ def test_shared_gpus_are_counted_once(changes: dict[str, Any], expected: int) ->
     assert engines_share_gpus(args) == shares
 
 
-def test_what_may_not_fit_beside_each_other_is_said() -> None:
+def test_tight_placements_lead_to_a_warning() -> None:
     from argparse import Namespace
 
     def said(**changes: Any) -> str | None:

@@ -53,7 +53,9 @@ def test_json_names_what_is_wrong_and_the_fix(problems: Path, tmp_path: Path) ->
     assert found["ray"] == {"check": "ray", "state": "ok", "found": version("ray"), "fix": ""}
 
 
-def test_beside_a_run_nothing_is_computed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quick_check_during_a_run_computes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def computes(*args: Any) -> Any:
         raise AssertionError("not beside a run")
 
@@ -124,7 +126,7 @@ def test_a_model_that_is_too_large_for_disk_and_memory(problems: Path, tmp_path:
     assert "--actor.num_gpus_per_node" in memory.fix
 
 
-def test_no_checkpoints_are_worth_a_warning(problems: Path, tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_gets_a_warning(problems: Path, tmp_path: Path) -> None:
     *_, last = resources.disk(args_of(problems, tmp_path, problems / "model", ckpt__save_steps=-1))
     assert (last.check, last.state) == ("checkpoints", "warning")
     assert "--ckpt.save_steps" in last.fix

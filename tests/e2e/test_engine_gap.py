@@ -74,7 +74,7 @@ def test_the_first_token_of_each_turn_does_not_count() -> None:
     assert gap.sums.tolist() == [20.0, 8.0]
 
 
-def test_the_first_batch_that_has_distances_is_judged_and_later_ones_lead_to_one_notice() -> None:
+def test_the_first_batch_with_distances_is_checked_and_later_ones_lead_to_one_notice() -> None:
     watch = GapWatch(arguments())
     watch.check(0.0, 0.0)  # responses of one token
     assert watch.notice(0.0, 0.0) is None
@@ -96,7 +96,7 @@ def test_a_first_batch_too_far_off_stops(total: float) -> None:
     assert watch.notice(total, 100.0) is None
 
 
-def test_what_was_sampled_from_other_weights_is_not_judged() -> None:
+def test_samples_from_other_weights_are_not_checked() -> None:
     watch = GapWatch(arguments())
     assert watch.watches([{"reward": 1.0}, {"staleness": 0.0}])
     assert not watch.watches([{"staleness": 0.0}, {"staleness": 1.0}])
@@ -150,7 +150,7 @@ def test_no_rank_takes_a_step_with_samples_of_another_model(
         assert near[0]["moved"]
 
 
-def test_skipping_bad_batches_does_not_skip_this(ranks: RankPool, tmp_path: Path) -> None:
+def test_skipping_nonfinite_batches_does_not_skip_the_engine_check(ranks: RankPool, tmp_path: Path) -> None:
     path = str(make_model(tmp_path / "model", "qwen2"))
     (result,) = ranks.run(1, update_with_skipping, path)
     assert "0.05 nats per token" in result["message"]

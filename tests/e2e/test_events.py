@@ -94,7 +94,7 @@ class Actor:
         ("", "kill", "ended unexpectedly: it was killed, ran out of memory, or crashed", True),
     ],
 )
-def test_what_ray_makes_of_failures(
+def test_failures_as_ray_raises_them(
     local_ray: None, constructor: str, method: str, line: str, passes: bool, nested: bool
 ) -> None:
     actor = Actor.remote(constructor)
@@ -147,7 +147,7 @@ def dead(engine: Any) -> None:
         ray.get(engine.die.remote())
 
 
-def test_starting_is_not_hanging_and_a_restart_that_nobody_saw_is_noticed(local_ray: None, tmp_path: Path) -> None:
+def test_slow_starts_are_not_hangs_and_silent_restarts_are_noticed(local_ray: None, tmp_path: Path) -> None:
     refuses = tmp_path / "refuses"
     with mailbox() as box:
         policy = Policy.remote()
@@ -239,7 +239,7 @@ def test_errors_do_not_stop_the_listener_and_the_end_of_the_mailbox_ends_the_run
     assert "KeyError: 'text'" in capsys.readouterr().err
 
 
-def test_a_stop_reaches_the_workers_once_there_is_something_to_save(local_ray: None, tmp_path: Path) -> None:
+def test_a_stop_request_reaches_the_workers_once_training_has_begun(local_ray: None, tmp_path: Path) -> None:
     stopping = Stopping()
     heard = Heard(tmp_path, stopping)
     worker = Worker.remote()
@@ -287,7 +287,7 @@ def phase(text: str) -> dict[str, Any]:
         ([TRAINING, STEP, phase("saving the model")], 0, "the training is over; saving the model"),
     ],
 )
-def test_what_a_stop_leads_to(events: list[Any], continues_after: int, follows: str, tmp_path: Path) -> None:
+def test_outcomes_of_a_stop_request(events: list[Any], continues_after: int, follows: str, tmp_path: Path) -> None:
     heard = Heard(tmp_path, Stopping(), continues_after=continues_after)
     for event in events:
         heard.listener._handle(event)
@@ -301,7 +301,7 @@ def test_rollouts_and_updates_that_overlap(tmp_path: Path) -> None:
     assert "finishing the step in progress" in listener._what_follows()
 
 
-def test_engines_that_take_long_to_start_are_spoken_of_now_and_then(tmp_path: Path) -> None:
+def test_slow_engine_starts_are_reported_periodically(tmp_path: Path) -> None:
     now = [0.0]
     starts = EngineStarts(tmp_path, lambda: now[0])
     said = []

@@ -154,9 +154,7 @@ def test_a_patched_openrlhf_works_as_before_without_this_package(tree: Path, mon
     assert trained == ["the arguments"]
 
 
-def test_a_broken_installation_of_this_package_is_not_passed_over(
-    newest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_installation_of_this_package_raises(newest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main([str(newest)]) == 0
     monkeypatch.delitem(sys.modules, "openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
     monkeypatch.delattr("openrlhf_sfpo.orchestration.patched.entry_point", raising=False)
@@ -166,7 +164,7 @@ def test_a_broken_installation_of_this_package_is_not_passed_over(
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_an_environment_without_this_package_is_told(
+def test_an_environment_without_this_package_is_reported(
     newest: Path, tmp_path: Path, installed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environment = tmp_path / "venv"
@@ -181,7 +179,7 @@ def test_an_environment_without_this_package_is_told(
         assert ("has no openrlhf_sfpo" in capsys.readouterr().out) == (not installed)
 
 
-def test_an_archive_is_no_place_to_patch(
+def test_an_archive_is_not_patched(
     newest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", newest)

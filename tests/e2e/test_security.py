@@ -69,7 +69,7 @@ def as_words(flags: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "env"])
-def test_a_store_listens_on_the_address_that_it_was_given(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_listens_on_the_given_address_only(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rendezvous = importlib.import_module("torch.distributed.rendezvous")
     monkeypatch.setattr(rendezvous, "_create_c10d_store", rendezvous._create_c10d_store)  # restored at the end
     loopback.keep_stores_on_loopback()
@@ -86,7 +86,7 @@ def test_a_store_listens_on_the_address_that_it_was_given(kind: str, monkeypatch
     assert mine and all(one.on_loopback for one in mine)
 
 
-def test_the_watch_sees_what_is_open() -> None:
+def test_open_sockets_are_found() -> None:
     """Otherwise the tests of what a run listens on could not fail."""
     with closing(socket.create_server(("0.0.0.0", 0))) as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
         udp.bind(("0.0.0.0", 0))
@@ -225,7 +225,7 @@ def test_an_address_where_no_ray_answers_is_refused_within_seconds(
 
 
 @pytest.mark.parametrize("address", ["", " ", "local", None])
-def test_a_run_joins_no_cluster_that_it_is_not_told_of(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_joins_only_the_cluster_that_it_is_given(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert ray_cluster.check_cluster(False) is None
@@ -376,9 +376,7 @@ def test_ray_workers_search_what_the_driver_searches(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("words", [["--logger.wandb.key", KEY], [f"--logger.wandb.key={KEY}"]])
-def test_a_key_goes_into_the_environment_and_out_of_the_flags(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_moves_from_the_flags_to_the_environment(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(keys.WANDB_VARIABLE, "another")
     flat, _ = parse(words)
     keys.take_keys(vars(flat))
@@ -394,7 +392,7 @@ def test_a_key_in_a_comparison(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["--logger.wandb.key", "env"], ["--logger.wandb.key=env"]])
-def test_nothing_is_said_where_no_key_is_shown(words: list[str]) -> None:
+def test_no_warning_where_no_key_is_visible(words: list[str]) -> None:
     assert keys.key_in(words) is None
 
 
@@ -469,7 +467,7 @@ time.sleep(60)
 """
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed_by_the_next_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = Path("/tmp") / f"t{secrets.token_hex(4)}"
     own.mkdir()
     monkeypatch.setenv("TMPDIR", str(own))
@@ -504,7 +502,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one(monkeypatch: pytest.M
     assert list(Path("/dev/shm").glob(f"sem.{alive.path.name}-*")) == []
 
 
-def test_a_held_lock_is_what_counts(tmp_path: Path) -> None:
+def test_leftovers_with_a_held_lock_stay(tmp_path: Path) -> None:
     held = tmp_path / "sfpo-aaaaaaaa"
     held.mkdir()
     with (held / ".lock").open("w") as lock:
@@ -545,7 +543,7 @@ def test_a_home_that_cannot_be_written_is_replaced(kind: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_home_that_only_the_user_database_knows(
+def test_a_home_known_only_from_the_user_database(
     value: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", value or "")
@@ -582,7 +580,7 @@ def test_a_cache_that_cannot_be_written_is_named_before_the_start(name: str, mon
         home.check_caches()
 
 
-def test_logs_are_kept_before_the_session_is_removed(tmp_path: Path) -> None:
+def test_logs_are_copied_before_the_session_is_removed(tmp_path: Path) -> None:
     from openrlhf_sfpo.cluster.local import keep_ray_logs
 
     (tmp_path / "session" / "logs" / "old").mkdir(parents=True)
@@ -607,7 +605,7 @@ def test_a_cluster_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_start._join(args)
 
 
-def test_surroundings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import ray_constants
     from ray._raylet import AuthenticationMode, get_authentication_mode
 

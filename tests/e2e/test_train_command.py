@@ -195,7 +195,7 @@ def test_recorded_rollouts_train_again_to_the_same_numbers(
 
 
 @pytest.mark.slow
-def test_a_kl_term_brings_a_reference_model_and_sfpo_stops_when_told(
+def test_a_kl_term_adds_a_reference_model_and_stop_step_ends_sfpo(
     finished_run: tuple[Path, str], small_model: Path, tmp_path: Path
 ) -> None:
     arguments = flags(

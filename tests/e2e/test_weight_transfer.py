@@ -59,7 +59,7 @@ def test_a_synced_engine_equals_one_that_loads_the_export_to_the_bit(
 
 
 @pytest.mark.parametrize("bucket_bytes", [1_000, 10_000_000])
-def test_every_rank_beside_an_engine_packs_all_weights_and_the_largest_fits(
+def test_every_rank_that_shares_a_gpu_packs_all_weights_and_the_largest_fits(
     ranks: RankPool, tmp_path: Path, bucket_bytes: int
 ) -> None:
     first, second = ranks.run(2, offload_jobs.memory_handles, str(make_model(tmp_path, "llama")), bucket_bytes)
@@ -97,7 +97,7 @@ def test_each_engines_workers_have_ranks_of_their_own(monkeypatch: pytest.Monkey
     assert engines[0].init_weight_transfer_engine.seen[-1] == {}, "shared memory knows no ranks"
 
 
-def test_what_a_killed_sender_left_in_shared_memory_is_removed() -> None:
+def test_shared_memory_of_a_killed_sender_is_removed() -> None:
     from openrlhf_sfpo.rollout.shared_memory import remove_leftovers
 
     left, held, new = [Path(f"/dev/shm/openrlhf_sfpo_weights_test_{name}") for name in ("left", "held", "new")]

@@ -37,7 +37,7 @@ def start_up(undisturbed: Path) -> float:
     return next(line["wall_seconds"] for line in read_metrics(undisturbed) if line["step"] == 1)
 
 
-def test_a_run_whose_output_nobody_reads(undisturbed: Path) -> None:
+def test_a_run_continues_when_its_output_is_closed(undisturbed: Path) -> None:
     """See the fixture: the first line was read, and then the pipe was closed."""
     status = read_status(undisturbed)
     assert status["state"] == "finished"
@@ -60,7 +60,9 @@ def assert_as_if_nothing_had_happened(run_dir: Path, undisturbed: Path) -> None:
     assert common["sfpo"] == same["sfpo"], "gate and counters"
 
 
-def test_an_engine_dies_and_then_everything(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_dead_engine_is_restarted_and_a_killed_run_continues(
+    problems: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     """Each in the middle of a step; what was killed is started again by the same command."""
     arguments = flags(tmp_path / "run", problems)
     faults = [
@@ -276,7 +278,7 @@ def test_load_enable_continues_in_a_new_run_directory(problems: Path, undisturbe
 
 
 @pytest.mark.slow
-def test_an_engine_that_cannot_start_says_why_once(problems: Path, tmp_path: Path) -> None:
+def test_an_engine_that_cannot_start_gives_the_reason_once(problems: Path, tmp_path: Path) -> None:
     """One megabyte of key/value cache is less than vLLM wants for a sequence of the length that is asked for."""
     model = tmp_path / "model"
     shutil.copytree(problems / "model", model)

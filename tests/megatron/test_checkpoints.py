@@ -182,7 +182,7 @@ def come_from_the_future(place: Path) -> Path:
         (come_from_the_future, "has format 99, and this openrlhf_sfpo reads up to 1"),
     ],
 )
-def test_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     checkpoint: tuple[Path, Any], tmp_path: Path, damage: Callable[[Path], Path], reason: str
 ) -> None:
     older, newer = two(checkpoint[0], tmp_path)
@@ -318,7 +318,7 @@ def test_export_says_what_a_directory_is(
     assert not (tmp_path / "out").exists()
 
 
-def test_export_refuses_what_is_not_whole(checkpoint: tuple[Path, Any], tmp_path: Path) -> None:
+def test_export_refuses_incomplete_checkpoints(checkpoint: tuple[Path, Any], tmp_path: Path) -> None:
     shutil.copytree(checkpoint[0], tmp_path / "global_step2")
     file = flip_a_byte(tmp_path / "global_step2")
     command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "export", str(tmp_path / "global_step2"), "out"]

@@ -146,7 +146,7 @@ def _is(node: ast.AST, owner: str) -> bool:
     return name == owner
 
 
-def test_settings_that_nobody_reads_are_listed() -> None:
+def test_settings_that_nothing_reads_are_listed() -> None:
     plain = config_variants.config_of(ACCEPTED[0])
     harmless = {
         "unsloth_version": "1",
@@ -178,7 +178,7 @@ def test_settings_that_nobody_reads_are_listed() -> None:
         ),
     ],
 )
-def test_a_file_that_is_no_config(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_that_is_not_a_config(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UsageError) as refusal:
         ModelConfig.from_pretrained(tmp_path)

@@ -128,7 +128,7 @@ def test_an_exported_directory_loads_in_transformers_in_several_shards(
     assert largest_difference(ours, old_log_probs(str(path), samples)) <= 1e-4
 
 
-def test_the_next_bucket_is_under_way_while_one_is_sent(ranks: RankPool, tmp_path: Path) -> None:
+def test_the_next_bucket_is_gathered_while_one_is_sent(ranks: RankPool, tmp_path: Path) -> None:
     path = str(make_model(tmp_path / "model", "qwen2", tied=False))
     events = ranks.run(8, stream_with_events, path)[0]
     started = [event for event in events if event.startswith("start")]
@@ -182,7 +182,7 @@ def test_kernels_are_chosen_by_what_the_machine_has() -> None:
         assert refused.value.flag == flag
 
 
-def test_what_stands_in_for_flash_attn_is_not_taken_for_it(ranks: RankPool) -> None:
+def test_the_flash_attn_stub_is_not_mistaken_for_flash_attn(ranks: RankPool) -> None:
     (chosen,) = ranks.run(1, kernels_on_cuda)
     assert chosen == ("local", "sdpa")
 

@@ -57,7 +57,7 @@ def two_batches(
         ("TP2PP2DP1", math.nan, torch.float32),
     ],
 )
-def test_a_batch_is_skipped_as_if_it_had_not_been(
+def test_a_skipped_batch_leaves_no_trace(
     ranks: RankPool, tmp_path: Path, name: str, value: float, dtype: torch.dtype
 ) -> None:
     layout, dp = LAYOUTS[name]

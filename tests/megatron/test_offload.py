@@ -35,7 +35,7 @@ def call(job: Any, path: str, layout: tuple[int, int, int], rest: list[Any], set
         ("VPP2", FP32, True),
     ],
 )
-def test_bytes_go_and_come_back_the_same(
+def test_offloaded_bytes_come_back_unchanged(
     ranks: RankPool, tmp_path: Path, layout: str, dtype: torch.dtype, parameters: bool
 ) -> None:
     path = str(make_model(tmp_path, "qwen2", tied=True))
@@ -79,7 +79,7 @@ def test_nothing_is_moved_in_the_middle_of_an_update(ranks: RankPool, tmp_path: 
     assert "in the middle of an update" in said
 
 
-def test_the_process_itself_gets_smaller(ranks: RankPool, tmp_path: Path) -> None:
+def test_offloading_shrinks_the_process(ranks: RankPool, tmp_path: Path) -> None:
     shape = {"hidden_size": 256, "intermediate_size": 1024, "vocab_size": 4096}
     path = str(make_model(tmp_path, "llama", **shape))
     ((before, after, gradients),) = ranks.run(1, offload_jobs.resident_memory, path, make_samples(12))
@@ -94,7 +94,7 @@ def test_a_reference_model_is_on_the_device_while_it_computes(ranks: RankPool, t
 
 
 @pytest.mark.parametrize(("layout", "dtype"), [("TP2PP2DP1", FP32), ("TP1PP2DP2", BF16), ("VPP2", FP32)])
-def test_every_rank_gets_the_same_weights_where_everyone_is_to_have_them(
+def test_every_rank_gets_the_same_weights_on_request(
     ranks: RankPool, tmp_path: Path, layout: str, dtype: torch.dtype
 ) -> None:
     path = str(make_model(tmp_path, "qwen2", tied=layout == "VPP2"))

@@ -508,7 +508,7 @@ def test_old_log_probs_of_the_first_forward_pass_change_nothing(
     assert all(torch.equal(weights[name], weights_without[name]) for name in weights)
 
 
-def test_old_log_probs_are_asked_for_where_they_must_be_known_before(ranks: RankPool, tmp_path: Path) -> None:
+def test_old_log_probs_are_computed_beforehand_where_needed(ranks: RankPool, tmp_path: Path) -> None:
     path = str(make_model(tmp_path / "model", "llama"))
     with pytest.raises(AssertionError, match="2 optimizer steps: with more than one, they must be computed before"):
         ranks.run(1, jobs.on_policy, path, (1, 1, 1), make_samples(10), torch.float32, False, 6)

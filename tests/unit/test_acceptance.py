@@ -198,7 +198,7 @@ def test_words_of_a_command_line(capsys: pytest.CaptureFixture[str], words: str,
     assert message in line
 
 
-def test_numbers_may_be_negative_and_the_last_of_two_counts() -> None:
+def test_numbers_may_be_negative_and_the_last_value_wins() -> None:
     values = vars(
         parse(["--reward.clip_range", "-5", "-1e-1", "--eval.steps", "-1", "--sfpo.k", "1", "--sfpo.k", "2"])[0]
     )
@@ -245,7 +245,7 @@ def test_every_number_has_a_range_and_every_default_is_in_it() -> None:
             assert number is None or number in range_, name
 
 
-def test_earlier_names_lead_to_flags_that_there_are() -> None:
+def test_former_flag_names_lead_to_existing_flags() -> None:
     names = Flags().names
     for old, new in RENAMED.items():
         assert old not in names
@@ -296,7 +296,7 @@ def test_help_begins_with_what_is_needed_and_goes_by_topic(capsys: pytest.Captur
         (["--limit", "0"], "--limit: is 0. Use 1 or more."),
     ],
 )
-def test_evaluations_check_their_numbers_alike(
+def test_evaluation_numbers_are_checked_in_the_same_way(
     capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     more = [] if "--data" in words else ["--data", "reasoning_gym:gcd?size=3"]
@@ -331,7 +331,7 @@ def test_evaluations_check_their_numbers_alike(
         (export.main, ["a"], "openrlhf-sfpo export: error: the following arguments are required: OUT."),
     ],
 )
-def test_other_commands_answer_in_one_line_as_well(
+def test_other_commands_report_bad_input_in_one_line(
     capsys: pytest.CaptureFixture[str], main: Any, words: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -342,7 +342,7 @@ def test_other_commands_answer_in_one_line_as_well(
 
 
 @pytest.mark.parametrize("main", [evaluate.main, compare.main, report.main, export.main])
-def test_no_command_writes_to_a_place_without_a_name(capsys: pytest.CaptureFixture[str], main: Any) -> None:
+def test_an_empty_output_path_is_refused(capsys: pytest.CaptureFixture[str], main: Any) -> None:
     words = ["there", ""] if main is export.main else ["there", "--out", ""]
     with pytest.raises(SystemExit) as stopped:
         main(words)

@@ -80,7 +80,7 @@ def test_labels_of_any_type_are_text_for_built_in_rewards(value: Any, text: str)
         (None, "", None),
     ],
 )
-def test_labels_that_cannot_be_graded_by(reward: str | None, value: Any, problem: str | None) -> None:
+def test_labels_that_a_reward_cannot_use(reward: str | None, value: Any, problem: str | None) -> None:
     found = label_problem(reward, value)
     assert (found is None) == (problem is None)
     assert problem is None or problem in found
@@ -303,7 +303,7 @@ def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         ("a/b/c", NotThere, "does not exist"),
     ],
 )
-def test_data_sets_that_are_not_there(tmp_path: Path, spec: str, kind: type, message: str) -> None:
+def test_missing_data_sets(tmp_path: Path, spec: str, kind: type, message: str) -> None:
     for name in ("a.txt", "a.jsonl", "script.py"):
         written(tmp_path / name, JSONL)
     with pytest.raises(kind, match=message):
@@ -473,7 +473,7 @@ def test_own_rewards_and_graders_get_the_same_labels(
         assert [problem.label for problem in problems] == labels
 
 
-def test_generated_evaluation_problems_are_no_training_problems(tmp_path: Path, flags: Callable[..., Any]) -> None:
+def test_generated_evaluation_problems_are_not_training_problems(tmp_path: Path, flags: Callable[..., Any]) -> None:
     sums = "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1&size=60"
     flat = flags(f"{sums}&seed=1", eval__dataset=f"{sums}&seed=1000", data__label_key=None, reward__remote_url="exact")
     trained, labels, datasources = openrlhfs_view(flat)
@@ -504,7 +504,7 @@ def test_data_with_images_is_left_to_openrlhf(tmp_path: Path, flags: Callable[..
 
 
 @pytest.mark.parametrize(("options", "again"), [("size=9", True), ("size=9&seed=1", True), ("size=8", False)])
-def test_a_continued_run_has_the_problems_that_it_had(
+def test_a_continued_run_has_the_same_problems(
     tmp_path: Path, flags: Callable[..., Any], options: str, again: bool
 ) -> None:
     """Even if they were generated without a seed."""

@@ -43,7 +43,7 @@ def check() -> ModuleType:
         ('<img src="nowhere.png" alt="">', "does not exist"),
     ],
 )
-def test_links_that_lead_nowhere_are_found(
+def test_broken_links_are_found(
     check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, problem: str | None
 ) -> None:
     (tmp_path / "page.md").write_text(f"# Here\n\nText {link}\n")
@@ -72,7 +72,7 @@ def test_links_that_lead_nowhere_are_found(
         ("`cli/main.py:mine`", "has no mine"),
     ],
 )
-def test_what_a_page_mentions_and_does_not_exist_is_found(
+def test_missing_things_that_a_page_mentions_are_found(
     check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str | None
 ) -> None:
     for folder in ("docs", "examples", "openrlhf_sfpo/cli", "openrlhf_sfpo/sfpo", "tests"):
@@ -91,7 +91,7 @@ def test_what_a_page_mentions_and_does_not_exist_is_found(
     assert problem is None or problem in found[0]
 
 
-def test_what_a_page_loads_from_elsewhere_is_found(check: ModuleType, tmp_path: Path) -> None:
+def test_external_loads_of_a_page_are_found(check: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "good.html").write_text('<a href="https://example.org">x</a><script src="own.js"></script>')
     assert not list(check.external_loads(tmp_path))
     (tmp_path / "bad.html").write_text('<script src="https://example.org/x.js"></script>')

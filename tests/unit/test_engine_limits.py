@@ -138,7 +138,7 @@ def test_head_sizes_are_those_of_vllm_on_cpu() -> None:
         ({"num_attention_heads": 64, "vocab_size": 9, "intermediate_size": 64}, 8, "vocabulary of 9", [1, 2]),
     ],
 )
-def test_only_values_that_divide_everything_are_offered(
+def test_suggested_engine_sizes_divide_everything(
     changes: dict[str, Any], tp: int, message: str, fits: list[int]
 ) -> None:
     config = ModelConfig.from_dict({**LLAMA_2_13B, **changes})

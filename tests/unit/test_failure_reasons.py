@@ -100,7 +100,7 @@ def test_one_line_of_reason(error: Exception, line: str, passes: bool) -> None:
     assert may_recover(error) == passes
 
 
-def test_the_users_own_traceback_is_shown_and_nobody_elses() -> None:
+def test_only_the_users_own_traceback_is_shown() -> None:
     shown = details(raised_in_a_worker(RewardFailure(REWARD)))
     assert shown[0] == "Traceback (most recent call last):"
     assert shown[-1] == "KeyError: 'no such problem'"
@@ -130,7 +130,7 @@ def test_an_engine_that_cannot_start_and_one_that_was_killed() -> None:
     assert failed_to_start(in_a_constructor(ValueError("x")))
 
 
-def test_a_machine_that_is_gone_is_no_reason_to_give_up() -> None:
+def test_a_lost_machine_does_not_end_the_run() -> None:
     lost = died()
     lost.error_msg = lost.error_msg.replace("its worker process has died", "its node has died")
     assert reason(lost).endswith("its machine is gone")
@@ -190,7 +190,7 @@ NO_MEMORY = "ValueError: No available memory for the cache blocks."
     ],
     ids=["in its process", "in a worker of it", "crash", "nothing printed", "before its process"],
 )
-def test_the_reason_of_an_engine_is_its_own_process_s(raised: str, printed: str, why: str) -> None:
+def test_an_engines_failure_reason_is_from_its_own_process(raised: str, printed: str, why: str) -> None:
     assert why_engine_failed(RuntimeError(raised), ["", printed]).startswith(why)
 
 
@@ -202,13 +202,13 @@ def test_an_engine_whose_process_was_killed() -> None:
     )
 
 
-def test_what_an_engine_says_last() -> None:
+def test_the_last_message_of_an_engine() -> None:
     text = f":job_id:01\n{PREFIX}Loading weights took 3.2 seconds\n\n:actor_name:RolloutEngine\n"
     assert last_line(text) == "Loading weights took 3.2 seconds"
     assert len(last_line("x" * 500)) == 120
     assert last_line("") == ""
 
 
-def test_usage_errors_arrive_whole_from_a_worker() -> None:
+def test_usage_errors_of_a_worker_arrive_complete() -> None:
     error = pickle.loads(pickle.dumps(UsageError("--a", "is 1.", "Use 2.")))
     assert (error.flag, error.problem, error.fix) == ("--a", "is 1.", "Use 2.")

@@ -54,7 +54,7 @@ def describe(action: argparse.Action) -> list[Any]:
     ]
 
 
-def test_every_openrlhf_flag_is_there_name_by_name_and_default_by_default() -> None:
+def test_every_openrlhf_flag_exists_with_its_default() -> None:
     done = subprocess.run([sys.executable, "-c", PRINT_OPENRLHF_FLAGS], capture_output=True, text=True, timeout=300)
     (line,) = [text for text in done.stdout.splitlines() if text.startswith("FLAGS")]
     theirs = {entry[0]: entry for entry in json.loads(line.removeprefix("FLAGS"))}
@@ -484,13 +484,13 @@ def test_bad_input_ends_with_one_message_and_status_2(
     assert not good["--run.dir"].exists(), "nothing was written"
 
 
-def test_a_word_that_is_no_number_ends_with_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_word_that_is_not_a_number_ends_with_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--sfpo.k", "three"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "--sfpo.k: is 'three', which is not a whole number." in line
 
 
-def test_flags_are_not_guessed_from_their_beginnings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_cannot_be_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--conf", "run.yaml"]) == 2
     assert "--conf: is not a flag. Did you mean --config?" in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ def said(entropies: list[float], **config: Any) -> list[str | None]:
     return texts
 
 
-def test_closing_is_said_once_with_the_reason() -> None:
+def test_closing_is_reported_once_with_the_reason() -> None:
     *before, text, after, later = said([*LEVEL, JUMP, JUMP, DROP])
     assert before == [None] * 4
     assert text == (
@@ -44,7 +44,7 @@ def test_closing_is_said_once_with_the_reason() -> None:
         ({"stop_step": 5}, [1.0], ["SFPO ends here (--sfpo.stop_step 5); the remaining updates are GRPO"]),
     ],
 )
-def test_what_follows(config: dict[str, Any], entropies: list[float], words: list[str]) -> None:
+def test_the_notice_says_what_follows(config: dict[str, Any], entropies: list[float], words: list[str]) -> None:
     texts = said([*LEVEL, *entropies], **config)
     assert [text for text in texts if text] == [texts[-1]]
     assert all(word in texts[-1] for word in words), texts
@@ -57,18 +57,18 @@ def test_a_gate_that_opens_again() -> None:
     assert texts[5].endswith("updates are SFPO")
 
 
-def test_nothing_opens_in_a_run_that_goes_on_without_its_closed_gate() -> None:
+def test_no_notice_in_a_run_resumed_without_its_closed_gate() -> None:
     update = build_update(SFPOConfig(gate="off"), None, print)
     update.gate.load_state_dict({**update.gate.state_dict(), "closed_at": 3})
     assert GateNotices(update).look(0.5) is None
 
 
 @pytest.mark.parametrize("config", [{"gate": "off"}, {"preset": "grpo"}, {"enable": False}, {"k": 0}])
-def test_without_a_gate_or_without_fast_passes_nothing_is_said(config: dict[str, Any]) -> None:
+def test_no_notice_without_a_gate_or_fast_passes(config: dict[str, Any]) -> None:
     assert said([*LEVEL, JUMP], **config) == [None] * 5
 
 
-def test_a_run_that_is_continued_with_a_closed_gate_does_not_say_it_again() -> None:
+def test_a_resumed_run_does_not_repeat_the_notice_of_a_closed_gate() -> None:
     update = build_update(SFPOConfig(k=2, gate_window=4, gate_threshold=1.5), None, print)
     for entropy in [*LEVEL, JUMP]:
         update.gate.finish_batch()

@@ -27,14 +27,14 @@ def pool() -> Iterator[GradingPool]:
     one.close()
 
 
-def test_a_slow_grading_ends_and_holds_up_no_other(pool: GradingPool) -> None:
+def test_a_slow_grading_ends_without_delaying_others(pool: GradingPool) -> None:
     """The large power is computed in C, where no signal interrupts it."""
     slow, *others = pool.run(*BUSY)
     assert slow.timed_out
     assert [outcome.value for outcome in others] == [2**number for number in range(8)]
 
 
-def test_a_grading_that_waits_ends_too(pool: GradingPool) -> None:
+def test_a_grading_that_only_waits_ends_too(pool: GradingPool) -> None:
     assert pool.run("time:sleep", [[600]])[0].timed_out
 
 
@@ -64,7 +64,7 @@ def test_a_worker_killed_in_the_middle_of_a_grading() -> None:
     pool.close()
 
 
-def test_errors_of_the_function_are_told(pool: GradingPool) -> None:
+def test_errors_of_the_function_are_reported(pool: GradingPool) -> None:
     with pytest.raises(GradingError, match="ValueError: invalid literal"):
         pool.run("builtins:int", [["x"]])
     with pytest.raises(GradingError, match="No module named 'no_such_grader'"):
@@ -76,7 +76,7 @@ def test_a_memory_hog_is_stopped(pool: GradingPool) -> None:
         pool.run("builtins:bytearray", [[2**36]])
 
 
-def test_any_text_survives_the_way(pool: GradingPool) -> None:
+def test_any_text_reaches_a_worker_unchanged(pool: GradingPool) -> None:
     text = "\ud800 \u2028 é \0 \n" * 50_000
     assert pool.run("builtins:len", [[text]])[0].value == len(text)
 
@@ -136,7 +136,7 @@ time.sleep(600)
     assert not alive or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_machine_does_not_choose_the_engine_when_memory_runs_out(pool: GradingPool) -> None:
+def test_out_of_memory_kills_a_grader_first(pool: GradingPool) -> None:
     pool.run("builtins:abs", [[-1]])
     with open(f"/proc/{pool.pids()[0]}/oom_score_adj", encoding="ascii") as file:
         assert file.read().strip() == "1000"

@@ -227,12 +227,12 @@ def test_units(one: str, other: str, agree: bool) -> None:
     assert compatible(parse_unit(one), parse_unit(other)) is agree
 
 
-def test_an_amount_without_a_value_is_no_quantity() -> None:
+def test_an_amount_without_a_value_is_not_a_quantity() -> None:
     assert read_compound(r"1\text{ hour } 30\text{ minutes}") is not None
     assert read_compound(r"\frac{1}{0}\text{ hours } 30\text{ minutes}") is None
 
 
-def test_words_that_are_no_unit() -> None:
+def test_words_that_are_not_units() -> None:
     assert parse_unit("or more") is None
     assert parse_unit("not") is None
 

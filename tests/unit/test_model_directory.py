@@ -314,7 +314,7 @@ def test_weights_that_do_not_fit_are_named_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
-def test_no_setting_is_advised_that_would_not_make_all_weights_fit(llama: Path) -> None:
+def test_vocab_size_is_not_advised_where_weights_would_still_not_fit(llama: Path) -> None:
     with pytest.raises(UsageError) as refused:
         check(edit(llama, lambda tensors: tensors.update({HEAD: torch.zeros(140, 48)})))
     assert "set vocab_size" not in str(refused.value)
@@ -543,16 +543,14 @@ def make_files(path: Path, contents: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(("contents", "expected"), [case[1:] for case in FORMATS], ids=[case[0] for case in FORMATS])
-def test_other_formats_are_said_to_be_what_they_are(
-    tmp_path: Path, contents: dict[str, str], expected: list[str]
-) -> None:
+def test_other_formats_are_named(tmp_path: Path, contents: dict[str, str], expected: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
         check_model_directory(make_files(tmp_path / "model", contents))
     assert refused.value.flag == "model"
     assert not [part for part in expected if part not in str(refused.value)], str(refused.value)
 
 
-def test_paths_that_are_no_directories(tmp_path: Path, llama: Path) -> None:
+def test_paths_that_are_not_directories(tmp_path: Path, llama: Path) -> None:
     make_files(tmp_path, {"m.gguf": "", "link/x": ""})
     for path, expected in (
         (llama / "model.safetensors", "is a file. Give the directory"),
@@ -567,7 +565,9 @@ def test_paths_that_are_no_directories(tmp_path: Path, llama: Path) -> None:
         check_model_directory(llama)
 
 
-def test_a_path_of_which_a_part_exists_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_exists_in_part_is_not_taken_for_a_hub_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     for path, expected in (
@@ -695,7 +695,7 @@ def test_an_export_to_a_link_to_another_file_system(llama: Path, tmp_path: Path)
         assert names_in(Path(elsewhere)) == names_in(llama)
 
 
-def test_code_that_nothing_names_stays_behind(llama: Path, tmp_path: Path) -> None:
+def test_code_that_no_config_names_is_not_exported(llama: Path, tmp_path: Path) -> None:
     furnish(llama, "train.py", "tokenizer_config.json")
     tensors = load_file(llama / "model.safetensors")
     save_model_directory(tmp_path / "hf", llama, iter(tensors.items()), torch.float32)
@@ -718,7 +718,7 @@ def test_recorded_rollouts_have_the_usual_mode(tmp_path: Path) -> None:
     assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_eval_samples_from_no_weights_that_do_not_fit(llama: Path, tmp_path: Path) -> None:
+def test_eval_refuses_weights_that_do_not_fit(llama: Path, tmp_path: Path) -> None:
     from openrlhf_sfpo.cli import evaluate
 
     assert evaluate._model(str(llama)) == str(llama)

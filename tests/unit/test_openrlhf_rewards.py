@@ -72,7 +72,7 @@ def test_the_prompts_boxes_are_not_graded(prompt: str, response: str, label: str
 
 
 @pytest.mark.parametrize("prompt", [OVERLONG, CAFE], ids=["cut", "normalized"])
-def test_others_can_remove_the_prompt(prompt: str, tmp_path: Path) -> None:
+def test_own_rewards_can_remove_the_prompt(prompt: str, tmp_path: Path) -> None:
     seen = tmp_path / "seen.json"
     file = tmp_path / "sees_all.py"
     file.write_text(
@@ -92,7 +92,7 @@ def test_a_reward_that_fails_is_remembered(tmp_path: Path) -> None:
     assert "fails.py does not work: it returned None" in reward.failure
 
 
-def test_many_responses_at_a_time_are_not_mixed_up() -> None:
+def test_concurrent_responses_are_not_mixed_up() -> None:
     function = functools.partial(reward_response, CheckedReward("exact"))
 
     async def sample(number: int) -> float:

@@ -59,7 +59,7 @@ def missing(ours: type, path: str) -> list[str]:
     return wrong
 
 
-def test_every_class_says_what_it_declares() -> None:
+def test_every_declared_class_has_its_names_listed() -> None:
     assert declared_classes() == NAMES.keys()
 
 
@@ -85,7 +85,7 @@ def test_an_engine_has_the_methods_that_are_called_through_its_handle() -> None:
     assert {name for name in declared if not inspect.isfunction(getattr(RolloutEngine, name, None))} == set()
 
 
-def test_what_openrlhf_does_not_have_is_found() -> None:
+def test_names_that_openrlhf_lacks_are_found() -> None:
     flash_attn_stub.install_if_missing()
 
     class Changed:

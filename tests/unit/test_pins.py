@@ -54,14 +54,14 @@ def test_the_files_agree() -> None:
         ("docker/install.sh", r"^pip_version=.*", "pip_version=25.0", "different versions of pip"),
     ],
 )
-def test_what_does_not_agree_is_found(tree: Path, name: str, old: str, new: str, problem: str) -> None:
+def test_disagreements_between_the_files_are_found(tree: Path, name: str, old: str, new: str, problem: str) -> None:
     assert list(check_files(read_pins(tree), tree)) == []
     edit(tree, name, old, new)
     found = "\n".join(check_files(read_pins(tree), tree))
     assert problem in found
 
 
-def test_what_the_dockerfile_runs_and_copies_is_there() -> None:
+def test_what_the_dockerfile_runs_and_copies_exists() -> None:
     text = (ROOT / "Dockerfile").read_text()
     scripts = re.findall(r"/opt/openrlhf_sfpo/([\w./-]+\.sh)", text)
     assert sorted(scripts) == ["docker/entrypoint.sh", "docker/healthcheck.sh"]
@@ -75,7 +75,7 @@ def test_what_the_dockerfile_runs_and_copies_is_there() -> None:
     ("line", "problem"),
     [("torch>=2.13", "no exact pin"), ("vllm", "no exact pin"), ("Ray==2.55.0", "ray is pinned twice")],
 )
-def test_every_pin_is_exact_and_there_once(tree: Path, line: str, problem: str) -> None:
+def test_every_pin_is_exact_and_unique(tree: Path, line: str, problem: str) -> None:
     with (tree / "requirements" / "gpu-py312.txt").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(ValueError, match=problem):
@@ -96,7 +96,7 @@ def test_requirements_of_the_pinned_packages() -> None:
     assert list(check_requirements(extra, pins)) == ['b asks for d; extra == "more", which is not there']
 
 
-def test_what_is_installed() -> None:
+def test_installed_packages_are_compared_with_the_pins() -> None:
     """This environment is not the image's: it lacks flash-attn, and has the packages of the CPU list."""
     problems = list(check_installed(read_pins()))
     assert "flash-attn is not installed" in problems

@@ -41,7 +41,7 @@ def answer_of(entry: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {COMPOSITE}))
-def test_own_answers_are_right(name: str) -> None:
+def test_reference_answers_are_right(name: str) -> None:
     entry, label = problem(name)
     answer = answer_of(entry)
     assert (entry["answer"] is None) == (name in WITHOUT)
@@ -66,12 +66,12 @@ def test_own_answers_are_right(name: str) -> None:
         ("polynomial_multiplication", "<answer>){}(</answer>", 0.0, 0.1),
     ],
 )
-def test_other_answers_are_not(name: str, response: str, low: float, high: float) -> None:
+def test_other_answers_are_wrong(name: str, response: str, low: float, high: float) -> None:
     entry, label = problem(name)
     assert low <= score(response.replace("{}", entry["answer"]), label) <= high
 
 
-def test_a_part_of_the_score_is_the_scorers_own() -> None:
+def test_partial_scores_are_the_scorers() -> None:
     import reasoning_gym
 
     entry, label = problem("mini_sudoku")

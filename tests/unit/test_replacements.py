@@ -240,7 +240,7 @@ def test_one_object_is_changed_until_the_block_ends() -> None:
         install_on(entry, {}, 2)
 
 
-def test_a_name_that_is_missing_is_not_made() -> None:
+def test_a_missing_name_is_not_created() -> None:
     entry = Replacement("argparse.ArgumentParser", "parse_words", "ours", "a test", "here")
     with pytest.raises(UsageError, match=r"has no argparse\.ArgumentParser\.parse_words"):
         install(entry, lambda self: None)

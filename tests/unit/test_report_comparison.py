@@ -77,7 +77,7 @@ def test_tokens_are_compared_where_every_run_has_counted_them(tmp_path: Path) ->
     assert list(load(tmp_path / "g").axes) == ["rollouts", "passes", "tokens", "seconds"]
 
 
-def test_a_variant_that_does_not_get_there_says_so(tmp_path: Path) -> None:
+def test_a_variant_that_never_reaches_the_target_says_so(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         make_run(tmp_path / f"g{seed}", [0.2, 0.6], sfpo__preset="grpo", train__seed=seed)
         make_run(tmp_path / f"s{seed}", [0.2, 0.7 if seed == 1 else 0.4], 4, train__seed=seed)
@@ -104,7 +104,7 @@ def test_falling_back_after_the_peak_shows(tmp_path: Path) -> None:
     assert [row[table.head.index("mean after it, %")] for row in table.rows] == ["60.0", "40.0"]
 
 
-def test_an_interval_says_that_some_resamples_never_get_there(tmp_path: Path) -> None:
+def test_an_interval_reports_resamples_that_never_reach_the_target(tmp_path: Path) -> None:
     for seed, best in enumerate((0.5, 0.55, 0.6, 0.65, 0.7)):
         make_run(tmp_path / f"g{seed}", [0.2, 0.4, 0.6], sfpo__preset="grpo", train__seed=seed)
         make_run(tmp_path / f"s{seed}", [0.2, best, best], 4, train__seed=seed)
@@ -166,7 +166,7 @@ def test_what_comes_after_the_crossing_and_within_a_budget() -> None:
     assert several.within("passes", np.array([40, 80])) == pytest.approx([0.8, 0.4])
 
 
-def test_a_run_under_way_does_not_cut_the_others_short() -> None:
+def test_an_unfinished_run_does_not_shorten_the_others() -> None:
     steps, values = aligned([{0: 0.2, 5: 0.4, 10: 0.6}, {0: 0.2, 5: 0.5}, {0: 0.1, 5: 0.6, 10: 0.8, 15: 0.9}])
     assert steps == [0, 5, 10]
     assert values[1] == pytest.approx([0.2, 0.5, math.nan], nan_ok=True)
@@ -260,7 +260,7 @@ def test_variants_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert names == {"grpo", "sfpo gate=off", "sfpo gate=upper", "sfpo gate=two_sided"}
 
 
-def test_settings_of_the_update_get_a_map(tmp_path: Path) -> None:
+def test_settings_of_the_update_get_a_grid_plot(tmp_path: Path) -> None:
     make_run(tmp_path / "grpo", [0.2, 0.5], sfpo__preset="grpo")
     for k in (1, 3):
         for alpha in (0.2, 0.8):

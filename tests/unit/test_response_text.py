@@ -103,7 +103,7 @@ class Decoded:
         ("", False, ""),
     ],
 )
-def test_control_tokens_go_and_words_stay(response: str, ended: bool, text: str) -> None:
+def test_control_tokens_are_removed_and_words_stay(response: str, ended: bool, text: str) -> None:
     one = tokenizer(**QWEN, extra_special_tokens=["<|im_start|>", "<answer>", "</answer>"])
     assert Decoded(one)("Q:", response, ended).text == text
 

@@ -317,7 +317,7 @@ def test_the_trial_refuses_numbers_that_are_not_finite(value: str, tmp_path: Pat
     assert f"it returned 'rewards' = [{value}]" in note and "--train.on_nonfinite skip" in note
 
 
-def test_other_numbers_need_not_be_finite(tmp_path: Path) -> None:
+def test_numbers_other_than_the_reward_need_not_be_finite(tmp_path: Path) -> None:
     spec = write_reward(tmp_path / "logs.py", "return {'rewards': [1.0], 'extra_logs': {'x': [float('nan')]}}")
     try_reward("--f", spec, ROW, 60, SKIP)
     assert rewards.CheckedReward(spec)(["q"], [""], ["l"])["rewards"] == 1.0
@@ -336,7 +336,7 @@ def test_a_server_that_is_not_started_yet_is_still_to_do(tmp_path: Path) -> None
         try_reward("--f", write_reward(tmp_path / "judge.py", body), ROW, 60, SKIP)
 
 
-def test_what_the_trial_starts_ends_with_it(tmp_path: Path) -> None:
+def test_processes_of_the_trial_end_with_it(tmp_path: Path) -> None:
     import psutil
 
     body = f"""

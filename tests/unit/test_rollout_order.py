@@ -44,7 +44,7 @@ def test_groups_have_one_order_however_they_arrive(in_lasting_order: Any) -> Non
 @pytest.mark.parametrize(
     ("adds", "prompt", "said"), [(True, "2 + 2", True), (True, "<s>2 + 2", False), (False, "2 + 2", False)]
 )
-def test_a_start_that_nobody_adds_is_named(adds: bool, prompt: str, said: bool) -> None:
+def test_a_missing_start_token_is_reported(adds: bool, prompt: str, said: bool) -> None:
     from tokenizers import Tokenizer, processors
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace

@@ -126,7 +126,7 @@ def test_accuracy_without_an_error() -> None:
     assert accuracy(0.123, None) == "12.3 %"
 
 
-def test_the_gain_is_told_from_the_first_and_the_last_evaluation() -> None:
+def test_the_gain_is_between_the_first_and_the_last_evaluation() -> None:
     name = "eval/sums_pass1"
     lines = [
         {"step": 0, name: 0.25, f"{name}_stderr": 0.05, f"{name}_sampling_stderr": 0.02, "eval/sums_prompts": 80.0},
@@ -161,7 +161,7 @@ def test_standard_errors_that_cannot_be_known_are_left_out() -> None:
     assert standard_errors([]) == {}
 
 
-def test_a_run_that_goes_on_forgets_what_comes_again(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_the_lines_that_it_repeats(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, {})
     for step in range(1, 5):
         writer.handle({"kind": "samples", "step": step, "samples": [{"response": f"line\u2028{step}"}]})
@@ -209,7 +209,7 @@ def test_lines_wait_for_a_disk_with_room(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_that_begins_again_keeps_what_the_first_try_wrote(tmp_path: Path) -> None:
+def test_a_restarted_run_keeps_what_the_first_attempt_wrote(tmp_path: Path) -> None:
     for number in range(3):
         writer = RunWriter(tmp_path, {})
         names = [f"metrics.jsonl.{number}", f"samples.jsonl.{number}"] if number else []
@@ -224,7 +224,7 @@ def test_a_run_that_begins_again_keeps_what_the_first_try_wrote(tmp_path: Path) 
     assert len(load_run(tmp_path).lines) == 1, "earlier tries are no part of the run"
 
 
-def test_the_state_says_what_is_true(tmp_path: Path) -> None:
+def test_the_state_follows_from_the_process(tmp_path: Path) -> None:
     assert load_run(tmp_path).state == "unknown"
     writer = RunWriter(tmp_path, {})
     status = read_status(tmp_path)

@@ -95,7 +95,7 @@ def test_a_comparison_refuses_one_place_for_several_runs(
         ("metrics of something else", "", "holds metrics.jsonl of something other than a run"),
     ],
 )
-def test_what_others_wrote_is_left_alone(
+def test_files_of_others_are_left_alone(
     commands: dict[str, Any],
     base: dict[str, Any],
     tmp_path: Path,
@@ -136,7 +136,7 @@ def test_what_others_wrote_is_left_alone(
         assert text in shown.err
 
 
-def test_what_a_run_wrote_itself_is_its_own(base: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_may_overwrite_its_own_files(base: dict[str, Any], tmp_path: Path) -> None:
     place = tmp_path / "models"
     begun(tmp_path / "run", base, f"--ckpt.output_dir={place}")
     place.mkdir()
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_is_loaded_is_compared_before_the_start(
         assert "--actor.adam.lr: changed since the run of" in capsys.readouterr().err
 
 
-def test_generated_problems_are_the_same_each_time_and_for_each_flag_others() -> None:
+def test_generated_problems_are_reproducible_and_differ_between_flags() -> None:
     def questions(flag: str, options: str = "") -> list[str]:
         rows = generated_problems.generate(flag, f"reasoning_gym:gcd?size=5{options}", "input", "label")
         return [row["input"] for row in rows]

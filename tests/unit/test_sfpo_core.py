@@ -618,7 +618,7 @@ def test_copies_are_complete_before_the_first_step(monkeypatch: pytest.MonkeyPat
     assert events.count("take") == events.count("reposition") == 1
 
 
-def test_an_entropy_that_is_no_number_is_left_out() -> None:
+def test_an_entropy_that_is_not_finite_is_left_out() -> None:
     gate, clean = EntropyGate("upper", window=3, threshold=1.2), EntropyGate("upper", window=3, threshold=1.2)
     for entropy in (1.0, float("nan"), 1.0, float("inf")):
         assert gate.observe(entropy) is None

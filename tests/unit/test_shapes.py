@@ -16,7 +16,7 @@ def sample(length: int = 5, **fields: torch.Tensor) -> Sample:
     return Sample(torch.arange(length), torch.ones(length - 1, dtype=torch.bool), **fields)
 
 
-def test_every_seam_is_checked_once() -> None:
+def test_shape_checks_are_installed_once() -> None:
     shapes.install()
     assert hasattr(PPOClipLoss.__call__, "checks_shapes")
     assert shapes.install() == 0
@@ -33,7 +33,7 @@ def test_a_wrong_field_of_a_sample(wrong: dict[str, torch.Tensor]) -> None:
         sample(**wrong)
 
 
-def test_a_transposed_tensor_is_no_batch() -> None:
+def test_a_transposed_tensor_is_refused() -> None:
     fields = {"old_log_probs": torch.zeros(4), "advantages": torch.ones(4)}
     batch = pack([sample(**fields), sample(**fields)], "cpu")
     values = torch.zeros(2, 4)
@@ -43,7 +43,7 @@ def test_a_transposed_tensor_is_no_batch() -> None:
         PPOClipLoss()(values, values.T, batch, LossNorm(8.0, 2.0))
 
 
-def test_containers_are_looked_into() -> None:
+def test_tensors_in_containers_are_checked() -> None:
     def function(parts: list[Annotated[torch.Tensor, "int64 n"]]) -> dict[str, Annotated[torch.Tensor, "bool n"]]:
         return {"mask": parts[0] > 0}
 

@@ -107,7 +107,7 @@ def test_one_prompt_has_no_interval() -> None:
     assert mean_of_means_interval([[0.5], [0.0, 1.0]]) is None
 
 
-def test_the_mean_over_sets_knows_that_a_set_without_right_answers_is_not_hopeless() -> None:
+def test_the_mean_over_sets_allows_for_luck_in_a_set_without_right_answers() -> None:
     hopeless, other = [0.0] * 30, [1.0] * 50 + [0.0] * 50
     interval = mean_of_means_interval([hopeless, other])
     alone = mean_interval(other)

@@ -28,7 +28,7 @@ def default_handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_outside_of_training_there_is_nothing_to_wait_for(number: int) -> None:
+def test_outside_of_training_a_signal_stops_at_once(number: int) -> None:
     stopping = Stopping()
     with stopping.installed():
         with pytest.raises(StopRequested):
@@ -40,7 +40,7 @@ def test_outside_of_training_there_is_nothing_to_wait_for(number: int) -> None:
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
-def test_while_training_it_is_only_noted() -> None:
+def test_during_training_a_signal_is_only_recorded() -> None:
     stopping = Stopping()
     with stopping.installed(), stopping.deferred():
         assert stopping.requested is None
@@ -88,7 +88,7 @@ def test_another_thread_interrupts_the_main_one(ignored: bool) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_another_threads_start_installs_nothing() -> None:
+def test_no_handlers_are_installed_in_another_thread() -> None:
     before = signal.getsignal(signal.SIGTERM)
     stopping, seen = Stopping(), []
 
@@ -163,7 +163,7 @@ def test_an_interrupt_that_an_import_turns_into_another_exception(capsys: pytest
         (KeyError("a fault of this package"), 1, "Traceback (most recent call last):\n"),
     ],
 )
-def test_a_run_of_a_comparison_says_what_it_failed_of(
+def test_a_failed_run_of_a_comparison_gives_the_reason(
     error: Exception, status: int, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from openrlhf_sfpo.runs import launcher, parallel_runs, preflight

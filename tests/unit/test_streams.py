@@ -43,7 +43,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_console_that_nobody_reads(kind: str) -> None:
+def test_a_console_whose_output_is_closed(kind: str) -> None:
     stream = BestEffort(BROKEN[kind]())
     console = Console(stream)
     for step in range(3):
@@ -57,7 +57,7 @@ def test_a_console_that_nobody_reads(kind: str) -> None:
     assert not stream.isatty()
 
 
-def test_a_stream_that_works_gets_everything_and_letters_it_lacks_as_escapes() -> None:
+def test_a_working_stream_gets_everything_with_unencodable_letters_escaped() -> None:
     raw = io.BytesIO()
     stream = BestEffort(io.TextIOWrapper(raw, encoding="latin-1"))
     print("± é", file=stream, flush=True)
@@ -67,7 +67,7 @@ def test_a_stream_that_works_gets_everything_and_letters_it_lacks_as_escapes() -
     assert not stream.broken
 
 
-def test_standard_streams_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_standard_streams_are_restored(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
     with best_effort_output():
         print("shown")
@@ -83,7 +83,7 @@ COMMAND = [sys.executable, "-m", "openrlhf_sfpo.cli.main"]
     ("redirection", "kept"),
     [("| head -1", "usage"), (">/dev/full", ""), (">&-", ""), ("2>&- >&- <&-", "")],
 )
-def test_a_command_whose_output_is_not_wanted(redirection: str, kept: str) -> None:
+def test_a_command_whose_output_is_closed(redirection: str, kept: str) -> None:
     shell = f"set -o pipefail; {' '.join(COMMAND)} --help {redirection}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -91,7 +91,7 @@ def test_a_command_whose_output_is_not_wanted(redirection: str, kept: str) -> No
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_libraries_may_print_in_a_run_that_nobody_watches(verbose: bool, tmp_path: Path) -> None:
+def test_libraries_may_print_in_a_run_whose_output_is_closed(verbose: bool, tmp_path: Path) -> None:
     """In a separate process, whose output is a pipe that closes at the other end."""
     program = f"""
 import os, sys
@@ -122,7 +122,7 @@ with best_effort_output(), quiet(Path({str(tmp_path / "log")!r}), {verbose}) as 
         assert (tmp_path / "log").read_text().count("a library") == 3
 
 
-def test_output_comes_back_after_a_run(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_output_is_restored_after_a_run(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with quiet(tmp_path / "log", verbose=False) as stream:
         os.system("echo noise")
         print("progress", file=stream, flush=True)
@@ -131,7 +131,7 @@ def test_output_comes_back_after_a_run(capfd: pytest.CaptureFixture[str], tmp_pa
     assert (tmp_path / "log").read_text() == "noise\n"
 
 
-def test_a_reader_that_is_slow_is_not_taken_for_one_that_is_gone() -> None:
+def test_a_slow_reader_is_not_mistaken_for_a_closed_one() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     stream = BestEffort(os.fdopen(writer, "w"))

@@ -39,7 +39,7 @@ def test_progress_of_one_rank_is_progress(watchdog: Watchdog, clock: Clock) -> N
         assert watchdog.verdict() is None, "rank 1 waits for rank 0, which works"
 
 
-def test_ranks_that_have_nothing_to_do_do_not_hang(watchdog: Watchdog, clock: Clock) -> None:
+def test_idle_ranks_do_not_count_as_hung(watchdog: Watchdog, clock: Clock) -> None:
     for _ in range(100):
         clock.now += 5
         watchdog.hear({0: beat(3, busy=False), 1: beat(3, busy=False)})
@@ -89,7 +89,7 @@ def test_a_hang_is_noticed_where_nothing_can_be_written(clock: Clock, tmp_path: 
     assert "no rank made progress for 60 s" in (watchdog.verdict() or "")
 
 
-def test_which_processes_there_are(watchdog: Watchdog) -> None:
+def test_processes_by_node(watchdog: Watchdog) -> None:
     watchdog.hear({0: beat(1, node="a", pid=7, started=1.5), 1: beat(1, node="b", pid=7, started=2.5)})
     watchdog.hear({2: beat(1, node="a", pid=8, started=3.5)})
     assert watchdog.processes() == {"a": {7: 1.5, 8: 3.5}, "b": {7: 2.5}}
