@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli import REWARD
 from ranks import RankPool
 from tiny_runs import command, flags
 
 ROOT = Path(__file__).parent.parent
 UNIT, SUPPORT = ROOT / "tests" / "unit", ROOT / "tests" / "support"
-# A reward that an untrained model gets for about half of its responses.
-REWARD = (
-    'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
-)
-
 # Time limit in seconds for all tests but the slow ones; they take about half of it on two cores.
 SESSION_S = 4500
 BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"

@@ -250,6 +250,12 @@ def _check_update(args: NestedFlags) -> None:
                 "is given with --sfpo.preset lookahead, whose number of passes must be known beforehand.",
                 "Drop one.",
             )
+    if args.sfpo.fast_rescale and args.sfpo.fast_selection == "variance":
+        raise UsageError(
+            "--sfpo.fast_rescale",
+            "needs the probabilities with which samples are chosen, and --sfpo.fast_selection variance has none.",
+            "Drop it, or use advantage or random.",
+        )
 
 
 _DEEPSPEED = "SFPO on the DeepSpeed actor"
@@ -263,6 +269,7 @@ def _refused_by_deepspeed(args: NestedFlags) -> list[tuple[str, Any, str]]:
         ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
         ("--ds.tensor_parallel_size", args.ds.tensor_parallel_size > 1, "Leave it 1, or use --actor.backend megatron."),
         ("--ds.deepcompile", args.ds.deepcompile, "Drop it."),
+        ("--sfpo.fast_fraction", args.sfpo.fast_fraction < 1, "Leave it 1, or use --actor.backend megatron."),
     ]
 
 

@@ -15,7 +15,9 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
     if preset in ("grpo_k_passes", "grpo_scaled_lr"):
         unused.add("sfpo.optimizer_state")
     if preset == "grpo_scaled_lr":
-        unused |= {"sfpo.max_fast_kl", "sfpo.max_fast_clip_ratio", "sfpo.min_fast_ess"}
+        unused |= {"sfpo.max_fast_kl", "sfpo.max_fast_clip_ratio", "sfpo.min_fast_ess", "sfpo.fast_fraction"}
+    if preset == "grpo_scaled_lr" or found.get("sfpo.fast_fraction", 1.0) == 1:
+        unused |= {"sfpo.fast_selection", "sfpo.fast_rescale"}
     if found["sfpo.gate"] == "off":
         unused |= {name for name in found if name.startswith("sfpo.gate_")}
         if found["sfpo.stop_step"] is not None:

@@ -139,6 +139,25 @@ class SFPOConfig:
         between(0.0, 1.0),
         reuse=True,
     )
+    fast_fraction: float = _flag(
+        1.0,
+        "with the Megatron actor: the part of each train batch's samples that the fast passes train on; the slow pass "
+        "trains on all of them",
+        share(),
+        reuse=True,
+    )
+    fast_selection: Literal["advantage", "variance", "random"] = _flag(
+        "advantage",
+        "with --sfpo.fast_fraction, which samples: those with the largest absolute advantages, those whose advantages "
+        "vary most (the highest and the lowest), or any",
+        reuse=True,
+    )
+    fast_rescale: bool = _flag(
+        False,
+        "with --sfpo.fast_fraction, weigh the chosen samples so that a fast pass's gradient is an unbiased estimate of "
+        "the whole batch's; by advantage, samples are then drawn with probabilities proportional to it",
+        reuse=True,
+    )
     optimizer_state: Literal["maintain", "restore", "interpolate", "reset"] = _flag(
         "maintain",
         "Adam's moments and step count at the reposition: left as they are (maintain, the authors' code), as before "

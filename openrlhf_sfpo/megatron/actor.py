@@ -32,7 +32,7 @@ from openrlhf_sfpo.megatron.train.pass_runner import PassRunner, check_norms, is
 from openrlhf_sfpo.megatron.train.pipeline import Pipeline
 from openrlhf_sfpo.megatron.weights.export import WeightExchange
 from openrlhf_sfpo.megatron.weights.mapping import weight_plan
-from openrlhf_sfpo.sfpo import SlowCopy, SlowFastUpdate
+from openrlhf_sfpo.sfpo import Choice, SlowCopy, SlowFastUpdate
 from openrlhf_sfpo.system.random_state import set_rng_state
 from openrlhf_sfpo.system.replaced_names import RELIED_ON
 from openrlhf_sfpo.system.replacements import check_library
@@ -212,7 +212,11 @@ class MegatronActor:
         with self._offload.present(changes=True):
             batch = RolloutBatch(self.layout, self.settings, samples, self._scored)
             self._scored = None
-            return self._update(PassRunner(self, batch, loss_function, before_first_step), sfpo)
+
+            def part_of(choose: Choice, whole_divisors: bool) -> RolloutBatch:
+                return RolloutBatch(self.layout, self.settings, samples, choose=choose, whole_divisors=whole_divisors)
+
+            return self._update(PassRunner(self, batch, loss_function, before_first_step, part_of), sfpo)
 
     def _update(self, runner: PassRunner, sfpo: SlowFastUpdate) -> dict[str, Any]:
         if self._before is None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags
-from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, OwnedWeights, SlowCopy, SlowFastUpdate
+from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, FastPart, OwnedWeights, SlowCopy, SlowFastUpdate
 
 
 def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
@@ -18,6 +18,7 @@ def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
     kl_in_reward = args.algo.kl.init_coef > 0 and not args.algo.kl.use_loss
     return (
         args.megatron.old_log_probs == "separate"
+        or args.sfpo.fast_fraction < 1  # the first pass does not see all samples
         or samples > args.train.batch_size
         or args.algo.advantage.is_correction_level != "off"
         or kl_in_reward
@@ -58,6 +59,7 @@ def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[
         gate,
         slow_copy=SlowCopy(weights, config.optimizer_state, config.snapshot_device),
         preset=config.preset if config.enable else "grpo",
+        part=FastPart(config.fast_fraction, config.fast_selection, config.fast_rescale),
         limits=FastLimits(config.max_fast_kl, config.max_fast_clip_ratio, config.min_fast_ess),
         entropy_source=config.gate_entropy,
         on_stage=on_stage,

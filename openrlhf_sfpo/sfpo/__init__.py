@@ -4,14 +4,17 @@ This package imports only torch.
 """
 
 from openrlhf_sfpo.sfpo.gate import EntropyGate
+from openrlhf_sfpo.sfpo.part import FastPart
 from openrlhf_sfpo.sfpo.slow_copy import Displacement, SlowCopy, reposition_
-from openrlhf_sfpo.sfpo.update import FastLimits, Pass, PassRunner, SlowFastUpdate
+from openrlhf_sfpo.sfpo.update import Choice, FastLimits, Pass, PassRunner, SlowFastUpdate
 from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard, TorchWeights
 
 __all__ = [
+    "Choice",
     "Displacement",
     "EntropyGate",
     "FastLimits",
+    "FastPart",
     "OwnedWeights",
     "Pass",
     "PassRunner",

@@ -1,17 +1,22 @@
 """One SFPO update over a rollout batch: fast passes, reposition, slow pass (arXiv 2510.04072, Algorithm 1)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from openrlhf_sfpo.sfpo.gate import EntropyGate
+from openrlhf_sfpo.sfpo.part import FastPart
 from openrlhf_sfpo.sfpo.slow_copy import SlowCopy
 from openrlhf_sfpo.sfpo.weights import OwnedWeights
 
 Stage = Literal["fast", "slow"]
 Preset = Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"]
 EntropySource = Literal["slow_pass", "start"]
+
+
+# choose(advantages of a train batch's samples, its index) -> the weights of the chosen samples, by index
+Choice = Callable[[Sequence[float], int], dict[int, float]]
 
 
 def _nothing() -> None:
@@ -29,6 +34,10 @@ class Pass:
         learning_rate_factor: factor on the schedule's learning rate in this pass.
         before_first_step: called once the first train batch's gradients exist (reduced, in the gradient buffers),
             before the optimizer's step. The runner must call it.
+        choose: train only on the samples that this chooses of each train batch, with their advantages multiplied by its
+            weights. It chooses the same in all passes over a batch, and must be called in the first. None for all
+            samples.
+        whole_divisors: divide the loss by the tokens and sequences of the whole train batch, instead of those chosen.
         repositioned_next: the weights are repositioned right after this pass, so the result of the last optimizer step
             is never read: gathering the parameters may be skipped.
     """
@@ -37,6 +46,8 @@ class Pass:
     advances_schedule: bool = False
     learning_rate_factor: float = 1.0
     before_first_step: Callable[[], None] = _nothing
+    choose: Choice | None = None
+    whole_divisors: bool = False
     repositioned_next: bool = False
 
 
@@ -132,6 +143,7 @@ class SlowFastUpdate:
         slow_copy: keeps theta_slow; by default a copy on the same device, with the optimizer's state maintained.
         preset: one of the above.
         limits: end the fast passes of a batch before the K-th.
+        part: the samples that the fast passes train on; all of them by default.
         entropy_source: the entropy that the gate reads after each batch: the mean over the slow pass (`slow_pass`, the
             authors' code), or the entropy at theta_0 (`start`, the paper). Both affect only later batches.
         on_stage: called with a stage's name when it begins ("fast 1/3", "reposition", "slow"), for the progress
@@ -152,6 +164,7 @@ class SlowFastUpdate:
         slow_copy: SlowCopy | None = None,
         preset: Preset = "sfpo",
         limits: FastLimits = FastLimits(),
+        part: FastPart | None = None,
         entropy_source: EntropySource = "slow_pass",
         on_stage: Callable[[str], None] = lambda stage: None,
     ) -> None:
@@ -172,6 +185,7 @@ class SlowFastUpdate:
         self.backward_tokens_total: float | None = None
         self._copy = slow_copy or SlowCopy(weights)
         self._limits = limits
+        self._part = part or FastPart()
         self._entropy_source = entropy_source
         self._on_stage = on_stage
 
@@ -228,6 +242,12 @@ class SlowFastUpdate:
         """Run an active batch; return the last pass's metrics."""
         copies = self.preset != "grpo_k_passes"
         has_slow_pass = self.preset != "lookahead"
+        chosen: set[int] = set()
+
+        def choose(advantages: Sequence[float], train_batch: int) -> dict[int, float]:
+            chosen.add(train_batch)
+            return self._part.choose(advantages, f"{self.gate.batches} {train_batch}")
+
         if copies:
             metrics["sfpo/snapshot_bytes"] = float(self._copy.take(overlap=True))
         for index in range(self.k):
@@ -239,9 +259,13 @@ class SlowFastUpdate:
                     "fast",
                     advances_schedule=final and not has_slow_pass,
                     before_first_step=self._copy.wait if index == 0 else _nothing,
+                    choose=None if self._part.is_whole else choose,
+                    whole_divisors=self._part.rescale,
                     repositioned_next=final and self.preset in ("sfpo", "lookahead"),
                 ),
             )
+            if not (chosen or self._part.is_whole):
+                raise RuntimeError("the trainer's run_pass must call Pass.choose, and it did not")
             metrics["sfpo/fast_passes"] = index + 1.0
             if self._limits.passed(fast):
                 break

@@ -87,7 +87,7 @@ def one_step(**flags: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("state", STATE_MODES)
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_treatments_of_adams_state(
     zero_ranks: RankPool, model: str, samples: list[Any], stage: int, state: str
 ) -> None:
@@ -104,7 +104,10 @@ def test_presets(zero_ranks: RankPool, model: str, samples: list[Any], preset: s
     assert_same(found["weights"], plain, start)
 
 
-@pytest.mark.parametrize("flag", ["max_fast_kl", "max_fast_clip_ratio", "min_fast_ess"])
+@pytest.mark.parametrize(
+    "flag",
+    ["min_fast_ess", *(pytest.param(name, marks=pytest.mark.slow) for name in ("max_fast_kl", "max_fast_clip_ratio"))],
+)
 def test_fast_passes_end_at_a_limit(zero_ranks: RankPool, model: str, samples: list[Any], flag: str) -> None:
     """As the plain loop's distances from theta_0 say; on two ranks, which must agree."""
     free, plain = PlainSFPO(model, lr=2e-3), PlainSFPO(model, lr=2e-3)

@@ -1,5 +1,6 @@
 """Updates of the actor against a plain PyTorch loop, and what must hold for every update."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from ranks import RankPool
 from reference import STATE_MODES, PlainSFPO, flat, load, log_probs_of, recorded, with_old_log_probs
 from tiny_models import make_model, make_samples
 
-from openrlhf_sfpo.megatron.data.batching import plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import plan_micro_batches, plan_train_batches
+from openrlhf_sfpo.sfpo import FastPart
+
+
+def slow(*values: Any) -> Any:
+    """A case that takes its time without showing much that others do not."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list[Any]]:
@@ -78,9 +85,7 @@ def with_sgd(path: str, layout: tuple[int, ...], samples: list[Any]) -> Any:
     return jobs.train(path, layout, samples, batches=2, sgd=True, optimizer={"lr": 0.05, "weight_decay": 0.0})
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if number % 2 else ()) for number, name in enumerate(LAYOUTS)]
-)
+@pytest.mark.parametrize("name", [slow(name) if number % 3 else name for number, name in enumerate(LAYOUTS)])
 def test_updates_in_bf16_are_as_good_as_a_plain_loops(ranks: RankPool, tmp_path: Path, name: str) -> None:
     """bf16 parameters, fp32 main parameters: the update must be as close to fp32's in direction as a plain loop's."""
     layout, dp = LAYOUTS[name]
@@ -114,7 +119,11 @@ OPTIONS = [
 
 @pytest.mark.parametrize(
     ("state", "preset", "name"),
-    [(*options, list(LAYOUTS)[number % len(LAYOUTS)]) for number, options in enumerate(OPTIONS)],
+    [
+        # Every second one by default.
+        (slow if number % 2 else pytest.param)(*options, list(LAYOUTS)[number % len(LAYOUTS)])
+        for number, options in enumerate(OPTIONS)
+    ],
 )
 def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     ranks: RankPool, tmp_path: Path, state: str, preset: str, name: str
@@ -144,7 +153,7 @@ def without_advantages(samples: list[Any], numbers: Iterable[int]) -> list[Any]:
     return samples
 
 
-@pytest.mark.parametrize("name", ["TP1PP1DP1", "TP2PP2DP1", "TP1PP2DP2", "VPP2", "CP2"])
+@pytest.mark.parametrize("name", ["TP2PP2DP1", "TP1PP2DP2", *map(slow, ("TP1PP1DP1", "VPP2", "CP2"))])
 def test_samples_without_an_advantage_are_left_out_of_the_same_update(
     ranks: RankPool, tmp_path: Path, name: str
 ) -> None:
@@ -219,6 +228,62 @@ def two_batches(path: str, layout: tuple[int, ...], samples: list[Any], nothing:
     return metrics, jobs.weights_of(actor), len(update.gate.state_dict()["entropies"])
 
 
+PARTS: list[dict[str, Any]] = [
+    {"by": "advantage"},
+    {"by": "variance"},
+    {"by": "random"},
+    {"by": "random", "rescale": True},
+    {"by": "advantage", "rescale": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (PARTS[0], "TP2PP2DP1"),
+        (PARTS[4], "TP1PP1DP2"),
+        *(slow(*pair) for pair in ((PARTS[1], "TP1PP2DP2"), (PARTS[2], "VPP2"), (PARTS[3], "CP2"))),
+    ],
+    ids=str,
+)
+def test_fast_passes_on_a_part_of_the_batch(ranks: RankPool, tmp_path: Path, part: dict[str, Any], name: str) -> None:
+    """Two rollout batches of two optimizer steps, each on the part that is chosen of the same six samples."""
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "llama"))
+    samples = with_old_log_probs(path, make_samples(12))
+    batches = [[samples[n] for n in batch] for batch in plan_train_batches(split_evenly(samples, dp), 6)]
+    plain = PlainSFPO(path, lr=5e-5)
+    start, chooser = flat(plain.weights()), FastPart(0.5, **part)
+    tokens = 0
+    for number in range(2):
+        chosen = [
+            chooser.choose([mean_advantage(one) for one in batch], f"{number} {step}")
+            for step, batch in enumerate(batches)
+        ]
+        parts = [
+            [dataclasses.replace(batch[i], advantages=batch[i].advantages * w) for i, w in weights.items()]
+            for batch, weights in zip(batches, chosen, strict=True)
+        ]
+        plain.update_with_parts(batches, parts, chooser.rescale, 2, 0.8)
+        tokens += sum(len(one.tokens) for some in [*parts, *parts, *batches] for one in some)
+    settings = {"part": {"fraction": 0.5, **part}}
+    metrics, weights = ranks.run(jobs.ranks_of(layout, dp), keeping, path, layout, samples, settings)[0]
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * (flat(plain.weights()) - start).norm()
+    assert metrics[-1]["sfpo/backward_tokens_total"] == tokens
+    assert metrics[-1]["sfpo/backward_passes_total"] == 6
+
+
+def split_evenly(samples: list[Any], dp: int) -> list[list[int]]:
+    """The samples' lengths, by the data-parallel rank that owns them."""
+    count = len(samples)
+    shares = [samples[rank * count // dp : (rank + 1) * count // dp] for rank in range(dp)]
+    return [[len(sample.tokens) for sample in share] for share in shares]
+
+
+def mean_advantage(sample: Any) -> float:
+    return float((sample.advantages * sample.action_mask).sum() / sample.action_mask.sum())
+
+
 # How each distance from theta_0 grows from pass to pass is the plain loop's; the limit is between two of them.
 LIMITS = {"max_fast_kl": "max_kl", "max_fast_clip_ratio": "max_clip_ratio", "min_fast_ess": "min_ess"}
 
@@ -226,9 +291,11 @@ LIMITS = {"max_fast_kl": "max_kl", "max_fast_clip_ratio": "max_clip_ratio", "min
 @pytest.mark.parametrize(
     ("flag", "name"),
     [
-        (flag, name)
-        for flag, names in zip(LIMITS, (("TP2PP2DP1", "CP2"), ("VPP2",), ("TP1PP1DP2",)), strict=True)
-        for name in names
+        ("max_fast_kl", "TP1PP2DP2"),
+        ("min_fast_ess", "TP1PP1DP2"),
+        slow("max_fast_kl", "CP2"),
+        slow("max_fast_clip_ratio", "VPP2"),
+        slow("min_fast_ess", "TP2PP2DP1"),
     ],
 )
 def test_fast_passes_end_at_a_limit_on_every_layout(ranks: RankPool, tmp_path: Path, flag: str, name: str) -> None:

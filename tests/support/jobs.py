@@ -82,11 +82,12 @@ def train(
     optimizer_state: Any = "maintain",
     sgd: bool = False,
     limits: dict[str, float] | None = None,
+    part: dict[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Update `batches` times on the same samples; return the metrics of each and the weights at the end."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, SlowCopy, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, FastPart, SlowCopy, SlowFastUpdate
 
     actor = make_actor(path, layout, **settings)
     if sgd:
@@ -99,6 +100,7 @@ def train(
         slow_copy=SlowCopy(actor.shards, optimizer_state),
         preset=preset,
         limits=FastLimits(**(limits or {})),
+        part=FastPart(**(part or {})),
     )
     loss = PPOClipLoss(0.2, 0.2)
     metrics = [actor.update(my_share(samples), loss, update) for _ in range(batches)]

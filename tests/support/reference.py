@@ -93,10 +93,25 @@ class PlainSFPO:
             self._gradients(samples)
             self._step()
 
-    def _gradients(self, samples: Sequence[Any]) -> None:
+    def update_with_parts(
+        self, train_batches: Sequence[Sequence[Any]], parts: Sequence[Sequence[Any]], whole: bool, k: int, alpha: float
+    ) -> None:
+        """SFPO whose fast passes train on `parts` of the train batches, with the divisors of these or of the whole."""
+        slow = [p.detach().clone() for p in self.trained.parameters()]
+        for _ in range(k):
+            for part, batch in zip(parts, train_batches, strict=True):
+                self._gradients(part, sum(int(one.action_mask.sum()) for one in (batch if whole else part)))
+                self._step()
+        with torch.no_grad():
+            for parameter, before in zip(self.trained.parameters(), slow, strict=True):
+                parameter.copy_(before + alpha * (parameter - before))
+        self.one_pass(train_batches)
+
+    def _gradients(self, samples: Sequence[Any], tokens: int | None = None) -> None:
+        """Of the loss over `tokens` scored tokens, by default those of the samples."""
         self._refresh()
         self.model.zero_grad()
-        tokens = sum(int(sample.action_mask.sum()) for sample in samples)
+        tokens = tokens or sum(int(sample.action_mask.sum()) for sample in samples)
         ratios = []
         for sample in samples:
             log_probs, entropy = log_probs_of(self.model, sample)

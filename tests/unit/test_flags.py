@@ -267,6 +267,16 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--sfpo.max_fast_kl", "lookahead", "Drop one"],
     ),
     (
+        "weights without probabilities",
+        {"--sfpo.fast_fraction": "0.5", "--sfpo.fast_selection": "variance", "--sfpo.fast_rescale": True},
+        ["--sfpo.fast_rescale", "probabilities"],
+    ),
+    (
+        "a part of the batch on DeepSpeed",
+        {"--sfpo.fast_fraction": "0.5", "--actor.backend": "deepspeed"},
+        ["--sfpo.fast_fraction", "DeepSpeed", "--actor.backend megatron"],
+    ),
+    (
         "attention bias",
         {"--actor.model_name_or_path": lambda t: edited_model(t, attention_bias=True)},
         ["attention_bias", "does not support"],
@@ -573,7 +583,7 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
     import torch
 
     from openrlhf_sfpo.orchestration.algorithm import build_update
-    from openrlhf_sfpo.sfpo import FastLimits, TorchWeights
+    from openrlhf_sfpo.sfpo import FastLimits, FastPart, TorchWeights
 
     def built(*flags: str) -> dict[str, Any]:
         args, _ = parse(list(flags))
@@ -584,6 +594,7 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         gate, slow_copy = vars(update.gate), vars(update._copy)
         gate["window"] = gate.pop("_entropies").maxlen
         limits = {"clip_limit": update._limits.max_clip_ratio, "ess_limit": update._limits.min_ess}
+        limits |= {"selection": update._part.by, "rescale": update._part.rescale}
         return {**vars(update), **limits, **gate, "state": slow_copy["_mode"], "offload": slow_copy["_offload"]}
 
     plain = built()
@@ -603,6 +614,9 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         "_limits": (["--sfpo.max_fast_kl", "0.5"], FastLimits(max_kl=0.5)),
         "clip_limit": (["--sfpo.max_fast_clip_ratio", "0.4"], 0.4),
         "ess_limit": (["--sfpo.min_fast_ess", "0.3"], 0.3),
+        "_part": (["--sfpo.fast_fraction", "0.5"], FastPart(0.5)),
+        "selection": (["--sfpo.fast_selection", "random"], "random"),
+        "rescale": (["--sfpo.fast_rescale"], True),
         "state": (["--sfpo.optimizer_state", "interpolate"], "interpolate"),
         "offload": (["--sfpo.snapshot_device", "cpu"], True),
     }

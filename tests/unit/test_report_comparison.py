@@ -238,6 +238,8 @@ def test_seeds_that_agree_leave_no_interval(tmp_path: Path) -> None:
         ({"sfpo.gate": "off", "sfpo.gate_window": 5}, {"sfpo.gate": "off"}),
         ({"sfpo.snapshot_device": "cpu"}, {}),
         ({"sfpo.preset": "grpo_scaled_lr", "sfpo.max_fast_kl": 0.1}, {"sfpo.preset": "grpo_scaled_lr"}),
+        ({"sfpo.preset": "grpo_scaled_lr", "sfpo.fast_fraction": 0.5}, {"sfpo.preset": "grpo_scaled_lr"}),
+        ({"sfpo.fast_selection": "random", "sfpo.fast_fraction": 1.0}, {"sfpo.fast_fraction": 1.0}),
     ],
 )
 def test_settings_that_change_nothing_make_no_variant(changes: dict[str, Any], same_as: dict[str, Any]) -> None:
@@ -246,7 +248,14 @@ def test_settings_that_change_nothing_make_no_variant(changes: dict[str, Any], s
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sfpo.k": 5}, {"sfpo.alpha": 0.5}, {"sfpo.gate": "off"}, {"sfpo.stop_step": 3}, {"sfpo.max_fast_kl": 0.1}],
+    [
+        {"sfpo.k": 5},
+        {"sfpo.alpha": 0.5},
+        {"sfpo.gate": "off"},
+        {"sfpo.stop_step": 3},
+        {"sfpo.max_fast_kl": 0.1},
+        {"sfpo.fast_fraction": 0.5},
+    ],
 )
 def test_settings_that_matter_make_a_variant(changes: dict[str, Any]) -> None:
     assert effective_update({**SFPO, **changes}) != effective_update(SFPO)

@@ -1,8 +1,10 @@
 """The algorithm without Megatron: the gate, the three stages, the reposition's arithmetic."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from reference import gate_openings, textbook_batch
 from openrlhf_sfpo.sfpo import (
     EntropyGate,
     FastLimits,
+    FastPart,
     Pass,
     SlowCopy,
     SlowFastUpdate,
@@ -226,17 +229,26 @@ class Trainer:
         self.tokens: float | None = 7.0
         self.distances: Iterator[dict[str, float]] = iter(())  # metrics of the next passes
 
-    def gradients(self, step: int) -> None:
+    def gradients(self, step: int, weights: dict[int, float] | None = None, divisor: int = 8) -> None:
+        """Of a train batch's mean squared error; with weights by row, of their weighted sum over the divisor."""
         self.optimizer.zero_grad()
         inputs, targets = self.data[step, :, :3], self.data[step, :, 3:]
-        (self.model(inputs) - targets).square().mean().backward()
+        squares = (self.model(inputs) - targets).square().squeeze(1)
+        if weights is not None:
+            squares = squares[list(weights)] * torch.tensor(list(weights.values()), dtype=torch.float64)
+        (squares.sum() / divisor).backward()
+
+    def advantages(self, step: int) -> list[float]:
+        return self.data[step, :, 3].tolist()
 
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         self.stages.append(pass_.stage)
         (group,) = self.optimizer.param_groups
         group["lr"] *= pass_.learning_rate_factor
         for step in range(len(self.data)):
-            self.gradients(step)
+            chosen = pass_.choose(self.advantages(step), step) if pass_.choose else None
+            whole = chosen is None or pass_.whole_divisors
+            self.gradients(step, chosen, 8 if whole else len(chosen or ()))
             if step == 0:
                 pass_.before_first_step()
             self.optimizer.step()
@@ -492,6 +504,57 @@ def test_fast_passes_end_after_one_beyond_a_limit(
         textbook.batch(passes, 0.8, state, preset)
         assert metrics["sfpo/fast_passes"] == passes
     torch.testing.assert_close(trainer.weights(), textbook.weights(), rtol=1e-9, atol=1e-11)
+
+
+@given(
+    part=st.builds(
+        FastPart,
+        fraction=st.sampled_from([0.2, 0.5, 0.8]),
+        by=st.sampled_from(["advantage", "random"]),
+        rescale=st.booleans(),
+    ),
+    k=st.integers(1, 3),
+    preset=st.sampled_from(["sfpo", "grpo_k_passes", "lookahead", "extragradient"]),
+    state=st.sampled_from(["maintain", "restore", "interpolate", "reset"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_fast_passes_train_on_a_part(part: FastPart, k: int, preset: Any, state: Any) -> None:
+    """The slow pass trains on everything. What is chosen depends on the batch's number, also after a restart."""
+    trainer, textbook = Trainer("adamw", 2), Textbook("adamw", 2)
+    update = sfpo(trainer, k, 0.8, state, preset=preset, part=part)
+    for batch in range(2):
+        update.step(trainer)
+        slow_from = k * 2  # calls of `gradients` before the slow pass; the extragradient's first is a slow one
+        calls = itertools.count()
+
+        def gradients(step: int, batch: int = batch, calls: Any = calls, slow_from: int = slow_from) -> None:
+            if next(calls) >= slow_from:
+                return textbook.gradients(step)
+            chosen = part.choose(textbook.advantages(step), f"{batch} {step}")
+            return textbook.gradients(step, chosen, 8 if part.rescale else len(chosen))
+
+        textbook_batch(textbook.model, textbook.optimizer, 2, gradients, textbook.step, k, 0.8, state, preset)
+        again = sfpo(trainer, k, 0.8, state, preset=preset, part=part)
+        again.load_state_dict(json.loads(json.dumps(update.state_dict())))
+        update = again
+    torch.testing.assert_close(trainer.weights(), textbook.weights(), rtol=1e-9, atol=1e-11)
+
+
+def test_a_part_that_is_everything_is_the_whole_batch_to_the_bit() -> None:
+    trainer, plain = Trainer("adamw", 2), Trainer("adamw", 2)
+    sfpo(trainer, 2, 0.8, part=FastPart(1.0, "random", rescale=True)).step(trainer)
+    sfpo(plain, 2, 0.8).step(plain)
+    assert torch.equal(trainer.weights(), plain.weights())
+
+
+def test_a_trainer_that_ignores_the_part_is_refused() -> None:
+    class Ignores(Trainer):
+        def run_pass(self, pass_: Pass) -> dict[str, float]:
+            return super().run_pass(replace(pass_, choose=None))
+
+    trainer = Ignores("adamw", 1)
+    with pytest.raises(RuntimeError, match=r"Pass\.choose"):
+        sfpo(trainer, 2, 0.8, part=FastPart(0.5)).step(trainer)
 
 
 def test_limits_that_cannot_be_applied() -> None:

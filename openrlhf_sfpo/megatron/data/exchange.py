@@ -24,6 +24,7 @@ class BatchSizes:
         lengths: tokens of each sample, by the rank that owns it.
         scored: the number of scored positions of each sample, by its number.
         fields: the per-position fields that all samples have.
+        advantages: the mean advantage of each sample over its scored positions, in fp32, by its number; 0 without any.
         rewarded: the numbers of the samples with an advantage other than zero at a scored position; all samples if
             advantages are not among the fields.
     """
@@ -31,6 +32,7 @@ class BatchSizes:
     lengths: list[list[int]]
     scored: list[int]
     fields: tuple[str, ...]
+    advantages: list[float]
     rewarded: frozenset[int]
 
     @property
@@ -41,14 +43,14 @@ class BatchSizes:
 
 def gather_sizes(samples: Sequence[Sample], group: dist.ProcessGroup) -> BatchSizes:
     """Share the sizes of this rank's samples with all data-parallel ranks. `group` must carry CPU tensors."""
-    own = torch.tensor([_sizes_of(sample) for sample in samples], dtype=torch.long).view(-1, 3)
+    own = torch.tensor([_sizes_of(sample) for sample in samples], dtype=torch.long).view(-1, 4)
     if group.size() == 1:
         parts = [own]
     else:
         counts = [torch.zeros(1, dtype=torch.long) for _ in range(group.size())]
         dist.all_gather(counts, torch.tensor([len(own)]), group=group)
         longest = int(max(counts))
-        padded = torch.zeros(longest, 3, dtype=torch.long)
+        padded = torch.zeros(longest, 4, dtype=torch.long)
         padded[: len(own)] = own
         gathered = [torch.zeros_like(padded) for _ in counts]
         dist.all_gather(gathered, padded, group=group)
@@ -59,16 +61,23 @@ def gather_sizes(samples: Sequence[Sample], group: dist.ProcessGroup) -> BatchSi
         lengths=[part[:, 0].tolist() for part in parts],
         scored=everything[:, 1].tolist(),
         fields=tuple(name for name, found in zip(FLOAT_FIELDS, present, strict=True) if found),
+        advantages=everything[:, 3].to(torch.int32).view(torch.float32).tolist(),
         rewarded=frozenset((everything[:, 2] >> len(FLOAT_FIELDS)).nonzero().view(-1).tolist()),
     )
 
 
-def _sizes_of(sample: Sample) -> tuple[int, int, int]:
-    """Tokens, scored positions, and bits: one for each of `FLOAT_FIELDS` that the sample has, one for an advantage."""
+def _sizes_of(sample: Sample) -> tuple[int, int, int, int]:
+    """Tokens, scored positions, bits (one for each of `FLOAT_FIELDS` that the sample has, one for an advantage), and
+    the bits of the mean advantage in fp32."""
+    scored = int(sample.action_mask.sum())
     bits = sum(1 << bit for bit, name in enumerate(FLOAT_FIELDS) if getattr(sample, name) is not None)
-    if sample.advantages is None or bool((sample.advantages * sample.action_mask).any()):
+    mean = torch.zeros(())
+    if sample.advantages is not None:
+        advantages = sample.advantages.float() * sample.action_mask
+        mean = advantages.sum() / max(1, scored)
+    if sample.advantages is None or bool(advantages.any()):
         bits |= 1 << len(FLOAT_FIELDS)
-    return len(sample.tokens), int(sample.action_mask.sum()), bits
+    return len(sample.tokens), scored, bits, int(mean.view(torch.int32))
 
 
 class Route:

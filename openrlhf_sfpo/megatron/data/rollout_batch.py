@@ -22,6 +22,7 @@ from openrlhf_sfpo.megatron.data.exchange import BatchSizes, Route, gather_sizes
 from openrlhf_sfpo.megatron.data.loss_types import LossFunction, LossNorm
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings
+from openrlhf_sfpo.sfpo import Choice
 
 
 class RolloutBatch:
@@ -32,9 +33,12 @@ class RolloutBatch:
         samples: those of this rank's model copy.
         scored: the batch used for the old log-probabilities. If its tokens are the same on every rank, they are not
             moved and packed again; only the per-position fields are.
+        choose: take only a part of each train batch; see `sfpo.Pass`.
+        whole_divisors: see `sfpo.Pass`.
 
     Attributes:
         moved: bytes that this rank has sent to other data-parallel ranks.
+        weights: of the chosen samples, by number; empty if all are taken.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class RolloutBatch:
         settings: ActorSettings,
         samples: Sequence[Sample],
         scored: "RolloutBatch | None" = None,
+        choose: Choice | None = None,
+        whole_divisors: bool = False,
     ) -> None:
         self._settings = settings
         self._group = parallel_state.get_data_parallel_group_gloo()
@@ -59,13 +65,29 @@ class RolloutBatch:
         self._sizes: BatchSizes = gather_sizes(self._own, self._group)
         self._lengths = self._sizes.flat_lengths
         self._train_batches = plan_train_batches(self._sizes.lengths, settings.train_batch_size)
+        self._divided_by = self._train_batches
+        self.weights: dict[int, float] = {}
+        if choose is not None:
+            self._take_part(choose, whole_divisors)
         kept = self._sizes.rewarded if settings.skip_zero_advantages else range(len(self._lengths))
         trained = [[number for number in batch if number in kept] for batch in self._train_batches]
         # Where samples are left out, the others are dealt anew, so that the ranks have equal work.
-        if scored is not None and trained == self._train_batches and self._has_tokens_of(scored):
+        reusable = scored is not None and choose is None and trained == self._train_batches
+        if scored is not None and reusable and self._has_tokens_of(scored):
             self._continue(scored)
         else:
             self._begin(layout, trained)
+
+    def _take_part(self, choose: Choice, whole_divisors: bool) -> None:
+        """Keep the chosen samples of each train batch. `choose` gets the same numbers on every rank."""
+        parts = []
+        for step, batch in enumerate(self._train_batches):
+            chosen = choose([self._sizes.advantages[number] for number in batch], step)
+            parts.append([batch[index] for index in chosen])
+            self.weights |= {batch[index]: weight for index, weight in chosen.items()}
+        self._train_batches = parts
+        if not whole_divisors:
+            self._divided_by = parts
 
     def _begin(self, layout: Layout, batches: list[list[int]]) -> None:
         self._plan = deal_micro_batches(
@@ -91,6 +113,9 @@ class RolloutBatch:
             )
             for number in tokens
         }
+        for number, sample in self._samples.items():
+            if self.weights.get(number, 1.0) != 1.0 and sample.advantages is not None:
+                sample.advantages = sample.advantages * self.weights[number]
 
     def _fields(self) -> dict[str, dict[int, torch.Tensor]]:
         """The per-position fields of the samples that this rank trains on, by name and sample number."""
@@ -198,7 +223,7 @@ class RolloutBatch:
     def norm(self, step: int) -> LossNorm:
         """Totals of a train batch over all ranks, of all its samples: a mean over those with an advantage would be
         another loss."""
-        scored = [self._sizes.scored[number] for number in self._train_batches[step]]
+        scored = [self._sizes.scored[number] for number in self._divided_by[step]]
         return LossNorm(
             num_tokens=max(1.0, float(sum(scored))), num_sequences=max(1.0, float(sum(count > 0 for count in scored)))
         )

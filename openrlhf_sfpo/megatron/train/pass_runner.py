@@ -15,7 +15,7 @@ from openrlhf_sfpo.megatron.data.rollout_batch import RolloutBatch
 from openrlhf_sfpo.megatron.settings import ActorSettings
 from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 from openrlhf_sfpo.megatron.train.optimizer import LearningRate
-from openrlhf_sfpo.sfpo import Pass
+from openrlhf_sfpo.sfpo import Choice, Pass
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import install_on
 from openrlhf_sfpo.system.run_errors import NonFiniteUpdate
@@ -68,6 +68,7 @@ class PassRunner:
     Args:
         actor: the model.
         batch: the rollouts.
+        part_of: builds the batch of a part of the samples, for a pass that trains on one.
         loss_function: loss of a micro-batch.
         before_first_step: called on every rank once the first optimizer step's losses are computed, before the step.
 
@@ -81,8 +82,11 @@ class PassRunner:
         batch: RolloutBatch,
         loss_function: LossFunction,
         before_first_step: Callable[[], None] | None = None,
+        part_of: Callable[[Choice, bool], RolloutBatch] | None = None,
     ) -> None:
         self._actor = actor
+        self._part_of = part_of
+        self._part: RolloutBatch | None = None
         self._before_first_step = before_first_step
         self._batch = batch
         self._loss_function = loss_function
@@ -95,23 +99,24 @@ class PassRunner:
 
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         actor, totals = self._actor, TokenMeans()
+        batch = self._batch_of(pass_)
         metrics: dict[str, float] = {}
         tokens = 0
         actor.learning_rate.scale(pass_.learning_rate_factor)
-        steps = [step for _ in range(actor.settings.epochs) for step in range(self._batch.num_steps)]
+        steps = [step for _ in range(actor.settings.epochs) for step in range(batch.num_steps)]
         for index, step in enumerate(steps):
-            _, batches = self._batch.micro_batches(step)
+            _, batches = batch.micro_batches(step)
             loss_function = self._loss_function
             if self._captures:
-                loss_function = self._batch.capturing_old_log_probs(loss_function, batches, actor.add_start_entropies)
+                loss_function = batch.capturing_old_log_probs(loss_function, batches, actor.add_start_entropies)
                 self._captures = False
-            outputs = actor.compute_gradients(batches, loss_function, self._batch.norm(step))
+            outputs = actor.compute_gradients(batches, loss_function, batch.norm(step))
             self._check_losses(outputs)
             if self._before_first_step is not None:
                 self._before_first_step()
                 self._before_first_step = None
             totals.add(outputs)
-            tokens += self._batch.tokens(step)
+            tokens += batch.tokens(step)
             if index == 0:
                 if pass_.stage == "slow":
                     metrics["momentum_grad_cosine"] = actor.shards.momentum_grad_cosine()
@@ -125,6 +130,17 @@ class PassRunner:
         counts = {"optimizer_steps": float(len(steps)), "backward_tokens": float(tokens)}
         nothing = {"policy_loss": 0.0, "entropy": math.nan, "ppo_kl": 0.0, "clip_ratio": 0.0}  # no sample is trained on
         return {**metrics, **counts, **nothing, **_with_sample_size(totals.reduce())}
+
+    def _batch_of(self, pass_: Pass) -> RolloutBatch:
+        """The samples of a pass. A batch has one part at most: it is moved, packed and uploaded once."""
+        if pass_.choose is None:
+            return self._batch
+        if self._captures:
+            raise ValueError("the samples have no old_log_probs, which the slow pass needs of all of them.")
+        if self._part is None:
+            assert self._part_of is not None, "the actor gives it"
+            self._part = self._part_of(pass_.choose, pass_.whole_divisors)
+        return self._part
 
     def _check_losses(self, outputs: list[dict[str, Any]]) -> None:
         """Raise on all ranks if a loss is not finite on any of them."""

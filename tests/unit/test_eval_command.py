@@ -1,14 +1,13 @@
-"""`openrlhf-sfpo eval`: graders, problem sets, statistics, and the whole command on a real model."""
+"""`openrlhf-sfpo eval`: graders, problem sets and statistics."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cli import evaluate
 from tiny_models import make_model
 
 from openrlhf_sfpo.cli.evaluate import main
@@ -297,11 +296,6 @@ def test_a_grader_of_ones_own_is_tried_on_the_rendered_prompt(tmp_path: Path) ->
     assert list(load_graders(str(grader), {"chats": [problem]}, {"chats": "<user>1 + 1<assistant>"})) == ["chats"]
 
 
-def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "eval", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -346,25 +340,3 @@ def test_what_vllm_would_refuse_is_refused_before_it_starts(
     assert main([str(model), "--data", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_real_model_is_evaluated(testbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    flags = ["--grader", "exact", "--max_new_tokens", 6, "--samples", 4, "--limit", 10, "--kv_cache_mb", 64]
-    done = evaluate(testbed / "model", "--data", testbed / "eval.jsonl", *flags, "--out", out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    numbers = json.loads((out / "eval.json").read_text())
-    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    assert set(numbers["sets"]) == {"2_numbers", "3_numbers", "4_numbers"}
-    assert len(samples) == 3 * 10 * 4
-    for name, one in numbers["sets"].items():
-        mine = [sample for sample in samples if sample["set_name"] == name]
-        right = [sample["response"] == sample["label"] for sample in mine]
-        assert one["avg"] == pytest.approx(sum(right) / len(right))
-        assert one["response_length_mean"] == pytest.approx(sum(sample["tokens"] for sample in mine) / len(mine))
-    assert numbers["settings"]["temperature"] == 1.0
-    assert "unweighted mean" in done.stdout
-    assert (out / "eval.png").read_bytes().startswith(b"\x89PNG")
-    again = evaluate(testbed / "model", "--data", testbed / "eval.jsonl", "--out", out)
-    assert again.returncode == 2
-    assert "already holds an evaluation" in again.stderr

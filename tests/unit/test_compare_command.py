@@ -1,26 +1,18 @@
-"""`openrlhf-sfpo compare`: what is planned, what is repeated, and a comparison that is killed and continued."""
+"""`openrlhf-sfpo compare`: what is planned, and what is repeated."""
 
 import itertools
 import json
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import yaml
-from conftest import REWARD, ROOT
+from cli import compare, small_grid, write_yaml
 from made_runs import make_run
 
 from openrlhf_sfpo.cli import compare as compare_command
 from openrlhf_sfpo.cli.compare import plan
 from openrlhf_sfpo.cli.flags import parse_settings
 from openrlhf_sfpo.orchestration.worker_reuse import can_follow
-from openrlhf_sfpo.report.runs import load_run
 from openrlhf_sfpo.runs.parallel_runs import SETTINGS, ParallelRuns, PlannedRun, still_to_do
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.system.files import locked
@@ -28,13 +20,8 @@ from openrlhf_sfpo.system.files import locked
 BASE = {"actor.model_name_or_path": "model", "data": {"prompt_dataset": "train.jsonl"}}
 
 
-def write(path: Path, **content: Any) -> Path:
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
 def test_the_grid_has_every_combination_once(tmp_path: Path) -> None:
-    config = write(
+    config = write_yaml(
         tmp_path / "grid.yaml",
         base=BASE,
         variants={"grpo": {"sfpo.preset": "grpo"}, "sfpo": {"sfpo": {"preset": "sfpo", "gate": "off"}}},
@@ -54,7 +41,7 @@ def test_the_grid_has_every_combination_once(tmp_path: Path) -> None:
 
 def test_names_are_paths_and_differ(tmp_path: Path) -> None:
     sweep = {"data.prompt_dataset": ["a/train.jsonl", "a-train.jsonl"], "ckpt.path": ["x"]}
-    config = write(tmp_path / "grid.yaml", base=BASE, variants=["grpo"], sweep=sweep, seeds=[1])
+    config = write_yaml(tmp_path / "grid.yaml", base=BASE, variants=["grpo"], sweep=sweep, seeds=[1])
     names = [run.name for run in plan(config, tmp_path, [])]
     first = "grpo_prompt_dataset=a-train.jsonl_path=x_seed=1"
     assert names == [first, f"{first}-2"]
@@ -72,7 +59,7 @@ def test_a_run_that_is_the_same_for_all_swept_values_is_made_once(
         return flat, given
 
     monkeypatch.setattr(compare_command, "parse_settings", parse_later)
-    config = write(tmp_path / "c.yaml", base=BASE, variants=["grpo", "sfpo"], sweep={"sfpo.k": [1, 3]})
+    config = write_yaml(tmp_path / "c.yaml", base=BASE, variants=["grpo", "sfpo"], sweep={"sfpo.k": [1, 3]})
     assert [run.name for run in plan(config, tmp_path, [])] == [
         "grpo_k=1_seed=42",
         "sfpo_k=1_seed=42",
@@ -81,7 +68,7 @@ def test_a_run_that_is_the_same_for_all_swept_values_is_made_once(
 
 
 def test_the_base_may_be_a_file_beside_it(tmp_path: Path) -> None:
-    write(tmp_path / "base.yaml", **BASE)
+    write_yaml(tmp_path / "base.yaml", **BASE)
     (tmp_path / "c.yaml").write_text("base: base.yaml\nvariants: [grpo]\nsweep: {actor.adam.lr: [1e-4]}\n")
     (run,) = plan(tmp_path / "c.yaml", tmp_path, [])
     assert vars(run.flat)["actor.model_name_or_path"] == "model"
@@ -132,7 +119,7 @@ def test_values_are_read_as_their_flags_mean_them(tmp_path: Path, text: str, exp
 )
 def test_mistakes_in_changes_are_named(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        plan(write(tmp_path / "c.yaml", base=BASE), tmp_path, [change])
+        plan(write_yaml(tmp_path / "c.yaml", base=BASE), tmp_path, [change])
     assert message in str(caught.value)
 
 
@@ -151,12 +138,12 @@ def test_mistakes_in_changes_are_named(tmp_path: Path, change: str, message: str
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        plan(write(tmp_path / "c.yaml", **content), tmp_path, [])
+        plan(write_yaml(tmp_path / "c.yaml", **content), tmp_path, [])
     assert message in str(caught.value)
 
 
 def test_mistakes_in_flags_are_named(tmp_path: Path) -> None:
-    config = write(tmp_path / "c.yaml", base=BASE)
+    config = write_yaml(tmp_path / "c.yaml", base=BASE)
     with pytest.raises(UsageError, match="Write NAME=VALUE"):
         plan(config, tmp_path, ["sfpo.k"])
     for arguments, message in (
@@ -171,7 +158,7 @@ def test_mistakes_in_flags_are_named(tmp_path: Path) -> None:
 
 
 def test_finished_runs_are_kept_and_others_set_aside(tmp_path: Path) -> None:
-    config = write(tmp_path / "c.yaml", base=BASE, variants=["grpo", "sfpo"], seeds=[1, 2])
+    config = write_yaml(tmp_path / "c.yaml", base=BASE, variants=["grpo", "sfpo"], seeds=[1, 2])
     runs = plan(config, tmp_path, [])
     assert still_to_do(runs) == runs
     for run, state in zip(runs, ("finished", "running", "failed"), strict=False):
@@ -185,7 +172,7 @@ def test_finished_runs_are_kept_and_others_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_directory_of_another_comparison_is_refused(tmp_path: Path) -> None:
-    config = write(tmp_path / "c.yaml", base=BASE, variants=["grpo"], seeds=[1])
+    config = write_yaml(tmp_path / "c.yaml", base=BASE, variants=["grpo"], seeds=[1])
     (run,) = plan(config, tmp_path, [])
     make_run(run.directory, [0.1])
     with pytest.raises(UsageError, match="holds a run of something else"):
@@ -223,40 +210,6 @@ def test_which_runs_share_engines_and_actors(changes: dict[str, Any], kept: bool
     assert can_follow(before, after) == kept
 
 
-def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
-
-
-def small_grid(testbed: Path, path: Path) -> Path:
-    """GRPO and SFPO for six steps on the testbed, evaluated after every second one; deterministic."""
-    base = yaml.safe_load((ROOT / "examples" / "testbed" / "base.yaml").read_text())
-    base["actor"]["model_name_or_path"] = str(testbed / "model")
-    base["data"] |= {"prompt_dataset": str(testbed / "train.jsonl"), "max_samples": 48}
-    few = path.with_name("few.jsonl")
-    few.write_text("".join((testbed / "eval.jsonl").read_text().splitlines(keepends=True)[::10]))
-    base["eval"] |= {"dataset": str(few), "steps": 2}
-    base["rollout"] |= {"batch_size": 8, "deterministic": True}
-    base["train"] |= {"batch_size": 64}
-    # The testbed's own reward may be 0 for all samples of the first steps, and then nothing moves.
-    reward = path.with_name("reward.py")
-    reward.write_text(REWARD)
-    base["reward.remote_url"] = str(reward)
-    variants = {"grpo": {"sfpo.preset": "grpo"}, "sfpo": {"sfpo.preset": "sfpo", "sfpo.k": 2}}
-    return write(path, base=base, variants=variants, sweep={"actor.adam.lr": [1e-4]}, seeds=[1])
-
-
-def accuracies(out: Path) -> dict[str, list[list[tuple[float, ...]]]]:
-    """The curves in a report, without what depends on the machine's speed."""
-    groups = json.loads((out / "report.json").read_text())["groups"]
-    return {
-        group["variant"]: [
-            [(p["step"], p["rollouts"], p["passes"], p["accuracy"]) for p in curve] for curve in group["curves"]
-        ]
-        for group in groups
-    }
-
-
 def test_parallel_runs_divide_the_processors_equally_when_fewer_runs_are_left(
     testbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,87 +229,3 @@ def test_parallel_runs_divide_the_processors_equally_when_fewer_runs_are_left(
     config = small_grid(testbed, tmp_path / "grid.yaml")
     compare_command.main([str(config), "--out", str(tmp_path / "out"), "--parallel", "3"])
     assert counts == [3]
-
-
-FIRST, SECOND = "grpo_lr=0.0001_seed=1", "sfpo_lr=0.0001_seed=1"
-
-
-@pytest.fixture(scope="module")
-def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison whose process was killed during its second run, and that was then started again."""
-    directory = tmp_path_factory.mktemp("comparison")
-    config, out = small_grid(testbed, directory / "grid.yaml"), directory / "out"
-    command = [sys.executable, "-m", "openrlhf_sfpo.cli.main", "compare", str(config), "--out", str(out)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # Like `command &` in a script.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    )
-    wait_for(lambda: len(curve_of(out / "runs" / SECOND)) >= 2)  # four more steps follow
-    started = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert psutil.wait_procs(started, timeout=90)[1] == []  # no process is left
-    finished = out / "runs" / FIRST / "metrics.jsonl"
-    before = finished.read_bytes()
-    done = compare(str(config), "--out", str(out))
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(out)}"
-    assert "2 runs in" in done.stdout
-    assert "1 of them finished" in done.stdout
-    assert finished.read_bytes() == before
-    return out
-
-
-@pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> None:
-    """The second run reused the engines and actors of the first until it was killed; repeated, it had fresh ones."""
-    runs = continued / "runs"
-    cut_short, again = numbers_of(runs / f"{SECOND}.incomplete-1"), numbers_of(runs / SECOND)
-    assert "reusing the previous run's engines and actors" in console_of(runs / f"{SECOND}.incomplete-1")
-    assert "Ray is up" in console_of(runs / SECOND)
-    assert len(again) == 7
-    *whole, last = cut_short
-    assert again[: len(whole)] == whole
-    # An evaluation is added to its step's line later; the kill may have come before that.
-    assert {name: again[len(whole)][name] for name in last} == last
-    assert all(line["train/actor_grad_norm"] > 0 for line in cut_short[1:])
-    assert list(accuracies(continued).values()) == [[curve_of(runs / FIRST)], [curve_of(runs / SECOND)]]
-
-
-@pytest.mark.slow
-def test_its_table_is_that_of_a_comparison_that_was_left_alone(continued: Path, testbed: Path, tmp_path: Path) -> None:
-    done = compare(str(small_grid(testbed, tmp_path / "grid.yaml")), "--out", str(tmp_path / "out"))
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path)}"
-    assert accuracies(tmp_path / "out") == accuracies(continued)
-
-
-def curve_of(run: Path) -> list[tuple[float, ...]]:
-    """A run's evaluations, without what depends on the machine's speed."""
-    return [(p.step, p.rollouts, p.passes, p.accuracy) for p in load_run(run).points()]
-
-
-def numbers_of(run: Path) -> list[dict[str, Any]]:
-    """Everything that a run's steps measured of the model, its samples and its updates.
-
-    The engine's log-probabilities of its samples are left out: training does not use them here, and they have been seen
-    to differ (0.0082 and 0.0090) where samples, losses and gradients were the same to the last bit.
-    """
-    taken = ("time/", "wall_seconds", "sfpo/reposition_seconds", "train/rollout_log_prob_abs_diff")
-    return [{name: value for name, value in line.items() if not name.startswith(taken)} for line in load_run(run).lines]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 400.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.2)
-
-
-def console_of(run: Path) -> str:
-    return (run / "logs" / "console.log").read_text()
-
-
-def logs_of(out: Path) -> str:
-    return "\n".join(path.read_text()[-3000:] for path in out.rglob("*.log"))
