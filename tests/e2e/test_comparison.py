@@ -58,7 +58,7 @@ def continued(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> None:
+def test_a_killed_comparison_resumes_to_the_same_result(continued: Path) -> None:
     """The second run reused the engines and actors of the first until it was killed; repeated, it had fresh ones."""
     runs = continued / "runs"
     cut_short, again = numbers_of(runs / f"{SECOND}.incomplete-1"), numbers_of(runs / SECOND)
@@ -74,7 +74,9 @@ def test_a_killed_comparison_goes_on_and_comes_out_the_same(continued: Path) -> 
 
 
 @pytest.mark.slow
-def test_its_table_is_that_of_a_comparison_that_was_left_alone(continued: Path, testbed: Path, tmp_path: Path) -> None:
+def test_the_resumed_comparisons_table_is_that_of_an_undisturbed_one(
+    continued: Path, testbed: Path, tmp_path: Path
+) -> None:
     done = compare(str(small_grid(testbed, tmp_path / "grid.yaml")), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs_of(tmp_path)}"
     assert accuracies(tmp_path / "out") == accuracies(continued)

@@ -47,9 +47,7 @@ def test_names_are_paths_and_differ(tmp_path: Path) -> None:
     assert names == [first, f"{first}-2"]
 
 
-def test_a_run_that_is_the_same_for_all_swept_values_is_made_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_no_swept_value_changes_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the time: one of OpenRLHF's defaults contains it."""
     minutes = itertools.count()
 
@@ -67,7 +65,7 @@ def test_a_run_that_is_the_same_for_all_swept_values_is_made_once(
     ]
 
 
-def test_the_base_may_be_a_file_beside_it(tmp_path: Path) -> None:
+def test_the_base_may_be_a_file_in_the_same_directory(tmp_path: Path) -> None:
     write_yaml(tmp_path / "base.yaml", **BASE)
     (tmp_path / "c.yaml").write_text("base: base.yaml\nvariants: [grpo]\nsweep: {actor.adam.lr: [1e-4]}\n")
     (run,) = plan(tmp_path / "c.yaml", tmp_path, [])

@@ -183,7 +183,7 @@ def test_the_numbers_of_an_evaluation() -> None:
         (["1"] * 6 + ["0"] * 24, "20.0 [6.7, 33.3]", "bootstrap"),
     ],
 )
-def test_intervals_say_what_is_known(problems: list[str], shown: str, method: str | None, tmp_path: Path) -> None:
+def test_intervals_and_their_methods(problems: list[str], shown: str, method: str | None, tmp_path: Path) -> None:
     rows = graded("aime24", *problems)
     numbers = measure(rows)
     assert table(numbers).rows[0][2] == shown
@@ -214,7 +214,7 @@ def test_copies_of_a_prompt_are_one_prompt() -> None:
     assert "aime24 has 960 rows" in table(numbers).note
 
 
-def test_samples_survive_being_written(tmp_path: Path) -> None:
+def test_samples_are_read_back_as_written(tmp_path: Path) -> None:
     rows = [Graded("a", 0, "q \u2028 é", "\ud800 half a character", "4", None, 3, False, "<|im_end|>")]
     write_samples(tmp_path, rows)
     assert read_samples(tmp_path) == rows

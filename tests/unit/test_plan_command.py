@@ -68,7 +68,7 @@ def test_context_parallel_ranks_share_the_optimizer_and_the_tokens() -> None:
     assert activations[1] == pytest.approx(activations[0] / 4, rel=1e-3)
 
 
-def test_the_budget_of_a_micro_batch_is_a_gpus() -> None:
+def test_the_token_budget_of_a_micro_batch_is_per_gpu() -> None:
     """Samples that fit with CP 1: with more, each rank has as many tokens as before, from more samples at a time."""
     model = model_of("Qwen2.5-Math-7B")
     plans = [
@@ -225,7 +225,7 @@ def test_stages_are_interleaved_where_the_bubble_is_large() -> None:
 @pytest.mark.parametrize(
     ("gpus", "tp", "reference", "least"), [(1, 1, 0, 2), (2, 1, 1, 3), (8, 8, 0, 9), (9, 8, 1, 10)]
 )
-def test_gpus_that_do_not_suffice_for_one_of_each(gpus: int, tp: int, reference: int, least: int) -> None:
+def test_too_few_gpus_for_an_actor_and_an_engine(gpus: int, tp: int, reference: int, least: int) -> None:
     setup = Setup(model_of("Qwen2.5-Math-7B"), engines=Engines(count=1, tp=tp), reference_gpus=reference)
     with pytest.raises(UsageError, match=f"need {least} or more.*--train.colocate_all"):
         suggestions(setup, gpus, 80)
@@ -306,7 +306,7 @@ def dry_run_flags(directory: Path, **changes: Any) -> list[str]:
     return ["--dry-run", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
 
 
-def test_a_dry_run_writes_nothing_and_says_what_is_left_to_do(directory: Path, capsys: Any) -> None:
+def test_a_dry_run_writes_nothing_and_lists_what_is_left_to_do(directory: Path, capsys: Any) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in (directory, directory / "config.json", directory.parent)}
     assert train.main(dry_run_flags(directory)) == 0
     text = capsys.readouterr().out
@@ -322,7 +322,7 @@ def test_a_dry_run_writes_nothing_and_says_what_is_left_to_do(directory: Path, c
     assert [path.name for path in directory.iterdir()] == ["config.json"]
 
 
-def test_what_is_left_to_do_is_said_once(directory: Path, tmp_path: Path, capsys: Any) -> None:
+def test_remaining_preparations_are_listed_once(directory: Path, tmp_path: Path, capsys: Any) -> None:
     model = make_model(tmp_path / "model", "llama", hidden_size=128)
     (model / "tokenizer.json").unlink()
     changes = {"actor.model_name_or_path": model, "data.max_len": 64, "vllm.tensor_parallel_size": 1}
