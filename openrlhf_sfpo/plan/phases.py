@@ -90,9 +90,10 @@ def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str
 
 
 def _packed(setup: Setup) -> int:
-    """A rollout batch's micro-batches, which stay packed on the GPU for all passes, with samples of the full length."""
+    """A rollout batch's micro-batches, which stay packed on the GPU for all passes, with samples of the full length;
+    and those of the fast passes, where they have their own."""
     tokens = math.ceil(setup.rollout_samples / setup.dp) * setup.max_len
-    return min(setup.batch_cache_bytes, _PACKED * tokens)
+    return sum(min(setup.batch_cache_bytes, int(_PACKED * tokens * part)) for part in (1.0, setup.fast_part))
 
 
 def _passing(setup: Setup, state: State, name: str) -> int:

@@ -99,6 +99,7 @@ class Setup:
         max_len: tokens of the longest sample.
         samples: samples of one optimizer step, over all model copies.
         rollout_samples: samples of a rollout batch.
+        fast_part: the part of them that is packed for the fast passes alone; 0 if these train on everything.
         batch_cache_bytes: packed micro-batches that stay on a GPU for all passes, at most.
         max_tokens_per_gpu: token budget of a micro-batch per context-parallel rank.
     """
@@ -133,6 +134,7 @@ class Setup:
     max_len: int = 2048
     samples: int = 128
     rollout_samples: int = 128
+    fast_part: float = 0.0
     batch_cache_bytes: int = 2**30
     max_tokens_per_gpu: int = 16192
 
@@ -250,6 +252,7 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         max_len=args.data.max_len,
         samples=min(rollout_samples, actor.train_batch_size),
         rollout_samples=rollout_samples,
+        fast_part=_fast_part(args.sfpo),
         **{name: getattr(actor, name) for name in _AS_THE_ACTOR_HAS_THEM},
     )
 
@@ -257,3 +260,8 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
 def _snapshot(sfpo: NestedFlags) -> int:
     active = sfpo.enable and sfpo.k > 0 and sfpo.preset in _PRESETS_WITH_COPY
     return _COPIES[sfpo.optimizer_state] if active else 0
+
+
+def _fast_part(sfpo: NestedFlags) -> float:
+    active = sfpo.enable and sfpo.k > 0 and sfpo.preset in (*_PRESETS_WITH_COPY, "grpo_k_passes")
+    return sfpo.fast_fraction if active and sfpo.fast_fraction < 1 else 0.0

@@ -112,6 +112,21 @@ def planned(capsys: Any, model: Path, *flags: str) -> dict[str, Any]:
     return plan
 
 
+def test_samples_are_packed_for_all_passes_and_again_for_fast_passes_on_a_part(directory: Path, capsys: Any) -> None:
+    flags = ["--vllm.num_engines", "1", "--rollout.batch_size", "16", "--rollout.n_samples_per_prompt", "8"]
+
+    def packed(*others: str) -> int:
+        (stage,) = planned(capsys, directory, *flags, "--data.max_len", "4096", *others)["stages"]
+        assert "packed samples" not in stage["phases"]["rollout"]
+        return stage["phases"]["fast pass"]["packed samples"]
+
+    whole = packed()
+    assert whole == 60 * 16 * 8 * 4096 // 8, "on eight data-parallel ranks"
+    assert packed("--sfpo.fast_fraction", "0.5") == whole * 3 // 2
+    many = packed("--rollout.batch_size", "8192", "--sfpo.fast_fraction", "0.9")
+    assert many == 2 * 2**30, "the limit for each"
+
+
 def test_what_fits_and_what_does_not(directory: Path, capsys: Any) -> None:
     """The state of a 7B model fits on GPUs of 80 GB with DP 8. Activations of 16192 tokens fit alongside it only with
     recomputation."""
