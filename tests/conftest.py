@@ -16,7 +16,7 @@ from tiny_runs import command, flags
 
 ROOT = Path(__file__).parent.parent
 UNIT, SUPPORT = ROOT / "tests" / "unit", ROOT / "tests" / "support"
-# Time limit in seconds for all tests but the slow ones; they take about half of it on two cores.
+# Time limit in seconds for all tests but the slow ones; they take about a third of it on two cores.
 SESSION_S = 4500
 BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
 
