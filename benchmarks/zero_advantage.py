@@ -42,7 +42,7 @@ def main() -> None:
         "date": str(date.today()),
         "command": " ".join(["python benchmarks/zero_advantage.py", *sys.argv[1:]]),
         "machine": f"{cpu_name()}, {os.cpu_count()} processors",
-        "settings": {name: str(value) for name, value in vars(args).items() if name != "out"},
+        "settings": {**{name: value for name, value in vars(args).items() if name != "out"}, "model": args.model.name},
         "rows": measure(args),
     }
     write_result(args.out, "zero_advantage", result, as_table(result))
