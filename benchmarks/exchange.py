@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from machine import cpu_name, write_result
 
-from openrlhf_sfpo.megatron.data.batching import PackSharding, Sample, pack, plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import PackSharding, Sample, pack, plan_micro_batches, plan_train_batches
 from openrlhf_sfpo.system.ports import free_port
 
 
@@ -173,7 +173,8 @@ def plan_of(everything: list[list[Sample]], settings: Any) -> Any:
     """The micro-batches; each sample is a pair of its rank and its index there."""
     pairs = [(rank, index) for rank, samples in enumerate(everything) for index in range(len(samples))]
     lengths = [[len(sample.tokens) for sample in samples] for samples in everything]
-    plan = plan_micro_batches(lengths, settings.train_batch_size, settings.max_tokens_per_gpu)
+    batches = plan_train_batches(lengths, settings.train_batch_size)
+    plan = plan_micro_batches(lengths, batches, settings.max_tokens_per_gpu)
     return [[[[pairs[n] for n in members] for members in rank] for rank in step] for step in plan]
 
 

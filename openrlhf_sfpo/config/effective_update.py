@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from openrlhf_sfpo.config.namespaces import NestedFlags
+
 
 def effective_update(values: dict[str, Any]) -> dict[str, Any]:
     """Those sfpo.* settings of a run, by dotted name, that affect its update: plain GRPO, for example, has no K."""
@@ -25,3 +27,14 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
     if found["sfpo.gate_after"] != "decay":
         unused.add("sfpo.gate_decay_steps")
     return {name: value for name, value in found.items() if name not in unused}
+
+
+def fast_part(sfpo: NestedFlags) -> float:
+    """The part of each train batch that fast passes train on, if they do not train on all of it; otherwise, and without
+    fast passes, 0.
+
+    Args:
+        sfpo: the --sfpo.* flags, nested.
+    """
+    active = sfpo.enable and sfpo.k > 0 and sfpo.preset not in ("grpo", "grpo_scaled_lr")
+    return sfpo.fast_fraction if active and sfpo.fast_fraction < 1 else 0.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from openrlhf_sfpo.config.effective_update import fast_part
 from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, FastPart, OwnedWeights, SlowCopy, SlowFastUpdate
@@ -18,7 +19,7 @@ def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
     kl_in_reward = args.algo.kl.init_coef > 0 and not args.algo.kl.use_loss
     return (
         args.megatron.old_log_probs == "separate"
-        or args.sfpo.fast_fraction < 1  # the first pass does not see all samples
+        or fast_part(args.sfpo) > 0  # the first pass does not see all samples
         or samples > args.train.batch_size
         or args.algo.advantage.is_correction_level != "off"
         or kl_in_reward

@@ -52,7 +52,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._entropies = TokenMean()
         self._start_entropies = TokenMean()
         self._gap_watch = GapWatch(strategy.args)
-        self._backward_tokens = 0.0
+        self._backward_tokens = torch.zeros((), dtype=torch.long)
         self._old_log_probs: torch.Tensor | None = None
         self._ratios, self._square_ratios = TokenMean(), TokenMean()
         self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
@@ -107,7 +107,8 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         configured for a step after each, and would use the last one's gradients only."""
         if self.args.train.dynamic_batch_enable:
             self._engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
-        self._backward_tokens += float(experience.attention_mask.sum())
+        tokens = experience.attention_mask.sum()
+        self._backward_tokens = self._backward_tokens.to(tokens.device) + tokens
         self._old_log_probs = experience.action_log_probs
         return super().training_step(experience, kl_ctl, step, *args, **kwargs)
 
@@ -145,13 +146,14 @@ class TokenMean:
         """Add the values where the mask, [B, A], is set; the last A columns of the values count."""
         mask = mask.to(values.device)
         kept = values.detach()[:, -mask.shape[1] :].float() * mask
-        self._sums += torch.stack([kept.sum(), mask.sum().float()]).double().cpu()
+        # Not read here: on a GPU that would wait for the forward pass.
+        self._sums = self._sums.to(values.device) + torch.stack([kept.sum(), mask.sum().float()]).double()
 
     def take(self, weights: ZeroWeights) -> float | None:
         """The mean since the last call, the same on every rank; None without tokens. Collective: every rank must call
         it."""
         total, tokens = weights.reduce(self._sums.tolist(), "sum")
-        self._sums.zero_()
+        self._sums = torch.zeros_like(self._sums)
         return total / tokens if tokens else None
 
 
@@ -190,9 +192,9 @@ class _PassRunner:
             if cosine is not None:
                 metrics["momentum_grad_cosine"] = cosine()
         entropy = trainer._entropies.take(trainer._weights)
-        counted = trainer._backward_tokens / trainer.args.ds.ring_attn_size  # those ranks share their samples
+        counted = int(trainer._backward_tokens) / trainer.args.ds.ring_attn_size  # those ranks share their samples
         (tokens,) = trainer._weights.reduce([counted], "sum")
-        trainer._backward_tokens = 0.0
+        trainer._backward_tokens = torch.zeros((), dtype=torch.long)
         self.status["optimizer_steps"] = float(steps)
         assert entropy is not None, "OpenRLHF's model computed no entropy"
         ratio = trainer._ratios.take(trainer._weights)

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from openrlhf_sfpo.config.effective_update import fast_part
 from openrlhf_sfpo.config.flag_table import settings
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import engines_share_gpus, reference_shares_gpus
@@ -252,7 +253,7 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         max_len=args.data.max_len,
         samples=min(rollout_samples, actor.train_batch_size),
         rollout_samples=rollout_samples,
-        fast_part=_fast_part(args.sfpo),
+        fast_part=fast_part(args.sfpo),
         **{name: getattr(actor, name) for name in _AS_THE_ACTOR_HAS_THEM},
     )
 
@@ -260,8 +261,3 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
 def _snapshot(sfpo: NestedFlags) -> int:
     active = sfpo.enable and sfpo.k > 0 and sfpo.preset in _PRESETS_WITH_COPY
     return _COPIES[sfpo.optimizer_state] if active else 0
-
-
-def _fast_part(sfpo: NestedFlags) -> float:
-    active = sfpo.enable and sfpo.k > 0 and sfpo.preset in (*_PRESETS_WITH_COPY, "grpo_k_passes")
-    return sfpo.fast_fraction if active and sfpo.fast_fraction < 1 else 0.0

@@ -93,23 +93,19 @@ def _drawn(sizes: Sequence[float], count: int, start: float) -> dict[int, float]
     """Draw indices with probabilities proportional to sizes, at most 1, that sum to `count` (or to the number of sizes
     above 0): systematic sampling. `start` in [0, 1) is the only random number. Returns the reciprocal probabilities."""
     probabilities = [0.0] * len(sizes)
-    left, count = [index for index, size in enumerate(sizes) if size > 0], min(count, sum(size > 0 for size in sizes))
-    certain: list[int] = []
+    left = [index for index, size in enumerate(sizes) if size > 0]
+    count = min(count, len(left))  # still to be divided among those left
     while left:
         total = math.fsum(sizes[index] for index in left)
-        sure = [index for index in left if sizes[index] * (count - len(certain)) >= total]
-        if not sure:
+        certain = {index for index in left if sizes[index] * count >= total}
+        for index in certain or left:
+            probabilities[index] = 1.0 if certain else sizes[index] * (count / total)
+        if not certain:
             break
-        certain += sure
-        left = [index for index in left if index not in set(sure)]
-    for index in certain:
-        probabilities[index] = 1.0
-    if left:
-        scale = (count - len(certain)) / math.fsum(sizes[index] for index in left)
-        for index in left:
-            probabilities[index] = sizes[index] * scale
+        count -= len(certain)
+        left = [index for index in left if index not in certain]
     ends = list(accumulate(probabilities))
     # Chosen are those whose interval of the sums contains start, start + 1, start + 2, ...
     crossed = [math.ceil(end - start - 1e-12) for end in ends]
     chosen = [i for i, now in enumerate(crossed) if now > (crossed[i - 1] if i else 0)]
-    return {index: 1 / probabilities[index] for index in chosen if probabilities[index] > 0}
+    return {index: 1 / probabilities[index] for index in chosen}

@@ -84,8 +84,8 @@ class FastLimits:
         """Whether there is any limit."""
         return self != FastLimits()
 
-    def passed(self, metrics: dict[str, float]) -> bool:
-        """Whether a fast pass with these metrics is the last one.
+    def exceeded(self, metrics: dict[str, float]) -> bool:
+        """Whether a fast pass with these metrics is beyond a limit.
 
         Raises:
             RuntimeError: there is a limit for the effective sample size, and the trainer does not report it.
@@ -196,8 +196,8 @@ class SlowFastUpdate:
             The metrics that `run_pass` returned for the last pass, and the `sfpo/*` metrics.
 
         Raises:
-            RuntimeError: the gate reads the entropy at theta_0 and the trainer does not know it, or `run_pass` did not
-                call `Pass.before_first_step`.
+            RuntimeError: the gate reads the entropy at theta_0 and the trainer does not know it; a limit needs `ess`,
+                which `run_pass` does not report; or it did not call `Pass.before_first_step` or `Pass.choose`.
         """
         alpha_scale = self.gate.alpha_scale
         alpha = self.alpha * alpha_scale
@@ -267,7 +267,7 @@ class SlowFastUpdate:
             if not (chosen or self._part.is_whole):
                 raise RuntimeError("the trainer's run_pass must call Pass.choose, and it did not")
             metrics["sfpo/fast_passes"] = index + 1.0
-            if self._limits.passed(fast):
+            if self._limits.exceeded(fast):
                 break
         # How far the fast trajectory moved from theta_0: the last pass sees the movement of those before it.
         metrics.update({"sfpo/fast_kl": fast["ppo_kl"], "sfpo/fast_clip_ratio": fast["clip_ratio"]})

@@ -148,7 +148,7 @@ def test_what_a_model_of_the_hub_needs_is_unknown(problems: Path, tmp_path: Path
     """With the DeepSpeed actor, which trains architectures that the Megatron actor does not know."""
     args = args_of(problems, tmp_path, large_model, ckpt__max_num=100_000)
     args.actor.backend = "deepspeed"
-    assert "a checkpoint has 0.0 GiB" in next(iter(resources.disk(args))).found, "of the weights that are there"
+    assert "a checkpoint has 0.0 GiB" in next(iter(resources.disk(args))).found, "computed from the weights on disk"
     args.actor.model_name_or_path = "someone/unknown"
     assert list(resources.disk(args)) == []
     memory = resources.memory(args, cuda=True)

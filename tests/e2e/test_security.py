@@ -24,6 +24,7 @@ import pytest
 import yaml
 from conftest import ROOT, make_traps
 from listening import sockets_of
+from pretrained_runs import TWO_SMALL_STEPS
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from openrlhf_sfpo.cli import compare
@@ -40,24 +41,13 @@ COMMAND = Path(sys.executable).parent / "openrlhf-sfpo"
 def small_run(testbed: Path, run_dir: Path) -> dict[str, Any]:
     """Flags of a run of two steps on two ranks."""
     return {
+        **TWO_SMALL_STEPS,
         "run.dir": run_dir,
         "actor.model_name_or_path": testbed / "model",
-        "actor.num_gpus_per_node": 2,
-        "megatron.pipeline_model_parallel_size": 2,
-        "vllm.num_engines": 1,
-        "run.kv_cache_mb": 256,
         "data.prompt_dataset": testbed / "train.jsonl",
         "data.input_key": "prompt",
         "data.label_key": "label",
         "data.max_samples": 8,
-        "data.max_len": 64,
-        "reward.remote_url": "last_integer",
-        "rollout.batch_size": 4,
-        "rollout.n_samples_per_prompt": 4,
-        "rollout.max_new_tokens": 8,
-        "train.batch_size": 16,
-        "train.max_tokens_per_gpu": 128,
-        "ckpt.best_metric_key": "none",
     }
 
 

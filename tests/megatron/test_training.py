@@ -22,12 +22,17 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def lengths_by_rank(samples: list[Any], dp: int) -> list[list[int]]:
+    """The samples' lengths, by the data-parallel rank that owns them: contiguous parts."""
+    count = len(samples)
+    shares = [samples[rank * count // dp : (rank + 1) * count // dp] for rank in range(dp)]
+    return [[len(sample.tokens) for sample in share] for share in shares]
+
+
 def train_batches(samples: list[Any], dp: int, batch_size: int = 6) -> list[list[Any]]:
     """The samples of each optimizer step, as the actor divides them."""
-    count = len(samples)
-    bounds = [(rank * count // dp, (rank + 1) * count // dp) for rank in range(dp)]
-    lengths = [[len(sample.tokens) for sample in samples[start:end]] for start, end in bounds]
-    plan = plan_micro_batches(lengths, batch_size, max_tokens=64)
+    lengths = lengths_by_rank(samples, dp)
+    plan = plan_micro_batches(lengths, plan_train_batches(lengths, batch_size), max_tokens=64)
     return [[samples[n] for rank in step for members in rank for n in members] for step in plan]
 
 
@@ -251,7 +256,7 @@ def test_fast_passes_on_a_part_of_the_batch(ranks: RankPool, tmp_path: Path, par
     layout, dp = LAYOUTS[name]
     path = str(make_model(tmp_path / "model", "llama"))
     samples = with_old_log_probs(path, make_samples(12))
-    batches = [[samples[n] for n in batch] for batch in plan_train_batches(split_evenly(samples, dp), 6)]
+    batches = [[samples[n] for n in batch] for batch in plan_train_batches(lengths_by_rank(samples, dp), 6)]
     plain = PlainSFPO(path, lr=5e-5)
     start, chooser = flat(plain.weights()), FastPart(0.5, **part)
     tokens = 0
@@ -271,13 +276,6 @@ def test_fast_passes_on_a_part_of_the_batch(ranks: RankPool, tmp_path: Path, par
     assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * (flat(plain.weights()) - start).norm()
     assert metrics[-1]["sfpo/backward_tokens_total"] == tokens
     assert metrics[-1]["sfpo/backward_passes_total"] == 6
-
-
-def split_evenly(samples: list[Any], dp: int) -> list[list[int]]:
-    """The samples' lengths, by the data-parallel rank that owns them."""
-    count = len(samples)
-    shares = [samples[rank * count // dp : (rank + 1) * count // dp] for rank in range(dp)]
-    return [[len(sample.tokens) for sample in share] for share in shares]
 
 
 def mean_advantage(sample: Any) -> float:

@@ -7,32 +7,36 @@ from pathlib import Path
 from typing import Any
 
 PROBLEMS = "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1"
+# Of four prompts each, on two pipeline stages.
+TWO_SMALL_STEPS = {
+    "actor.num_gpus_per_node": 2,
+    "megatron.pipeline_model_parallel_size": 2,
+    "vllm.num_engines": 1,
+    "run.kv_cache_mb": 256,
+    "data.max_len": 64,
+    "reward.remote_url": "last_integer",
+    "rollout.batch_size": 4,
+    "rollout.n_samples_per_prompt": 4,
+    "rollout.max_new_tokens": 8,
+    "train.batch_size": 16,
+    "train.max_tokens_per_gpu": 128,
+    "ckpt.best_metric_key": "none",
+}
 
 
 def flags(run_dir: Path, model: Path, **changes: Any) -> list[str]:
     """Two small steps on two pipeline stages; `changes` has names with __ for dots, None drops a flag."""
     chosen = {
+        **TWO_SMALL_STEPS,
         "run.dir": run_dir,
         "actor.model_name_or_path": model,
-        "actor.num_gpus_per_node": 2,
-        "megatron.pipeline_model_parallel_size": 2,
-        "vllm.num_engines": 1,
         "vllm.enforce_eager": True,
-        "run.kv_cache_mb": 256,
         "sfpo.k": 2,
         "sfpo.alpha": 0.8,
         "actor.adam.lr": 1e-5,
         "actor.lr_scheduler": "constant",
         "data.prompt_dataset": f"{PROBLEMS}&size=8&seed=1",
         "data.input_key": "question",
-        "data.max_len": 64,
-        "reward.remote_url": "last_integer",
-        "rollout.batch_size": 4,
-        "rollout.n_samples_per_prompt": 4,
-        "rollout.max_new_tokens": 8,
-        "train.batch_size": 16,
-        "train.max_tokens_per_gpu": 128,
-        "ckpt.best_metric_key": "none",
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
     return [

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_samples
 
-from openrlhf_sfpo.megatron.data.batching import pack, plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import pack, plan_micro_batches, plan_train_batches
 
 LENGTHS = st.lists(st.lists(st.integers(2, 100), max_size=20), min_size=1, max_size=4).filter(
     lambda ranks: sum(map(len, ranks)) > 0
@@ -19,7 +19,7 @@ LENGTHS = st.lists(st.lists(st.integers(2, 100), max_size=20), min_size=1, max_s
 def test_a_plan_keeps_every_sample_once_within_budget(
     lengths: list[list[int]], batch: int, budget: int, multiple: int
 ) -> None:
-    plan = plan_micro_batches(lengths, batch, budget, multiple)
+    plan = plan_micro_batches(lengths, plan_train_batches(lengths, batch), budget, multiple)
     flat = [length for rank in lengths for length in rank]
     placed = [n for step in plan for rank in step for members in rank for n in members]
     assert sorted(placed) == list(range(len(flat)))
@@ -38,7 +38,7 @@ def test_a_plan_balances_tokens_over_ranks() -> None:
     generator = random.Random(0)
     lengths = [[generator.randint(100, 1000) for _ in range(32)], [generator.randint(2000, 4000) for _ in range(32)]]
     flat = [length for rank in lengths for length in rank]
-    (step,) = plan_micro_batches(lengths, 64, 8192)
+    (step,) = plan_micro_batches(lengths, plan_train_batches(lengths, 64), 8192)
     tokens = [sum(flat[n] for members in rank for n in members) for rank in step]
     assert abs(tokens[0] - tokens[1]) < 0.01 * sum(tokens)
     assert len(step[0]) <= -(-max(tokens) // 8192) + 1
@@ -49,12 +49,13 @@ def test_a_plan_balances_tokens_over_ranks() -> None:
 def test_every_optimizer_step_has_samples(ranks: int, each: int, more: int, beyond: int) -> None:
     """With at least as many samples in a train batch as there are ranks, which the checks of flags require."""
     lengths = [[10] * (each + (rank < more)) for rank in range(ranks)]
-    for step in plan_micro_batches(lengths, ranks + beyond, 1000):
+    for step in plan_micro_batches(lengths, plan_train_batches(lengths, ranks + beyond), 1000):
         assert any(members for rank in step for members in rank)
 
 
 def test_train_batches_follow_each_ranks_order() -> None:
-    plan = plan_micro_batches([[10] * 4, [10] * 4], 4, 1000)
+    lengths = [[10] * 4, [10] * 4]
+    plan = plan_micro_batches(lengths, plan_train_batches(lengths, 4), 1000)
     steps = [sorted(n for rank in step for members in rank for n in members) for step in plan]
     assert steps == [[0, 1, 4, 5], [2, 3, 6, 7]]
 

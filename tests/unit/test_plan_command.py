@@ -16,7 +16,7 @@ from openrlhf_sfpo.cli import train
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.config.namespaces import nested
 from openrlhf_sfpo.doctor import resources
-from openrlhf_sfpo.megatron.data.batching import plan_micro_batches
+from openrlhf_sfpo.megatron.data.batching import plan_micro_batches, plan_train_batches
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.plan import placement, schedule
@@ -78,7 +78,8 @@ def test_the_token_budget_of_a_micro_batch_is_per_gpu() -> None:
     assert [plan.setup.local_tokens for plan in plans] == [8192] * 3
     assert [schedule.micro_batches(plan.setup) for plan in plans] == [16] * 3
     for plan in plans[1:]:
-        real = plan_micro_batches([[4096] * (128 // plan.setup.dp)] * plan.setup.dp, 128, 8192 * plan.setup.layout.cp)
+        lengths = [[4096] * (128 // plan.setup.dp)] * plan.setup.dp
+        real = plan_micro_batches(lengths, plan_train_batches(lengths, 128), 8192 * plan.setup.layout.cp)
         assert schedule.micro_batches(plan.setup) == len(real[0][0])
 
 
@@ -201,7 +202,8 @@ def test_micro_batches_are_those_of_the_plan(pp: int, vpp: int, length: int, exp
     setup = Setup(
         model_of("Qwen2.5-Math-7B"), Layout(1, pp, vpp), gpus=pp, max_tokens_per_gpu=4096, max_len=length, samples=128
     )
-    real = plan_micro_batches([[length] * 128], 128, 4096, multiple_of=pp if vpp > 1 else 1)
+    (batch,) = plan_train_batches([[length] * 128], 128)
+    real = plan_micro_batches([[length] * 128], [batch], 4096, multiple_of=pp if vpp > 1 else 1)
     assert schedule.micro_batches(setup) == len(real[0][0]) == expected
     assert schedule.bubble(setup, expected) == pytest.approx((pp - 1) / (vpp * expected + pp - 1))
 

@@ -108,16 +108,7 @@ def plan_train_batches(lengths: Sequence[Sequence[int]], train_batch_size: int) 
 
 
 def plan_micro_batches(
-    lengths: Sequence[Sequence[int]], train_batch_size: int, max_tokens: int, multiple_of: int = 1
-) -> Plan:
-    """The micro-batches of all samples; see `plan_train_batches` and `deal_micro_batches`."""
-    flat = [length for rank in lengths for length in rank]
-    batches = plan_train_batches(lengths, train_batch_size)
-    return deal_micro_batches(batches, flat, len(lengths), max_tokens, multiple_of)
-
-
-def deal_micro_batches(
-    batches: Sequence[Sequence[int]], lengths: Sequence[int], ranks: int, max_tokens: int, multiple_of: int = 1
+    lengths: Sequence[Sequence[int]], batches: Sequence[Sequence[int]], max_tokens: int, multiple_of: int = 1
 ) -> Plan:
     """Divide the samples of train batches into micro-batches of the data-parallel ranks.
 
@@ -127,9 +118,8 @@ def deal_micro_batches(
     itself.
 
     Args:
-        batches: the samples of each train batch, by number; there may be none.
-        lengths: tokens of each sample, by number.
-        ranks: data-parallel ranks.
+        lengths: tokens of each sample on each data-parallel rank, numbered as in `plan_train_batches`.
+        batches: the numbers of the samples to train on in each train batch; there may be none.
         max_tokens: budget of a micro-batch.
         multiple_of: the number of micro-batches is a multiple of this (the interleaved schedule needs a multiple of the
             number of pipeline stages). Micro-batches may be empty.
@@ -138,13 +128,14 @@ def deal_micro_batches(
         plan[m][rank] is the list of that rank's micro-batches in train batch m.
     """
     plan: Plan = []
+    flat = [length for rank in lengths for length in rank]
     for members in batches:
-        shares = _deal(members, lengths, ranks)
-        count = max((_bins_needed(share, lengths, max_tokens) for share in shares), default=1)
+        shares = _deal(members, flat, len(lengths))
+        count = max((_bins_needed(share, flat, max_tokens) for share in shares), default=1)
         count = -(-max(count, 1) // multiple_of) * multiple_of
         # Samples of equal length are consecutive: attention processes them together.
         plan.append(
-            [[sorted(bin_, key=lambda n: (lengths[n], n)) for bin_ in _deal(share, lengths, count)] for share in shares]
+            [[sorted(bin_, key=lambda n: (flat[n], n)) for bin_ in _deal(share, flat, count)] for share in shares]
         )
     return plan
 

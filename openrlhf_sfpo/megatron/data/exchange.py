@@ -1,6 +1,6 @@
 """Moving samples to the data-parallel ranks that train on them, and results back to the ranks that own them.
 
-Every rank knows the sizes of all samples, 24 bytes each, but receives only the samples that it trains on. What a rank
+Every rank knows the sizes of all samples, 32 bytes each, but receives only the samples that it trains on. What a rank
 sends and receives therefore shrinks as the number of data-parallel ranks grows.
 """
 

@@ -13,9 +13,9 @@ from openrlhf_sfpo.megatron.data.batching import (
     MicroBatch,
     PackSharding,
     Sample,
-    deal_micro_batches,
     pack,
     per_position,
+    plan_micro_batches,
     plan_train_batches,
 )
 from openrlhf_sfpo.megatron.data.exchange import BatchSizes, Route, gather_sizes
@@ -33,12 +33,11 @@ class RolloutBatch:
         samples: those of this rank's model copy.
         scored: the batch used for the old log-probabilities. If its tokens are the same on every rank, they are not
             moved and packed again; only the per-position fields are.
-        choose: take only a part of each train batch; see `sfpo.Pass`.
+        choose: take only a part of each train batch; see `sfpo.Pass`. Without `scored`.
         whole_divisors: see `sfpo.Pass`.
 
     Attributes:
         moved: bytes that this rank has sent to other data-parallel ranks.
-        weights: of the chosen samples, by number; empty if all are taken.
     """
 
     def __init__(
@@ -66,14 +65,13 @@ class RolloutBatch:
         self._lengths = self._sizes.flat_lengths
         self._train_batches = plan_train_batches(self._sizes.lengths, settings.train_batch_size)
         self._divided_by = self._train_batches
-        self.weights: dict[int, float] = {}
+        self._weights: dict[int, float] = {}
         if choose is not None:
             self._take_part(choose, whole_divisors)
         kept = self._sizes.rewarded if settings.skip_zero_advantages else range(len(self._lengths))
         trained = [[number for number in batch if number in kept] for batch in self._train_batches]
         # Where samples are left out, the others are dealt anew, so that the ranks have equal work.
-        reusable = scored is not None and choose is None and trained == self._train_batches
-        if scored is not None and reusable and self._has_tokens_of(scored):
+        if scored is not None and trained == self._train_batches and self._has_tokens_of(scored):
             self._continue(scored)
         else:
             self._begin(layout, trained)
@@ -84,16 +82,15 @@ class RolloutBatch:
         for step, batch in enumerate(self._train_batches):
             chosen = choose([self._sizes.advantages[number] for number in batch], step)
             parts.append([batch[index] for index in chosen])
-            self.weights |= {batch[index]: weight for index, weight in chosen.items()}
+            self._weights |= {batch[index]: weight for index, weight in chosen.items()}
         self._train_batches = parts
         if not whole_divisors:
             self._divided_by = parts
 
     def _begin(self, layout: Layout, batches: list[list[int]]) -> None:
-        self._plan = deal_micro_batches(
+        self._plan = plan_micro_batches(
+            self._sizes.lengths,
             batches,
-            self._lengths,
-            self._group.size(),
             self._settings.max_tokens_per_gpu * layout.cp,
             multiple_of=layout.pp if layout.vpp > 1 else 1,
         )
@@ -114,8 +111,8 @@ class RolloutBatch:
             for number in tokens
         }
         for number, sample in self._samples.items():
-            if self.weights.get(number, 1.0) != 1.0 and sample.advantages is not None:
-                sample.advantages = sample.advantages * self.weights[number]
+            if self._weights.get(number, 1.0) != 1.0 and sample.advantages is not None:
+                sample.advantages = sample.advantages * self._weights[number]
 
     def _fields(self) -> dict[str, dict[int, torch.Tensor]]:
         """The per-position fields of the samples that this rank trains on, by name and sample number."""
@@ -221,8 +218,8 @@ class RolloutBatch:
         return capturing
 
     def norm(self, step: int) -> LossNorm:
-        """Totals of a train batch over all ranks, of all its samples: a mean over those with an advantage would be
-        another loss."""
+        """Totals of a train batch over all ranks, including samples that are left out because they have no gradient:
+        without these it would be another loss."""
         scored = [self._sizes.scored[number] for number in self._divided_by[step]]
         return LossNorm(
             num_tokens=max(1.0, float(sum(scored))), num_sequences=max(1.0, float(sum(count > 0 for count in scored)))

@@ -1,10 +1,10 @@
 # ruff: noqa: RUF001
 """One spelling for the many ways in which the same formula is typed.
 
-`clean` turns an answer, as LaTeX, plain text or Unicode, into LaTeX with these conventions: words are in \\text{...},
-and nothing else is; no \\left, \\big, spacing or font commands; \\frac and \\sqrt with braces; < > \\le \\ge \\ne =;
-a plain minus; no thousands separators but commas; currencies as \\text{¤} (dollars), \\text{£} ... where they stand;
-degrees as ^\\circ.
+`clean` turns an answer, as LaTeX, plain text or Unicode, into LaTeX with these conventions: \\text{...} holds all words
+and nothing but words; there is no \\left or \\big, and there are no spacing or font commands; \\frac and \\sqrt have
+braces; comparisons are < > \\le \\ge \\ne =; minus signs are plain; commas are the only thousands separators;
+currencies are \\text{¤} (dollars), \\text{£} ... where they stand; degrees are ^\\circ.
 """
 
 import re
