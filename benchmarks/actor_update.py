@@ -265,7 +265,7 @@ def megatron(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
     from openrlhf_sfpo.megatron.layout import Layout
     from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     yield resident()
     on_one_rank()
@@ -280,7 +280,7 @@ def megatron(args: argparse.Namespace, samples: list[Sample]) -> Iterator[Any]:
     actor = MegatronActor(str(args.model), Layout(1, 1, 1), settings)
     for sample, log_probs in zip(samples, actor.forward(samples), strict=True):
         sample.old_log_probs = log_probs
-    update = SlowFastUpdate(actor.shards, 0, 0.8, EntropyGate("off"))
+    update = SlowFastUpdate(actor.shards, 0, 0.8, Gate("off"))
     while True:
         yield None
         actor.update(samples, PPOClipLoss(), update)

@@ -63,11 +63,11 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     from openrlhf_sfpo.megatron.settings import ActorSettings
     from openrlhf_sfpo.megatron.state.writer import CheckpointWriter, Saved
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     settings = ActorSettings(param_dtype=torch.float32, train_batch_size=args.samples, max_tokens_per_gpu=1024)
     actor = MegatronActor(str(args.model), Layout(), settings)
-    update = SlowFastUpdate(actor.shards, 0, 0.8, EntropyGate("off"))
+    update = SlowFastUpdate(actor.shards, 0, 0.8, Gate("off"))
     samples = rollouts(args)
     for sample, log_probs in zip(samples, actor.forward(samples), strict=True):
         sample.old_log_probs = log_probs

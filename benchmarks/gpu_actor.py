@@ -251,14 +251,14 @@ def job_update(
 ) -> dict[str, Any]:
     """Make two updates; return the file with the log-probabilities before and the main parameters before and after."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     samples = samples_of(12, 300, SMALL["vocab_size"], uneven=True)
     actor = build(args, directory / "small", dtype, layers, attention, train_batch_size=6, max_tokens_per_gpu=1024)
     before, log_probs = mains_of(actor), actor.forward(samples)
     for sample, old in zip(samples, log_probs, strict=True):
         sample.old_log_probs = old
-    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off"))
+    update = SlowFastUpdate(actor.shards, 2, 0.8, Gate("off"))
     metrics = [actor.update(samples, PPOClipLoss(), update) for _ in range(2)][-1]
     place = directory / f"{args.device}_{dtype}_{layers}_{attention}.pt"
     torch.save({"log_probs": torch.cat(log_probs), "before": before, "after": mains_of(actor)}, place)

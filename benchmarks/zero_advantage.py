@@ -89,10 +89,10 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 def update_in(actor: Any, settings: Any, samples: list[Sample], k: int, skips: bool = False) -> float:
     """Seconds of an update. That the weights move does not change how much there is to compute."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor.settings = dataclasses.replace(settings, skip_zero_advantages=skips)
-    update = SlowFastUpdate(actor.shards, k, 0.8, EntropyGate("off"))
+    update = SlowFastUpdate(actor.shards, k, 0.8, Gate("off"))
     started = time.perf_counter()
     actor.update(samples, PPOClipLoss(), update)
     return time.perf_counter() - started

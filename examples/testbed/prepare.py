@@ -25,7 +25,7 @@ from openrlhf_sfpo.megatron.data.batching import MicroBatch, Sample
 from openrlhf_sfpo.megatron.data.loss_types import LossNorm
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
-from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 from openrlhf_sfpo.tasks.data import write_rows
 
 CHARACTERS = "0123456789+-=~"
@@ -108,7 +108,7 @@ def train(
             ),
         ),
     )
-    plain = SlowFastUpdate(actor.shards, k=0, alpha=0.0, gate=EntropyGate("off", 2, 1.0))
+    plain = SlowFastUpdate(actor.shards, k=0, alpha=0.0, gate=Gate("off", 2, 1.0))
     started = time.monotonic()
     for step in range(1, steps + 1):
         samples = []

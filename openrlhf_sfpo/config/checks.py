@@ -250,11 +250,53 @@ def _check_update(args: NestedFlags) -> None:
                 "is given with --sfpo.preset lookahead, whose number of passes must be known beforehand.",
                 "Drop one.",
             )
+        if args.sfpo.preset == "prepo" and value_of(args, f"sfpo.{name}") is not None:
+            raise UsageError(
+                f"--sfpo.{name}",
+                "is given with --sfpo.preset prepo, which predicts from two fast passes and always makes both.",
+                "Drop one.",
+            )
+    _check_prediction(args)
     if args.sfpo.fast_rescale and args.sfpo.fast_selection == "variance":
         raise UsageError(
             "--sfpo.fast_rescale",
             "needs the probabilities with which samples are chosen, and --sfpo.fast_selection variance has none.",
             "Drop it, or use advantage or random.",
+        )
+
+
+def _check_prediction(args: NestedFlags) -> None:
+    """Check the flags of `prepo`, and those that need the gradients of certain passes."""
+    sfpo = args.sfpo
+    active = sfpo.enable and sfpo.k > 0
+    predicts = active and sfpo.preset == "prepo"
+    if predicts and sfpo.k == 1:
+        raise UsageError("--sfpo.k", "is 1, and --sfpo.preset prepo predicts from two passes.", "Use 2 or more.")
+    if predicts and sfpo.prepo_per == "train_batch" and (sfpo.outer_momentum != 0 or sfpo.outer_lr != 1):
+        raise UsageError(
+            "--sfpo.prepo_per",
+            "is train_batch, and --sfpo.outer_momentum and --sfpo.outer_lr need passes over the whole rollout batch.",
+            "Use --sfpo.prepo_per pass, or drop them.",
+        )
+    if sfpo.gate != "cosine":
+        return
+    if sfpo.gate_after == "reopen":
+        raise UsageError(
+            "--sfpo.gate_after",
+            "is reopen, and once a cosine gate has closed there is no cosine to open it again.",
+            "Use latch or decay.",
+        )
+    if active and (sfpo.preset == "lookahead" or (predicts and not sfpo.prepo_corrective)):
+        raise UsageError(
+            "--sfpo.gate",
+            "is cosine, which compares the slow pass's gradient, and there is no slow pass.",
+            "Use another gate, or --sfpo.gate off.",
+        )
+    if active and sfpo.fast_fraction < 1 and sfpo.preset not in ("grpo", "grpo_scaled_lr"):
+        raise UsageError(
+            "--sfpo.gate",
+            "is cosine, which compares gradients of the same samples, and --sfpo.fast_fraction is below 1.",
+            "Use another gate, or leave the fraction 1.",
         )
 
 

@@ -9,8 +9,12 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
     """Those sfpo.* settings of a run, by dotted name, that affect its update: plain GRPO, for example, has no K."""
     found = {name: value for name, value in values.items() if name.startswith("sfpo.")}
     preset = found["sfpo.preset"]
+    outer: dict[str, Any] = {n: found[n] for n in ("sfpo.outer_momentum", "sfpo.outer_lr") if n in found}
+    if tuple(outer.values()) == (0.0, 1.0):
+        outer = {}
     if not found["sfpo.enable"] or found["sfpo.k"] == 0 or preset == "grpo":
-        return {"sfpo.preset": "grpo"}
+        gate = {"sfpo.stop_step": found["sfpo.stop_step"]} if outer else {}
+        return {"sfpo.preset": "grpo", **outer, **gate}
     unused = {"sfpo.enable", "sfpo.snapshot_device"}
     if preset in ("grpo_k_passes", "extragradient"):
         unused.add("sfpo.alpha")
@@ -20,6 +24,12 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
         unused |= {"sfpo.max_fast_kl", "sfpo.max_fast_clip_ratio", "sfpo.min_fast_ess", "sfpo.fast_fraction"}
     if preset == "grpo_scaled_lr" or found.get("sfpo.fast_fraction", 1.0) == 1:
         unused |= {"sfpo.fast_selection", "sfpo.fast_rescale"}
+    if preset == "prepo":
+        unused |= {"sfpo.max_fast_kl", "sfpo.max_fast_clip_ratio", "sfpo.min_fast_ess"}
+    else:
+        unused |= {name for name in found if name.startswith("sfpo.prepo_")}
+    if not outer:
+        unused |= {"sfpo.outer_momentum", "sfpo.outer_lr"}
     if found["sfpo.gate"] == "off":
         unused |= {name for name in found if name.startswith("sfpo.gate_")}
         if found["sfpo.stop_step"] is not None:

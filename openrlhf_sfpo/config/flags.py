@@ -67,19 +67,26 @@ class SFPOConfig:
         between(0.0, 1.0, "Use a number from 0 to 1; the paper uses 0.8."),
         reuse=True,
     )
-    gate: Literal["upper", "two_sided", "off"] = _flag(
+    gate: Literal["upper", "two_sided", "baseline", "grad_norm", "cosine", "off"] = _flag(
         "upper",
-        "which z-scores of the policy's entropy turn SFPO off: z >= threshold (upper, the authors' code), |z| >= "
-        "threshold (two_sided, the paper), none (off)",
+        "what turns SFPO off: z-scores of the policy's entropy with z >= threshold (upper, the authors' code), |z| >= "
+        "threshold (two_sided, the paper) or z >= threshold against the batches before (baseline); the z-score of the "
+        "slow pass's gradient norm against its moving average (grad_norm); 1 - |cosine| of the gradients at theta_0 "
+        "and after the reposition (cosine, which keeps one fp32 number for each weight); nothing (off)",
         reuse=True,
     )
     gate_window: int = _flag(
         30,
-        "rollout batches over which the entropy's mean and deviation are taken",
+        "rollout batches over which the gate takes mean and deviation; grad_norm weighs a new one by 2 / (window + 1)",
         at_least(2, "Use 2 or more; the paper uses 30."),
         reuse=True,
     )
-    gate_threshold: float = _flag(1.0, "tau: the z-score at which the gate closes", above(0), reuse=True)
+    gate_threshold: float = _flag(
+        1.0,
+        "tau: the z-score at which the gate closes, or the 1 - |cosine|, for which PrePO's authors use 0.15",
+        above(0),
+        reuse=True,
+    )
     stop_step: int | None = _flag(
         None,
         "turn SFPO off after this many rollout batches, regardless of the entropy",
@@ -113,9 +120,10 @@ class SFPOConfig:
         "before the update (start, the paper)",
         reuse=True,
     )
-    preset: Literal["sfpo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"] = _flag(
+    preset: Literal["sfpo", "prepo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"] = _flag(
         "sfpo",
-        "the update, or a control to compare it with: grpo, one pass; grpo_k_passes, K + 1 passes without reposition; "
+        "the update: sfpo, or prepo, which predicts from two fast passes where K would lead; or a control to compare "
+        "them with: grpo, one pass; grpo_k_passes, K + 1 passes without reposition; "
         "grpo_scaled_lr, one pass at (K * alpha + 1) times the learning rate; lookahead, no slow pass; extragradient, "
         "a slow pass from theta_slow whose first gradient is taken at theta_fast",
         reuse=True,
@@ -156,6 +164,43 @@ class SFPOConfig:
         False,
         "with --sfpo.fast_fraction, weigh the chosen samples so that a fast pass's gradient is an unbiased estimate of "
         "the whole batch's; by advantage, samples are then drawn with probabilities proportional to it",
+        reuse=True,
+    )
+    prepo_retention: Literal["displacement", "gradient", "tensor"] = _flag(
+        "displacement",
+        "with --sfpo.preset prepo, what the second fast pass is as a multiple of the first: by coordinate, of how far "
+        "they moved the weights (displacement) or of their gradients (gradient, one more fp32 number for each weight); "
+        "or one multiple for each tensor (tensor)",
+        reuse=True,
+    )
+    prepo_corrective: bool = _flag(
+        True, "with --sfpo.preset prepo, make the slow pass; without it a batch is two passes", reuse=True
+    )
+    prepo_per: Literal["pass", "train_batch"] = _flag(
+        "pass",
+        "with --sfpo.preset prepo and several train batches in a rollout batch: predict from passes over all of them, "
+        "as SFPO does, or on each train batch by itself, as PrePO's authors do",
+        reuse=True,
+    )
+    prepo_max_zero_rewards: float | None = _flag(
+        None,
+        "with --sfpo.preset prepo, make one plain pass if more than this share of the responses has reward 0; PrePO's "
+        "authors use 0.5",
+        between(0.0, 1.0),
+        reuse=True,
+    )
+    outer_momentum: float = _flag(
+        0.0,
+        "momentum over the displacements of whole rollout batches, Nesterov's, while the gate is open; keeps two more "
+        "fp32 numbers for each weight during an update, one of them also between updates; 0 is none",
+        share(zero=True, one=False),
+        reuse=True,
+    )
+    outer_lr: float = _flag(
+        1.0,
+        "factor on a rollout batch's displacement; with --sfpo.outer_momentum m the weights move in the long run "
+        "outer_lr / (1 - m) times as far as without",
+        above(0),
         reuse=True,
     )
     optimizer_state: Literal["maintain", "restore", "interpolate", "reset"] = _flag(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.distributed as dist
 
-from openrlhf_sfpo.sfpo import Shard
+from openrlhf_sfpo.sfpo import Part, Shard
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, RELIED_ON
 from openrlhf_sfpo.system.replacements import check_library, replaced_on
 
@@ -33,6 +33,7 @@ class ZeroWeights:
 
     def __init__(self, engine: "DeepSpeedEngine") -> None:
         check_library("deepspeed", RELIED_ON)
+        self._engine = engine
         self._zero = engine.optimizer
         name = type(self._zero).__name__
         if name not in _PARTITIONS:
@@ -50,6 +51,31 @@ class ZeroWeights:
     def shards(self) -> Iterator[Shard]:
         # The ranks' partitions are disjoint; the padding at their ends stays zero.
         return (Shard(partition, self.optimizer) for partition in self._partitions)
+
+    def tensors(self) -> dict[str, int]:
+        return {
+            name: getattr(parameter, "ds_numel", parameter.numel())  # in stage 3 a parameter itself may be empty
+            for name, parameter in self._trained()
+        }
+
+    def parts(self) -> list[list[Part]]:
+        names = {id(parameter): name for name, parameter in self._trained()}
+        found: list[list[Part]] = [[] for _ in self._partitions]
+        if hasattr(self._zero, "grad_position"):  # stage 3
+            for group in self._zero.fp16_groups:
+                for parameter in group:
+                    index, start, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
+                    found[index].append(Part(names[id(parameter)], start, length))
+            return found
+        for index, group in enumerate(getattr(self._zero, _GROUPS[type(self._zero).__name__])):
+            for parameter in group:
+                if parameter._hp_mapping is not None:  # else none of it is in this rank's partition
+                    address = parameter._hp_mapping.get_hp_fragment_address()
+                    found[index].append(Part(names[id(parameter)], address.start, address.numel))
+        return found
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((name, one) for name, one in self._engine.module.named_parameters() if one.requires_grad)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -131,3 +157,6 @@ _PARTITIONS = {
     "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
     "BF16_Optimizer": "fp32_groups_flat_partition",  # stage 1 with gradients accumulated in fp32
 }
+
+# Those with the parameters of each group, of stages 1 and 2.
+_GROUPS = {"DeepSpeedZeroOptimizer": "bit16_groups", "BF16_Optimizer": "bf16_groups"}

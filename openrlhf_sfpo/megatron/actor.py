@@ -118,7 +118,7 @@ class MegatronActor:
             # The optimizer copies the parameters into its fp32 shards, so it comes after the weights.
             self.optimizer = build_optimizer(self._chunks, self.settings)
             self.learning_rate = LearningRate(self.optimizer, self.settings.optimizer)
-            self.shards = MainShards(self.optimizer, self._chunks)
+            self.shards = MainShards(self.optimizer, self._chunks, self.weights)
             self._before = SlowCopy(self.shards, "restore", "cpu") if self.settings.skip_nonfinite else None
             check_norms(self.optimizer)
         shards = self.shards if train else None
@@ -189,6 +189,7 @@ class MegatronActor:
         loss_function: LossFunction,
         sfpo: SlowFastUpdate,
         before_first_step: Callable[[], None] | None = None,
+        zero_rewards: float | None = None,
     ) -> dict[str, Any]:
         """One SFPO (or, with the gate closed, GRPO) update over a rollout batch.
 
@@ -199,6 +200,7 @@ class MegatronActor:
             sfpo: the algorithm with its state.
             before_first_step: called on every rank once the losses of the first optimizer step are computed; if it
                 raises, on every rank, the weights are unchanged.
+            zero_rewards: the share of the batch's responses, over all ranks, that have reward 0.
 
         Returns:
             Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,
@@ -216,7 +218,8 @@ class MegatronActor:
             def part_of(choose: Choice, whole_divisors: bool) -> RolloutBatch:
                 return RolloutBatch(self.layout, self.settings, samples, choose=choose, whole_divisors=whole_divisors)
 
-            return self._update(PassRunner(self, batch, loss_function, before_first_step, part_of), sfpo)
+            runner = PassRunner(self, batch, loss_function, before_first_step, part_of, zero_rewards)
+            return self._update(runner, sfpo)
 
     def _update(self, runner: PassRunner, sfpo: SlowFastUpdate) -> dict[str, Any]:
         if self._before is None:
@@ -260,7 +263,11 @@ class MegatronActor:
             common: additional state, the same on all ranks.
             manifest: entries for the checkpoint's manifest.
         """
-        own = {"adam_step": training_state.adam_step_of(self), "learning_rate": self.learning_rate.state_dict()}
+        own = {
+            "adam_step": training_state.adam_step_of(self),
+            "outer_momentum": training_state.has_outer_momentum(self),
+            "learning_rate": self.learning_rate.state_dict(),
+        }
         with self._offload.present("optimizer", "parameters"):
             tensors = training_state.staged(self)
         return Contents(
@@ -283,7 +290,7 @@ class MegatronActor:
         common = load_object(directory / COMMON)
         own = common.pop("actor")
         with self._offload.present(changes=True):
-            training_state.restore(self, directory, own["adam_step"])
+            training_state.restore(self, directory, own["adam_step"], own.get("outer_momentum", False))
         self.learning_rate.load_state_dict(own["learning_rate"])
         files = sorted(directory.glob("rng_*.pt"))
         if len(files) == dist.get_world_size():

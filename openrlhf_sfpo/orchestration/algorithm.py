@@ -5,7 +5,16 @@ from collections.abc import Callable
 from openrlhf_sfpo.config.effective_update import fast_part
 from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags
-from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, FastPart, OwnedWeights, SlowCopy, SlowFastUpdate
+from openrlhf_sfpo.sfpo import (
+    FastLimits,
+    FastPart,
+    Gate,
+    OuterMomentum,
+    OwnedWeights,
+    PredictiveSettings,
+    SlowCopy,
+    SlowFastUpdate,
+)
 
 
 def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
@@ -43,7 +52,7 @@ def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[
         weights: the weights that the optimizer owns on this rank.
         on_stage: called with each stage's name when it begins.
     """
-    gate = EntropyGate(
+    gate = Gate(
         config.gate,
         config.gate_window,
         config.gate_threshold,
@@ -61,6 +70,10 @@ def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[
         slow_copy=SlowCopy(weights, config.optimizer_state, config.snapshot_device),
         preset=config.preset if config.enable else "grpo",
         part=FastPart(config.fast_fraction, config.fast_selection, config.fast_rescale),
+        predictive=PredictiveSettings(
+            config.prepo_retention, config.prepo_corrective, config.prepo_per, config.prepo_max_zero_rewards
+        ),
+        outer=OuterMomentum(config.outer_momentum, config.outer_lr),
         limits=FastLimits(config.max_fast_kl, config.max_fast_clip_ratio, config.min_fast_ess),
         entropy_source=config.gate_entropy,
         on_stage=on_stage,

@@ -26,7 +26,7 @@ else:
     ActorPPOTrainer = ppo_actor.ActorPPOTrainer
 
 # OpenRLHF's names of the metrics that the algorithm reads.
-_METRICS = {"ppo_kl": "ppo_kl", "clip_ratio": "ppo_clip_ratio"}
+_METRICS = {"ppo_kl": "ppo_kl", "clip_ratio": "ppo_clip_ratio", "actor_grad_norm": "actor_grad_norm"}
 
 
 class SlowFastActorTrainer(ActorPPOTrainer):
@@ -187,6 +187,8 @@ class _PassRunner:
             cosine = stack.enter_context(trainer._weights.momentum_grad_cosine()) if slow else None
             if not pass_.advances_schedule:
                 stack.enter_context(_schedules_paused(trainer))
+            if pass_.train_batch is not None:
+                stack.enter_context(self._only(pass_.train_batch))
             self.status = self._traverse()
             metrics = {name: float(self.status[key]) for name, key in _METRICS.items()}
             if cosine is not None:
@@ -202,6 +204,35 @@ class _PassRunner:
         if ratio is not None and square:
             self.status["ratio"], metrics["ess"] = ratio, ratio**2 / square
         return {**metrics, "entropy": entropy, "backward_tokens": tokens}
+
+    @property
+    def train_batches(self) -> int:
+        return self._trainer.max_epochs * self._train_batches_of_an_epoch()
+
+    def zero_rewards(self) -> float | None:
+        rewards = [float(item.info["reward"]) for item in self._trainer.replay_buffer.items]
+        zeros, count = self._trainer._weights.reduce([float(rewards.count(0.0)), float(len(rewards))], "sum")
+        return zeros / count if count else None
+
+    def _train_batches_of_an_epoch(self) -> int:
+        return len(self._trainer.replay_buffer.items) // self._own_part_of_a_train_batch()
+
+    def _own_part_of_a_train_batch(self) -> int:
+        """The number of samples that a rank contributes to a train batch."""
+        strategy = self._trainer.strategy
+        return int(strategy.accumulated_gradient * strategy.micro_train_batch_size)
+
+    @contextmanager
+    def _only(self, train_batch: int) -> Iterator[None]:
+        """Traverse one train batch once: consecutive samples, in every epoch the same."""
+        buffer, epochs = self._trainer.replay_buffer, self._trainer.max_epochs
+        items, size = buffer.items, self._own_part_of_a_train_batch()
+        start = train_batch % self._train_batches_of_an_epoch() * size
+        buffer.items, self._trainer.max_epochs = items[start : start + size], 1
+        try:
+            yield
+        finally:
+            buffer.items, self._trainer.max_epochs = items, epochs
 
     def start_entropy(self) -> float | None:
         return self._trainer._start_entropies.take(self._trainer._weights)

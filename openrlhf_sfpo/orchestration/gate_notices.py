@@ -6,6 +6,12 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.sfpo import SlowFastUpdate
 
 NOTICE = "gate_notice"  # key in the result of an actor's `fit`: text for the console, not a metric
+_SCORES = ("sfpo/entropy_z", "sfpo/grad_norm_z", "sfpo/gradient_cosine")
+_SCORED = {
+    "entropy": "z-score of the policy's entropy",
+    "grad_norm": "z-score of the slow pass's gradient norm",
+    "cosine": "cosine of the gradients before the fast passes and after the reposition",
+}
 
 
 class GateNotices:
@@ -28,7 +34,7 @@ class GateNotices:
             status: the batch's metrics.
             events: tells whether our driver listens.
         """
-        text = self.look(status.get("sfpo/entropy_z"))
+        text = self.look(next((status[name] for name in _SCORES if status.get(name) is not None), None))
         if text is None:
             return {}
         if events.are_heard:
@@ -40,7 +46,7 @@ class GateNotices:
         """The notice after a batch, if any.
 
         Args:
-            z: the entropy's z-score, `sfpo/entropy_z`.
+            z: the score that the gate compares, or its cosine.
         """
         gate, update = self._update.gate, self._update
         was_closed, self._closed = self._closed, self._is_closed()
@@ -53,22 +59,23 @@ class GateNotices:
         if self._closed == was_closed:
             return None
         if not self._closed:
-            return f"the gate is open again (z-score of the entropy {_number(z)}): updates are {name}"
-        sign = "|z|" if gate.side == "two_sided" else "z"
+            return f"the gate is open again ({_SCORED[gate.reads]} {_number(z)}): updates are {name}"
         again = f" in {gate.patience} batches in a row" if gate.patience > 1 else ""
         what_follows = {
             "latch": "the remaining updates are GRPO",
             "decay": f"alpha falls to zero over the next {gate.decay_steps} batches, then updates are GRPO",
             "reopen": "updates are GRPO until it is below that again",
         }[gate.after]
+        condition = {"two_sided": "|z| >= ", "cosine": "1 - |cosine| >= "}.get(gate.kind, "z >= ")
+        window = "" if gate.kind == "cosine" else f", window {gate.window}"
         return (
-            f"the gate closes: the policy's entropy has z-score {_number(z)}, at or beyond the threshold {sign} >= "
-            f"{gate.threshold:g}{again} (--sfpo.gate_threshold, window {gate.window}); {what_follows}"
+            f"the gate closes: the {_SCORED[gate.reads]} is {_number(z)}, at or beyond the threshold {condition}"
+            f"{gate.threshold:g}{again} (--sfpo.gate_threshold{window}); {what_follows}"
         )
 
     def _is_closed(self) -> bool:
         gate = self._update.gate
-        return gate.closed_at is not None and gate.side != "off"
+        return gate.closed_at is not None and gate.kind != "off"
 
     def _is_stopped(self) -> bool:
         gate = self._update.gate

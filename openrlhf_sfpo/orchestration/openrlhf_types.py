@@ -226,6 +226,8 @@ class Actor:
 
 class DeepspeedStrategy:
     args: NestedFlags
+    accumulated_gradient: int
+    micro_train_batch_size: int
 
     def _unwrap_model(self, model: Actor) -> "PreTrainedModel": ...
 
@@ -257,6 +259,8 @@ class ActorPPOTrainer:
     actor: Actor
     ema_model: Actor | None
     replay_buffer: NaiveReplayBuffer
+    strategy: DeepspeedStrategy
+    max_epochs: int
 
     def __init__(
         self,

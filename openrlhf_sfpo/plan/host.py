@@ -39,10 +39,12 @@ def host_items(setup: Setup, states: list[State]) -> list[HostItem]:
             "weights and moments before the update (--train.on_nonfinite skip), pinned: up to twice that",
             3 * shard * setup.skip_nonfinite,
         ),
-        HostItem("copies for a checkpoint (--ckpt.async_save)", 3 * shard * setup.async_checkpoint),
+        HostItem(
+            "copies for a checkpoint (--ckpt.async_save)", (3 + setup.outer_momentum) * shard * setup.async_checkpoint
+        ),
         HostItem(
             "main parameters and moments while the actor does not train (--ds.enable_sleep)",
-            3 * shard * setup.actor_sleeps,
+            (3 + setup.outer_momentum) * shard * setup.actor_sleeps,
         ),
         HostItem(
             "parameters while the engines generate (--megatron.offload_parameters)", parameters * setup.parameters_sleep

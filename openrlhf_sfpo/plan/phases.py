@@ -15,6 +15,7 @@ ITEMS = (
     "Adam's moments, fp32",
     "reference model",
     "SFPO snapshot",
+    "steps and gradients compared",
     "packed samples",
     "activations",
     "temporaries",
@@ -57,7 +58,7 @@ def phases(setup: Setup, state: State, reference: int, gpu_bytes: int) -> list[P
         reference: bytes of a reference model while it is on the actor's GPUs.
         gpu_bytes: memory of a GPU.
     """
-    left_out = set() if setup.snapshot else {"fast pass", "reposition"}
+    left_out = set() if setup.snapshot or setup.observed else {"fast pass", "reposition"}
     if not setup.engines.count:
         left_out |= {"rollout", "weight sync"}
     return [_phase(setup, state, reference, gpu_bytes, name) for name in PHASES if name not in left_out]
@@ -71,7 +72,9 @@ def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str
     worst = max(activations.moments(setup, state.stage), key=lambda moment: moment.total)
     saved = worst.saved + worst.held if trains else 0
     passing = worst.passing if trains else _passing(setup, state, name)
-    snapshot = setup.snapshot * state.shard if name in ("fast pass", "reposition") else 0
+    before = name in ("fast pass", "reposition")
+    snapshot = (setup.snapshot if before else setup.outer_copy and name == "slow pass") * state.shard
+    observed = (setup.observed if before else setup.compared and name == "slow pass") * state.shard
     counts = (
         0 if generates and setup.parameters_sleep else state.parameters,
         0 if asleep else state.gradients,
@@ -79,6 +82,7 @@ def _phase(setup: Setup, state: State, reference: int, gpu_bytes: int, name: str
         0 if asleep else state.moments,
         reference if refers else 0,
         0 if setup.snapshot_on_host else snapshot,
+        observed,
         0 if name in ("rollout", "weight sync") else _packed(setup),
         saved,
         passing,

@@ -3,7 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from openrlhf_sfpo.config.effective_update import fast_part
 from openrlhf_sfpo.config.flag_table import settings
@@ -17,7 +17,7 @@ from openrlhf_sfpo.system.units import GIB
 
 GPUS_PER_NODE = 8
 # The presets that keep a copy of theta_slow, and how many fp32 shards each `--sfpo.optimizer_state` copies.
-_PRESETS_WITH_COPY = ("sfpo", "lookahead", "extragradient")
+_PRESETS_WITH_COPY = ("sfpo", "prepo", "lookahead", "extragradient")
 _COPIES = {"maintain": 1, "reset": 1, "restore": 3, "interpolate": 3}
 
 
@@ -88,6 +88,10 @@ class Setup:
         overlap_grad_reduce: gradients are reduced during the backward pass, in buckets.
         snapshot: number of fp32 shards that SFPO copies, 0 for GRPO.
         snapshot_on_host: these copies are in host memory.
+        observed: fp32 shards that the update keeps beside them on the GPU until the reposition (prepo, a cosine gate).
+        compared: one of those is kept until the slow pass (a cosine gate).
+        outer_momentum: the optimizer's state has one more fp32 shard.
+        outer_copy: one of the copies is kept until the end of the update.
         skip_nonfinite: weights and moments are copied to host memory before each update.
         async_checkpoint: checkpoints are written from copies in host memory.
         reference_gpus: the reference model's number of GPUs; 0 without one, or if it shares the actor's.
@@ -123,6 +127,10 @@ class Setup:
     overlap_grad_reduce: bool = True
     snapshot: int = 1
     snapshot_on_host: bool = False
+    observed: int = 0
+    compared: bool = False
+    outer_momentum: bool = False
+    outer_copy: bool = False
     skip_nonfinite: bool = False
     async_checkpoint: bool = True
     reference_gpus: int = 0
@@ -233,8 +241,7 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
         layers=chosen(actor.layer_spec, "te", no_te, "local"),
         attention=chosen(actor.attention, "flash", no_flash, "sdpa"),
         sequence_parallel=actor.sequence_parallel and layout.tp > 1,
-        snapshot=_snapshot(args.sfpo),
-        snapshot_on_host=args.sfpo.snapshot_device == "cpu",
+        **_copies(args.sfpo),
         async_checkpoint=args.ckpt.async_save and not args.ckpt.disable_ds and args.ckpt.save_steps > 0,
         reference_gpus=args.ref.num_nodes * args.ref.num_gpus_per_node if reference and not shared else 0,
         reference_here=reference and shared,
@@ -258,6 +265,18 @@ def setup_of(args: NestedFlags, model: ModelConfig) -> Setup:
     )
 
 
-def _snapshot(sfpo: NestedFlags) -> int:
-    active = sfpo.enable and sfpo.k > 0 and sfpo.preset in _PRESETS_WITH_COPY
-    return _COPIES[sfpo.optimizer_state] if active else 0
+def _copies(sfpo: NestedFlags) -> dict[str, Any]:
+    """What the update copies, as settings of a Setup."""
+    active = sfpo.enable and sfpo.k > 0
+    copies = _COPIES[sfpo.optimizer_state] if active and sfpo.preset in _PRESETS_WITH_COPY else 0
+    compared = active and sfpo.gate == "cosine" and sfpo.preset not in ("grpo", "grpo_scaled_lr")
+    predicted = active and sfpo.preset == "prepo"
+    outer = sfpo.outer_momentum != 0 or sfpo.outer_lr != 1
+    return {
+        "snapshot": max(copies, int(outer)),
+        "snapshot_on_host": sfpo.snapshot_device == "cpu",
+        "observed": predicted * (2 if sfpo.prepo_retention == "gradient" else 1) + compared,
+        "compared": compared,
+        "outer_momentum": sfpo.outer_momentum != 0,
+        "outer_copy": outer,
+    }

@@ -24,7 +24,7 @@ class State:
         parameters: in the parameters' dtype.
         gradients: fp32, for all parameters: not divided over the data-parallel ranks.
         main_parameters: fp32 copies that the optimizer updates; none with fp32 parameters, which it updates directly.
-        moments: Adam's two, fp32.
+        moments: Adam's two and the outer momentum, if there is one, fp32.
         shard: one fp32 number per parameter that the rank owns; SFPO's snapshot is a multiple of it.
     """
 
@@ -51,7 +51,9 @@ def states(setup: Setup) -> list[State]:
             padded += buffer_numel(sizes, apart, setup.owners, _bucket_size(setup, stage, chunk))
         shard = 4 * padded // setup.owners
         mains = shard if setup.element < 4 else 0
-        found.append(State(stage, count, setup.element * padded, 4 * padded, mains, 2 * shard, shard))
+        found.append(
+            State(stage, count, setup.element * padded, 4 * padded, mains, (2 + setup.outer_momentum) * shard, shard)
+        )
     return found
 
 

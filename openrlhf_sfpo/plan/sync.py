@@ -59,5 +59,5 @@ def buffers(setup: Setup) -> int:
 
 
 def checkpoint_bytes(setup: Setup) -> int:
-    """The size of a checkpoint: fp32 weights and both moments."""
-    return CHECKPOINT_BYTES * setup.count
+    """The size of a checkpoint: fp32 weights, both moments and the outer momentum, if there is one."""
+    return (CHECKPOINT_BYTES + 4 * setup.outer_momentum) * setup.count

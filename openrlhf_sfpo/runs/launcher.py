@@ -220,6 +220,7 @@ def _describe_update(sfpo: SFPOConfig) -> str:
         return "GRPO"
     return {
         "sfpo": f"SFPO K={sfpo.k} alpha={sfpo.alpha}",
+        "prepo": f"PrePO K={sfpo.k} alpha={sfpo.alpha}",
         "grpo_k_passes": f"GRPO with {sfpo.k + 1} passes",
         "grpo_scaled_lr": f"GRPO at {sfpo.k * sfpo.alpha + 1:g} times the learning rate",
         "lookahead": f"Lookahead K={sfpo.k} alpha={sfpo.alpha}, no slow pass",

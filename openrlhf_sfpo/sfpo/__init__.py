@@ -3,21 +3,27 @@
 This package imports only torch.
 """
 
-from openrlhf_sfpo.sfpo.gate import EntropyGate
+from openrlhf_sfpo.sfpo.extrapolation import PredictiveSettings
+from openrlhf_sfpo.sfpo.gate import Gate
+from openrlhf_sfpo.sfpo.outer_momentum import OuterMomentum
 from openrlhf_sfpo.sfpo.part import FastPart
 from openrlhf_sfpo.sfpo.slow_copy import Displacement, SlowCopy, reposition_
 from openrlhf_sfpo.sfpo.update import Choice, FastLimits, Pass, PassRunner, SlowFastUpdate
-from openrlhf_sfpo.sfpo.weights import OwnedWeights, Shard, TorchWeights
+from openrlhf_sfpo.sfpo.weights import OUTER_MOMENTUM, OwnedWeights, Part, Shard, TorchWeights
 
 __all__ = [
+    "OUTER_MOMENTUM",
     "Choice",
     "Displacement",
-    "EntropyGate",
     "FastLimits",
     "FastPart",
+    "Gate",
+    "OuterMomentum",
     "OwnedWeights",
+    "Part",
     "Pass",
     "PassRunner",
+    "PredictiveSettings",
     "Shard",
     "SlowCopy",
     "SlowFastUpdate",

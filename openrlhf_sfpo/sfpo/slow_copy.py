@@ -81,14 +81,19 @@ def reposition_(
         fast_part.lerp_(slow_part, 1.0 - alpha)
 
 
+def ranges(start: int, stop: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """A range of a flat tensor in chunks that fit the device's cache, as (start, stop)."""
+    size = _CHUNK["cpu" if device.type == "cpu" else "cuda"]
+    for first in range(start, stop, size):
+        yield first, min(first + size, stop)
+
+
 def _chunks(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Both tensors in flat chunks that fit the cache; those of `slow` on the device of `fast`."""
     fast, slow = fast.view(-1), slow.view(-1)
-    size = _CHUNK["cpu" if fast.device.type == "cpu" else "cuda"]
-    whole = fast.numel() <= size  # true of most tensors of small models, where every call counts
-    parts = [(fast, slow)] if whole else zip(torch.split(fast, size), torch.split(slow, size), strict=True)
-    for fast_part, slow_part in parts:
-        yield fast_part, slow_part if slow.device == fast.device else slow_part.to(fast.device, non_blocking=True)
+    whole = fast.numel() <= _CHUNK["cpu"]  # true of most tensors of small models, where every call counts
+    for start, stop in [(0, fast.numel())] if whole else ranges(0, fast.numel(), fast.device):
+        yield fast[start:stop], slow[start:stop].to(fast.device, non_blocking=True)
 
 
 class SlowCopy:
@@ -138,10 +143,11 @@ class SlowCopy:
         self._group_steps: list[Any] = []
 
     @torch.no_grad()
-    def take(self, overlap: bool = False) -> int:
+    def take(self, overlap: bool = False, with_state: bool = True) -> int:
         """Copy the weights, and the optimizer's state if the mode needs it.
 
         Args:
+            with_state: False if no reposition follows.
             overlap: let copies from a GPU to host memory overlap with later computations. The caller must then call
                 `wait` before the weights change.
 
@@ -152,9 +158,9 @@ class SlowCopy:
         shards = list(self._weights.shards())
         with self._side_stream():
             self._slow = [self._copy(index, shard.weight) for index, shard in enumerate(shards)]
-            if self._mode in ("restore", "interpolate"):
+            if with_state and self._mode in ("restore", "interpolate"):
                 self._state = [
-                    {name: self._copy((index, name), value) for name, value in shard.state.items()}
+                    {name: self._copy((index, name), value) for name, value in shard.inner_state.items()}
                     for index, shard in enumerate(shards)
                 ]
                 self._group_steps = [
@@ -162,7 +168,7 @@ class SlowCopy:
                 ]
         if not overlap:
             self.wait()
-        return int(self._weights.reduce([self._bytes()], "max")[0])
+        return int(self._weights.reduce([self.bytes], "max")[0])
 
     def wait(self) -> None:
         """Make the GPU wait for copies to host memory before it changes anything."""
@@ -198,6 +204,12 @@ class SlowCopy:
         moved_sq, slow_sq = self._weights.reduce(norms.totals(), "sum")
         return Displacement(norm=moved_sq**0.5, slow_norm=slow_sq**0.5, seconds=seconds)
 
+    def part(self, number: int, start: int, stop: int) -> Annotated[torch.Tensor, "float n"]:
+        """A range of theta_slow's flat shard `number`, in the order of `OwnedWeights.shards`, on the weights' device.
+        Not to be changed."""
+        assert self._slow is not None, "there is no snapshot"
+        return self._slow[number].view(-1)[start:stop].to(self._device(), non_blocking=True)
+
     @torch.no_grad()
     def put_back(self) -> None:
         """Restore the weights and, with `restore`, the optimizer's state bit for bit, whatever they are now; a move
@@ -212,10 +224,15 @@ class SlowCopy:
             self._reposition_group_steps()
         self._weights.refresh()
 
+    def release_state(self) -> None:
+        """Free the copies of the optimizer's state."""
+        self._state, self._group_steps = [], []
+
     def release(self) -> None:
         """Free the copies. Pinned host memory is kept for the next ones: allocating it takes longer than the copy."""
         self.wait()  # after an exception a copy into that memory may still be running
-        self._slow, self._state, self._group_steps = None, [], []
+        self._slow = None
+        self.release_state()
 
     def free_host_memory(self) -> None:
         """Return the pinned host memory to the system, when no further copy is expected."""
@@ -234,7 +251,7 @@ class SlowCopy:
                 else:
                     shard.state[name] = slow
         elif self._mode == "interpolate":
-            for name, fast in shard.state.items():
+            for name, fast in shard.inner_state.items():
                 if not _is_moment(name, fast, shard.weight):
                     continue
                 slow = self._state[index].get(name)
@@ -282,7 +299,9 @@ class SlowCopy:
             yield
         self._copied = stream.record_event()
 
-    def _bytes(self) -> int:
+    @property
+    def bytes(self) -> int:
+        """The size of all copies on this rank."""
         copies = list(self._slow or [])
         copies += [value for state in self._state for value in state.values() if isinstance(value, torch.Tensor)]
         return sum(copy.numel() * copy.element_size() for copy in copies)
@@ -300,9 +319,12 @@ def _reset_state(shard: Shard) -> None:
     created. Other optimizers may treat zeros and missing state differently (SGD's first momentum is the undampened
     gradient)."""
     if "exp_avg" not in shard.state:
-        shard.optimizer.state.pop(shard.weight, None)
+        for name in shard.inner_state:
+            shard.state.pop(name)
+        if not shard.state:
+            shard.optimizer.state.pop(shard.weight, None)
         return
-    for name, value in shard.state.items():
+    for name, value in shard.inner_state.items():
         if isinstance(value, torch.Tensor):
             value.zero_()
         elif name == "step":

@@ -7,6 +7,24 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+# The name of the outer momentum among the optimizer's state, so that whoever saves or moves that state includes it.
+OUTER_MOMENTUM = "outer_momentum"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A contiguous part of a tensor that a shard holds.
+
+    Attributes:
+        name: the tensor's.
+        start: the part's first element in the flat shard.
+        length: its number of elements.
+    """
+
+    name: str
+    start: int
+    length: int
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -28,12 +46,23 @@ class Shard:
         found: dict[str, Any] = self.optimizer.state.get(self.weight, {})
         return found
 
+    @property
+    def inner_state(self) -> dict[str, Any]:
+        """A copy of `state` without the outer momentum, which is not the optimizer's own."""
+        return {name: value for name, value in self.state.items() if name != OUTER_MOMENTUM}
+
 
 class OwnedWeights(Protocol):
     """The trained weights, as the optimizer holds them on this rank."""
 
     def shards(self) -> Iterator[Shard]:
         """This rank's shards, in the same order every time, without frozen parameters and buffers."""
+
+    def tensors(self) -> dict[str, int]:
+        """The number of elements of every trained tensor of the model by name, the same on all ranks."""
+
+    def parts(self) -> list[list[Part]]:
+        """The parts of tensors that each of this rank's shards holds; elements in none of them are padding."""
 
     def refresh(self) -> None:
         """Update every other copy of the weights that a forward pass reads from the shards."""
@@ -70,6 +99,12 @@ class TorchWeights:
 
     def shards(self) -> Iterator[Shard]:
         return (Shard(parameter, self._optimizer) for parameter in self._parameters())
+
+    def tensors(self) -> dict[str, int]:
+        return {str(number): parameter.numel() for number, parameter in enumerate(self._parameters())}
+
+    def parts(self) -> list[list[Part]]:
+        return [[Part(name, 0, length)] for name, length in self.tensors().items()]
 
     def refresh(self) -> None:
         """Do nothing: the forward pass reads the weights themselves."""

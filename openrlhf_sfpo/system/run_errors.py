@@ -6,7 +6,7 @@ class Stopped(Exception):
     it is empty if raised during a rollout, which is discarded before the checkpoint is saved."""
 
 
-class NonFiniteUpdate(RuntimeError):
+class NonFiniteUpdate(ArithmeticError):
     """A loss or a gradient norm is NaN or infinite. Raised on all ranks, before the optimizer step."""
 
 

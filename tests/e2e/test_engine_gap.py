@@ -108,7 +108,7 @@ def update_with_engine(
 ) -> dict[str, Any]:
     """One SFPO update on samples whose engine log-probabilities are off by `off`: its error; whether weights moved."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = jobs.make_actor(path, layout, train_batch_size=6 if ahead else 100, **settings)
     mine, gap, watch = jobs.my_share(samples), EngineGap(), GapWatch(arguments(**FP32))
@@ -123,7 +123,7 @@ def update_with_engine(
             return super().__call__(log_probs, entropy, batch, norm)
 
     before = jobs.weights_of(actor)
-    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off"))
+    update = SlowFastUpdate(actor.shards, 2, 0.8, Gate("off"))
     message = ""
     try:
         actor.update(mine, Loss(), update, lambda: watch.check(*actor.token_sums(gap.sums)))

@@ -26,10 +26,10 @@ def two_batches(
     path: str, layout: tuple[int, ...], bad: list[Any] | None, good: list[Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """An update, one that goes wrong (unless `bad` is None), and another update."""
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = jobs.make_actor(path, layout, **settings)
-    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("upper", window=2))
+    update = SlowFastUpdate(actor.shards, 2, 0.8, Gate("upper", window=2))
     first = jobs.on_policy_step(actor, good, update)
     skipped = None
     if bad is not None:

@@ -224,13 +224,13 @@ def keeping(path: str, layout: tuple[int, ...], samples: list[Any], settings: di
 def two_batches(path: str, layout: tuple[int, ...], samples: list[Any], nothing: list[Any]) -> Any:
     """The second batch's metrics, the weights, and the number of entropies that the gate has seen."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = jobs.make_actor(path, layout, train_batch_size=12, skip_zero_advantages=True)
-    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate(window=2), entropy_source="start")
+    update = SlowFastUpdate(actor.shards, 2, 0.8, Gate(window=2), entropy_source="start")
     actor.update(jobs.my_share(samples), PPOClipLoss(0.2, 0.2), update)
     metrics = actor.update(jobs.my_share(nothing), PPOClipLoss(0.2, 0.2), update)
-    return metrics, jobs.weights_of(actor), len(update.gate.state_dict()["entropies"])
+    return metrics, jobs.weights_of(actor), len(update.gate.state_dict()["values"])
 
 
 PARTS: list[dict[str, Any]] = [
@@ -276,6 +276,100 @@ def test_fast_passes_on_a_part_of_the_batch(ranks: RankPool, tmp_path: Path, par
     assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * (flat(plain.weights()) - start).norm()
     assert metrics[-1]["sfpo/backward_tokens_total"] == tokens
     assert metrics[-1]["sfpo/backward_passes_total"] == 6
+
+
+PREDICTIONS = [
+    ({"retention": "displacement"}, "TP2PP2DP1"),
+    ({"retention": "tensor", "per": "train_batch"}, "TP1PP2DP2"),
+    slow({"retention": "gradient"}, "TP1PP1DP2"),
+    slow({"retention": "displacement", "corrective": False}, "TP1PP2DP2"),
+    slow({"retention": "tensor"}, "VPP2"),
+    slow({"retention": "displacement", "per": "train_batch"}, "CP2"),
+    slow({"retention": "gradient", "corrective": False, "per": "train_batch"}, "TP2PP2DP1"),
+]
+
+
+@pytest.mark.parametrize(("predictive", "name"), PREDICTIONS, ids=str)
+def test_predictions_equal_a_plain_pytorch_loop(
+    ranks: RankPool, tmp_path: Path, predictive: dict[str, Any], name: str
+) -> None:
+    """Two rollout batches of two optimizer steps. Root mean squares are over whole Hugging Face tensors, whatever part
+    of them a rank holds."""
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "qwen2", tied=True))
+    samples = with_old_log_probs(path, make_samples(12))
+    batches = train_batches(samples, dp)
+    plain, passes = PlainSFPO(path, lr=5e-5), PlainSFPO(path, lr=5e-5)
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain.predict(batches, 5, 0.5, **{"per": "pass", "corrective": True, **predictive})
+        passes.update(batches, 2, 0.5)
+    metrics, weights = ranks.run(jobs.ranks_of(layout, dp), predicted, path, layout, samples, predictive)[0]
+    moved = (flat(plain.weights()) - start).norm()
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
+    assert (flat(passes.weights()) - flat(plain.weights())).norm() >= 0.05 * moved, "the prediction has an effect"
+    corrective = predictive.get("corrective", True)
+    assert metrics[-1]["sfpo/backward_passes_total"] == (6 if corrective else 4)
+    assert metrics[-1]["optimizer_steps"] == 2
+    if corrective:
+        assert metrics[-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-3)
+
+
+def predicted(path: str, layout: tuple[int, ...], samples: list[Any], predictive: dict[str, Any]) -> Any:
+    settings = {"preset": "prepo", "predictive": predictive, "optimizer": {"lr": 5e-5}}
+    return jobs.train(path, layout, samples, 5, 0.5, batches=2, **settings)
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"), [("sfpo", "TP2PP2DP1"), slow("grpo", "TP1PP2DP2"), slow("prepo", "CP2"), slow("sfpo", "VPP2")]
+)
+def test_an_outer_momentum_equals_a_plain_pytorch_loop(ranks: RankPool, tmp_path: Path, preset: str, name: str) -> None:
+    layout, dp = LAYOUTS[name]
+    path = str(make_model(tmp_path / "model", "qwen2", tied=True))
+    samples = with_old_log_probs(path, make_samples(12))
+    batches = train_batches(samples, dp)
+    plain = PlainSFPO(path, lr=5e-5)
+    start = flat(plain.weights())
+    memory: dict[str, torch.Tensor] = {}
+    for _ in range(3):
+        before = plain.weights()
+        if preset == "prepo":
+            plain.predict(batches, 2, 0.8, "displacement", "pass", True)
+        else:
+            plain.update(batches, 2, 0.8, preset=preset)
+        with torch.no_grad():
+            for key, parameter in plain.model.named_parameters():
+                delta = parameter - before[key]
+                memory[key] = 0.7 * memory.get(key, torch.zeros_like(delta)) + delta
+                parameter.copy_(before[key] + 0.5 * (delta + 0.7 * memory[key]))
+    _, weights = ranks.run(jobs.ranks_of(layout, dp), with_outer_momentum, path, layout, samples, preset)[0]
+    moved = (flat(plain.weights()) - start).norm()
+    assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved
+
+
+def with_outer_momentum(path: str, layout: tuple[int, ...], samples: list[Any], preset: str) -> Any:
+    outer = {"momentum": 0.7, "lr": 0.5}
+    return jobs.train(path, layout, samples, preset=preset, batches=3, outer=outer, optimizer={"lr": 5e-5})
+
+
+@pytest.mark.parametrize("kind", ["cosine", "grad_norm"])
+def test_gates_on_gradients_read_the_same_on_every_layout(ranks: RankPool, tmp_path: Path, kind: str) -> None:
+    path = str(make_model(tmp_path / "model", "qwen2", tied=True))
+    samples = with_old_log_probs(path, make_samples(12))
+    read = []
+    for name in ("TP1PP1DP1", "TP2PP2DP1", "TP1PP2DP2"):
+        layout, dp = LAYOUTS[name]
+        metrics, _ = ranks.run(jobs.ranks_of(layout, dp), gated, path, layout, samples, kind)[0]
+        read.append([one["sfpo/gradient_cosine" if kind == "cosine" else "sfpo/grad_norm_z"] for one in metrics])
+    assert read[1] == pytest.approx(read[0], rel=1e-3)
+    assert read[2] == pytest.approx(read[0], rel=1e-3)
+    assert kind == "grad_norm" or all(0 < abs(one) < 0.99999 for one in read[0])
+
+
+def gated(path: str, layout: tuple[int, ...], samples: list[Any], kind: str) -> Any:
+    gate = {"kind": kind, "threshold": 100.0}
+    settings = {"gate": gate, "optimizer": {"lr": 5e-5}, "train_batch_size": 12}
+    return jobs.train(path, layout, samples, batches=2, **settings)
 
 
 def mean_advantage(sample: Any) -> float:
@@ -352,7 +446,7 @@ def test_frozen_parameters_stay_as_they_are(ranks: RankPool, tmp_path: Path) -> 
 def with_a_frozen_layer(path: str, samples: list[Any]) -> dict[str, torch.Tensor]:
     from openrlhf_sfpo.megatron.model import model
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowCopy, SlowFastUpdate
 
     build_chunk = model._build_chunk
 
@@ -367,7 +461,7 @@ def with_a_frozen_layer(path: str, samples: list[Any]) -> dict[str, torch.Tensor
     finally:
         model._build_chunk = build_chunk
     slow_copy = SlowCopy(actor.shards, "interpolate")
-    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off"), slow_copy=slow_copy)
+    update = SlowFastUpdate(actor.shards, 2, 0.8, Gate("off"), slow_copy=slow_copy)
     for _ in range(2):
         actor.update(jobs.my_share(samples), PPOClipLoss(), update)
     return jobs.weights_of(actor)
@@ -391,10 +485,10 @@ def test_the_entropy_at_the_start_is_that_of_the_weights_before(ranks: RankPool,
 
 
 def two_on_policy_updates(path: str, samples: list[Any]) -> list[dict[str, Any]]:
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = jobs.make_actor(path, (2, 1, 1))
-    gate = EntropyGate("upper", window=2, threshold=9.0)
+    gate = Gate("upper", window=2, threshold=9.0)
     update = SlowFastUpdate(actor.shards, 2, 0.8, gate, entropy_source="start")
     return [jobs.on_policy_step(actor, samples, update) for _ in range(2)]
 
@@ -411,7 +505,7 @@ def test_the_gather_before_a_reposition_is_skipped(ranks: RankPool, tmp_path: Pa
 
 def count_gathers(path: str, samples: list[Any], overlap: bool) -> int:
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = jobs.make_actor(path, (1, 1, 1), overlap_param_gather=overlap, overlap_grad_reduce=overlap)
     calls: list[str] = []
@@ -429,7 +523,7 @@ def count_gathers(path: str, samples: list[Any], overlap: bool) -> int:
         return result
 
     actor._pipeline.forward_backward = forward_backward
-    actor.update(jobs.my_share(samples), PPOClipLoss(), SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off")))
+    actor.update(jobs.my_share(samples), PPOClipLoss(), SlowFastUpdate(actor.shards, 2, 0.8, Gate("off")))
     return (len(calls) - len(inside_passes)) // groups
 
 
@@ -462,7 +556,7 @@ def memory(path: str, samples: list[Any], state: Any) -> tuple[int, int, int]:
     from memory import peak_bytes
 
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowCopy, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowCopy, SlowFastUpdate
 
     actor = jobs.make_actor(path, (1, 1, 1), param_dtype=torch.bfloat16)
     mine, seen = jobs.my_share(samples), {}
@@ -473,7 +567,7 @@ def memory(path: str, samples: list[Any], state: Any) -> tuple[int, int, int]:
 
     def update(k: int, on_stage: Any = lambda stage: None) -> None:
         slow_copy = SlowCopy(actor.shards, state)
-        algorithm = SlowFastUpdate(actor.shards, k, 0.8, EntropyGate("off"), slow_copy=slow_copy, on_stage=on_stage)
+        algorithm = SlowFastUpdate(actor.shards, k, 0.8, Gate("off"), slow_copy=slow_copy, on_stage=on_stage)
         actor.update(mine, PPOClipLoss(), algorithm)
 
     update(1)  # the optimizer's state exists from here on
@@ -608,7 +702,7 @@ def on_policy(path: str, layout: tuple[int, ...], samples: list[Any], dtype: tor
     return jobs.on_policy_update(path, layout, samples, param_dtype=dtype, train_batch_size=100)
 
 
-@pytest.mark.parametrize("stop", [{"k": 0}, {"gate": {"side": "off", "stop_step": 0}}], ids=["K=0", "gate closed"])
+@pytest.mark.parametrize("stop", [{"k": 0}, {"gate": {"kind": "off", "stop_step": 0}}], ids=["K=0", "gate closed"])
 def test_without_fast_passes_it_is_grpo_to_the_bit(ranks: RankPool, tmp_path: Path, stop: dict[str, Any]) -> None:
     path = str(make_model(tmp_path / "model", "llama"))
     samples = with_old_log_probs(path, make_samples(8))
@@ -824,7 +918,7 @@ def refusals(path: str) -> dict[str, str]:
     with cpu.device_scope():
         whole = FP32Optimizer(plain, OptimizerConfig(), init_state_fn=lambda *args: None)
     try:
-        MainShards(ChainedOptimizer([whole]), actor._chunks)
+        MainShards(ChainedOptimizer([whole]), actor._chunks, actor.weights)
     except ValueError as error:
         said["not distributed"] = str(error)
     for name, (config, setting) in places.items():
@@ -832,11 +926,11 @@ def refusals(path: str) -> dict[str, str]:
         setattr(config, setting, True)
         try:
             # With Megatron-FSDP the optimizer is not a chained one.
-            MainShards(child if name == "fsdp" else actor.optimizer, actor._chunks)
+            MainShards(child if name == "fsdp" else actor.optimizer, actor._chunks, actor.weights)
         except ValueError as error:
             said[name] = str(error)
         setattr(config, setting, False)
-    MainShards(actor.optimizer, actor._chunks)
+    MainShards(actor.optimizer, actor._chunks, actor.weights)
     return said
 
 

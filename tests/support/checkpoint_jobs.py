@@ -41,10 +41,10 @@ def resume(
 
 
 def start(path: str, layout: tuple[int, ...], **settings: Any) -> tuple[Any, Any]:
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = jobs.make_actor(path, layout, **settings)
-    return actor, SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("upper", window=2))
+    return actor, SlowFastUpdate(actor.shards, 2, 0.8, Gate("upper", window=2))
 
 
 def whole_state(actor: Any) -> dict[str, torch.Tensor]:

@@ -83,11 +83,21 @@ def train(
     sgd: bool = False,
     limits: dict[str, float] | None = None,
     part: dict[str, Any] | None = None,
+    predictive: dict[str, Any] | None = None,
+    outer: dict[str, float] | None = None,
     **settings: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Update `batches` times on the same samples; return the metrics of each and the weights at the end."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, FastLimits, FastPart, SlowCopy, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import (
+        FastLimits,
+        FastPart,
+        Gate,
+        OuterMomentum,
+        PredictiveSettings,
+        SlowCopy,
+        SlowFastUpdate,
+    )
 
     actor = make_actor(path, layout, **settings)
     if sgd:
@@ -96,11 +106,13 @@ def train(
         actor.shards,
         k,
         alpha,
-        EntropyGate(**(gate or {"side": "off"})),
+        Gate(**(gate or {"kind": "off"})),
         slow_copy=SlowCopy(actor.shards, optimizer_state),
         preset=preset,
         limits=FastLimits(**(limits or {})),
         part=FastPart(**(part or {})),
+        predictive=PredictiveSettings(**(predictive or {})),
+        outer=OuterMomentum(**(outer or {})),
     )
     loss = PPOClipLoss(0.2, 0.2)
     metrics = [actor.update(my_share(samples), loss, update) for _ in range(batches)]
@@ -151,10 +163,10 @@ def on_policy(
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Two SFPO updates with old log-probabilities from a separate forward pass, or from the update's first."""
     from openrlhf_sfpo.megatron.train.loss import PPOClipLoss
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = make_actor(path, layout, param_dtype=dtype, train_batch_size=batch_size)
-    update = SlowFastUpdate(actor.shards, 2, 0.8, EntropyGate("off"))
+    update = SlowFastUpdate(actor.shards, 2, 0.8, Gate("off"))
     metrics = []
     for _ in range(2):
         for sample in samples:
@@ -170,10 +182,10 @@ def on_policy(
 
 def on_policy_update(path: str, layout: tuple[int, ...], samples: list[Any], **settings: Any) -> dict[str, Any]:
     """Old log-probabilities from the actor itself, then one GRPO update."""
-    from openrlhf_sfpo.sfpo import EntropyGate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 
     actor = make_actor(path, layout, **settings)
-    return on_policy_step(actor, samples, SlowFastUpdate(actor.shards, 0, 0.8, EntropyGate("off")))
+    return on_policy_step(actor, samples, SlowFastUpdate(actor.shards, 0, 0.8, Gate("off")))
 
 
 def inspect_reposition(

@@ -88,6 +88,25 @@ class PlainSFPO:
             preset,
         )
 
+    def predict(
+        self, train_batches: Sequence[Sequence[Any]], k: int, alpha: float, retention: str, per: str, corrective: bool
+    ) -> None:
+        """A batch of PrePO."""
+        numbers = list(range(len(train_batches)))
+        for steps in [numbers] if per == "pass" else [[number] for number in numbers]:
+            textbook_prediction(
+                self.trained,
+                self.optimizer,
+                steps,
+                lambda step: self._gradients(train_batches[step]),
+                lambda advance: self._step(),
+                k,
+                alpha,
+                "maintain",
+                retention,
+                corrective,
+            )
+
     def one_pass(self, train_batches: Sequence[Sequence[Any]]) -> None:
         for samples in train_batches:
             self._gradients(samples)
@@ -197,9 +216,64 @@ def textbook_batch(
     return None
 
 
+def textbook_prediction(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: Sequence[int],
+    gradients: Callable[[int], None],
+    step: Callable[[bool], None],
+    k: int,
+    alpha: float,
+    state: str,
+    retention: str,
+    corrective: bool,
+) -> None:
+    """PrePO on these train batches, from its formulas, coordinate by coordinate; each parameter is a tensor."""
+    slow = copy.deepcopy(model.state_dict())
+    slow_optimizer = copy.deepcopy(optimizer.state_dict())
+    trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    observed: list[dict[str, np.ndarray]] = []
+    for probe in range(2):
+        before = {name: value.detach().clone() for name, value in trained}
+        sums = {name: torch.zeros_like(value) for name, value in trained}
+        kept = {name: 1.0 for name, _ in trained}
+        for number in steps:
+            gradients(number)
+            for name, value in trained:
+                (group,) = [one for one in optimizer.param_groups if any(value is other for other in one["params"])]
+                if isinstance(optimizer, torch.optim.AdamW):
+                    kept[name] *= 1 - group["lr"] * group["weight_decay"]
+            step(probe == 1 and not corrective)
+            for name, value in trained:  # the step may have clipped them
+                assert value.grad is not None
+                sums[name] += value.grad
+        moved = {name: kept[name] * before[name] - value.detach() for name, value in trained}
+        observed.append(
+            {name: one.double().numpy() for name, one in (sums if retention == "gradient" else moved).items()}
+        )
+    with torch.no_grad():
+        for name, value in trained:
+            first, second = (one[name] for one in observed)
+            small = abs(first) <= 1e-3 * np.sqrt((first**2).mean())
+            r = second / np.where(small, 1.0, first)
+            if retention == "tensor":
+                r = np.full_like(first, (first * second).sum() / (first**2).sum())
+            r = np.clip(r, -2.0, 3.0)
+            whole = sum(r**power for power in range(k))
+            half = 1.0 + r
+            q = np.where(abs(half) <= 1e-8, 1.0, whole / np.where(abs(half) <= 1e-8, 1.0, half))
+            q = np.where(small, 1.0, np.clip(q, 1.0, k / 2 + 1))
+            value.copy_(slow[name] + torch.from_numpy(q).to(value.dtype) * (value - slow[name]))
+    _move(model, optimizer, slow, slow_optimizer, alpha, state)
+    if corrective:
+        for number in steps:
+            gradients(number)
+            step(True)
+
+
 def gate_openings(
     entropies: Sequence[float],
-    side: str,
+    kind: str,
     window: int,
     threshold: float,
     stop_step: int | None,
@@ -211,15 +285,25 @@ def gate_openings(
     """The gate's alpha scale for each batch, each computed from the whole series before it."""
 
     def fires(index: int) -> bool:
-        if index < max(window - 1, warmup) or side == "off":
+        if kind == "baseline":
+            return fired[index]
+        if index < max(window - 1, warmup) or kind == "off":
             return False
         seen = np.array(entropies[index + 1 - window : index + 1], dtype=float)
         z = (seen[-1] - seen.mean()) / (seen.std() + 1e-9)
-        return bool(z >= threshold or (side == "two_sided" and z <= -threshold))
+        return bool(z >= threshold or (kind == "two_sided" and z <= -threshold))
 
     def closes(index: int) -> bool:
         return index + 1 >= patience and all(fires(index - back) for back in range(patience))
 
+    # Against the values before that did not fire themselves.
+    fired: list[bool] = []
+    quiet: list[float] = []
+    for index, entropy in enumerate(entropies):
+        seen = np.array(quiet[-window:], dtype=float)
+        enough = len(seen) == window and index >= warmup
+        fired.append(bool(enough and (entropy - seen.mean()) / (seen.std() + 1e-9) >= threshold))
+        quiet += [] if fired[-1] else [entropy]
     openings = []
     for batch in range(len(entropies)):
         closing = [index for index in range(batch) if closes(index)]

@@ -583,7 +583,7 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
     import torch
 
     from openrlhf_sfpo.orchestration.algorithm import build_update
-    from openrlhf_sfpo.sfpo import FastLimits, FastPart, TorchWeights
+    from openrlhf_sfpo.sfpo import FastLimits, FastPart, OuterMomentum, TorchWeights
 
     def built(*flags: str) -> dict[str, Any]:
         args, _ = parse(list(flags))
@@ -592,9 +592,9 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         weights = TorchWeights(torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))]))
         update = build_update(config, weights, print)
         gate, slow_copy = vars(update.gate), vars(update._copy)
-        gate["window"] = gate.pop("_entropies").maxlen
         limits = {"clip_limit": update._limits.max_clip_ratio, "ess_limit": update._limits.min_ess}
         limits |= {"selection": update._part.by, "rescale": update._part.rescale}
+        limits |= {"outer_lr": update._outer.lr, **vars(update._predictive)}
         return {**vars(update), **limits, **gate, "state": slow_copy["_mode"], "offload": slow_copy["_offload"]}
 
     plain = built()
@@ -602,7 +602,7 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         "k": (["--sfpo.k", "5"], 5),
         "alpha": (["--sfpo.alpha", "0.25"], 0.25),
         "preset": (["--sfpo.preset", "lookahead"], "lookahead"),
-        "side": (["--sfpo.gate", "two_sided"], "two_sided"),
+        "kind": (["--sfpo.gate", "two_sided"], "two_sided"),
         "window": (["--sfpo.gate_window", "7"], 7),
         "threshold": (["--sfpo.gate_threshold", "2.5"], 2.5),
         "stop_step": (["--sfpo.stop_step", "9"], 9),
@@ -617,6 +617,12 @@ def test_sfpo_flags_reach_the_algorithm() -> None:
         "_part": (["--sfpo.fast_fraction", "0.5"], FastPart(0.5)),
         "selection": (["--sfpo.fast_selection", "random"], "random"),
         "rescale": (["--sfpo.fast_rescale"], True),
+        "retention": (["--sfpo.prepo_retention", "tensor"], "tensor"),
+        "corrective": (["--no-sfpo.prepo_corrective"], False),
+        "per": (["--sfpo.prepo_per", "train_batch"], "train_batch"),
+        "max_zero_rewards": (["--sfpo.prepo_max_zero_rewards", "0.5"], 0.5),
+        "_outer": (["--sfpo.outer_momentum", "0.5"], OuterMomentum(0.5)),
+        "outer_lr": (["--sfpo.outer_lr", "0.7"], 0.7),
         "state": (["--sfpo.optimizer_state", "interpolate"], "interpolate"),
         "offload": (["--sfpo.snapshot_device", "cpu"], True),
     }

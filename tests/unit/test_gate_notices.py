@@ -27,7 +27,7 @@ def test_closing_is_reported_once_with_the_reason() -> None:
     *before, text, after, later = said([*LEVEL, JUMP, JUMP, DROP])
     assert before == [None] * 4
     assert text == (
-        "the gate closes: the policy's entropy has z-score 1.72, at or beyond the threshold z >= 1.5 "
+        "the gate closes: the z-score of the policy's entropy is 1.72, at or beyond the threshold z >= 1.5 "
         "(--sfpo.gate_threshold, window 4); the remaining updates are GRPO"
     )
     assert (after, later) == (None, None)
@@ -37,7 +37,7 @@ def test_closing_is_reported_once_with_the_reason() -> None:
     ("config", "entropies", "words"),
     [
         ({"gate_after": "decay", "gate_decay_steps": 5}, [JUMP], ["alpha falls to zero over the next 5 batches"]),
-        ({"gate": "two_sided"}, [DROP], ["z-score -1.7", "|z| >= 1.5"]),
+        ({"gate": "two_sided"}, [DROP], ["entropy is -1.7", "|z| >= 1.5"]),
         ({"gate_patience": 2, "gate_threshold": 1.2}, [JUMP, JUMP + 1], ["in 2 batches in a row"]),
         ({"preset": "lookahead"}, [JUMP], ["the gate closes"]),
         ({"preset": "grpo_scaled_lr"}, [JUMP], ["the gate closes"]),
@@ -53,7 +53,7 @@ def test_the_notice_says_what_follows(config: dict[str, Any], entropies: list[fl
 def test_a_gate_that_opens_again() -> None:
     texts = said([*LEVEL, JUMP, 1.0], gate_after="reopen")
     assert "updates are GRPO until it is below that again" in texts[4]
-    assert texts[5].startswith("the gate is open again (z-score of the entropy -0.6")
+    assert texts[5].startswith("the gate is open again (z-score of the policy's entropy -0.6")
     assert texts[5].endswith("updates are SFPO")
 
 

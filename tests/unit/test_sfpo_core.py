@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import gate_openings, textbook_batch
+from toy_training import OPTIMIZERS, Textbook, Trainer, sfpo
 
 from openrlhf_sfpo.sfpo import (
-    EntropyGate,
     FastLimits,
     FastPart,
+    Gate,
     Pass,
     SlowCopy,
     SlowFastUpdate,
@@ -40,7 +40,7 @@ NOISE = [
 ]
 
 
-def feed(gate: EntropyGate, series: list[float]) -> list[float]:
+def feed(gate: Gate, series: list[float]) -> list[float]:
     """Let the gate see one batch after the other; return its alpha scale for each."""
     alpha_scales = []
     for entropy in series:
@@ -71,7 +71,7 @@ def feed(gate: EntropyGate, series: list[float]) -> list[float]:
     ],
 )
 def test_gate_closes_at_the_known_step(series: list[float], side: Any, closed_after: int | None) -> None:
-    gate = EntropyGate(side, window=10, threshold=1.5)
+    gate = Gate(side, window=10, threshold=1.5)
     feed(gate, series)
     assert gate.closed_at == closed_after
     assert gate.alpha_scale == (1.0 if closed_after is None else 0.0)
@@ -89,13 +89,13 @@ def test_gate_closes_at_the_known_step(series: list[float], side: Any, closed_af
 )
 def test_gate_with_a_window_of_two(series: list[float], side: Any, threshold: float, closed_after: int | None) -> None:
     """Two different values always have a z of 1 or -1."""
-    gate = EntropyGate(side, window=2, threshold=threshold)
+    gate = Gate(side, window=2, threshold=threshold)
     feed(gate, series)
     assert gate.closed_at == closed_after
 
 
 def test_gate_z_score_is_the_populations_with_the_newest_value_in_it() -> None:
-    gate = EntropyGate("off", window=4)
+    gate = Gate("off", window=4)
     assert [gate.observe(h) for h in (1.0, 2.0, 3.0)] == [None, None, None]
     values = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
     expected = (6.0 - values.mean()) / (values.std(correction=0) + 1e-9)
@@ -103,11 +103,11 @@ def test_gate_z_score_is_the_populations_with_the_newest_value_in_it() -> None:
 
 
 def test_gate_stays_closed_and_survives_a_restart() -> None:
-    gate = EntropyGate("upper", window=5, threshold=1.0)
+    gate = Gate("upper", window=5, threshold=1.0)
     feed(gate, [1.0, 1.0, 1.0, 1.0, 2.0])
     assert gate.alpha_scale == 0.0
     feed(gate, [0.5] * 20)
-    restored = EntropyGate("upper", window=5, threshold=1.0)
+    restored = Gate("upper", window=5, threshold=1.0)
     restored.load_state_dict(gate.state_dict())
     assert restored.alpha_scale == 0.0
     assert restored.closed_at == 5
@@ -115,7 +115,7 @@ def test_gate_stays_closed_and_survives_a_restart() -> None:
 
 
 def test_stop_step_counts_batches_that_ran_sfpo() -> None:
-    assert feed(EntropyGate("off", stop_step=3), [1.0] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert feed(Gate("off", stop_step=3), [1.0] * 5) == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
 # z of a lone 2 among ones is 1.73 in a window of 4 and the z of the value after it is negative.
@@ -137,7 +137,7 @@ STEPS_UP = [1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 16.0]
     ],
 )
 def test_gate_options(series: list[float], options: dict[str, Any], alpha_scales: list[float]) -> None:
-    assert feed(EntropyGate("upper", window=4, threshold=1.2, **options), series) == pytest.approx(alpha_scales)
+    assert feed(Gate("upper", window=4, threshold=1.2, **options), series) == pytest.approx(alpha_scales)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_gate_options(series: list[float], options: dict[str, Any], alpha_scales
 )
 def test_gate_refuses_nonsense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=list(wrong)[-1]):
-        EntropyGate(**wrong)
+        Gate(**wrong)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
@@ -176,26 +176,10 @@ def test_reposition_moves_in_place_and_measures(alpha: float) -> None:
         assert torch.equal(fast, slow)
 
 
-class Toy(torch.nn.Module):
-    """A small nonlinear regression with a frozen parameter and a buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.first = torch.nn.Linear(3, 4)
-        self.second = torch.nn.Linear(4, 1)
-        self.second.bias.requires_grad_(False)
-        self.register_buffer("scale", torch.ones(1))
-        self.double()
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.scale * self.second(self.first(inputs).tanh())
-
-
 # Thresholds that no window of small integers meets exactly.
 GATES = st.fixed_dictionaries(
     {
-        "side": st.sampled_from(["upper", "two_sided", "off"]),
+        "kind": st.sampled_from(["upper", "two_sided", "baseline", "off"]),
         "window": st.integers(2, 4),
         "threshold": st.sampled_from([0.7, 1.3]),
         "stop_step": st.sampled_from([None, None, 0, 2]),
@@ -205,91 +189,6 @@ GATES = st.fixed_dictionaries(
         "decay_steps": st.integers(1, 3),
     }
 )
-
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.05, betas=(0.9, 0.95), weight_decay=0.1),
-    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, dampening=0.5),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
-}
-
-
-class Trainer:
-    """A model, its optimizer and schedule, and M train batches for each rollout batch: a `PassRunner`."""
-
-    def __init__(self, optimizer: str, steps: int, entropies: list[float] | None = None, device: str = "cpu") -> None:
-        self.model = Toy().to(device)
-        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
-        generator = torch.Generator().manual_seed(5)
-        self.data = torch.randn(steps, 8, 4, generator=generator, dtype=torch.float64).to(device)
-        self.stages: list[str] = []
-        self._entropies = iter(entropies or [])
-        self.entropy: float | None = None
-        self.entropy_at_start: float | None = None
-        self.tokens: float | None = 7.0
-        self.distances: Iterator[dict[str, float]] = iter(())  # metrics of the next passes
-
-    def gradients(self, step: int, weights: dict[int, float] | None = None, divisor: int = 8) -> None:
-        """Of a train batch's mean squared error; with weights by row, of their weighted sum over the divisor."""
-        self.optimizer.zero_grad()
-        inputs, targets = self.data[step, :, :3], self.data[step, :, 3:]
-        squares = (self.model(inputs) - targets).square().squeeze(1)
-        if weights is not None:
-            squares = squares[list(weights)] * torch.tensor(list(weights.values()), dtype=torch.float64)
-        (squares.sum() / divisor).backward()
-
-    def advantages(self, step: int) -> list[float]:
-        return self.data[step, :, 3].tolist()
-
-    def run_pass(self, pass_: Pass) -> dict[str, float]:
-        self.stages.append(pass_.stage)
-        (group,) = self.optimizer.param_groups
-        group["lr"] *= pass_.learning_rate_factor
-        for step in range(len(self.data)):
-            chosen = pass_.choose(self.advantages(step), step) if pass_.choose else None
-            whole = chosen is None or pass_.whole_divisors
-            self.gradients(step, chosen, 8 if whole else len(chosen or ()))
-            if step == 0:
-                pass_.before_first_step()
-            self.optimizer.step()
-            if pass_.advances_schedule:
-                self.schedule.step()
-        group["lr"] /= pass_.learning_rate_factor
-        entropy = self.entropy
-        if entropy is None:
-            entropy = next(self._entropies, 1.0) if pass_.stage == "slow" else 9.0
-        metrics = {"entropy": entropy, "ppo_kl": 0.1, "clip_ratio": 0.2, "momentum_grad_cosine": 0.5}
-        metrics |= next(self.distances, {})
-        return metrics if self.tokens is None else {**metrics, "backward_tokens": self.tokens}
-
-    def start_entropy(self) -> float | None:
-        return self.entropy_at_start
-
-    def weights(self) -> torch.Tensor:
-        return torch.cat([value.detach().view(-1).clone() for value in self.model.parameters()])
-
-
-def sfpo(trainer: Trainer, k: int, alpha: float, state: Any = "maintain", **options: Any) -> SlowFastUpdate:
-    weights = TorchWeights(trainer.optimizer)
-    gate = options.pop("gate", None) or EntropyGate("off")
-    return SlowFastUpdate(weights, k, alpha, gate, slow_copy=SlowCopy(weights, state), **options)
-
-
-class Textbook(Trainer):
-    """The same updates from their formulas."""
-
-    def batch(self, k: int, alpha: float, state: str, preset: str) -> None:
-        textbook_batch(self.model, self.optimizer, len(self.data), self.gradients, self.step, k, alpha, state, preset)
-
-    def one_pass(self, advance: bool) -> None:
-        for step in range(len(self.data)):
-            self.gradients(step)
-            self.step(advance)
-
-    def step(self, advance: bool) -> None:
-        self.optimizer.step()
-        if advance:
-            self.schedule.step()
 
 
 @given(
@@ -317,7 +216,7 @@ def test_every_combination_follows_its_formulas(
 ) -> None:
     """Whatever the gate does with a series of entropies, the update must equal the textbook's."""
     trainer, textbook = Trainer(optimizer, steps), Textbook(optimizer, steps)
-    update = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
+    update = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=Gate(**gate))
     frozen = trainer.model.second.bias.clone()
     alpha_scales = gate_openings(entropies, **gate)
     for entropy, alpha_scale in zip(entropies, alpha_scales, strict=True):
@@ -328,7 +227,7 @@ def test_every_combination_follows_its_formulas(
         textbook.batch(k if alpha_scale else 0, alpha * alpha_scale, state, preset)
         scaled_by_nothing = preset == "grpo_scaled_lr" and alpha == 0
         assert metrics["sfpo/active"] == float(k > 0 and alpha_scale > 0 and preset != "grpo" and not scaled_by_nothing)
-        again = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=EntropyGate(**gate))
+        again = sfpo(trainer, k, alpha, state, preset=preset, entropy_source=source, gate=Gate(**gate))
         again.load_state_dict(json.loads(json.dumps(update.state_dict())))
         update = again  # as after a restart
     torch.testing.assert_close(trainer.weights(), textbook.weights(), rtol=1e-9, atol=1e-11)
@@ -366,7 +265,7 @@ def test_limits_are_grpo_to_the_bit(optimizer: str, k: int, alpha: float, state:
 @pytest.mark.parametrize("closed", [{"k": 0}, {"stop_step": 0}], ids=["K=0", "gate closed"])
 def test_every_preset_is_grpo_to_the_bit_without_fast_passes(closed: dict[str, int], preset: Any, state: Any) -> None:
     trainer, grpo = Trainer("adamw", 2), Textbook("adamw", 2)
-    gate = EntropyGate("off", stop_step=closed.get("stop_step"))
+    gate = Gate("off", stop_step=closed.get("stop_step"))
     update = sfpo(trainer, closed.get("k", 3), 0.8, state, preset=preset, gate=gate)
     for _ in range(2):
         _, metrics = update.step(trainer)
@@ -404,7 +303,7 @@ def test_copies_in_host_memory_change_nothing(state: Any) -> None:
         trainer = Trainer("adamw", 2, device="cuda")
         weights = TorchWeights(trainer.optimizer)
         slow_copy = SlowCopy(weights, state, device)  # type: ignore[arg-type]
-        update = SlowFastUpdate(weights, 2, 0.8, EntropyGate("off", stop_step=3), slow_copy=slow_copy)
+        update = SlowFastUpdate(weights, 2, 0.8, Gate("off", stop_step=3), slow_copy=slow_copy)
         for _ in range(4):
             update.step(trainer)
         results.append(trainer.weights())
@@ -585,11 +484,11 @@ def test_tokens_are_unknown_where_the_trainer_does_not_count_them() -> None:
 
 def test_the_gate_sees_the_slow_passes_and_turns_sfpo_off() -> None:
     trainer = Trainer("sgd", 1, entropies=[1.0, 1.0, 1.0, 2.0, 1.0, 1.0])
-    update = sfpo(trainer, 2, 0.5, gate=EntropyGate("upper", window=4, threshold=1.5))
+    update = sfpo(trainer, 2, 0.5, gate=Gate("upper", window=4, threshold=1.5))
     active = [update.step(trainer)[1]["sfpo/active"] for _ in range(6)]
     assert active == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
     assert update.backward_passes_total == 4 * 3 + 2
-    restored = sfpo(trainer, 2, 0.5, gate=EntropyGate("upper", window=4, threshold=1.5))
+    restored = sfpo(trainer, 2, 0.5, gate=Gate("upper", window=4, threshold=1.5))
     restored.load_state_dict(update.state_dict())
     assert restored.state_dict() == update.state_dict()
     assert restored.backward_tokens_total == 7 * (4 * 3 + 2)
@@ -599,7 +498,7 @@ def test_the_gate_sees_the_slow_passes_and_turns_sfpo_off() -> None:
 def test_the_gate_can_read_the_entropy_at_the_start() -> None:
     """Algorithm 1 closes the gate for the batches after the one whose entropy fires."""
     trainer = Trainer("sgd", 1)
-    update = sfpo(trainer, 2, 0.5, gate=EntropyGate("upper", window=4, threshold=1.5), entropy_source="start")
+    update = sfpo(trainer, 2, 0.5, gate=Gate("upper", window=4, threshold=1.5), entropy_source="start")
     active = []
     for trainer.entropy_at_start in (1.0, 1.0, 1.0, 2.0, 1.0):
         active.append(update.step(trainer)[1]["sfpo/active"])
@@ -611,7 +510,7 @@ def test_the_gate_can_read_the_entropy_at_the_start() -> None:
 
 def test_alpha_falls_with_a_decaying_gate() -> None:
     trainer = Trainer("sgd", 1, entropies=[1.0, 1.0, 1.0, 2.0, 1.0, 1.0])
-    gate = EntropyGate("upper", window=4, threshold=1.5, after="decay", decay_steps=1)
+    gate = Gate("upper", window=4, threshold=1.5, after="decay", decay_steps=1)
     update = sfpo(trainer, 1, 0.6, gate=gate)
     alphas = [update.step(trainer)[1]["sfpo/alpha"] for _ in range(6)]
     assert alphas == pytest.approx([0.6, 0.6, 0.6, 0.6, 0.3, 0.0])
@@ -682,7 +581,7 @@ def test_copies_are_complete_before_the_first_step(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_entropy_that_is_not_finite_is_left_out() -> None:
-    gate, clean = EntropyGate("upper", window=3, threshold=1.2), EntropyGate("upper", window=3, threshold=1.2)
+    gate, clean = Gate("upper", window=3, threshold=1.2), Gate("upper", window=3, threshold=1.2)
     for entropy in (1.0, float("nan"), 1.0, float("inf")):
         assert gate.observe(entropy) is None
     clean.observe(1.0), clean.observe(1.0)
@@ -691,10 +590,10 @@ def test_an_entropy_that_is_not_finite_is_left_out() -> None:
 
 
 def test_a_gate_that_is_off_is_open_whatever_was_saved() -> None:
-    closed = EntropyGate("upper", window=2, threshold=0.5)
+    closed = Gate("upper", window=2, threshold=0.5)
     feed(closed, [1.0, 2.0])
     assert closed.alpha_scale == 0.0
-    off = EntropyGate("off")
+    off = Gate("off")
     off.load_state_dict(closed.state_dict())
     assert off.alpha_scale == 1.0
 

@@ -22,12 +22,13 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from openrlhf_sfpo.checkpoints.export import WEIGHTS
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.settings import ActorSettings
-from openrlhf_sfpo.megatron.state.shard_slices import ShardSlice, shard_slices
 from openrlhf_sfpo.megatron.train.main_parameters import MainShards
 from openrlhf_sfpo.megatron.weights.export import WeightExchange
-from openrlhf_sfpo.sfpo import Shard
+from openrlhf_sfpo.megatron.weights.shard_slices import ShardSlice
+from openrlhf_sfpo.sfpo import OUTER_MOMENTUM, Shard
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_STATE = (*_MOMENTS, OUTER_MOMENTUM)
 
 
 class Stored(Protocol):
@@ -54,13 +55,14 @@ def staged(actor: Stored) -> dict[str, LocalShardsContainer]:
 
 
 @torch.no_grad()
-def restore(actor: Stored, directory: Path, adam_step: int) -> None:
+def restore(actor: Stored, directory: Path, adam_step: int, outer_momentum: bool = False) -> None:
     """Read this rank's weights and moments from a checkpoint into the optimizer, and update the model's parameters.
 
     Args:
         actor: in any layout.
         directory: the checkpoint.
         adam_step: Adam's step count in it; 0 means that there are no moments.
+        outer_momentum: whether it has the outer momentum.
     """
     wanted: dict[str, list[CheckpointableShardedTensor]] = {}
     for shard, parts in _owned(actor, writes=False):
@@ -68,6 +70,8 @@ def restore(actor: Stored, directory: Path, adam_step: int) -> None:
             _make_moments(shard, adam_step)
         else:
             shard.optimizer.state.pop(shard.weight, None)
+        if outer_momentum:
+            shard.optimizer.state[shard.weight][OUTER_MOMENTUM] = torch.zeros_like(shard.weight, requires_grad=False)
         for kind, tensor in _tensors(shard).items():
             flat = tensor.detach().view(-1)
             for shard_slice in parts:
@@ -83,11 +87,17 @@ def restore(actor: Stored, directory: Path, adam_step: int) -> None:
     actor.shards.refresh()
 
 
+def has_outer_momentum(actor: Stored) -> bool:
+    """Whether the update has an outer momentum, on this or another rank: one without weights has none."""
+    own = any(OUTER_MOMENTUM in shard.state for shard in actor.shards.shards())
+    return bool(actor.shards.reduce([float(own)], "max")[0])
+
+
 def adam_step_of(actor: Stored) -> int:
     """Adam's step count, which is the same for all weights; 0 before the first step."""
     steps = set()
     for shard in actor.shards.shards():
-        state = shard.state
+        state = shard.inner_state
         if not state:
             steps.add(0)
         elif "step" in state:
@@ -101,17 +111,16 @@ def adam_step_of(actor: Stored) -> int:
 def _owned(actor: Stored, writes: bool) -> Iterator[tuple[Shard, list[ShardSlice]]]:
     """This rank's shards with their rectangles. Of shards that several ranks hold (norms, and tied embeddings on the
     last stage) only one is written."""
-    rank, size = parallel_state.get_tensor_model_parallel_rank(), actor.layout.tp
+    rank = parallel_state.get_tensor_model_parallel_rank()
     for child, parameter, weight in actor.shards.pairs():
         entry = actor.weights.entry_of(parameter)
         if writes and (entry.is_copy or (rank > 0 and entry.converter.is_replicated)):
             continue
-        span = child._get_model_param_range_map(parameter)["param"]
-        yield Shard(weight, child.optimizer), list(shard_slices(entry.converter, rank, size, span.start, span.end))
+        yield Shard(weight, child.optimizer), actor.shards.slices_of(child, parameter)
 
 
 def _tensors(shard: Shard) -> dict[str, torch.Tensor]:
-    return {WEIGHTS: shard.weight, **{name: shard.state[name] for name in _MOMENTS if name in shard.state}}
+    return {WEIGHTS: shard.weight, **{name: shard.state[name] for name in _STATE if name in shard.state}}
 
 
 def _make_moments(shard: Shard, step: int) -> None:

@@ -4,6 +4,7 @@ Everything here works on this rank's shard; only `refresh`, `reduce` and `moment
 parameters the shards are the optimizer's fp32 copies; with fp32 parameters they are views of the parameters themselves.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,9 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 from megatron.core.transformer.module import param_is_not_shared
 
-from openrlhf_sfpo.sfpo import Shard
+from openrlhf_sfpo.megatron.weights.export import WeightExchange
+from openrlhf_sfpo.megatron.weights.shard_slices import ShardSlice
+from openrlhf_sfpo.sfpo import Part, Shard
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
 
@@ -40,18 +43,22 @@ class MainShards:
     Args:
         optimizer: from `get_megatron_optimizer`.
         chunks: the DDP-wrapped model chunks that it updates.
+        weights: knows which Hugging Face tensors the parameters hold.
 
     Raises:
         ValueError: the optimizer keeps its main parameters in an unsupported place.
     """
 
-    def __init__(self, optimizer: "MegatronOptimizer", chunks: "list[DistributedDataParallel]") -> None:
+    def __init__(
+        self, optimizer: "MegatronOptimizer", chunks: "list[DistributedDataParallel]", weights: WeightExchange
+    ) -> None:
         self._children: list[DistributedOptimizer] = [
             child
             for child in getattr(optimizer, "chained_optimizers", [optimizer])
             if not getattr(child, "is_stub_optimizer", False)
         ]
         self._chunks = chunks
+        self._weights = weights
         for child in self._children:
             _refuse_unhandled(child)
         for name, setting in (("FP8", "fp8_param"), ("FP4", "fp4_param")):
@@ -71,6 +78,20 @@ class MainShards:
     def shards(self) -> Iterator[Shard]:
         for child, _, shard in self.pairs():
             yield Shard(shard, child.optimizer, _counts_once(child, shard))
+
+    def tensors(self) -> dict[str, int]:
+        return {name: math.prod(shape) for name, _, shape in self._weights.metadata()}
+
+    def parts(self) -> list[list[Part]]:
+        return [
+            [Part(one.name, one.start, math.prod(one.size)) for one in self.slices_of(child, parameter)]
+            for child, parameter, _ in self.pairs()
+        ]
+
+    def slices_of(self, child: DistributedOptimizer, parameter: torch.nn.Parameter) -> list[ShardSlice]:
+        """The rectangles of Hugging Face tensors in this rank's shard of a parameter."""
+        owned = child._get_model_param_range_map(parameter)["param"]
+        return self._weights.slices_of(parameter, owned.start, owned.end)
 
     @torch.no_grad()
     def refresh(self) -> None:

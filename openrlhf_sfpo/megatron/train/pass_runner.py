@@ -71,6 +71,7 @@ class PassRunner:
         part_of: builds the batch of a part of the samples, for a pass that trains on one.
         loss_function: loss of a micro-batch.
         before_first_step: called on every rank once the first optimizer step's losses are computed, before the step.
+        rewardless: the share of the responses that have reward 0.
 
     Raises:
         ValueError: samples have no old log-probabilities, and a traversal has several optimizer steps.
@@ -83,9 +84,11 @@ class PassRunner:
         loss_function: LossFunction,
         before_first_step: Callable[[], None] | None = None,
         part_of: Callable[[Choice, bool], RolloutBatch] | None = None,
+        rewardless: float | None = None,
     ) -> None:
         self._actor = actor
         self._part_of = part_of
+        self._rewardless = rewardless
         self._part: RolloutBatch | None = None
         self._before_first_step = before_first_step
         self._batch = batch
@@ -104,6 +107,8 @@ class PassRunner:
         tokens = 0
         actor.learning_rate.scale(pass_.learning_rate_factor)
         steps = [step for _ in range(actor.settings.epochs) for step in range(batch.num_steps)]
+        if pass_.train_batch is not None:
+            steps = [steps[pass_.train_batch]]
         for index, step in enumerate(steps):
             _, batches = batch.micro_batches(step)
             loss_function = self._loss_function
@@ -147,6 +152,13 @@ class PassRunner:
         bad = any(not math.isfinite(output["loss"]) for output in outputs)
         if self._actor.shards.reduce([float(bad)], "max")[0]:
             raise NonFiniteUpdate("the loss is not finite")
+
+    @property
+    def train_batches(self) -> int:
+        return self._actor.settings.epochs * self._batch.num_steps
+
+    def zero_rewards(self) -> float | None:
+        return self._rewardless
 
     def start_entropy(self) -> float | None:
         found = self._actor.take_start_entropy()

@@ -13,6 +13,7 @@ from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.model.config import ModelConfig
 from openrlhf_sfpo.megatron.weights.check import check_headers, shapes_of
 from openrlhf_sfpo.megatron.weights.mapping import Entry, buckets, tied_copy
+from openrlhf_sfpo.megatron.weights.shard_slices import ShardSlice, shard_slices
 
 
 class WeightExchange:
@@ -58,6 +59,10 @@ class WeightExchange:
     def entry_of(self, parameter: torch.nn.Parameter) -> Entry:
         """The plan's entry of one of this rank's parameters."""
         return self._entries[id(parameter)]
+
+    def slices_of(self, parameter: torch.nn.Parameter, start: int, stop: int) -> list[ShardSlice]:
+        """The rectangles of Hugging Face tensors in a range of one of this rank's flattened parameters."""
+        return list(shard_slices(self.entry_of(parameter).converter, self._tp_rank, self.layout.tp, start, stop))
 
     @torch.no_grad()
     def load(self, path: str) -> None:
