@@ -73,9 +73,10 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         if notice:
             self.on_notice(notice)
         runner = _PassRunner(self, lambda: ActorPPOTrainer.ppo_train(self, kl_ctl))
-        _, metrics = self.sfpo.step(runner)
+        last, metrics = self.sfpo.step(runner)
         metrics["rollout_log_prob_abs_diff"] = self._engine_difference()
-        return {**runner.status, **{name: value for name, value in metrics.items() if value is not None}}
+        status = {name: last.get(name, value) for name, value in runner.status.items()}
+        return {**status, **{name: value for name, value in metrics.items() if value is not None}}
 
     def _engine_gap(self) -> tuple[float, float]:
         """Sum and count of the distances between the engine's log-probabilities and the actor's at theta_0; zeros if
@@ -203,7 +204,7 @@ class _PassRunner:
         square = trainer._square_ratios.take(trainer._weights)
         if ratio is not None and square:
             self.status["ratio"], metrics["ess"] = ratio, ratio**2 / square
-        return {**metrics, "entropy": entropy, "backward_tokens": tokens}
+        return {**self.status, **metrics, "entropy": entropy, "backward_tokens": tokens}
 
     @property
     def train_batches(self) -> int:

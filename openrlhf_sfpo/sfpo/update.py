@@ -364,7 +364,7 @@ class SlowFastUpdate:
         metrics.update(_means(own))
         means = {name: value for name, value in _means(last).items() if value is not None}
         # As after a pass over all of them: the last step's.
-        ends = {name: last[-1][name] for name in ("actor_grad_norm", "actor_lr") if name in last[-1]}
+        ends = {name: value for name, value in last[-1].items() if name in ("actor_grad_norm", "actor_lr")}
         return {**means, **ends, "optimizer_steps": math.fsum(one.get("optimizer_steps", 1.0) for one in last)}
 
     def _predict(

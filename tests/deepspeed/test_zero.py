@@ -121,6 +121,92 @@ def test_fast_passes_end_at_a_limit(zero_ranks: RankPool, model: str, samples: l
         assert (flat(found["weights"]) - flat(plain.weights())).norm() <= 1e-3 * moved
 
 
+PREDICTIONS = [
+    (1, 2, {}),
+    (2, 2, {"sfpo__prepo_retention": "gradient"}),
+    (3, 2, {"sfpo__prepo_retention": "tensor", "sfpo__prepo_per": "train_batch"}),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            (2, 1, {"sfpo__prepo_per": "train_batch"}),
+            (2, 2, {"sfpo__prepo_retention": "tensor", "sfpo__prepo_corrective": False}),
+            (3, 1, {}),
+            (3, 2, {"sfpo__prepo_retention": "gradient"}),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("stage", "world", "how"), PREDICTIONS, ids=str)
+def test_predictions(
+    zero_ranks: RankPool, model: str, samples: list[Any], stage: int, world: int, how: dict[str, Any]
+) -> None:
+    """PrePO over two rollout batches of three optimizer steps; root mean squares are over whole tensors."""
+    plain = PlainSFPO(model, lr=5e-5)
+    start = flat(plain.weights())
+    for _ in range(2):
+        plain.predict(
+            train_batches(samples, world, 4),
+            5,
+            0.5,
+            how.get("sfpo__prepo_retention", "displacement"),
+            how.get("sfpo__prepo_per", "pass"),
+            how.get("sfpo__prepo_corrective", True),
+        )
+    flags = {"ds__zero_stage": stage, "train__batch_size": 4, "train__micro_batch_size": 1, "rollout__batch_size": 12}
+    flags |= {"sfpo__preset": "prepo", "sfpo__k": 5, "sfpo__alpha": 0.5, **how}
+    for found in zero_ranks.run(world, run_twice, model, samples, flags):
+        moved = (flat(plain.weights()) - start).norm()
+        # Ratios of displacements in fp32: a step of 5e-5 on a weight of 1 is known to a part in 400.
+        assert (flat(found["weights"]) - flat(plain.weights())).norm() <= 3e-3 * moved
+        assert found["metrics"][-1]["optimizer_steps"] == 3
+        assert found["metrics"][-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-3)
+        assert 1.0 < found["metrics"][-1]["sfpo/extrapolation"] < 3.5
+
+
+def test_no_prediction_without_rewards(zero_ranks: RankPool, model: str, samples: list[Any]) -> None:
+    """The samples here have reward 0."""
+    flags = one_step(ds__zero_stage=2, sfpo__preset="prepo", sfpo__prepo_max_zero_rewards=0.5)
+    (found,) = zero_ranks.run(1, run_once, model, samples, flags)
+    assert found["metrics"][0]["sfpo/active"] == 0.0
+    assert found["metrics"][0]["sfpo/backward_passes_total"] == 1.0
+
+
+@pytest.mark.parametrize("stage", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_an_outer_momentum_continues_from_a_checkpoint(
+    zero_ranks: RankPool, model: str, samples: list[Any], tmp_path: Path, stage: int
+) -> None:
+    """It is among the optimizer's state, which DeepSpeed saves; the third batch equals that of the formulas."""
+    plain = PlainSFPO(model, lr=5e-5)
+    start, memory = flat(plain.weights()), {}
+    for _ in range(3):
+        before = plain.weights()
+        plain.update([samples], 2, 0.8)
+        with torch.no_grad():
+            for key, parameter in plain.model.named_parameters():
+                delta = parameter - before[key]
+                memory[key] = 0.7 * memory.get(key, torch.zeros_like(delta)) + delta
+                parameter.copy_(before[key] + 0.5 * (delta + 0.7 * memory[key]))
+    flags = one_step(ds__zero_stage=stage, sfpo__outer_momentum=0.7, sfpo__outer_lr=0.5)
+    flags |= {"ckpt__path": str(tmp_path), "ckpt__load_enable": True}
+    zero_ranks.run(1, run_twice_and_checkpoint, model, samples, flags)
+    (weights,) = zero_ranks.run(1, run_on, model, samples, flags)
+    assert_same(weights, plain, start)
+
+
+def run_twice_and_checkpoint(model: str, samples: list[Any], flags: dict[str, Any]) -> None:
+    actor = ds.policy(model, ds.arguments(1, **flags))
+    for _ in range(2):
+        ds.update(actor, samples)
+    actor.save_checkpoint("global_step2", {"global_step": 2})
+
+
+def run_on(model: str, samples: list[Any], flags: dict[str, Any]) -> Any:
+    actor = ds.policy(model, ds.arguments(1, **flags))
+    ds.update(actor, samples)
+    return ds.whole_weights(actor)
+
+
 def run_once(model: str, samples: list[Any], flags: dict[str, Any]) -> Any:
     return ds.train(model, samples, batches=1, **flags)
 

@@ -64,6 +64,8 @@ def test_another_layout_continues(
     samples, target = make_samples(12), str(tmp_path / "global_step2")
     # One optimizer step takes all samples: which ones share a step depends on the number of replicas.
     settings: dict[str, Any] = {"param_dtype": dtype, "train_batch_size": 12}
+    if family == "qwen2":
+        settings["outer"] = (0.7, 0.5)
     before = run(ranks, saved_at, checkpoint_jobs.train_and_save, path, samples, target, **settings)
     (saved,) = before["saved"]
     assert saved.error is None
@@ -71,6 +73,7 @@ def test_another_layout_continues(
     after = run(ranks, resumed_at, checkpoint_jobs.resume, path, samples, target, **settings)
     assert before["held"].keys() == after["held"].keys()
     assert any(key.startswith("exp_avg_sq/") for key in before["held"])
+    assert any(key.startswith("outer_momentum/") for key in before["held"]) == (family == "qwen2")
     for key, tensor in before["held"].items():
         assert torch.equal(tensor, after["held"][key]), key
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
@@ -97,10 +100,11 @@ def test_steps_are_read_where_transformer_engines_adam_counts_them() -> None:
     assert "step" not in groups[1]
 
 
-def test_the_same_layout_continues_to_the_bit(ranks: RankPool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("update", [{}, {"preset": "prepo", "outer": (0.7, 0.5)}], ids=["sfpo", "prepo, momentum"])
+def test_the_same_layout_continues_to_the_bit(ranks: RankPool, tmp_path: Path, update: dict[str, Any]) -> None:
     path = str(make_model(tmp_path / "model", "qwen2", True))
     samples, target = make_samples(12), str(tmp_path / "global_step2")
-    schedule = {"optimizer": {"schedule": "cosine_with_min_lr", "warmup_ratio": 0.25, "total_steps": 12}}
+    schedule = {"optimizer": {"schedule": "cosine_with_min_lr", "warmup_ratio": 0.25, "total_steps": 12}, **update}
     before = run(ranks, "TP1PP1DP2", checkpoint_jobs.train_and_save, path, samples, target, 3, **schedule)
     after = run(ranks, "TP1PP1DP2", checkpoint_jobs.resume, path, samples, target, 3, **schedule)
     assert [without_times(m) for m in before["metrics"]] == [without_times(m) for m in after["metrics"]]

@@ -41,10 +41,12 @@ def resume(
 
 
 def start(path: str, layout: tuple[int, ...], **settings: Any) -> tuple[Any, Any]:
-    from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
+    from openrlhf_sfpo.sfpo import Gate, OuterMomentum, SlowFastUpdate
 
+    outer, preset = OuterMomentum(*settings.pop("outer", ())), settings.pop("preset", "sfpo")
     actor = jobs.make_actor(path, layout, **settings)
-    return actor, SlowFastUpdate(actor.shards, 2, 0.8, Gate("upper", window=2))
+    gate = Gate("upper", window=2)
+    return actor, SlowFastUpdate(actor.shards, 2, 0.8, gate, outer=outer, preset=preset)
 
 
 def whole_state(actor: Any) -> dict[str, torch.Tensor]:

@@ -267,6 +267,40 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--sfpo.max_fast_kl", "lookahead", "Drop one"],
     ),
     (
+        "limits of a prediction",
+        {"--sfpo.preset": "prepo", "--sfpo.min_fast_ess": "0.1"},
+        ["--sfpo.min_fast_ess", "prepo", "Drop one"],
+    ),
+    ("a prediction from one pass", {"--sfpo.preset": "prepo", "--sfpo.k": "1"}, ["--sfpo.k", "prepo", "2 or more"]),
+    (
+        "a prediction by train batch with outer momentum",
+        {"--sfpo.preset": "prepo", "--sfpo.prepo_per": "train_batch", "--sfpo.outer_momentum": "0.5"},
+        ["--sfpo.prepo_per", "--sfpo.outer_momentum", "pass"],
+    ),
+    ("an outer momentum of 1", {"--sfpo.outer_momentum": "1"}, ["--sfpo.outer_momentum", "below 1"]),
+    ("an outer learning rate of 0", {"--sfpo.outer_lr": "0"}, ["--sfpo.outer_lr", "above 0"]),
+    ("a share of rewards", {"--sfpo.prepo_max_zero_rewards": "2"}, ["--sfpo.prepo_max_zero_rewards", "from 0 to 1"]),
+    (
+        "a cosine that would reopen",
+        {"--sfpo.gate": "cosine", "--sfpo.gate_after": "reopen"},
+        ["--sfpo.gate_after", "cosine", "latch or decay"],
+    ),
+    (
+        "a cosine without a slow pass",
+        {"--sfpo.gate": "cosine", "--sfpo.preset": "lookahead"},
+        ["--sfpo.gate", "no slow pass", "another gate"],
+    ),
+    (
+        "a cosine of a prediction without a slow pass",
+        {"--sfpo.gate": "cosine", "--sfpo.preset": "prepo", "--no-sfpo.prepo_corrective": True},
+        ["--sfpo.gate", "no slow pass", "another gate"],
+    ),
+    (
+        "a cosine of other samples",
+        {"--sfpo.gate": "cosine", "--sfpo.fast_fraction": "0.5"},
+        ["--sfpo.gate", "--sfpo.fast_fraction", "another gate"],
+    ),
+    (
         "weights without probabilities",
         {"--sfpo.fast_fraction": "0.5", "--sfpo.fast_selection": "variance", "--sfpo.fast_rescale": True},
         ["--sfpo.fast_rescale", "probabilities"],

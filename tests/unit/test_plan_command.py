@@ -106,6 +106,30 @@ def test_the_snapshot_follows_the_flags(
     assert pinned == ([8 * copies * shard] if copies and not on_gpu else [])
 
 
+@pytest.mark.parametrize(
+    ("changes", "fast", "slow", "moments"),
+    [
+        (["--sfpo.preset", "prepo"], (1, 1), (0, 0), 2),
+        (["--sfpo.preset", "prepo", "--sfpo.prepo_retention", "gradient"], (1, 2), (0, 0), 2),
+        (["--sfpo.preset", "prepo", "--sfpo.gate", "cosine", "--sfpo.optimizer_state", "restore"], (3, 2), (0, 1), 2),
+        (["--sfpo.outer_momentum", "0.5"], (1, 0), (1, 0), 3),
+        (["--sfpo.preset", "grpo_k_passes", "--sfpo.outer_lr", "0.5"], (1, 0), (1, 0), 2),
+        (["--sfpo.preset", "grpo_k_passes", "--sfpo.gate", "cosine"], (0, 1), (0, 1), 2),
+    ],
+)
+def test_what_else_an_update_keeps(
+    directory: Path, capsys: Any, changes: list[str], fast: tuple[int, int], slow: tuple[int, int], moments: int
+) -> None:
+    """Snapshot, and steps and gradients to compare, in fp32 shards, in the fast passes and in the slow pass;
+    tests/unit/test_prediction.py measures the same from live tensors."""
+    phases = planned(capsys, directory, *changes)["stages"][0]["phases"]
+    shard = phases["slow pass"]["main parameters, fp32"]
+    names = ("SFPO snapshot", "steps and gradients compared")
+    assert tuple(phases["fast pass"].get(name, 0) // shard for name in names) == fast
+    assert tuple(phases["slow pass"].get(name, 0) // shard for name in names) == slow
+    assert phases["slow pass"]["Adam's moments, fp32"] == moments * shard
+
+
 def planned(capsys: Any, model: Path, *flags: str) -> dict[str, Any]:
     status = plan_command.main([str(model), "--json", *flags])
     plan = json.loads(capsys.readouterr().out)["plan"]
