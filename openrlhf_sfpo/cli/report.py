@@ -1,5 +1,6 @@
 """`openrlhf-sfpo report`: the results of one or more runs as tables, plots and a page."""
 
+import math
 import sys
 
 from openrlhf_sfpo.cli.parser import Parser
@@ -42,16 +43,25 @@ def main(argv: list[str] | None = None) -> int:
         help="take the mean of N neighboring evaluations for each accuracy (odd; default: 1). The best of a noisy "
         "curve is too high, and so is the target that the baseline's best sets",
     )
+    parser.add_argument(
+        "--rollout_cost",
+        type=float,
+        metavar="PASSES",
+        help="also compare on the tokens sampled and trained on, where sampling a response costs as much as this many "
+        "backward passes over it: seconds, without the noise of a machine",
+    )
     parser.add_argument("--title", help="of the page (default: made from the directories' names)")
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
         if args.smooth < 1 or args.smooth % 2 == 0:
             raise UsageError("--smooth", f"is {args.smooth}.", "Use an odd number, such as 3.")
+        if args.rollout_cost is not None and not 0 <= args.rollout_cost < math.inf:
+            raise UsageError("--rollout_cost", f"is {args.rollout_cost:g}.", "Use 0 or more.")
         runs = [load_run(directory) for directory in find_runs(args.paths)]
         out = args.out or args.paths[0]
         check_writable("--out", out)
         try:
-            comparison = Comparison(runs, args.baseline, args.dataset, args.smooth)
+            comparison = Comparison(runs, args.baseline, args.dataset, args.smooth, args.rollout_cost)
         except ValueError as error:
             raise UsageError("--baseline", f"{error}.", "Name one of them.") from None
         title = args.title or "SFPO report: " + ", ".join(path.absolute().name for path in args.paths)

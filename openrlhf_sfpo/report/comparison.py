@@ -74,6 +74,7 @@ class Comparison:
         baseline: the variant (or its preset) that the others are compared with; None takes grpo if there is one, else
             the first.
         dataset: compare on this data set; None takes the unweighted mean over all.
+        rollout_cost: what sampling a response costs, in backward passes over it; None for no such axis.
         smooth: average this many consecutive evaluations (odd) for each accuracy. The maximum of a noisy curve is
             biased upwards, more so the longer the curve, and the baseline's maximum is the target.
 
@@ -82,13 +83,23 @@ class Comparison:
     """
 
     def __init__(
-        self, runs: list[Run], baseline: str | None = None, dataset: str | None = None, smooth: int = 1
+        self,
+        runs: list[Run],
+        baseline: str | None = None,
+        dataset: str | None = None,
+        smooth: int = 1,
+        rollout_cost: float | None = None,
     ) -> None:
         self.runs = runs
         self.smooth = smooth
-        self.groups = group_runs([run for run in runs if run.points(dataset)], dataset, smooth)
+        self.groups = group_runs([run for run in runs if run.points(dataset)], dataset, smooth, rollout_cost)
         points = [point for group in self.groups for curve in group.run_curves for point in curve]
-        self.axes = {axis: text for axis, text in AXES.items() if not any(math.isnan(getattr(p, axis)) for p in points)}
+        labels = (
+            AXES if rollout_cost is None else {**AXES, "cost": f"tokens, if sampling costs {rollout_cost:g} passes"}
+        )
+        self.axes = {
+            axis: text for axis, text in labels.items() if not any(math.isnan(getattr(p, axis)) for p in points)
+        }
         self.variants: dict[str, list[Group]] = {}
         for group in self.groups:
             self.variants.setdefault(group.variant, []).append(group)

@@ -80,6 +80,7 @@ class Group:
         runs: one per seed.
         dataset: the data set whose accuracy counts; None for the mean over all.
         smooth: the number of evaluations averaged for each accuracy.
+        rollout_cost: see `Run.points`.
     """
 
     variant: str
@@ -89,6 +90,7 @@ class Group:
     runs: list[Run]
     dataset: str | None = None
     smooth: int = 1
+    rollout_cost: float | None = None
 
     @property
     def name(self) -> str:
@@ -97,7 +99,11 @@ class Group:
     @cached_property
     def run_curves(self) -> list[list[Point]]:
         """The smoothed evaluations of each run that has any."""
-        return [smoothed(points, self.smooth) for run in self.runs if (points := run.points(self.dataset))]
+        return [
+            smoothed(points, self.smooth)
+            for run in self.runs
+            if (points := run.points(self.dataset, self.rollout_cost))
+        ]
 
     @cached_property
     def runs_by_step(self) -> Curves:
@@ -162,7 +168,7 @@ def smoothed(curve: list[Point], count: int) -> list[Point]:
     return [replace(point, accuracy=sum(window) / len(window)) for point, window in zip(curve, windows, strict=True)]
 
 
-def group_runs(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]:
+def group_runs(runs: list[Run], dataset: str | None, smooth: int, rollout_cost: float | None = None) -> list[Group]:
     """Group runs by every differing setting except the seed; sorted by what is swept, numbers by size."""
     identities = [_identity(run) for run in runs]
     names = {name for identity in identities for name in identity}
@@ -178,7 +184,8 @@ def group_runs(runs: list[Run], dataset: str | None, smooth: int) -> list[Group]
         update = {name: value for name, value in essence.items() if name.startswith("sfpo.")}
         swept = {name: value for name, value in essence.items() if name not in update}
         members.sort(key=lambda run: str(run.seed).zfill(12))
-        groups.append(Group(_variant_name(update, kinds), _words(swept), update, swept, members, dataset, smooth))
+        variant, setting = _variant_name(update, kinds), _words(swept)
+        groups.append(Group(variant, setting, update, swept, members, dataset, smooth, rollout_cost))
     return sorted(groups, key=_order)
 
 

@@ -60,7 +60,12 @@ def summary(comparison: Comparison) -> list[str]:
     sentences = []
     for result in comparison.results[1:]:
         estimate = result.ratio["rollouts"]
-        words = {"passes": "backward passes", "tokens": "backward tokens", "seconds": "seconds"}
+        words = {
+            "passes": "backward passes",
+            "tokens": "backward tokens",
+            "cost": comparison.axes.get("cost", ""),
+            "seconds": "seconds",
+        }
         costs = [_times(result.ratio[axis].value, text) for axis, text in words.items() if axis in comparison.axes]
         name, count = result.group.variant, len(result.group.run_curves)
         goal = f"{comparison.baseline}'s best accuracy ({100 * comparison.target:.1f} %)"

@@ -22,6 +22,7 @@ AXES = {
     "rollouts": "rollouts",
     "passes": "backward passes",
     "tokens": "backward tokens",
+    "cost": "tokens sampled and trained on",
     "seconds": "seconds of training",
 }
 
@@ -35,6 +36,8 @@ class Point:
         rollouts: number of sampled responses so far.
         passes: number of backward passes over a rollout batch so far.
         tokens: number of tokens that went through a backward pass so far; NaN in runs of older versions.
+        cost: `tokens`, and the tokens of all samples times what sampling one costs in backward passes over it; NaN if
+            that is not given.
         seconds: time of rollouts and updates so far, without starting the workers and evaluating.
         accuracy: in [0, 1], the unweighted mean over the data sets.
     """
@@ -43,6 +46,7 @@ class Point:
     rollouts: float
     passes: float
     tokens: float
+    cost: float
     seconds: float
     accuracy: float
 
@@ -74,20 +78,28 @@ class Run:
     def seed(self) -> Any:
         return self.settings.get("train.seed")
 
-    def points(self, dataset: str | None = None) -> list[Point]:
-        """The run's evaluations, of one data set or of all together."""
+    def points(self, dataset: str | None = None, rollout_cost: float | None = None) -> list[Point]:
+        """The run's evaluations.
+
+        Args:
+            dataset: of this data set; None for all together.
+            rollout_cost: what sampling a response costs, in backward passes over it.
+        """
         names = [dataset] if dataset else evaluated_datasets(self.lines)
         found, seconds, passes, rollouts = [], 0.0, 0.0, 0.0
         counted = any(_is_number(line.get("sfpo/backward_tokens_total")) for line in self.lines)
         tokens = 0.0 if counted else math.nan
+        sampled = math.nan if rollout_cost is None else 0.0
         for line in self.lines:
             seconds += _number(line.get("time/step_total"))
             passes = _number(line.get("sfpo/backward_passes_total"), passes)
             tokens = _number(line.get("sfpo/backward_tokens_total"), tokens)
+            sampled += _number(line.get("rollout/num_samples")) * _number(line.get("train/total_length"))
+            cost = tokens + sampled * (rollout_cost or 0.0)
             rollouts = _number(line.get("rollouts_total"), rollouts)
             values = [accuracy[0] for name in names if (accuracy := accuracy_of(line, name)) is not None]
             if names and len(values) == len(names) and all(isinstance(value, int | float) for value in values):
-                found.append(Point(line["step"], rollouts, passes, tokens, seconds, sum(values) / len(values)))
+                found.append(Point(line["step"], rollouts, passes, tokens, cost, seconds, sum(values) / len(values)))
         return found
 
     def series(self, name: str) -> tuple[list[int], list[float]]:

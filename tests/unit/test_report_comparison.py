@@ -77,6 +77,23 @@ def test_tokens_are_compared_where_every_run_has_counted_them(tmp_path: Path) ->
     assert list(load(tmp_path / "g").axes) == ["rollouts", "passes", "tokens", "seconds"]
 
 
+def test_what_sampling_costs_is_counted_in_passes(grid: Path) -> None:
+    """64 responses of 12 tokens in each batch, at three backward passes over them."""
+    runs = [load_run(path) for path in find_runs([grid])]
+    for run in runs:
+        for line in run.lines:
+            line.update({"rollout/num_samples": 64.0 * (line["step"] > 0), "train/total_length": 12.0})
+    comparison = Comparison(runs, rollout_cost=3.0)
+    baseline, sfpo = comparison.results
+    assert baseline.to_target["cost"] == 4000 + 4 * 3 * 64 * 12
+    assert sfpo.to_target["cost"] == 8000 + 2 * 3 * 64 * 12
+    assert comparison.axes["cost"] == "tokens, if sampling costs 3 passes"
+    assert "cost ratio" in to_target(comparison).head
+    (sentence,) = summary(comparison)
+    assert "tokens, if sampling costs 3 passes" in sentence
+    assert Comparison(runs, rollout_cost=0.0).results[1].to_target["cost"] == 8000
+
+
 def test_a_variant_that_never_reaches_the_target_says_so(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         make_run(tmp_path / f"g{seed}", [0.2, 0.6], sfpo__preset="grpo", train__seed=seed)
@@ -196,7 +213,8 @@ def test_equal_budgets_take_the_setting_that_is_best_for_them(tmp_path: Path) ->
 
 def test_smoothing_takes_the_mean_of_neighbors(tmp_path: Path) -> None:
     curve = [
-        Point(step, 64 * step, step, 1000 * step, step, accuracy) for step, accuracy in enumerate([0.0, 0.3, 0.9, 0.3])
+        Point(step, 64 * step, step, 1000 * step, 2000 * step, step, accuracy)
+        for step, accuracy in enumerate([0.0, 0.3, 0.9, 0.3])
     ]
     assert [point.accuracy for point in smoothed(curve, 3)] == pytest.approx([0.0, 0.4, 0.5, 0.6])
     assert [point.rollouts for point in smoothed(curve, 3)] == [0, 64, 128, 192]
