@@ -1,11 +1,11 @@
 """Make the testbed: a Qwen2 model of a million parameters that knows some arithmetic, and problems to train it on.
 
-    python examples/testbed/prepare.py [DIRECTORY]
+    python examples/testbed/prepare.py [DIRECTORY] [--task sums|countdown]
 
 Writes DIRECTORY/model (a Hugging Face directory with a tokenizer of single characters), train.jsonl and eval.jsonl.
-The Megatron actor trains the model on a corpus of problems with answers, half of which are only rough, so it answers
-about a third of the problems correctly. That takes two to three minutes on two cores. Reinforcement learning, which
-rewards exact answers only, can gain the rest.
+The Megatron actor trains the model on a corpus of problems with answers, half of which are only rough (sums.py) or
+wrong (countdown.py), so it answers a part of the problems correctly. That takes two to three minutes on two cores.
+Reinforcement learning, which rewards right answers only, can gain the rest.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import countdown
+import sums
 import torch
-from problems import as_rows, corpus, held_out, stream
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -28,23 +30,23 @@ from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 from openrlhf_sfpo.tasks.data import write_rows
 
-CHARACTERS = "0123456789+-=~"
+TASKS = {"sums": sums, "countdown": countdown}
 PAD, END = "<|pad|>", "<|end|>"
-EVALUATED_PER_LEVEL = 50
+EVALUATED = 150  # problems, in equal parts of each level
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(characters: str) -> PreTrainedTokenizerFast:
     """One token for each character."""
-    vocabulary = {token: index for index, token in enumerate([PAD, END, *CHARACTERS])}
+    vocabulary = {token: index for index, token in enumerate([PAD, END, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
 
 
-def make_random_model(path: Path, seed: int) -> PreTrainedTokenizerFast:
+def make_random_model(path: Path, seed: int, characters: str) -> PreTrainedTokenizerFast:
     """Save a random model and its tokenizer."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(characters)
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -129,23 +131,28 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", nargs="?", type=Path, default=Path("runs/testbed"))
+    parser.add_argument(
+        "directory", nargs="?", type=Path, help="(default: runs/testbed for sums, runs/countdown for countdown)"
+    )
+    parser.add_argument("--task", choices=TASKS, default="sums")
     parser.add_argument("--steps", type=int, default=400, help="supervised steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="problems of one step (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train_problems", type=int, default=20000, help="(default: %(default)s)")
     args = parser.parse_args()
-    evaluation = held_out(EVALUATED_PER_LEVEL)
+    task: Any = TASKS[args.task]
+    directory = args.directory or Path("runs") / ("testbed" if args.task == "sums" else args.task)
+    evaluation = task.held_out(EVALUATED // len(task.LEVELS))
     excluded = frozenset(problem for _, problem, _ in evaluation)
-    write_rows(as_rows(evaluation), args.directory / "eval.jsonl")
-    problems = stream(args.seed + 1, excluded)
+    write_rows(task.as_rows(evaluation), directory / "eval.jsonl")
+    problems = task.stream(args.seed + 1, excluded)
     training = list(itertools.islice(problems, args.train_problems))
-    write_rows(as_rows(training), args.directory / "train.jsonl")
-    tokenizer = make_random_model(args.directory / "model", args.seed)
-    texts = corpus(args.seed + 2, excluded)
-    train(args.directory / "model", tokenizer, texts, args.steps, args.batch, args.lr)
-    print(f"made {args.directory}/model, train.jsonl and eval.jsonl")
+    write_rows(task.as_rows(training), directory / "train.jsonl")
+    tokenizer = make_random_model(directory / "model", args.seed, task.CHARACTERS)
+    texts = task.corpus(args.seed + 2, excluded)
+    train(directory / "model", tokenizer, texts, args.steps, args.batch, args.lr)
+    print(f"made {directory}/model, train.jsonl and eval.jsonl")
 
 
 if __name__ == "__main__":

@@ -269,52 +269,63 @@ class SlowFastUpdate:
         self._cosine = GradientCosine(self._weights) if active and self.gate.reads == "cosine" else None
         self._moves_outer = self._outer.is_set and alpha_scale > 0
         try:
-            if active:
-                last = (
-                    self._predictive_batch(runner, alpha, metrics)
-                    if self.preset == "prepo"
-                    else self._passes(runner, alpha, metrics)
-                )
+            if not active:
+                last = self._plain(runner, self._scale * alpha_scale + 1.0, metrics)
+            elif self.preset == "prepo":
+                last = self._predictive_batch(runner, alpha, metrics)
             else:
-                if self._moves_outer:
-                    metrics["sfpo/snapshot_bytes"] = float(self._copy.take(overlap=True, with_state=False))
-                else:
-                    self._copy.free_host_memory()
-                factor = self._scale * alpha_scale + 1.0
-                last = self._slow_pass(runner, learning_rate_factor=factor, before_first_step=self._copy.wait)
+                last = self._passes(runner, alpha, metrics)
             if self._moves_outer:
                 self._outer.apply(self._weights, self._copy)
             else:
                 forget_momentum(self._weights)
         finally:
             self._copy.release()
+        self.backward_passes_total = round(self.backward_passes_total, 6)  # of parts that add up to whole passes
         # Some trainers know it only after the first forward pass.
         start_entropy = runner.start_entropy()
-        if self._entropy_source == "start" and start_entropy is None:
-            raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
-        self.gate.finish_batch()
+        return last, {
+            **metrics,
+            "sfpo/momentum_grad_cosine": last.get("momentum_grad_cosine"),
+            "sfpo/backward_passes_total": self.backward_passes_total,
+            "sfpo/backward_tokens_total": self.backward_tokens_total,
+            "sfpo/entropy": _known(last["entropy"]),
+            "sfpo/entropy_start": _known(start_entropy),
+            **self._observe(last, start_entropy, hidden=spared),
+        }
+
+    def _observe(self, last: dict[str, float], start_entropy: float | None, hidden: bool) -> dict[str, float | None]:
+        """Count the batch, and show the gate what it reads, unless that is hidden; return the gate's metrics."""
         cosine = self._cosine.value() if self._cosine else None
         self._cosine = None
-        read = {
-            "entropy": start_entropy if self._entropy_source == "start" else last["entropy"],
-            "grad_norm": last.get("actor_grad_norm"),
-            "cosine": cosine,
-        }[self.gate.reads]
-        if self.gate.reads == "grad_norm" and read is None:
-            raise RuntimeError("the gate reads the gradient's norm, which run_pass lacks: actor_grad_norm")
-        z = None if spared or read is None else self.gate.observe(read)
-        metrics["sfpo/momentum_grad_cosine"] = last.get("momentum_grad_cosine")
-        self.backward_passes_total = round(self.backward_passes_total, 6)  # of parts that add up to whole passes
-        metrics["sfpo/backward_passes_total"] = self.backward_passes_total
-        metrics["sfpo/backward_tokens_total"] = self.backward_tokens_total
-        metrics["sfpo/entropy"] = _known(last["entropy"])
-        metrics["sfpo/entropy_start"] = _known(start_entropy)
-        metrics["sfpo/entropy_z"] = z if self.gate.reads == "entropy" else None
-        if self.gate.reads == "grad_norm":
-            metrics["sfpo/grad_norm_z"] = z
+        self.gate.finish_batch()
         if self.gate.reads == "cosine":
-            metrics["sfpo/gradient_cosine"] = cosine
-        return last, metrics
+            read = cosine
+        elif self.gate.reads == "grad_norm":
+            read = last["actor_grad_norm"]
+        elif self._entropy_source == "start":
+            if start_entropy is None:
+                raise RuntimeError("the gate reads the entropy at theta_0, and the trainer does not know it")
+            read = start_entropy
+        else:
+            read = last["entropy"]
+        score = None if hidden or read is None else self.gate.observe(read)
+        found: dict[str, float | None] = {"sfpo/entropy_z": score if self.gate.reads == "entropy" else None}
+        if self.gate.reads == "grad_norm":
+            found["sfpo/grad_norm_z"] = score
+        if self.gate.reads == "cosine":
+            found["sfpo/gradient_cosine"] = cosine
+        return found
+
+    def _plain(
+        self, runner: PassRunner, learning_rate_factor: float, metrics: dict[str, float | None]
+    ) -> dict[str, float]:
+        """Run a batch of a single pass."""
+        if self._moves_outer:
+            metrics["sfpo/snapshot_bytes"] = float(self._copy.take(overlap=True, with_state=False))
+        else:
+            self._copy.free_host_memory()
+        return self._slow_pass(runner, learning_rate_factor=learning_rate_factor, before_first_step=self._copy.wait)
 
     def _is_spared(self, runner: PassRunner) -> bool:
         """Whether too many responses have no reward for a prediction."""

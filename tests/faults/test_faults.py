@@ -139,6 +139,46 @@ def test_killed_at_any_moment(problems: Path, undisturbed: Path, tmp_path: Path)
     assert len(read_status(tmp_path / "run")["continued"]) == 20
 
 
+UPDATES = {
+    "prediction, cosine, momentum": {
+        "sfpo__preset": "prepo",
+        "sfpo__k": 4,
+        "sfpo__prepo_retention": "gradient",
+        "sfpo__gate": "cosine",
+        "sfpo__gate_threshold": 1.0,
+        "sfpo__outer_momentum": 0.5,
+        "sfpo__outer_lr": 0.7,
+    },
+    "part, limits, gradient norm": {
+        "sfpo__fast_fraction": 0.5,
+        "sfpo__fast_selection": "random",
+        "sfpo__fast_rescale": True,
+        "sfpo__max_fast_kl": 0.001,
+        "sfpo__gate": "grad_norm",
+        "sfpo__gate_threshold": 100,
+        "sfpo__optimizer_state": "restore",
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", UPDATES)
+def test_killed_between_any_two_stages_of_an_update(problems: Path, tmp_path: Path, name: str) -> None:
+    """Once in each stage; then the same command ends with the bits of a run that nothing happened to."""
+    done = train(flags(tmp_path / "undisturbed", problems, **UPDATES[name]), [], tmp_path / "none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = flags(tmp_path / "run", problems, **UPDATES[name])
+    stages = ["fast 1/2", "reposition", "slow", "weights to vLLM", "saving a checkpoint", "rollout"]
+    for number, stage in enumerate(stages):
+        fault = {"at": stage, "nth": 2 if number == 0 else 1, "do": "kill_all"}
+        done = train(arguments, [fault], tmp_path / f"faults{number}")
+        assert done.returncode == -9, f"{fault}\n{done.stdout}\n{done.stderr}"
+    done = train(arguments, [], tmp_path / "faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_the_same(tmp_path / "run", tmp_path / "undisturbed")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "deaths",

@@ -4,6 +4,7 @@ roughly, such as `~10`."""
 import random
 from collections.abc import Iterator
 
+CHARACTERS = "0123456789+-=~"
 LEVELS = (2, 3, 4)  # numbers in a problem: the difficulty
 ROUGH = 0.5  # share of the corpus
 
