@@ -50,6 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         help="also compare on the tokens sampled and trained on, where sampling a response costs as much as this many "
         "backward passes over it: seconds, without the noise of a machine",
     )
+    parser.add_argument(
+        "--at",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="PERCENT",
+        help="also compare what it takes to reach these accuracies, each variant at the setting that is soonest there",
+    )
     parser.add_argument("--title", help="of the page (default: made from the directories' names)")
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
@@ -57,11 +65,14 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError("--smooth", f"is {args.smooth}.", "Use an odd number, such as 3.")
         if args.rollout_cost is not None and not 0 <= args.rollout_cost < math.inf:
             raise UsageError("--rollout_cost", f"is {args.rollout_cost:g}.", "Use 0 or more.")
+        if not all(0 < accuracy <= 100 for accuracy in args.at):
+            raise UsageError("--at", f"is {' '.join(f'{value:g}' for value in args.at)}.", "Use accuracies in percent.")
         runs = [load_run(directory) for directory in find_runs(args.paths)]
         out = args.out or args.paths[0]
         check_writable("--out", out)
         try:
-            comparison = Comparison(runs, args.baseline, args.dataset, args.smooth, args.rollout_cost)
+            accuracies = [accuracy / 100 for accuracy in args.at]
+            comparison = Comparison(runs, args.baseline, args.dataset, args.smooth, args.rollout_cost, accuracies)
         except ValueError as error:
             raise UsageError("--baseline", f"{error}.", "Name one of them.") from None
         title = args.title or "SFPO report: " + ", ".join(path.absolute().name for path in args.paths)

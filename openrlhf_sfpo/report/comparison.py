@@ -1,6 +1,7 @@
 """Compares a set of runs: variants at their best settings, and how soon each reaches the baseline's best accuracy."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,6 +76,7 @@ class Comparison:
             the first.
         dataset: compare on this data set; None takes the unweighted mean over all.
         rollout_cost: what sampling a response costs, in backward passes over it; None for no such axis.
+        accuracies: further accuracies to reach, in [0, 1].
         smooth: average this many consecutive evaluations (odd) for each accuracy. The maximum of a noisy curve is
             biased upwards, more so the longer the curve, and the baseline's maximum is the target.
 
@@ -89,9 +91,11 @@ class Comparison:
         dataset: str | None = None,
         smooth: int = 1,
         rollout_cost: float | None = None,
+        accuracies: Sequence[float] = (),
     ) -> None:
         self.runs = runs
         self.smooth = smooth
+        self.accuracies = accuracies
         self.groups = group_runs([run for run in runs if run.points(dataset)], dataset, smooth, rollout_cost)
         points = [point for group in self.groups for curve in group.run_curves for point in curve]
         labels = (
@@ -141,6 +145,24 @@ class Comparison:
         """The position on an axis at which a group reaches the target; infinite if it never does."""
         assert self.target is not None  # there is a baseline
         return float(group.curve.reach(axis, self.target)[0])
+
+    def soonest(self, variant: str, axis: str, accuracy: float) -> Estimate:
+        """How many times less a variant needs than the baseline to reach an accuracy, each at the setting that reaches
+        it soonest."""
+        assert self.baseline is not None
+        value, drawn = self._soonest(self.variants[variant], axis, accuracy)
+        if variant == self.baseline:
+            return _estimate(value / value, drawn / drawn)
+        reference, resampled = self._soonest(self._baseline_groups, axis, accuracy)
+        return _estimate(_divide(reference, value), _divide(resampled, drawn))
+
+    def needed(self, variant: str, axis: str, accuracy: float) -> float:
+        """The position on an axis at which a variant first reaches an accuracy, at the setting that does so soonest."""
+        return float(self._soonest(self.variants[variant], axis, accuracy)[0][0])
+
+    def _soonest(self, groups: list[Group], axis: str, accuracy: float) -> tuple[np.ndarray, np.ndarray]:
+        value = np.min([group.curve.reach(axis, accuracy) for group in groups], axis=0)
+        return value, np.min([self._medians(group).reach(axis, accuracy) for group in groups], axis=0)
 
     def _result(self, groups: list[Group]) -> Result:
         group = _best_group(groups)

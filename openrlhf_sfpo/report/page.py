@@ -139,6 +139,19 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
             "smooth": comparison.smooth,
             "axes": comparison.axes,
             "results": results,
+            "at_accuracies": [
+                {
+                    "variant": result.group.variant,
+                    "accuracy": accuracy,
+                    "needed": {a: comparison.needed(result.group.variant, a, accuracy) for a in comparison.axes},
+                    "ratio": {
+                        axis: dataclasses.asdict(comparison.soonest(result.group.variant, axis, accuracy))
+                        for axis in comparison.axes
+                    },
+                }
+                for result in comparison.results
+                for accuracy in comparison.accuracies
+            ],
             "groups": groups,
         }
     )

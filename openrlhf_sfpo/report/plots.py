@@ -28,6 +28,8 @@ def all_figures(comparison: Comparison) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if comparison.groups:
         figures["accuracy"] = accuracy(comparison)
+    if comparison.baseline is not None:
+        figures["needed"] = needed(comparison)
     if any(run.lines for run in comparison.runs):
         figures["dynamics"] = dynamics(comparison)
     if (sweep := _numeric_sweep(comparison)) is not None:
@@ -71,6 +73,27 @@ def accuracy(comparison: Comparison) -> Any:
     if comparison.smooth > 1:
         title.append(f"means of {comparison.smooth} neighboring evaluations")
     figure.suptitle("; ".join(title))
+    return figure
+
+
+def needed(comparison: Comparison) -> Any:
+    """What each variant needs to reach an accuracy, at the setting that reaches it soonest."""
+    axes_shown = [axis for axis in comparison.axes if axis != "seconds"]
+    figure = new_figure(5 * len(axes_shown), 5.2)
+    panels = np.atleast_1d(figure.subplots(1, len(axes_shown)))
+    start = min(float(group.curve.accuracy[0][0]) for group in comparison.groups)
+    accuracies = np.linspace(start, max(result.best.value for result in comparison.results), 60)
+    for axes, axis in zip(panels, axes_shown, strict=True):
+        for index, result in enumerate(comparison.results[:_MAX_CURVES]):
+            variant = result.group.variant
+            found = [comparison.needed(variant, axis, accuracy) for accuracy in accuracies]
+            reached = [value if np.isfinite(value) else np.nan for value in found]
+            axes.plot(100 * accuracies, reached, color=f"C{index}", label=variant, linewidth=1.6)
+        axes.set_xlabel("held-out accuracy, %")
+        axes.set_ylabel(f"{comparison.axes[axis]} to reach it")
+        axes.grid(alpha=0.3)
+    _legend(figure, panels[0])
+    figure.suptitle("Needed to reach an accuracy, each variant at the setting that reaches it soonest")
     return figure
 
 

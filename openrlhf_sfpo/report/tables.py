@@ -59,6 +59,8 @@ def all_tables(comparison: Comparison) -> list[Table]:
         tables.append(results(comparison))
         if comparison.baseline is not None:
             tables += [to_target(comparison), budgets(comparison)]
+            if comparison.accuracies:
+                tables.append(at_accuracies(comparison))
         if any(len(groups) > 1 for groups in comparison.variants.values()):
             tables.append(settings(comparison))
         tables.append(dynamics(comparison))
@@ -110,6 +112,27 @@ def to_target(comparison: Comparison) -> Table:
     return Table(
         f"Needed to reach {comparison.baseline}'s best accuracy, {100 * comparison.target:.1f} %", head, rows, note
     )
+
+
+def at_accuracies(comparison: Comparison) -> Table:
+    """What each variant needs to reach given accuracies, as ratios to the baseline's need."""
+    rows = []
+    for result in comparison.results:
+        variant = result.group.variant
+        for accuracy in comparison.accuracies:
+            row = [variant, f"{100 * accuracy:.1f}"]
+            for axis in comparison.axes:
+                row += [
+                    number(comparison.needed(variant, axis, accuracy)),
+                    "1" if variant == comparison.baseline else ratio(comparison.soonest(variant, axis, accuracy)),
+                ]
+            rows.append(row)
+    note = (
+        f"Of the median curve over the runs, with {100 * LEVEL:.0f} % bootstrap intervals; each variant and "
+        f"{comparison.baseline} at the setting that reaches the accuracy soonest, in each column."
+    )
+    head = ["variant", "accuracy, %", *(column for axis in comparison.axes for column in (axis, f"{axis} ratio"))]
+    return Table("Needed to reach an accuracy, each at its soonest setting", head, rows, note)
 
 
 def budgets(comparison: Comparison) -> Table:

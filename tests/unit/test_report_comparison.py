@@ -17,7 +17,7 @@ from openrlhf_sfpo.report.comparison import Comparison
 from openrlhf_sfpo.report.groups import Curves, aligned, smoothed
 from openrlhf_sfpo.report.page import numbers, summary, write_report
 from openrlhf_sfpo.report.runs import Point, find_runs, load_run
-from openrlhf_sfpo.report.tables import results, to_target
+from openrlhf_sfpo.report.tables import all_tables, results, to_target
 from openrlhf_sfpo.system.errors import UsageError
 
 
@@ -92,6 +92,25 @@ def test_what_sampling_costs_is_counted_in_passes(grid: Path) -> None:
     (sentence,) = summary(comparison)
     assert "tokens, if sampling costs 3 passes" in sentence
     assert Comparison(runs, rollout_cost=0.0).results[1].to_target["cost"] == 8000
+
+
+def test_what_an_accuracy_takes_at_the_soonest_setting(grid: Path) -> None:
+    """GRPO is at 50 % soonest with the rate that does not lead it highest: after a step, then two."""
+    runs = [load_run(path) for path in find_runs([grid])]
+    comparison = Comparison(runs, accuracies=[0.5, 0.6, 0.9])
+    assert [comparison.needed("grpo", "rollouts", accuracy) for accuracy in (0.5, 0.6, 0.9)] == [64, 256, math.inf]
+    assert [comparison.needed("sfpo", "rollouts", accuracy) for accuracy in (0.5, 0.6)] == [96, 128]
+    found = comparison.soonest("sfpo", "rollouts", 0.5)
+    assert found.value == found.low == found.high == pytest.approx(64 / 96)
+    assert comparison.soonest("sfpo", "rollouts", 0.6).value == 2.0
+    assert math.isnan(comparison.soonest("sfpo", "rollouts", 0.9).value)
+    assert comparison.soonest("grpo", "tokens", 0.6).value == 1.0
+    (table,) = [one for one in all_tables(comparison) if "soonest" in one.title]
+    rows = {(row[0], row[1]): row for row in table.rows}
+    assert table.head[:4] == ["variant", "accuracy, %", "rollouts", "rollouts ratio"]
+    assert rows["sfpo", "60.0"][2:4] == ["128", "2.00"]
+    assert rows["grpo", "90.0"][2:4] == ["never", "1"]
+    assert not [one for one in all_tables(Comparison(runs)) if "soonest" in one.title]
 
 
 def test_a_variant_that_never_reaches_the_target_says_so(tmp_path: Path) -> None:
@@ -306,6 +325,7 @@ def test_the_report_is_one_page_without_links(grid: Path, tmp_path: Path) -> Non
         "report.md",
         "report_accuracy.png",
         "report_dynamics.png",
+        "report_needed.png",
         "report_sweep.png",
     }
     page = files[0].read_text()
