@@ -1,4 +1,4 @@
-"""Countdown: reach a number with three or four digits, each used once, such as `3,5,9=42>` with `9*5-3`; a corpus in
+"""Countdown: reach a number with two or three digits, each used once, such as `3,5,9=42>` with `9*5-3`; a corpus in
 which half of the answers are expressions of the right digits with another value; and the reward.
 
 An answer has to be searched for, and most problems have several, so there is more to learn than in sums.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 CHARACTERS = "0123456789+-*,=>"
-LEVELS = (3, 4)  # digits in a problem: the difficulty
+LEVELS = (2, 3)  # digits in a problem: the difficulty
 WRONG = 0.5  # share of the corpus
 LARGEST = 99
 _EXPRESSION = re.compile(r"\d(?:[-+*]\d)*")

@@ -10,12 +10,13 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in values.items() if name.startswith("sfpo.")}
     preset = found["sfpo.preset"]
     outer: dict[str, Any] = {n: found[n] for n in ("sfpo.outer_momentum", "sfpo.outer_lr") if n in found}
-    if tuple(outer.values()) == (0.0, 1.0):
+    if tuple(outer.values()) == (0.0, 1.0) or not found["sfpo.enable"]:
         outer = {}
     if not found["sfpo.enable"] or found["sfpo.k"] == 0 or preset == "grpo":
-        gate = {"sfpo.stop_step": found["sfpo.stop_step"]} if outer else {}
-        return {"sfpo.preset": "grpo", **outer, **gate}
-    unused = {"sfpo.enable", "sfpo.snapshot_device"}
+        # The gate ends an outer momentum as well.
+        gate = {name for name in found if name.startswith(("sfpo.gate", "sfpo.stop_step"))} - _unused_gate_flags(found)
+        return {"sfpo.preset": "grpo", **outer, **({name: found[name] for name in sorted(gate)} if outer else {})}
+    unused = {"sfpo.enable", "sfpo.snapshot_device"} | _unused_gate_flags(found)
     if preset in ("grpo_k_passes", "extragradient"):
         unused.add("sfpo.alpha")
     if preset in ("grpo_k_passes", "grpo_scaled_lr"):
@@ -30,13 +31,23 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
         unused |= {name for name in found if name.startswith("sfpo.prepo_")}
     if not outer:
         unused |= {"sfpo.outer_momentum", "sfpo.outer_lr"}
+    return {name: value for name, value in found.items() if name not in unused}
+
+
+def _unused_gate_flags(found: dict[str, Any]) -> set[str]:
+    """The flags of the gate that have no effect."""
+    unused: set[str] = set()
     if found["sfpo.gate"] == "off":
         unused |= {name for name in found if name.startswith("sfpo.gate_")}
         if found["sfpo.stop_step"] is not None:
             unused -= {"sfpo.gate_after", "sfpo.gate_decay_steps"}
     if found["sfpo.gate_after"] != "decay":
         unused.add("sfpo.gate_decay_steps")
-    return {name: value for name, value in found.items() if name not in unused}
+    if found["sfpo.gate"] in ("grad_norm", "cosine"):
+        unused.add("sfpo.gate_entropy")
+    if found["sfpo.gate"] == "cosine":
+        unused.add("sfpo.gate_window")
+    return unused
 
 
 def fast_part(sfpo: NestedFlags) -> float:

@@ -57,7 +57,8 @@ class SFPOConfig:
     enable: bool = _flag(True, "train with SFPO; --no-sfpo.enable is plain GRPO", reuse=True)
     k: int = _flag(
         3,
-        "K: fast passes over each rollout batch before the reposition; 0 is GRPO",
+        "K: fast passes over each rollout batch before the reposition, with --sfpo.preset prepo those that are "
+        "predicted (2 or more); 0 is GRPO",
         at_least(0, "Use 0 (plain GRPO) or more; the paper uses 3."),
         reuse=True,
     )
@@ -83,29 +84,30 @@ class SFPOConfig:
     )
     gate_threshold: float = _flag(
         1.0,
-        "tau: the z-score at which the gate closes, or the 1 - |cosine|, for which PrePO's authors use 0.15",
+        "tau: the z-score at which the gate closes; with --sfpo.gate cosine the 1 - |cosine|, which is below 1 as a "
+        "rule: 0.15, say",
         above(0),
         reuse=True,
     )
     stop_step: int | None = _flag(
         None,
-        "turn SFPO off after this many rollout batches, regardless of the entropy",
+        "turn SFPO off after this many rollout batches, regardless of the gate",
         at_least(0, "Use 0 or more, or leave it out."),
         reuse=True,
     )
     gate_warmup: int = _flag(
         0,
-        "rollout batches at the start whose entropies enter the window but cannot close the gate",
+        "rollout batches at the start that the gate observes but that cannot close it",
         at_least(0),
         reuse=True,
     )
     gate_patience: int = _flag(
-        1, "consecutive entropies beyond the threshold that close the gate", at_least(1), reuse=True
+        1, "consecutive rollout batches at or beyond the threshold that close the gate", at_least(1), reuse=True
     )
     gate_after: Literal["latch", "decay", "reopen"] = _flag(
         "latch",
         "what closing means: GRPO for the rest of the run (latch), the same after alpha has fallen linearly to zero "
-        "(decay), or GRPO until the entropy is below the threshold again (reopen)",
+        "(decay), or GRPO until a rollout batch is below the threshold again (reopen)",
         reuse=True,
     )
     gate_decay_steps: int = _flag(
@@ -169,8 +171,8 @@ class SFPOConfig:
     prepo_retention: Literal["displacement", "gradient", "tensor"] = _flag(
         "displacement",
         "with --sfpo.preset prepo, what the second fast pass is as a multiple of the first: by coordinate, of how far "
-        "they moved the weights (displacement) or of their gradients (gradient, one more fp32 number for each weight); "
-        "or one multiple for each tensor (tensor)",
+        "they moved the weights (displacement) or of their gradients (gradient); or one multiple for each tensor "
+        "(tensor). Beside theta_0 this keeps one fp32 number for each weight, with gradient two",
         reuse=True,
     )
     prepo_corrective: bool = _flag(
@@ -191,8 +193,8 @@ class SFPOConfig:
     )
     outer_momentum: float = _flag(
         0.0,
-        "momentum over the displacements of whole rollout batches, Nesterov's, while the gate is open; keeps two more "
-        "fp32 numbers for each weight during an update, one of them also between updates; 0 is none",
+        "Nesterov momentum over the displacements of whole rollout batches, while the gate is open; keeps theta_0 "
+        "until the end of the update, and one more fp32 number for each weight, also between updates; 0 is none",
         share(zero=True, one=False),
         reuse=True,
     )

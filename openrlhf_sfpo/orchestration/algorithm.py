@@ -73,7 +73,7 @@ def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[
         predictive=PredictiveSettings(
             config.prepo_retention, config.prepo_corrective, config.prepo_per, config.prepo_max_zero_rewards
         ),
-        outer=OuterMomentum(config.outer_momentum, config.outer_lr),
+        outer=OuterMomentum(config.outer_momentum, config.outer_lr) if config.enable else None,
         limits=FastLimits(config.max_fast_kl, config.max_fast_clip_ratio, config.min_fast_ess),
         entropy_source=config.gate_entropy,
         on_stage=on_stage,

@@ -6,6 +6,7 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.sfpo import SlowFastUpdate
 
 NOTICE = "gate_notice"  # key in the result of an actor's `fit`: text for the console, not a metric
+_NAMES = {"sfpo": "SFPO", "prepo": "PrePO"}
 _SCORES = ("sfpo/entropy_z", "sfpo/grad_norm_z", "sfpo/gradient_cosine")
 _SCORED = {
     "entropy": "z-score of the policy's entropy",
@@ -51,9 +52,10 @@ class GateNotices:
         gate, update = self._update.gate, self._update
         was_closed, self._closed = self._closed, self._is_closed()
         was_stopped, self._stopped = self._stopped, self._is_stopped()
-        if update.preset == "grpo" or (update.k == 0 and update.preset != "grpo_scaled_lr") or was_stopped:
+        plain = update.preset == "grpo" or (update.k == 0 and update.preset != "grpo_scaled_lr")
+        if (plain and not update.has_outer_momentum) or was_stopped:
             return None
-        name = "SFPO" if update.preset == "sfpo" else update.preset
+        name = "GRPO with an outer momentum" if plain else _NAMES.get(update.preset, update.preset)
         if self._stopped:
             return f"{name} ends here (--sfpo.stop_step {gate.stop_step}); the remaining updates are GRPO"
         if self._closed == was_closed:

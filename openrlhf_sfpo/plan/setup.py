@@ -89,7 +89,7 @@ class Setup:
         snapshot: number of fp32 shards that SFPO copies, 0 for GRPO.
         snapshot_on_host: these copies are in host memory.
         observed: fp32 shards that the update keeps beside them on the GPU until the reposition (prepo, a cosine gate).
-        compared: one of those is kept until the slow pass (a cosine gate).
+        compared: one of those is kept until the end of the update (a cosine gate).
         outer_momentum: the optimizer's state has one more fp32 shard.
         outer_copy: one of the copies is kept until the end of the update.
         skip_nonfinite: weights and moments are copied to host memory before each update.
@@ -271,12 +271,12 @@ def _copies(sfpo: NestedFlags) -> dict[str, Any]:
     copies = _COPIES[sfpo.optimizer_state] if active and sfpo.preset in _PRESETS_WITH_COPY else 0
     compared = active and sfpo.gate == "cosine" and sfpo.preset not in ("grpo", "grpo_scaled_lr")
     predicted = active and sfpo.preset == "prepo"
-    outer = sfpo.outer_momentum != 0 or sfpo.outer_lr != 1
+    outer = sfpo.enable and (sfpo.outer_momentum != 0 or sfpo.outer_lr != 1)
     return {
         "snapshot": max(copies, int(outer)),
         "snapshot_on_host": sfpo.snapshot_device == "cpu",
         "observed": predicted * (2 if sfpo.prepo_retention == "gradient" else 1) + compared,
         "compared": compared,
-        "outer_momentum": sfpo.outer_momentum != 0,
+        "outer_momentum": sfpo.enable and sfpo.outer_momentum != 0,
         "outer_copy": outer,
     }

@@ -216,16 +216,20 @@ def _what_runs(args: NestedFlags) -> str:
 
 
 def _describe_update(sfpo: SFPOConfig) -> str:
+    outer = f", outer momentum {sfpo.outer_momentum:g}, outer learning rate {sfpo.outer_lr:g}"
+    if not sfpo.enable or (sfpo.outer_momentum, sfpo.outer_lr) == (0.0, 1.0):
+        outer = ""
     if not sfpo.enable or sfpo.k == 0 or sfpo.preset == "grpo":
-        return "GRPO"
-    return {
+        return f"GRPO{outer}"
+    names = {
         "sfpo": f"SFPO K={sfpo.k} alpha={sfpo.alpha}",
         "prepo": f"PrePO K={sfpo.k} alpha={sfpo.alpha}",
         "grpo_k_passes": f"GRPO with {sfpo.k + 1} passes",
         "grpo_scaled_lr": f"GRPO at {sfpo.k * sfpo.alpha + 1:g} times the learning rate",
         "lookahead": f"Lookahead K={sfpo.k} alpha={sfpo.alpha}, no slow pass",
         "extragradient": f"extragradient K={sfpo.k}",
-    }[sfpo.preset]
+    }
+    return f"{names[sfpo.preset]}{outer}"
 
 
 def _total_steps(values: dict[str, Any]) -> int | None:

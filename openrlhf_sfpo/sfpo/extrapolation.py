@@ -71,13 +71,14 @@ class Extrapolation:
     theta_0 + q (theta_2 - theta_0), with a factor q for each coordinate, from its retention r: the second pass's step
     as a multiple of the first's.
 
-    | retention      | r                                                                                   | memory |
+    | retention      | r                                                                                   | kept   |
     | `displacement` | d_1 / d_0, where d_t is how far pass t moved the weight, without weight decay       | P      |
     | `gradient`     | g_1 / g_0, where g_t is the sum of the gradients of pass t's steps, clipped         | 2 P    |
     | `tensor`       | <d_1, d_0> / <d_0, d_0> over all of a tensor, which fits d_1 = r d_0 best           | P      |
 
-    P is the size of the shard in bytes. Coordinates with |d_0| (or |g_0|) up to 1e-3 of the root mean square over their
-    tensor have q = 1. All sums are over all ranks that hold a part of the tensor, so that every layout has the same.
+    P is the size of the shard in bytes; theta_0 is kept as well. Coordinates with |d_0| (or |g_0|) up to 1e-3 of the
+    root mean square over their tensor have q = 1. All sums are over all ranks that hold a part of the tensor, so that
+    every layout has the same.
 
     Args:
         weights: the weights.

@@ -140,8 +140,9 @@ class PassRunner(Protocol):
 class SlowFastUpdate:
     """Runs the stages over a `PassRunner` and holds the state that survives between rollout batches.
 
-    With k = 0, or once the gate has closed, an update is exactly one slow pass: GRPO. The presets are SFPO, PrePO and
-    the controls that they are compared with; K, alpha, gate and optimizer state mean the same in all of them:
+    With k = 0 (and no outer momentum), or once the gate has closed, an update is exactly one slow pass: GRPO. The
+    presets are SFPO, PrePO and the controls that they are compared with; K, alpha, gate and optimizer state mean the
+    same in all of them:
 
     | preset           | what a batch runs                                                                     |
     | `sfpo`           | K fast passes, reposition, slow pass                                                  |
@@ -236,6 +237,11 @@ class SlowFastUpdate:
             if not self._part.is_whole:
                 return "the gate compares gradients of the same samples, and the fast passes train on a part of them"
         return None
+
+    @property
+    def has_outer_momentum(self) -> bool:
+        """Whether there is an outer momentum (or learning rate) while the gate is open."""
+        return self._outer.is_set
 
     def step(self, runner: PassRunner) -> tuple[dict[str, float], dict[str, float | None]]:
         """Update on one rollout batch.

@@ -41,6 +41,8 @@ def test_closing_is_reported_once_with_the_reason() -> None:
         ({"gate_patience": 2, "gate_threshold": 1.2}, [JUMP, JUMP + 1], ["in 2 batches in a row"]),
         ({"preset": "lookahead"}, [JUMP], ["the gate closes"]),
         ({"preset": "grpo_scaled_lr"}, [JUMP], ["the gate closes"]),
+        ({"preset": "grpo", "outer_momentum": 0.5}, [JUMP], ["the gate closes"]),
+        ({"preset": "prepo", "stop_step": 5}, [1.0], ["PrePO ends here"]),
         ({"stop_step": 5}, [1.0], ["SFPO ends here (--sfpo.stop_step 5); the remaining updates are GRPO"]),
     ],
 )

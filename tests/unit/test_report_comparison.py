@@ -277,6 +277,11 @@ def test_seeds_that_agree_leave_no_interval(tmp_path: Path) -> None:
         ({"sfpo.preset": "grpo_scaled_lr", "sfpo.max_fast_kl": 0.1}, {"sfpo.preset": "grpo_scaled_lr"}),
         ({"sfpo.preset": "grpo_scaled_lr", "sfpo.fast_fraction": 0.5}, {"sfpo.preset": "grpo_scaled_lr"}),
         ({"sfpo.fast_selection": "random", "sfpo.fast_fraction": 1.0}, {"sfpo.fast_fraction": 1.0}),
+        ({"sfpo.prepo_retention": "tensor"}, {}),
+        ({"sfpo.outer_momentum": 0.0, "sfpo.outer_lr": 1.0}, {}),
+        ({"sfpo.enable": False, "sfpo.outer_momentum": 0.5, "sfpo.outer_lr": 1.0}, {"sfpo.preset": "grpo"}),
+        ({"sfpo.gate": "cosine", "sfpo.gate_window": 5}, {"sfpo.gate": "cosine"}),
+        ({"sfpo.gate": "grad_norm", "sfpo.gate_entropy": "start"}, {"sfpo.gate": "grad_norm"}),
     ],
 )
 def test_settings_that_change_nothing_make_no_variant(changes: dict[str, Any], same_as: dict[str, Any]) -> None:
@@ -292,10 +297,17 @@ def test_settings_that_change_nothing_make_no_variant(changes: dict[str, Any], s
         {"sfpo.stop_step": 3},
         {"sfpo.max_fast_kl": 0.1},
         {"sfpo.fast_fraction": 0.5},
+        {"sfpo.outer_momentum": 0.5, "sfpo.outer_lr": 1.0},
     ],
 )
 def test_settings_that_matter_make_a_variant(changes: dict[str, Any]) -> None:
     assert effective_update({**SFPO, **changes}) != effective_update(SFPO)
+
+
+def test_the_gate_matters_to_grpo_with_an_outer_momentum() -> None:
+    plain = {**SFPO, "sfpo.preset": "grpo", "sfpo.outer_momentum": 0.5, "sfpo.outer_lr": 1.0}
+    assert effective_update({**plain, "sfpo.gate_window": 5}) != effective_update(plain)
+    assert effective_update({**plain, "sfpo.k": 5}) == effective_update(plain)
 
 
 def test_variants_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
@@ -330,7 +342,7 @@ def test_the_report_is_one_page_without_links(grid: Path, tmp_path: Path) -> Non
     }
     page = files[0].read_text()
     assert "A &lt;title&gt;" in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert "http" not in page.replace("http-equiv", "")
     assert [table.title for table in tables] == [
         "Results, each variant at its best setting",
