@@ -226,14 +226,16 @@ class _PassRunner:
     @contextmanager
     def _only(self, train_batch: int) -> Iterator[None]:
         """Traverse one train batch once: consecutive samples, in every epoch the same."""
-        buffer, epochs = self._trainer.replay_buffer, self._trainer.max_epochs
-        items, size = buffer.items, self._own_part_of_a_train_batch()
+        trainer, size = self._trainer, self._own_part_of_a_train_batch()
         start = train_batch % self._train_batches_of_an_epoch() * size
-        buffer.items, self._trainer.max_epochs = items[start : start + size], 1
+        samples = trainer.replay_buffer.items[start : start + size]
+        entry = ON_OBJECTS["openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer.items"]
+        epochs, trainer.max_epochs = trainer.max_epochs, 1
         try:
-            yield
+            with replaced_on(entry, trainer.replay_buffer, samples):
+                yield
         finally:
-            buffer.items, self._trainer.max_epochs = items, epochs
+            trainer.max_epochs = epochs
 
     def start_entropy(self) -> float | None:
         return self._trainer._start_entropies.take(self._trainer._weights)

@@ -344,6 +344,14 @@ ON_OBJECTS: dict[str, ObjectReplacement] = {
             in_class=False,
         ),
         ObjectReplacement(
+            "openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer",
+            "items",
+            "one train batch of them",
+            "--sfpo.prepo_per train_batch makes all its passes on one train batch before the next",
+            "DeepSpeed policy processes, in such passes",
+            in_class=False,
+        ),
+        ObjectReplacement(
             "openrlhf.utils.logging_utils.WandbLogger",
             "close",
             "nothing",
