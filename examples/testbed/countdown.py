@@ -7,10 +7,9 @@ An answer has to be searched for, and most problems have several, so there is mo
 import math
 import random
 import re
-from collections.abc import Iterator
 
-CHARACTERS = "0123456789+-*,=>"
-LEVELS = (2, 3)  # digits in a problem: the difficulty
+from problems import Task
+
 WRONG = 0.5  # share of the corpus
 LARGEST = 99
 _EXPRESSION = re.compile(r"\d(?:[-+*]\d)*")
@@ -28,56 +27,24 @@ def expression_of(generator: random.Random, digits: list[int]) -> str:
     return str(order[0]) + "".join(generator.choice("+-*") + str(digit) for digit in order[1:])
 
 
-def draw(generator: random.Random, count: int) -> tuple[list[int], str, int]:
-    """Digits, an expression of them, and its value, from 0 to `LARGEST`."""
-    while True:
-        digits = [generator.randrange(1, 10) for _ in range(count)]
-        expression = expression_of(generator, digits)
-        if 0 <= value(expression) <= LARGEST:
-            return digits, expression, value(expression)
-
-
 def prompt_of(digits: list[int], target: int) -> str:
     """A problem, with its digits in ascending order."""
     return f"{','.join(map(str, sorted(digits)))}={target}>"
 
 
-def stream(seed: int, excluded: frozenset[str]) -> Iterator[tuple[int, str, str]]:
-    """An endless stream of (digits in the problem, problem, one of its answers), with the levels in turn."""
-    generator = random.Random(seed)
+def draw(generator: random.Random, count: int) -> tuple[str, str]:
+    """A problem with a target from 0 to `LARGEST`, and one of its answers."""
     while True:
-        for count in LEVELS:
-            digits, answer, target = draw(generator, count)
-            while prompt_of(digits, target) in excluded:
-                digits, answer, target = draw(generator, count)
-            yield count, prompt_of(digits, target), answer
+        digits = [generator.randrange(1, 10) for _ in range(count)]
+        expression = expression_of(generator, digits)
+        if 0 <= value(expression) <= LARGEST:
+            return prompt_of(digits, value(expression)), expression
 
 
-def corpus(seed: int, excluded: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Problems with the text that follows them."""
-    generator = random.Random(seed)
-    for _, problem, answer in stream(seed, excluded):
-        digits = [int(digit) for digit in re.findall(r"\d", answer)]
-        yield problem, expression_of(generator, digits) if generator.random() < WRONG else answer
-
-
-def held_out(per_level: int, seed: int = 10**6) -> list[tuple[int, str, str]]:
-    """The evaluation problems, all different."""
-    generator = random.Random(seed)
-    chosen: dict[str, tuple[int, str, str]] = {}
-    for count in LEVELS:
-        before = len(chosen)
-        while len(chosen) - before < per_level:
-            digits, answer, target = draw(generator, count)
-            chosen.setdefault(prompt_of(digits, target), (count, prompt_of(digits, target), answer))
-    return list(chosen.values())
-
-
-def as_rows(problems: list[tuple[int, str, str]]) -> list[dict[str, str]]:
-    """Rows of a data set: prompt, an answer as the label, and the level as the data source."""
-    return [
-        {"prompt": problem, "label": answer, "datasource": f"{count}_digits"} for count, problem, answer in problems
-    ]
+def follow(generator: random.Random, answer: str) -> str:
+    """The answer, or another expression of its digits."""
+    digits = [int(digit) for digit in re.findall(r"\d", answer)]
+    return expression_of(generator, digits) if generator.random() < WRONG else answer
 
 
 def is_right(problem: str, answer: str) -> bool:
@@ -96,3 +63,6 @@ def reward(queries: list[str], prompts: list[str], labels: list[str]) -> list[fl
         re.sub(r"<\|\w+\|>", "", query.removeprefix(prompt)) for query, prompt in zip(queries, prompts, strict=True)
     ]
     return [float(is_right(prompt, answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+TASK = Task("0123456789+-*,=>", (2, 3), "digits", draw, follow)

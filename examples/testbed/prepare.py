@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import countdown
 import sums
@@ -30,7 +29,7 @@ from openrlhf_sfpo.megatron.settings import ActorSettings, OptimizerSettings
 from openrlhf_sfpo.sfpo import Gate, SlowFastUpdate
 from openrlhf_sfpo.tasks.data import write_rows
 
-TASKS = {"sums": sums, "countdown": countdown}
+TASKS = {"sums": sums.TASK, "countdown": countdown.TASK}
 PAD, END = "<|pad|>", "<|end|>"
 EVALUATED = 150  # problems, in equal parts of each level
 
@@ -141,15 +140,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train_problems", type=int, default=20000, help="(default: %(default)s)")
     args = parser.parse_args()
-    task: Any = TASKS[args.task]
+    task = TASKS[args.task]
     directory = args.directory or Path("runs") / ("testbed" if args.task == "sums" else args.task)
-    evaluation = task.held_out(EVALUATED // len(task.LEVELS))
+    evaluation = task.held_out(EVALUATED // len(task.levels))
     excluded = frozenset(problem for _, problem, _ in evaluation)
     write_rows(task.as_rows(evaluation), directory / "eval.jsonl")
     problems = task.stream(args.seed + 1, excluded)
     training = list(itertools.islice(problems, args.train_problems))
     write_rows(task.as_rows(training), directory / "train.jsonl")
-    tokenizer = make_random_model(directory / "model", args.seed, task.CHARACTERS)
+    tokenizer = make_random_model(directory / "model", args.seed, task.characters)
     texts = task.corpus(args.seed + 2, excluded)
     train(directory / "model", tokenizer, texts, args.steps, args.batch, args.lr)
     print(f"made {directory}/model, train.jsonl and eval.jsonl")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from openrlhf_sfpo.config.effective_update import has_outer_momentum
 from openrlhf_sfpo.config.flag_table import ranges
 from openrlhf_sfpo.config.namespaces import NestedFlags, value_of
 from openrlhf_sfpo.config.openrlhf_flags import CHOICES
@@ -243,18 +244,15 @@ def check_backend(args: NestedFlags) -> None:
 
 def _check_update(args: NestedFlags) -> None:
     """Check --sfpo.* flags that do not go together."""
+    unlimited = {
+        "lookahead": "whose number of passes must be known beforehand",
+        "prepo": "which predicts from two fast passes and always makes both",
+    }
+    preset = args.sfpo.preset
     for name in ("max_fast_kl", "max_fast_clip_ratio", "min_fast_ess"):
-        if args.sfpo.preset == "lookahead" and value_of(args, f"sfpo.{name}") is not None:
+        if preset in unlimited and value_of(args, f"sfpo.{name}") is not None:
             raise UsageError(
-                f"--sfpo.{name}",
-                "is given with --sfpo.preset lookahead, whose number of passes must be known beforehand.",
-                "Drop one.",
-            )
-        if args.sfpo.preset == "prepo" and value_of(args, f"sfpo.{name}") is not None:
-            raise UsageError(
-                f"--sfpo.{name}",
-                "is given with --sfpo.preset prepo, which predicts from two fast passes and always makes both.",
-                "Drop one.",
+                f"--sfpo.{name}", f"is given with --sfpo.preset {preset}, {unlimited[preset]}.", "Drop one."
             )
     _check_prediction(args)
     if args.sfpo.fast_rescale and args.sfpo.fast_selection == "variance":
@@ -272,7 +270,7 @@ def _check_prediction(args: NestedFlags) -> None:
     predicts = active and sfpo.preset == "prepo"
     if predicts and sfpo.k == 1:
         raise UsageError("--sfpo.k", "is 1, and --sfpo.preset prepo predicts from two passes.", "Use 2 or more.")
-    if predicts and sfpo.prepo_per == "train_batch" and (sfpo.outer_momentum != 0 or sfpo.outer_lr != 1):
+    if predicts and sfpo.prepo_per == "train_batch" and has_outer_momentum(sfpo):
         raise UsageError(
             "--sfpo.prepo_per",
             "is train_batch, and --sfpo.outer_momentum and --sfpo.outer_lr need passes over the whole rollout batch.",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags
 
 
@@ -48,6 +49,15 @@ def _unused_gate_flags(found: dict[str, Any]) -> set[str]:
     if found["sfpo.gate"] == "cosine":
         unused.add("sfpo.gate_window")
     return unused
+
+
+def has_outer_momentum(sfpo: NestedFlags | SFPOConfig) -> bool:
+    """Whether an update has an outer momentum or an outer learning rate.
+
+    Args:
+        sfpo: the --sfpo.* flags.
+    """
+    return sfpo.enable and (sfpo.outer_momentum, sfpo.outer_lr) != (0.0, 1.0)
 
 
 def fast_part(sfpo: NestedFlags) -> float:

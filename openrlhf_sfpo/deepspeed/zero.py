@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from openrlhf_sfpo.sfpo import Part, Shard
+from openrlhf_sfpo.sfpo.steps import cosine_of, inner_products, watching_steps
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS, RELIED_ON
 from openrlhf_sfpo.system.replacements import check_library, replaced_on
 
@@ -129,26 +130,14 @@ class ZeroWeights:
         sums = torch.zeros(3, dtype=torch.float64)
         seen: set[int] = set()
 
-        def observe(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
-            # ZeRO runs the optimizer once per partition, with the reduced gradient in its .grad.
-            for partition in (p for group in optimizer.param_groups for p in group["params"]):
-                momentum = optimizer.state.get(partition, {}).get("exp_avg")
-                if momentum is None or partition.grad is None or id(partition) in seen:
-                    continue
-                seen.add(id(partition))
-                momentum, grad = momentum.view(-1), partition.grad.view(-1).float()
-                products = [torch.dot(momentum, grad), torch.dot(momentum, momentum), torch.dot(grad, grad)]
-                sums.add_(torch.stack(products).double().cpu())
+        def see(number: int, optimizer: torch.optim.Optimizer, group: dict[str, Any], grad: torch.Tensor) -> None:
+            momentum = optimizer.state.get(self._partitions[number], {}).get("exp_avg")
+            if momentum is not None and number not in seen:
+                seen.add(number)
+                sums.add_(inner_products(momentum.view(-1), grad.float()).cpu())
 
-        def cosine() -> float:
-            dot, momentum_sq, grad_sq = self.reduce(sums.tolist(), "sum")
-            return dot / (momentum_sq * grad_sq) ** 0.5 if momentum_sq > 0 and grad_sq > 0 else 0.0
-
-        hook = self.optimizer.register_step_pre_hook(observe)
-        try:
-            yield cosine
-        finally:
-            hook.remove()
+        with watching_steps(self, see):
+            yield lambda: cosine_of(sums, self, undefined=0.0)
 
 
 # The attributes of DeepSpeed's ZeRO optimizers with this rank's fp32 partitions.

@@ -189,7 +189,7 @@ class MegatronActor:
         loss_function: LossFunction,
         sfpo: SlowFastUpdate,
         before_first_step: Callable[[], None] | None = None,
-        zero_rewards: float | None = None,
+        zero_rewards: Callable[[], float | None] = lambda: None,
     ) -> dict[str, Any]:
         """One SFPO (or, with the gate closed, GRPO) update over a rollout batch.
 
@@ -200,7 +200,8 @@ class MegatronActor:
             sfpo: the algorithm with its state.
             before_first_step: called on every rank once the losses of the first optimizer step are computed; if it
                 raises, on every rank, the weights are unchanged.
-            zero_rewards: the share of the batch's responses, over all ranks, that have reward 0.
+            zero_rewards: returns the share of the batch's responses, over all ranks, that have reward 0, if it is
+                known; called on every rank where the update needs it.
 
         Returns:
             Metrics, the same on every rank: `sfpo/*`, `policy_loss`, `entropy`, `actor_grad_norm` (of the last step,

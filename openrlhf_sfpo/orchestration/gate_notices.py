@@ -3,11 +3,10 @@
 from typing import Any
 
 from openrlhf_sfpo.cluster.mailbox import Events
-from openrlhf_sfpo.sfpo import SlowFastUpdate
+from openrlhf_sfpo.sfpo import GATE_METRICS, SlowFastUpdate
 
 NOTICE = "gate_notice"  # key in the result of an actor's `fit`: text for the console, not a metric
 _NAMES = {"sfpo": "SFPO", "prepo": "PrePO"}
-_SCORES = ("sfpo/entropy_z", "sfpo/grad_norm_z", "sfpo/gradient_cosine")
 _SCORED = {
     "entropy": "z-score of the policy's entropy",
     "grad_norm": "z-score of the slow pass's gradient norm",
@@ -35,7 +34,7 @@ class GateNotices:
             status: the batch's metrics.
             events: tells whether our driver listens.
         """
-        text = self.look(next((status[name] for name in _SCORES if status.get(name) is not None), None))
+        text = self.look(status.get(GATE_METRICS[self._update.gate.reads]))
         if text is None:
             return {}
         if events.are_heard:

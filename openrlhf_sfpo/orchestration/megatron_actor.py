@@ -242,9 +242,11 @@ class PolicyActor(MegatronModelActor):
         def gap() -> list[float]:
             return [0.0, 0.0] if stale else self.actor.token_sums(loss.engine_gap.sums)
 
-        rewards = [info["reward"] for info in infos]
-        zeros, count = self.actor.token_sums(torch.tensor([rewards.count(0.0), len(rewards)], dtype=torch.float64))
-        zero_rewards = zeros / count if count else None
+        def zero_rewards() -> float | None:
+            rewards = [info["reward"] for info in infos]
+            zeros, count = self.actor.token_sums(torch.tensor([rewards.count(0.0), len(rewards)], dtype=torch.float64))
+            return zeros / count if count else None
+
         status = self.actor.update(samples, loss, self.sfpo, lambda: self._gap_watch.check(*gap()), zero_rewards)
         notice = self._gap_watch.notice(*gap())
         if notice and self._rank == 0:

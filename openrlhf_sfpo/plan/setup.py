@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openrlhf_sfpo.config.effective_update import fast_part
+from openrlhf_sfpo.config.effective_update import fast_part, has_outer_momentum
 from openrlhf_sfpo.config.flag_table import settings
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.config.placement import engines_share_gpus, reference_shares_gpus
@@ -271,12 +271,12 @@ def _copies(sfpo: NestedFlags) -> dict[str, Any]:
     copies = _COPIES[sfpo.optimizer_state] if active and sfpo.preset in _PRESETS_WITH_COPY else 0
     compared = active and sfpo.gate == "cosine" and sfpo.preset not in ("grpo", "grpo_scaled_lr")
     predicted = active and sfpo.preset == "prepo"
-    outer = sfpo.enable and (sfpo.outer_momentum != 0 or sfpo.outer_lr != 1)
+    outer = has_outer_momentum(sfpo)
     return {
         "snapshot": max(copies, int(outer)),
         "snapshot_on_host": sfpo.snapshot_device == "cpu",
         "observed": predicted * (2 if sfpo.prepo_retention == "gradient" else 1) + compared,
         "compared": compared,
-        "outer_momentum": sfpo.enable and sfpo.outer_momentum != 0,
+        "outer_momentum": outer and sfpo.outer_momentum != 0,
         "outer_copy": outer,
     }

@@ -151,8 +151,6 @@ class Comparison:
         it soonest."""
         assert self.baseline is not None
         value, drawn = self._soonest(self.variants[variant], axis, accuracy)
-        if variant == self.baseline:
-            return _estimate(value / value, drawn / drawn)
         reference, resampled = self._soonest(self._baseline_groups, axis, accuracy)
         return _estimate(_divide(reference, value), _divide(resampled, drawn))
 

@@ -11,6 +11,7 @@ from openrlhf_sfpo.cluster.failures import details, full_text, reason, root_of
 from openrlhf_sfpo.cluster.recovery import Repetitions, may_recover
 from openrlhf_sfpo.cluster.start import keep_logs
 from openrlhf_sfpo.cluster.worker_logs import collect
+from openrlhf_sfpo.config.effective_update import has_outer_momentum
 from openrlhf_sfpo.config.flag_table import section, settings
 from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags, nested
@@ -216,9 +217,9 @@ def _what_runs(args: NestedFlags) -> str:
 
 
 def _describe_update(sfpo: SFPOConfig) -> str:
-    outer = f", outer momentum {sfpo.outer_momentum:g}, outer learning rate {sfpo.outer_lr:g}"
-    if not sfpo.enable or (sfpo.outer_momentum, sfpo.outer_lr) == (0.0, 1.0):
-        outer = ""
+    outer = ""
+    if has_outer_momentum(sfpo):
+        outer = f", outer momentum {sfpo.outer_momentum:g}, outer learning rate {sfpo.outer_lr:g}"
     if not sfpo.enable or sfpo.k == 0 or sfpo.preset == "grpo":
         return f"GRPO{outer}"
     names = {

@@ -8,10 +8,11 @@ from openrlhf_sfpo.sfpo.gate import Gate
 from openrlhf_sfpo.sfpo.outer_momentum import OuterMomentum
 from openrlhf_sfpo.sfpo.part import FastPart
 from openrlhf_sfpo.sfpo.slow_copy import Displacement, SlowCopy, reposition_
-from openrlhf_sfpo.sfpo.update import Choice, FastLimits, Pass, PassRunner, SlowFastUpdate
+from openrlhf_sfpo.sfpo.update import GATE_METRICS, Choice, FastLimits, Pass, PassRunner, SlowFastUpdate
 from openrlhf_sfpo.sfpo.weights import OUTER_MOMENTUM, OwnedWeights, Part, Shard, TorchWeights
 
 __all__ = [
+    "GATE_METRICS",
     "OUTER_MOMENTUM",
     "Choice",
     "Displacement",

@@ -140,18 +140,20 @@ class Extrapolation:
         """
         assert len(self._decays) == 2, "two passes must have been observed"
         tensors = self._weights.tensors()
-        squares = {name: [torch.zeros(())] for name in tensors}
-        products = {name: [torch.zeros(())] for name in tensors}
-        moved = [torch.zeros(())]
+        places = {name: place for place, name in enumerate(tensors)}
+        # ||theta_2 - theta_0||^2; by tensor ||first||^2; by tensor <first, second>. Read once at the end: on a GPU,
+        # reading waits for the computation.
+        device = self._first[0].device if self._first else None
+        totals = torch.zeros(1 + 2 * len(places), dtype=torch.float64, device=device)
+        squares, products = totals[1 : 1 + len(places)], totals[1 + len(places) :]
         for name, shard, steps in self._parts():
             if shard.counted:
                 step = steps.weight - steps.slow
-                moved.append(torch.dot(step, step))
-                squares[name].append(torch.dot(steps.first, steps.first))
+                totals[0] += torch.dot(step, step)
+                squares[places[name]] += torch.dot(steps.first, steps.first)
                 if self._retention == "tensor":
-                    products[name].append(torch.dot(steps.first, steps.second))
-        sums = [_total(parts) for parts in (moved, *squares.values(), *products.values())]
-        moved_sq, *sums = self._weights.reduce(sums, "sum")
+                    products[places[name]] += torch.dot(steps.first, steps.second)
+        moved_sq, *sums = self._weights.reduce(totals.tolist(), "sum")
         square = dict(zip(tensors, sums[: len(tensors)], strict=True))
         product = dict(zip(tensors, sums[len(tensors) :], strict=True))
         for name, _, steps in self._parts():
@@ -174,7 +176,7 @@ class Extrapolation:
         """theta_0 - weight, of a flat shard."""
         moved = torch.empty_like(weight)
         for start, stop in ranges(0, len(weight), weight.device):
-            torch.sub(self._copy.part(number, start, stop), weight[start:stop], out=moved[start:stop])
+            torch.sub(self._copy.part(number, start, stop, weight.device), weight[start:stop], out=moved[start:stop])
         return moved
 
     def _parts(self) -> "Iterator[tuple[str, Shard, _Steps]]":
@@ -187,7 +189,7 @@ class Extrapolation:
 
     def _steps(self, number: int, flat: torch.Tensor, start: int, stop: int) -> "_Steps":
         weight = flat[start:stop]
-        slow = self._copy.part(number, start, stop)
+        slow = self._copy.part(number, start, stop, flat.device)
         kept = self._first[number][start:stop]
         if self._retention == "gradient":
             return _Steps(weight, slow, kept, self._second[number][start:stop])
@@ -206,7 +208,3 @@ class _Steps:
     slow: torch.Tensor
     first: torch.Tensor
     second: torch.Tensor
-
-
-def _total(parts: list[torch.Tensor]) -> float:
-    return torch.stack([part.double().cpu() for part in parts]).sum().item()

@@ -45,7 +45,7 @@ class OuterMomentum:
                 state[OUTER_MOMENTUM] = torch.zeros_like(shard.weight, requires_grad=False)
             weight = shard.weight.detach().view(-1)
             for start, stop in ranges(0, len(weight), weight.device):
-                slow = copy.part(number, start, stop)
+                slow = copy.part(number, start, stop, weight.device)
                 step = weight[start:stop] - slow
                 if self.momentum:
                     momentum = state[OUTER_MOMENTUM].view(-1)[start:stop]

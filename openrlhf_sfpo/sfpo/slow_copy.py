@@ -91,8 +91,7 @@ def ranges(start: int, stop: int, device: torch.device) -> Iterator[tuple[int, i
 def _chunks(fast: torch.Tensor, slow: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Both tensors in flat chunks that fit the cache; those of `slow` on the device of `fast`."""
     fast, slow = fast.view(-1), slow.view(-1)
-    whole = fast.numel() <= _CHUNK["cpu"]  # true of most tensors of small models, where every call counts
-    for start, stop in [(0, fast.numel())] if whole else ranges(0, fast.numel(), fast.device):
+    for start, stop in ranges(0, fast.numel(), fast.device):
         yield fast[start:stop], slow[start:stop].to(fast.device, non_blocking=True)
 
 
@@ -204,11 +203,11 @@ class SlowCopy:
         moved_sq, slow_sq = self._weights.reduce(norms.totals(), "sum")
         return Displacement(norm=moved_sq**0.5, slow_norm=slow_sq**0.5, seconds=seconds)
 
-    def part(self, number: int, start: int, stop: int) -> Annotated[torch.Tensor, "float n"]:
-        """A range of theta_slow's flat shard `number`, in the order of `OwnedWeights.shards`, on the weights' device.
-        Not to be changed."""
+    def part(self, number: int, start: int, stop: int, device: torch.device) -> Annotated[torch.Tensor, "float n"]:
+        """A range of theta_slow's flat shard `number`, in the order of `OwnedWeights.shards`, on that device. Not to be
+        changed."""
         assert self._slow is not None, "there is no snapshot"
-        return self._slow[number].view(-1)[start:stop].to(self._device(), non_blocking=True)
+        return self._slow[number].view(-1)[start:stop].to(device, non_blocking=True)
 
     @torch.no_grad()
     def put_back(self) -> None:

@@ -1,5 +1,6 @@
 """Watches an optimizer's steps from outside, whoever makes them."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
@@ -44,6 +45,18 @@ def decay_of(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:
     return 1.0 - float(group["lr"]) * float(group.get("weight_decay", 0.0)) if decoupled else 1.0
 
 
+def inner_products(one: torch.Tensor, other: torch.Tensor) -> Annotated[torch.Tensor, "float64 3"]:
+    """<one, other>, ||one||^2 and ||other||^2 of flat tensors, for `cosine_of`."""
+    return torch.stack([torch.dot(one, other), torch.dot(one, one), torch.dot(other, other)]).double()
+
+
+def cosine_of(sums: Annotated[torch.Tensor, "float64 3"], weights: OwnedWeights, undefined: float) -> float:
+    """The cosine over all ranks, from the sums of `inner_products` on each; `undefined` if a norm is 0. Every rank must
+    call it."""
+    dot, one_sq, other_sq = weights.reduce(sums.tolist(), "sum")
+    return dot / (one_sq * other_sq) ** 0.5 if one_sq > 0 and other_sq > 0 else undefined
+
+
 class GradientCosine:
     """Compares the gradients of two passes, in the first optimizer step of each. Keeps the first one's, a number for
     each weight, until `value`."""
@@ -73,16 +86,13 @@ class GradientCosine:
         def see(number: int, optimizer: torch.optim.Optimizer, group: dict[str, Any], grad: torch.Tensor) -> None:
             kept = self._gradients.get(number)
             if kept is not None and self._counted[number] and number not in self._products:
-                products = [torch.dot(kept, grad), torch.dot(kept, kept), torch.dot(grad, grad)]
-                self._products[number] = torch.stack(products).double()
+                self._products[number] = inner_products(kept, grad)
 
         with watching_steps(self._weights, see):
             yield
 
     def value(self) -> float:
         """The cosine over all ranks, NaN if a gradient is zero. Every rank must call it."""
-        sums = [0.0, 0.0, 0.0]
-        if self._products:
-            sums = torch.stack(list(self._products.values())).sum(dim=0).tolist()
-        dot, kept, now = self._weights.reduce(sums, "sum")
-        return dot / (kept * now) ** 0.5 if kept > 0 and now > 0 else float("nan")
+        products = list(self._products.values())
+        sums = torch.stack(products).sum(dim=0) if products else torch.zeros(3, dtype=torch.float64)
+        return cosine_of(sums, self._weights, undefined=math.nan)

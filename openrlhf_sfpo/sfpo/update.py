@@ -17,6 +17,8 @@ from openrlhf_sfpo.sfpo.weights import OwnedWeights
 Stage = Literal["fast", "slow"]
 Preset = Literal["sfpo", "prepo", "grpo", "grpo_k_passes", "grpo_scaled_lr", "lookahead", "extragradient"]
 EntropySource = Literal["slow_pass", "start"]
+# The metric with what the gate compares, or its cosine, by what it reads.
+GATE_METRICS = {"entropy": "sfpo/entropy_z", "grad_norm": "sfpo/grad_norm_z", "cosine": "sfpo/gradient_cosine"}
 _LEAST_GRAD_NORM = 1e-8  # below it there is nothing to predict from
 
 
@@ -316,12 +318,8 @@ class SlowFastUpdate:
         else:
             read = last["entropy"]
         score = None if hidden or read is None else self.gate.observe(read)
-        found: dict[str, float | None] = {"sfpo/entropy_z": score if self.gate.reads == "entropy" else None}
-        if self.gate.reads == "grad_norm":
-            found["sfpo/grad_norm_z"] = score
-        if self.gate.reads == "cosine":
-            found["sfpo/gradient_cosine"] = cosine
-        return found
+        shown = cosine if self.gate.reads == "cosine" else score
+        return {GATE_METRICS["entropy"]: None, GATE_METRICS[self.gate.reads]: shown}
 
     def _plain(
         self, runner: PassRunner, learning_rate_factor: float, metrics: dict[str, float | None]

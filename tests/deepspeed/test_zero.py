@@ -182,11 +182,7 @@ def test_an_outer_momentum_continues_from_a_checkpoint(
     for _ in range(3):
         before = plain.weights()
         plain.update([samples], 2, 0.8)
-        with torch.no_grad():
-            for key, parameter in plain.model.named_parameters():
-                delta = parameter - before[key]
-                memory[key] = 0.7 * memory.get(key, torch.zeros_like(delta)) + delta
-                parameter.copy_(before[key] + 0.5 * (delta + 0.7 * memory[key]))
+        plain.move_outer(before, memory, momentum=0.7, lr=0.5)
     flags = one_step(ds__zero_stage=stage, sfpo__outer_momentum=0.7, sfpo__outer_lr=0.5)
     flags |= {"ckpt__path": str(tmp_path), "ckpt__load_enable": True}
     zero_ranks.run(1, run_twice_and_checkpoint, model, samples, flags)

@@ -337,11 +337,7 @@ def test_an_outer_momentum_equals_a_plain_pytorch_loop(ranks: RankPool, tmp_path
             plain.predict(batches, 2, 0.8, "displacement", "pass", True)
         else:
             plain.update(batches, 2, 0.8, preset=preset)
-        with torch.no_grad():
-            for key, parameter in plain.model.named_parameters():
-                delta = parameter - before[key]
-                memory[key] = 0.7 * memory.get(key, torch.zeros_like(delta)) + delta
-                parameter.copy_(before[key] + 0.5 * (delta + 0.7 * memory[key]))
+        plain.move_outer(before, memory, momentum=0.7, lr=0.5)
     _, weights = ranks.run(jobs.ranks_of(layout, dp), with_outer_momentum, path, layout, samples, preset)[0]
     moved = (flat(plain.weights()) - start).norm()
     assert (flat(weights) - flat(plain.weights())).norm() <= 1e-3 * moved

@@ -107,6 +107,16 @@ class PlainSFPO:
                 corrective,
             )
 
+    def move_outer(
+        self, before: dict[str, torch.Tensor], memory: dict[str, torch.Tensor], momentum: float, lr: float
+    ) -> None:
+        """The outer momentum's move after a batch that began at `before`; `memory` is changed."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                delta = parameter - before[name]
+                memory[name] = momentum * memory.get(name, torch.zeros_like(delta)) + delta
+                parameter.copy_(before[name] + lr * (delta + momentum * memory[name]))
+
     def one_pass(self, train_batches: Sequence[Sequence[Any]]) -> None:
         for samples in train_batches:
             self._gradients(samples)

@@ -4,6 +4,7 @@ import itertools
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,20 +46,22 @@ def test_the_reward_of_an_answer(answer: str, right: bool) -> None:
     assert countdown.reward([problem + answer], [problem], [""]) == [float(right)]
 
 
-@pytest.mark.parametrize("task", [sums, countdown])
-def test_problems_that_are_evaluated_are_not_trained_on(task: object) -> None:
+@pytest.mark.parametrize("task", [sums.TASK, countdown.TASK], ids=["sums", "countdown"])
+def test_problems_that_are_evaluated_are_not_trained_on(task: Any) -> None:
     evaluation = task.held_out(20)
     problems = [problem for _, problem, _ in evaluation]
-    assert len(set(problems)) == len(problems) == 20 * len(task.LEVELS)
+    assert len(set(problems)) == len(problems) == 20 * len(task.levels)
     excluded = frozenset(problems)
     assert not excluded & {problem for _, problem, _ in itertools.islice(task.stream(1, excluded), 2000)}
     assert not excluded & {problem for problem, _ in itertools.islice(task.corpus(1, excluded), 2000)}
     for problem, answer in itertools.islice(task.corpus(2, excluded), 200):
-        assert set(problem) | set(answer) <= set(task.CHARACTERS)
+        assert set(problem) | set(answer) <= set(task.characters)
 
 
 def test_half_of_countdowns_corpus_is_right_and_its_labels_are() -> None:
-    texts = list(itertools.islice(countdown.corpus(3, frozenset()), 2000))
+    texts = list(itertools.islice(countdown.TASK.corpus(3, frozenset()), 2000))
     right = sum(countdown.is_right(problem, answer) for problem, answer in texts) / len(texts)
     assert 0.5 <= right <= 0.62, "some of the wrong ones are right by chance"
-    assert all(countdown.is_right(row["prompt"], row["label"]) for row in countdown.as_rows(countdown.held_out(50)))
+    assert all(
+        countdown.is_right(row["prompt"], row["label"]) for row in countdown.TASK.as_rows(countdown.TASK.held_out(50))
+    )

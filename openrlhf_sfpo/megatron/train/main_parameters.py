@@ -18,6 +18,7 @@ from megatron.core.transformer.module import param_is_not_shared
 from openrlhf_sfpo.megatron.weights.export import WeightExchange
 from openrlhf_sfpo.megatron.weights.shard_slices import ShardSlice
 from openrlhf_sfpo.sfpo import Part, Shard
+from openrlhf_sfpo.sfpo.steps import cosine_of, inner_products
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
 
@@ -133,11 +134,8 @@ class MainShards:
                 continue
             owned = child._get_model_param_range_map(parameter)["param"]
             grad = parameter.main_grad.view(-1)[owned.start : owned.end].float()
-            momentum = state["exp_avg"].view(-1)
-            products = [torch.dot(momentum, grad), torch.dot(momentum, momentum), torch.dot(grad, grad)]
-            sums += torch.stack(products).double().cpu()
-        dot, momentum_sq, grad_sq = self.reduce(sums.tolist(), "sum")
-        return dot / (momentum_sq * grad_sq) ** 0.5 if momentum_sq > 0 and grad_sq > 0 else 0.0
+            sums += inner_products(state["exp_avg"].view(-1), grad).cpu()
+        return cosine_of(sums, self, undefined=0.0)
 
 
 def _counts_once(child: DistributedOptimizer, shard: torch.Tensor) -> bool:

@@ -71,7 +71,7 @@ class PassRunner:
         part_of: builds the batch of a part of the samples, for a pass that trains on one.
         loss_function: loss of a micro-batch.
         before_first_step: called on every rank once the first optimizer step's losses are computed, before the step.
-        rewardless: the share of the responses that have reward 0.
+        zero_rewards: see `sfpo.PassRunner`.
 
     Raises:
         ValueError: samples have no old log-probabilities, and a traversal has several optimizer steps.
@@ -84,11 +84,11 @@ class PassRunner:
         loss_function: LossFunction,
         before_first_step: Callable[[], None] | None = None,
         part_of: Callable[[Choice, bool], RolloutBatch] | None = None,
-        rewardless: float | None = None,
+        zero_rewards: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._actor = actor
         self._part_of = part_of
-        self._rewardless = rewardless
+        self._zero_rewards = zero_rewards
         self._part: RolloutBatch | None = None
         self._before_first_step = before_first_step
         self._batch = batch
@@ -158,7 +158,7 @@ class PassRunner:
         return self._actor.settings.epochs * self._batch.num_steps
 
     def zero_rewards(self) -> float | None:
-        return self._rewardless
+        return self._zero_rewards()
 
     def start_entropy(self) -> float | None:
         found = self._actor.take_start_entropy()
