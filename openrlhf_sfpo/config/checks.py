@@ -309,7 +309,6 @@ def _refused_by_deepspeed(args: NestedFlags) -> list[tuple[str, Any, str]]:
         ("--ds.load_in_4bit", args.ds.load_in_4bit, "Drop it."),
         ("--ds.tensor_parallel_size", args.ds.tensor_parallel_size > 1, "Leave it 1, or use --actor.backend megatron."),
         ("--ds.deepcompile", args.ds.deepcompile, "Drop it."),
-        ("--sfpo.fast_fraction", args.sfpo.fast_fraction < 1, "Leave it 1, or use --actor.backend megatron."),
     ]
 
 

@@ -151,8 +151,7 @@ class SFPOConfig:
     )
     fast_fraction: float = _flag(
         1.0,
-        "with the Megatron actor: the part of each train batch's samples that the fast passes train on; the slow pass "
-        "trains on all of them",
+        "the part of each train batch's samples that the fast passes train on; the slow pass trains on all of them",
         share(),
         reuse=True,
     )
@@ -489,9 +488,10 @@ class TrainConfig:
     )
     skip_zero_advantage: Literal["auto", "off"] = _flag(
         "auto",
-        "with the Megatron actor: leave samples whose advantages are all zero (groups with equal rewards) out of the "
-        "passes, where neither an entropy bonus nor a KL loss has a gradient for them. The update is the same in less "
-        "time; entropy and other means over tokens are then those of the samples with an advantage",
+        "leave samples whose advantages are all zero (groups with equal rewards) out of the passes, where neither an "
+        "entropy bonus nor a KL loss has a gradient for them; with DeepSpeed, also only where a rollout batch is one "
+        "train batch. The update is the same in less time; entropy and other means over tokens are then those of the "
+        "samples with an advantage",
     )
     max_log_prob_diff: float | None = _flag(
         None,

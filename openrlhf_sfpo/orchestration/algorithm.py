@@ -44,6 +44,17 @@ def needs_every_sample(args: NestedFlags) -> str | None:
     return None
 
 
+def why_every_sample_is_trained_on(args: NestedFlags) -> str | None:
+    """What to tell the user where samples without an advantage could have been left out, but for a flag."""
+    flag = needs_every_sample(args)
+    if flag is None or args.train.skip_zero_advantage == "off":
+        return None
+    return (
+        f"samples without an advantage are trained on as well, because {flag} has a gradient for them "
+        "(--train.skip_zero_advantage off: no such notice)"
+    )
+
+
 def build_update(config: SFPOConfig, weights: OwnedWeights, on_stage: Callable[[str], None]) -> SlowFastUpdate:
     """Build the algorithm over the weights of any backend.
 

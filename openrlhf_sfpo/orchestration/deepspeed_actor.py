@@ -13,6 +13,7 @@ from openrlhf_sfpo.config.namespaces import HoldsFlags
 from openrlhf_sfpo.deepspeed.full_weights import FullWeights
 from openrlhf_sfpo.deepspeed.saving import make_savable, set_modes
 from openrlhf_sfpo.orchestration import deepspeed_cpu as cpu
+from openrlhf_sfpo.orchestration.algorithm import why_every_sample_is_trained_on
 from openrlhf_sfpo.orchestration.deepspeed_trainer import SlowFastActorTrainer
 from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.gate_notices import GateNotices
@@ -71,6 +72,9 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
         if _STATE in self.checkpoint_states:
             self.trainer.sfpo.load_state_dict(self.checkpoint_states[_STATE])
         self._gate_notices = GateNotices(self.trainer.sfpo)
+        unchanged = why_every_sample_is_trained_on(strategy.args)
+        if unchanged:
+            self._notice(unchanged)
         if on_cpu and vllm_engines:
             from openrlhf_sfpo.rollout.weight_sync import WeightSync
 

@@ -4,17 +4,20 @@ A pass is OpenRLHF's own `ppo_train`, so batches, losses and metrics are OpenRLH
 processes, because it imports OpenRLHF and DeepSpeed.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from openrlhf.trainer.ray import ppo_actor
 
 from openrlhf_sfpo.config.flag_table import section
 from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.deepspeed.zero import ZeroWeights
-from openrlhf_sfpo.orchestration.algorithm import build_update
+from openrlhf_sfpo.orchestration.algorithm import build_update, needs_every_sample
+from openrlhf_sfpo.orchestration.deepspeed_selection import Selection, select
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
 from openrlhf_sfpo.sfpo import Pass
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
@@ -38,6 +41,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
     Attributes:
         on_stage: called when a stage of the update begins, for the progress display; to be assigned.
         on_notice: called on every rank with a message for the user; to be assigned.
+        selection: what the replay buffer's samples were selected as, while these are not all.
     """
 
     def __init__(self, strategy: "DeepspeedStrategy", actor: "Actor", *args: Any, **kwargs: Any) -> None:
@@ -55,6 +59,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._backward_tokens = torch.zeros((), dtype=torch.long)
         self._old_log_probs: torch.Tensor | None = None
         self._ratios, self._square_ratios = TokenMean(), TokenMean()
+        self.selection: Selection | None = None
         self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
         self._watch_entropy(at_start=sfpo.gate_entropy == "start")
 
@@ -102,16 +107,46 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         return difference.take(self._weights)
 
     def training_step(
-        self, experience: "Experience", kl_ctl: float, step: int, *args: Any, **kwargs: Any
+        self, experience: "Experience", kl_ctl: float, step: int, loss_batch_info: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Like OpenRLHF's. With dynamic batches, also tell DeepSpeed which micro-batch is the last before a step: it is
-        configured for a step after each, and would use the last one's gradients only."""
-        if self.args.train.dynamic_batch_enable:
-            self._engine.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
+        """Like OpenRLHF's, but tell DeepSpeed which micro-batch is the last before a step: with dynamic batches it is
+        configured for a step after each, and would use the last one's gradients only; and where samples are left out,
+        there are fewer before a step than it counts."""
+        self._engine.set_gradient_accumulation_boundary(self._is_last_before_a_step(step))
+        if self.selection is not None:
+            loss_batch_info = self._divisors(self.selection)
         tokens = experience.attention_mask.sum()
         self._backward_tokens = self._backward_tokens.to(tokens.device) + tokens
         self._old_log_probs = experience.action_log_probs
-        return super().training_step(experience, kl_ctl, step, *args, **kwargs)
+        status = super().training_step(experience, kl_ctl, step, loss_batch_info)
+        if status["num_action_tokens"] == 0:  # the means over no tokens are not numbers, and would make the sums so
+            status["metrics"] = {
+                name: torch.zeros_like(value) if isinstance(value, torch.Tensor) else value
+                for name, value in status["metrics"].items()
+            }
+        return status
+
+    def _is_last_before_a_step(self, step: int) -> bool:
+        if self.args.train.dynamic_batch_enable:
+            return bool(self.replay_buffer.dynamic_optimizer_step[step])
+        if self.selection is not None:
+            return (step + 1) * self.replay_buffer.sample_batch_size == len(self.selection.items)
+        return (step + 1) % self.strategy.accumulated_gradient == 0
+
+    def _divisors(self, selection: Selection) -> dict[str, Any]:
+        """The divisors for OpenRLHF's losses. DeepSpeed divides gradients by the number of micro-batches before a step
+        that it is configured for, and by that of the ranks."""
+        counted = self._engine.gradient_accumulation_steps()
+        return {
+            "dp_size": dist.get_world_size(self.data_parallel_group),
+            "batch_num_tokens": selection.tokens / counted,
+            "global_batch_size": selection.sequences / counted,
+        }
+
+    @property
+    def data_parallel_group(self) -> dist.ProcessGroup:
+        """The ranks that do not share their samples."""
+        return self.strategy.ds_device_mesh["dp"].get_group()
 
     def _watch_entropy(self, at_start: bool) -> None:
         """Accumulate the entropies that the model computes. OpenRLHF's own `entropy_loss` weights the tokens of a
@@ -169,6 +204,12 @@ class _PassRunner:
     def __init__(self, trainer: SlowFastActorTrainer, traverse: Callable[[], dict[str, Any]]) -> None:
         self._trainer = trainer
         self._traverse = traverse
+        args = trainer.args
+        # The moving average of the weights counts micro-batches, and must not miss any.
+        self._skips = (
+            args.train.skip_zero_advantage == "auto" and needs_every_sample(args) is None and trainer.ema_model is None
+        )
+        self._selections: dict[tuple[int, bool], Selection] = {}
         self.status: dict[str, Any] = {}
 
     def run_pass(self, pass_: Pass) -> dict[str, float]:
@@ -188,9 +229,7 @@ class _PassRunner:
             cosine = stack.enter_context(trainer._weights.momentum_grad_cosine()) if slow else None
             if not pass_.advances_schedule:
                 stack.enter_context(_schedules_paused(trainer))
-            if pass_.train_batch is not None:
-                stack.enter_context(self._only(pass_.train_batch))
-            self.status = self._traverse()
+            self.status = self._train(pass_)
             metrics = {name: float(self.status[key]) for name, key in _METRICS.items()}
             if cosine is not None:
                 metrics["momentum_grad_cosine"] = cosine()
@@ -218,17 +257,72 @@ class _PassRunner:
     def _train_batches_of_an_epoch(self) -> int:
         return len(self._trainer.replay_buffer.items) // self._own_part_of_a_train_batch()
 
+    def _train(self, pass_: Pass) -> dict[str, Any]:
+        """Traverse what the pass trains on; return OpenRLHF's metrics."""
+        one_by_one = pass_.choose is not None or pass_.train_batch is not None
+        # OpenRLHF deals the samples anew to the train batches of every pass. Which of several a sample is left out of
+        # would then be unknown.
+        skips = self._skips and (one_by_one or self._train_batches_of_an_epoch() == 1)
+        if not one_by_one and not skips:
+            return self._traverse()
+        numbers = range(self.train_batches) if pass_.train_batch is None else [pass_.train_batch]
+        found = [self._train_on(number % self._train_batches_of_an_epoch(), pass_, skips) for number in numbers]
+        status = _means([status for status, _ in found], [weight for _, weight in found])
+        return status if pass_.stage == "fast" else {**status, **self._means_of_all(status)}
+
+    def _train_on(self, number: int, pass_: Pass, skips: bool) -> tuple[dict[str, Any], float]:
+        """Traverse one train batch, or what is selected of it; return OpenRLHF's metrics, and their weight in a mean
+        over train batches."""
+        trainer, size = self._trainer, self._own_part_of_a_train_batch()
+        own = trainer.replay_buffer.items[number * size : (number + 1) * size]
+        if pass_.choose is None and not skips:
+            with self._only(own):
+                return self._traverse(), 1.0
+        key = (number, pass_.choose is not None)
+        if key not in self._selections:
+            self._selections[key] = select(
+                own,
+                number,
+                pass_.choose,
+                whole_divisors=pass_.whole_divisors,
+                skips=skips,
+                micro_batch=1 if trainer.args.train.dynamic_batch_enable else trainer.replay_buffer.sample_batch_size,
+                group=trainer.data_parallel_group,
+            )
+        trainer.selection = selection = self._selections[key]
+        batch_size, trainer.args.train.batch_size = (
+            trainer.args.train.batch_size,
+            len(selection.items) * trainer.data_parallel_group.size(),
+        )
+        try:
+            with self._only(selection.items):
+                status = self._traverse()
+        finally:
+            trainer.selection, trainer.args.train.batch_size = None, batch_size
+        if not trainer.args.train.dynamic_batch_enable:
+            # OpenRLHF's is a mean over micro-batches, each times the number of them that DeepSpeed divides by.
+            micro_batches = len(selection.items) // trainer.replay_buffer.sample_batch_size
+            status["policy_loss"] *= micro_batches / trainer._engine.gradient_accumulation_steps()
+        return status, selection.weight
+
+    def _means_of_all(self, status: dict[str, Any]) -> dict[str, float]:
+        """Those of OpenRLHF's metrics that are means over samples, of all samples instead of those trained on."""
+        items = self._trainer.replay_buffer.items
+        values = {name: [_number_of(item, name) for item in items] for name in sorted(status)}
+        known = {name: [value for value in found if value is not None] for name, found in values.items()}
+        names = [name for name, found in known.items() if len(found) == len(items)]
+        *sums, count = self._trainer._weights.reduce([*(math.fsum(known[name]) for name in names), len(items)], "sum")
+        return {name: total / count for name, total in zip(names, sums, strict=True)}
+
     def _own_part_of_a_train_batch(self) -> int:
         """The number of samples that a rank contributes to a train batch."""
         strategy = self._trainer.strategy
         return int(strategy.accumulated_gradient * strategy.micro_train_batch_size)
 
     @contextmanager
-    def _only(self, train_batch: int) -> Iterator[None]:
-        """Traverse one train batch once: consecutive samples, in every epoch the same."""
-        trainer, size = self._trainer, self._own_part_of_a_train_batch()
-        start = train_batch % self._train_batches_of_an_epoch() * size
-        samples = trainer.replay_buffer.items[start : start + size]
+    def _only(self, samples: "list[Experience]") -> Iterator[None]:
+        """Traverse these samples, once."""
+        trainer = self._trainer
         entry = ON_OBJECTS["openrlhf.trainer.ppo_utils.replay_buffer.NaiveReplayBuffer.items"]
         epochs, trainer.max_epochs = trainer.max_epochs, 1
         try:
@@ -239,6 +333,26 @@ class _PassRunner:
 
     def start_entropy(self) -> float | None:
         return self._trainer._start_entropies.take(self._trainer._weights)
+
+
+def _means(found: list[dict[str, Any]], weights: list[float]) -> dict[str, Any]:
+    """Metrics of several traversals, weighted; those of the last step where OpenRLHF gives the last step's."""
+    total = math.fsum(weights)
+    if len(found) == 1 or not total:
+        return found[-1]
+    means = {
+        name: math.fsum(weight * one.get(name, 0.0) for one, weight in zip(found, weights, strict=True)) / total
+        for name in {name for one in found for name in one}
+    }
+    return {**means, **{name: found[-1][name] for name in ("actor_grad_norm", "actor_lr") if name in found[-1]}}
+
+
+def _number_of(item: "Experience", name: str) -> float | None:
+    """A sample's value that OpenRLHF averages to a metric, if it is a single number."""
+    value = item.info.get(name, getattr(item, name, None))
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    return float(value) if isinstance(value, int | float) else None
 
 
 @contextmanager

@@ -28,7 +28,11 @@ from openrlhf_sfpo.megatron.data.batching import Sample
 from openrlhf_sfpo.megatron.layout import Layout
 from openrlhf_sfpo.megatron.state.writer import CheckpointWriter, Saved
 from openrlhf_sfpo.orchestration.actor_settings import actor_settings
-from openrlhf_sfpo.orchestration.algorithm import build_update, needs_every_sample, needs_old_log_probs
+from openrlhf_sfpo.orchestration.algorithm import (
+    build_update,
+    needs_old_log_probs,
+    why_every_sample_is_trained_on,
+)
 from openrlhf_sfpo.orchestration.engine_gap import GapWatch
 from openrlhf_sfpo.orchestration.engine_starts import wait_until_started
 from openrlhf_sfpo.orchestration.experience_samples import mean_infos, sample_infos, unpad
@@ -169,12 +173,8 @@ class PolicyActor(MegatronModelActor):
             )
 
     def _say_why_every_sample_is_trained_on(self) -> None:
-        flag = needs_every_sample(self.args)
-        if flag and self.args.train.skip_zero_advantage == "auto" and self._rank == 0:
-            text = (
-                f"samples without an advantage are trained on as well, because {flag} has a gradient for them "
-                "(--train.skip_zero_advantage off: no such notice)"
-            )
+        text = why_every_sample_is_trained_on(self.args)
+        if text and self._rank == 0:
             self.events.send("notice", text=text)
 
     def _beat(self, state: dict[str, Any]) -> None:

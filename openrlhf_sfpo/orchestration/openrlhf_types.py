@@ -19,6 +19,7 @@ from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from vllm import RequestOutput, SamplingParams
 
@@ -228,6 +229,7 @@ class DeepspeedStrategy:
     args: NestedFlags
     accumulated_gradient: int
     micro_train_batch_size: int
+    ds_device_mesh: "DeviceMesh"
 
     def _unwrap_model(self, model: Actor) -> "PreTrainedModel": ...
 
@@ -252,6 +254,7 @@ class ReferenceModelActor(BaseModelActor):
 class NaiveReplayBuffer:
     items: list[Experience]
     dynamic_optimizer_step: list[int]
+    sample_batch_size: int
 
 
 class ActorPPOTrainer:

@@ -1,5 +1,6 @@
 """SFPO on OpenRLHF's DeepSpeed actor against a plain PyTorch loop and the Megatron actor, for every ZeRO stage."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +17,17 @@ from reference import (
     assert_same,
     flat,
     log_probs_of,
+    parts_of,
     recorded,
     updated_twice,
     with_old_log_probs,
+    without_advantages,
 )
 from tiny_models import make_model, make_samples, with_tokenizer
 
 from openrlhf_sfpo.config.checks import check_backend
 from openrlhf_sfpo.deepspeed.compiled_ops import left_locks
+from openrlhf_sfpo.sfpo import FastPart
 from openrlhf_sfpo.system.errors import UsageError
 
 # ZeRO stage and ranks.
@@ -119,6 +123,101 @@ def test_fast_passes_end_at_a_limit(zero_ranks: RankPool, model: str, samples: l
         assert found["metrics"][0]["sfpo/fast_passes"] == 3
         moved = (flat(plain.weights()) - flat(PlainSFPO(model).weights())).norm()
         assert (flat(found["weights"]) - flat(plain.weights())).norm() <= 1e-3 * moved
+
+
+@pytest.mark.parametrize(
+    ("stage", "world", "part", "flags"),
+    [
+        (2, 2, {"by": "advantage"}, {}),
+        (3, 2, {"by": "random", "rescale": True}, {}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (1, 1, {"by": "variance"}, {}),
+                (2, 2, {"by": "advantage", "rescale": True}, {}),
+                (2, 2, {"by": "variance"}, {"train__dynamic_batch_enable": True, "train__max_tokens_per_gpu": 64}),
+                (3, 2, {"by": "variance"}, {"actor__entropy_coef": 0.01}),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_fast_passes_on_a_part_of_the_batch(
+    zero_ranks: RankPool,
+    model: str,
+    samples: list[Any],
+    stage: int,
+    world: int,
+    part: dict[str, Any],
+    flags: dict[str, Any],
+) -> None:
+    """Two rollout batches of two optimizer steps, some of whose samples have no advantage. What is chosen is not the
+    same number on both ranks, nor a multiple of a micro-batch."""
+    samples = without_advantages(samples, (1, 2, 7))
+    batches = train_batches(samples, world, 6)
+    plain = PlainSFPO(model, lr=5e-5, entropy_coef=flags.get("actor__entropy_coef", 0.0))
+    start, chooser = flat(plain.weights()), FastPart(0.4, **part)
+    for number in range(2):
+        plain.update_with_parts(batches, parts_of(batches, chooser, number), chooser.rescale, 2, 0.8)
+    micro_batch = 1 if "train__dynamic_batch_enable" in flags else 3
+    flags = {"ds__zero_stage": stage, "train__batch_size": 6, "train__micro_batch_size": micro_batch, **flags}
+    flags |= {"rollout__batch_size": 12, "sfpo__fast_fraction": 0.4, "sfpo__fast_selection": part["by"]}
+    flags["sfpo__fast_rescale"] = part.get("rescale", False)
+    for found in zero_ranks.run(world, run_twice, model, samples, flags):
+        assert_same(found["weights"], plain, start)
+        assert found["metrics"][-1]["actor_grad_norm"] == pytest.approx(plain.grad_norms[-1], rel=1e-3)
+        assert found["metrics"][-1]["optimizer_steps"] == 2
+        assert math.isfinite(found["metrics"][-1]["sfpo/fast_kl"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "world", "flags"),
+    [
+        (3, 2, {}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (2, 1, {"train__micro_batch_size": 4}),
+                (2, 2, {"train__dynamic_batch_enable": True, "train__max_tokens_per_gpu": 64}),
+                (1, 2, {"sfpo__preset": "grpo"}),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_samples_without_an_advantage_are_left_out(
+    zero_ranks: RankPool, model: str, samples: list[Any], stage: int, world: int, flags: dict[str, Any]
+) -> None:
+    """The update and the metrics of all samples stay the same, and fewer tokens are trained on; with an entropy bonus
+    all samples have a gradient. A batch of nothing else leaves its momentum to move the weights."""
+    nothing = without_advantages(samples, range(12))
+    some = without_advantages(samples, (0, 1, 2, 3, 4, 6, 8))
+    flags = one_step(**{"ds__zero_stage": stage, "train__micro_batch_size": 1, **flags})
+    ways = {
+        "auto": flags,
+        "off": {**flags, "train__skip_zero_advantage": "off"},
+        "entropy": {**flags, "actor__entropy_coef": 1e-9},
+    }
+    found = {way: zero_ranks.run(world, run_three, model, some, nothing, flags)[0] for way, flags in ways.items()}
+    plain, start = updated_twice(model, [some], preset=flags.get("sfpo__preset", "sfpo"))
+    plain.update([nothing], 2, 0.8, preset=flags.get("sfpo__preset", "sfpo"))
+    tokens = {way: result["metrics"][-1]["sfpo/backward_tokens_total"] for way, result in found.items()}
+    assert tokens["auto"] <= 0.65 * tokens["off"]
+    assert tokens["entropy"] == tokens["off"]
+    for result in found.values():
+        assert_same(result["weights"], plain, start)
+        for name in ("actor_grad_norm", "response_length", "total_length", "reward"):
+            expected = found["off"]["metrics"][1][name]
+            assert result["metrics"][1][name] == pytest.approx(expected, rel=1e-3, abs=1e-6), name
+
+
+def run_three(model: str, samples: list[Any], nothing: list[Any], flags: dict[str, Any]) -> Any:
+    """Two batches of the samples, and one without advantages."""
+    import os
+
+    actor = ds.policy(model, ds.arguments(int(os.environ["WORLD_SIZE"]), **flags))
+    metrics = [ds.update(actor, batch) for batch in (samples, samples, nothing)]
+    return {"metrics": metrics, "weights": ds.whole_weights(actor)}
 
 
 PREDICTIONS = [

@@ -1,7 +1,5 @@
 """Updates of the actor against a plain PyTorch loop, and what must hold for every update."""
 
-import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,17 @@ import pytest
 import torch
 from jobs import LAYOUTS
 from ranks import RankPool
-from reference import STATE_MODES, PlainSFPO, flat, load, log_probs_of, recorded, with_old_log_probs
+from reference import (
+    STATE_MODES,
+    PlainSFPO,
+    flat,
+    load,
+    log_probs_of,
+    parts_of,
+    recorded,
+    with_old_log_probs,
+    without_advantages,
+)
 from tiny_models import make_model, make_samples
 
 from openrlhf_sfpo.megatron.data.batching import plan_micro_batches, plan_train_batches
@@ -151,13 +159,6 @@ def test_state_modes_and_presets_equal_a_plain_pytorch_loop(
     assert metrics[-1]["actor_lr"] == pytest.approx(5e-5 * (2.6 if preset == "grpo_scaled_lr" else 1.0))
 
 
-def without_advantages(samples: list[Any], numbers: Iterable[int]) -> list[Any]:
-    """The samples, with advantages of zero for some."""
-    for number in numbers:
-        samples[number].advantages = torch.zeros_like(samples[number].advantages)
-    return samples
-
-
 @pytest.mark.parametrize("name", ["TP2PP2DP1", "TP1PP2DP2", *map(slow, ("TP1PP1DP1", "VPP2", "CP2"))])
 def test_samples_without_an_advantage_are_left_out_of_the_same_update(
     ranks: RankPool, tmp_path: Path, name: str
@@ -169,7 +170,8 @@ def test_samples_without_an_advantage_are_left_out_of_the_same_update(
     batches = train_batches(samples, dp)
     of_first = [number for number, sample in enumerate(samples) if any(sample is one for one in batches[0])]
     last = next(number for number, sample in enumerate(samples) if sample is batches[1][-1])
-    without_advantages(samples, [*of_first[1:], last])
+    samples = without_advantages(samples, [*of_first[1:], last])
+    batches = train_batches(samples, dp)
     plain = PlainSFPO(path, lr=5e-5)
     start = flat(plain.weights())
     for _ in range(2):
@@ -261,14 +263,7 @@ def test_fast_passes_on_a_part_of_the_batch(ranks: RankPool, tmp_path: Path, par
     start, chooser = flat(plain.weights()), FastPart(0.5, **part)
     tokens = 0
     for number in range(2):
-        chosen = [
-            chooser.choose([mean_advantage(one) for one in batch], f"{number} {step}")
-            for step, batch in enumerate(batches)
-        ]
-        parts = [
-            [dataclasses.replace(batch[i], advantages=batch[i].advantages * w) for i, w in weights.items()]
-            for batch, weights in zip(batches, chosen, strict=True)
-        ]
+        parts = parts_of(batches, chooser, number)
         plain.update_with_parts(batches, parts, chooser.rescale, 2, 0.8)
         tokens += sum(len(one.tokens) for some in [*parts, *parts, *batches] for one in some)
     settings = {"part": {"fraction": 0.5, **part}}
@@ -366,10 +361,6 @@ def gated(path: str, layout: tuple[int, ...], samples: list[Any], kind: str) -> 
     gate = {"kind": kind, "threshold": 100.0}
     settings = {"gate": gate, "optimizer": {"lr": 5e-5}, "train_batch_size": 12}
     return jobs.train(path, layout, samples, batches=2, **settings)
-
-
-def mean_advantage(sample: Any) -> float:
-    return float((sample.advantages * sample.action_mask).sum() / sample.action_mask.sum())
 
 
 # How each distance from theta_0 grows from pass to pass is the plain loop's; the limit is between two of them.

@@ -1,13 +1,16 @@
 """SFPO over a transformers model in a plain, single-process PyTorch loop: what every layout must reproduce."""
 
 import copy
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+
+from openrlhf_sfpo.sfpo import FastPart
 
 
 def log_probs_of(model: Any, sample: Any, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -373,6 +376,27 @@ def with_old_log_probs(path: str, samples: list[Any]) -> list[Any]:
     for sample, log_probs in zip(samples, old_log_probs(path, samples), strict=True):
         sample.old_log_probs = log_probs
     return samples
+
+
+def without_advantages(samples: Sequence[Any], numbers: Iterable[int]) -> list[Any]:
+    """The samples, with advantages of zero for some."""
+    found = list(samples)
+    for number in numbers:
+        found[number] = dataclasses.replace(found[number], advantages=torch.zeros_like(found[number].advantages))
+    return found
+
+
+def mean_advantage(sample: Any) -> float:
+    return float((sample.advantages * sample.action_mask).sum() / sample.action_mask.sum())
+
+
+def parts_of(train_batches: Sequence[Sequence[Any]], part: FastPart, number: int) -> list[list[Any]]:
+    """What a rollout batch's fast passes train on, of each train batch, with the advantages weighted."""
+    found = []
+    for step, batch in enumerate(train_batches):
+        weights = part.choose([mean_advantage(sample) for sample in batch], f"{number} {step}")
+        found.append([dataclasses.replace(batch[i], advantages=batch[i].advantages * w) for i, w in weights.items()])
+    return found
 
 
 def recorded(directory: Path, samples: list[Any]) -> list[Any]:

@@ -306,11 +306,6 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--sfpo.fast_rescale", "probabilities"],
     ),
     (
-        "a part of the batch on DeepSpeed",
-        {"--sfpo.fast_fraction": "0.5", "--actor.backend": "deepspeed"},
-        ["--sfpo.fast_fraction", "DeepSpeed", "--actor.backend megatron"],
-    ),
-    (
         "attention bias",
         {"--actor.model_name_or_path": lambda t: edited_model(t, attention_bias=True)},
         ["attention_bias", "does not support"],
