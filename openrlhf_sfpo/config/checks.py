@@ -26,6 +26,7 @@ def check_flags(args: NestedFlags) -> None:
     _check_rollout(args)
     _check_lengths(args)
     _check_pairs(args)
+    _check_greso(args)
     _check_data(args)
     _check_recomputation(args)
     if args.actor.backend == "deepspeed" and args.train.colocate_all:
@@ -101,6 +102,48 @@ def _check_pairs(args: NestedFlags) -> None:
             "--rollout.n_samples_per_prompt",
             f"is {args.rollout.n_samples_per_prompt}, and --algo.dynamic_filtering_enable compares a prompt's samples.",
             "Use 2 or more.",
+        )
+
+
+# Those whose advantages are zero where a group's rewards are equal.
+_BY_GROUP = ("group_norm", "dr_grpo", "rloo")
+
+
+def _check_greso(args: NestedFlags) -> None:
+    greso = args.algo.greso
+    if not greso.enable:
+        return
+    if args.algo.dynamic_filtering_enable:
+        raise UsageError(
+            "--algo.greso.enable",
+            "is on, and so is --algo.dynamic_filtering_enable; both choose the groups of a batch.",
+            "Drop one of them.",
+        )
+    if args.algo.advantage.estimator not in _BY_GROUP:
+        raise UsageError(
+            "--algo.greso.enable",
+            "leaves out groups with equal rewards, which have advantages with --algo.advantage.estimator "
+            f"{args.algo.advantage.estimator}.",
+            f"Use {', '.join(_BY_GROUP[:-1])} or {_BY_GROUP[-1]}.",
+        )
+    if args.rollout.n_samples_per_prompt < 2:
+        raise UsageError(
+            "--rollout.n_samples_per_prompt",
+            f"is {args.rollout.n_samples_per_prompt}, and --algo.greso.enable compares a prompt's samples.",
+            "Use 2 or more.",
+        )
+    if greso.wrong_score >= greso.right_score:
+        raise UsageError(
+            "--algo.greso.wrong_score",
+            f"is {greso.wrong_score:g}, and --algo.greso.right_score {greso.right_score:g}.",
+            "Use a lower one.",
+        )
+    most = greso.round_prompts or args.rollout.batch_size
+    if greso.min_round_prompts is not None and greso.min_round_prompts > most:
+        raise UsageError(
+            "--algo.greso.min_round_prompts",
+            f"is {greso.min_round_prompts}, and a round has at most {most} prompts (--algo.greso.round_prompts).",
+            f"Use {most} or less.",
         )
 
 

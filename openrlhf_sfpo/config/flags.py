@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from openrlhf_sfpo.config.ranges import Range, above, at_least, between, share
+from openrlhf_sfpo.config.ranges import FINITE, Range, above, at_least, between, share
 
 
 def _flag(
@@ -454,6 +454,41 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class GresoConfig:
+    """--algo.greso.*: no rollouts for prompts that have taught nothing lately (GRESO, arXiv 2506.02177)."""
+
+    enable: bool = _flag(
+        False,
+        "sample a prompt the less often, the more of its last groups of responses were all right or all wrong; leave "
+        "out groups whose rewards are all equal, and sample further prompts until --rollout.batch_size groups are left",
+    )
+    p_easy: float = _flag(
+        0.5,
+        "a prompt whose last n groups were all right is sampled with probability p_easy^n; adjusted after every batch "
+        "from the second episode on",
+        between(0.05, 0.95),
+    )
+    p_hard: float = _flag(0.5, "the same for groups that were all wrong", between(0.05, 0.95))
+    target_easy: float = _flag(
+        round(0.25 / 3, 4), "the share of the sampled groups that should be all right; p_easy is adjusted to it", share()
+    )
+    target_hard: float = _flag(
+        round(0.5 / 3, 4), "the share of the sampled groups that should be all wrong; p_hard is adjusted to it", share()
+    )
+    right_score: float = _flag(1.0, "the least score of a right response", FINITE)
+    wrong_score: float = _flag(0.0, "the highest score of a wrong response", FINITE)
+    round_prompts: int | None = _flag(
+        None,
+        "prompts of a batch's first round of sampling, and at most those of a further one (default: "
+        "--rollout.batch_size; the authors take up to 1.5 times as many). What a batch does not need is discarded",
+        at_least(1),
+    )
+    min_round_prompts: int | None = _flag(
+        None, "at least the prompts of a further round (default: a quarter of --rollout.batch_size)", at_least(1)
+    )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Additions to OpenRLHF's --train.*: what happens when something goes wrong."""
 
@@ -548,6 +583,7 @@ SECTIONS: dict[str, type] = {
     "ckpt": CheckpointConfig,
     "vllm": VLLMConfig,
     "eval": EvalConfig,
+    "algo.greso": GresoConfig,
 }
 
 # OpenRLHF's defaults that do not suit GRPO; --help lists them.

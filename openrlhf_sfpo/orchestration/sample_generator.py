@@ -15,6 +15,8 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool
 from openrlhf_sfpo.orchestration.evaluation import Evaluated
 from openrlhf_sfpo.orchestration.recorded_samples import to_experience, to_record
+from openrlhf_sfpo.orchestration.worthwhile import WorthwhilePrompts
+from openrlhf_sfpo.rollout.batch_metrics import SAMPLED, attach
 from openrlhf_sfpo.system.random_state import rng_state, set_rng_state
 from openrlhf_sfpo.system.run_errors import Stopped
 
@@ -70,13 +72,41 @@ class SampleGenerator(SamplesGenerator):
         self._dataloader_iter = None
         self._sample_buffer = []
         self.evaluated = Evaluated([], 1)
+        self._sampled = 0  # since the last batch
+        self._worthwhile = WorthwhilePrompts.of(self.args)
 
     def generate_samples(self, **kwargs: Any) -> tuple[list[Experience], float | None, int, bool]:
+        """Like OpenRLHF's; all samples of a batch carry its metrics (`batch_metrics`)."""
         self._events.send("phase", text="rollout")
-        samples, pass_rate, consumed, exhausted = super().generate_samples(**kwargs)
+        metrics: dict[str, float] = {}
+        if self._worthwhile is None:
+            samples, pass_rate, consumed, exhausted = super().generate_samples(**kwargs)
+        else:
+            pass_rate = None
+            samples, consumed, exhausted = self._generate_worthwhile(self._worthwhile, **kwargs)
+            if samples:
+                metrics = self._worthwhile.end_batch()
         if self.args.rollout.deterministic:
             samples = in_lasting_order(samples, self.args.rollout.n_samples_per_prompt)
+        if samples:
+            attach(samples, {**metrics, SAMPLED: float(self._sampled)})
+            self._sampled = 0
         return samples, pass_rate, consumed, exhausted
+
+    def _generate_worthwhile(
+        self, worthwhile: WorthwhilePrompts, **kwargs: Any
+    ) -> tuple[list[Experience], int, bool]:
+        """A batch of groups whose rewards differ, in rounds: (samples, prompts consumed, whether the data ended)."""
+        if self._dataloader_iter is None:
+            self._dataloader_iter = iter(self.prompts_dataloader)
+        prompts, self._dataloader_iter = self._dataloader_iter, None
+        batch = worthwhile.new_batch()
+        while not batch.is_complete:
+            wanted = batch.draw(prompts)
+            batch.add(self._generate_vllm(iter(wanted), len(wanted), False, **kwargs)[0] if wanted else [])
+        if not batch.exhausted:
+            self._dataloader_iter = prompts
+        return batch.samples, batch.consumed, batch.exhausted
 
     def generate_eval_samples(self, **kwargs: Any) -> list[Experience]:
         """Like OpenRLHF's, with as many samples in flight as in a rollout batch, and graded by the reward function's
@@ -89,6 +119,7 @@ class SampleGenerator(SamplesGenerator):
         wanted = args.rollout.batch_size * args.rollout.n_samples_per_prompt // kwargs["n_samples_per_prompt"]
         if args.eval.top_p is not None:
             kwargs["top_p"] = args.eval.top_p
+        sampled = self._sampled
         larger = copy.copy(args)
         larger.rollout = copy.copy(args.rollout)
         larger.rollout.batch_size = max(args.rollout.batch_size, wanted)
@@ -97,7 +128,7 @@ class SampleGenerator(SamplesGenerator):
             with self._pool.awake():
                 samples = super().generate_eval_samples(**kwargs)
         finally:
-            self.args = args
+            self.args, self._sampled = args, sampled
         for sample in samples:
             sample.rewards = sample.rewards if sample.scores is None else sample.scores
         self.evaluated = Evaluated(samples, kwargs["n_samples_per_prompt"])
@@ -109,11 +140,15 @@ class SampleGenerator(SamplesGenerator):
             "loader": self.prompts_dataloader.state_dict(),
             "rng": rng_state(),
             "buffer": [to_record(sample) for sample in self._sample_buffer],
+            "greso": None if self._worthwhile is None else self._worthwhile.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a position. At the end of an episode, no prompts of it are left."""
         self._sample_buffer = [to_experience(record) for record in state["buffer"]]
+        if self._worthwhile is not None and state.get("greso") is not None:
+            ended = bool(state["loader"].get("_iterator_finished"))
+            self._worthwhile.load_state_dict(state["greso"], at_end=ended)
         if state["loader"].get("_iterator_finished"):
             # The loader itself would start the episode over.
             self._dataloader_iter = None if self._sample_buffer else iter(())
@@ -136,6 +171,7 @@ class SampleGenerator(SamplesGenerator):
         dispatch = functools.partial(self._dispatch_to, **kwargs)
         for responses in self._pool.answers(waiting, dispatch, self._end_if_asked):
             samples = [self._process_response_into_experience(response, **kwargs) for response in responses]
+            self._sampled += len(samples)
             if dynamic_filtering and not self._passes(samples):
                 drawn, exhausted = _draw(dataloader_iter, 1)
                 consumed += len(drawn)

@@ -23,6 +23,7 @@ from openrlhf_sfpo.orchestration.gate_notices import NOTICE
 from openrlhf_sfpo.orchestration.ray_classes import unwrap_ray_class
 from openrlhf_sfpo.orchestration.recorded_samples import Replay, to_record
 from openrlhf_sfpo.orchestration.sample_generator import SampleGenerator
+from openrlhf_sfpo.rollout.batch_metrics import take
 from openrlhf_sfpo.rollout.recording import save_rollouts
 from openrlhf_sfpo.system.random_state import random_numbers_kept
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
@@ -70,6 +71,7 @@ class _Reports(_SendsEvents, _TrainerBase):
         events, step = self._events(), global_step + 1
         if self.args.rollout.record_dir:
             save_rollouts(self.args.rollout.record_dir, step, [to_record(s) for s in rollout_samples])
+        batch_metrics = take(rollout_samples)
         count = self.args.run.samples_per_step
         # Spread over the batch, because samples of one prompt are consecutive.
         shown = rollout_samples[:: max(1, len(rollout_samples) // max(1, count))][:count]
@@ -80,7 +82,7 @@ class _Reports(_SendsEvents, _TrainerBase):
             source = ", ".join(self.args.reward.remote_url or ["the agent"])
             what = f"a reward is {bad}; rewards must be finite numbers (it comes from {source})"
             self._record_skipped_batch(step, rollout_samples, what)
-            return {"skipped_update": 1.0, "rollout/num_samples": float(len(rollout_samples))}, step
+            return {"skipped_update": 1.0, "rollout/num_samples": float(len(rollout_samples)), **batch_metrics}, step
         try:
             status, step = super().train_step(rollout_samples, global_step)
         except Exception as error:
@@ -95,7 +97,7 @@ class _Reports(_SendsEvents, _TrainerBase):
         reason = status.pop("skipped_because", None)
         if reason is not None:
             self._record_skipped_batch(step, rollout_samples, reason)
-        return status, step
+        return {**status, **batch_metrics}, step
 
     def save_logs_and_checkpoints(
         self, global_step: int, logs_dict: dict[str, Any] | None = None, client_states: dict[str, Any] | None = None

@@ -129,7 +129,8 @@ class RunWriter:
         return self.directory / f"{name}.{number}"
 
     def _step(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-        self._rollouts += int(metrics.get("rollout/num_samples", 0))
+        # Those that were thrown away cost as much as the others.
+        self._rollouts += int(metrics.get("rollout/num_sampled", metrics.get("rollout/num_samples", 0)))
         line: dict[str, Any] = {
             "step": step,
             "rollouts_total": self._rollouts,
@@ -240,7 +241,7 @@ def _metric_name(name: str) -> str:
     train/."""
     if name.startswith("timing/"):
         return f"time/{name.removeprefix('timing/')}"
-    if name.startswith(("sfpo/", "time/", "weight_sync/", "rollout/", "checkpoint/")):
+    if name.startswith(("sfpo/", "time/", "weight_sync/", "rollout/", "checkpoint/", "greso/")):
         return name
     return f"train/{name}"
 

@@ -94,7 +94,8 @@ class Run:
             seconds += _number(line.get("time/step_total"))
             passes = _number(line.get("sfpo/backward_passes_total"), passes)
             tokens = _number(line.get("sfpo/backward_tokens_total"), tokens)
-            sampled += _number(line.get("rollout/num_samples")) * _number(line.get("train/total_length"))
+            count = _number(line.get("rollout/num_sampled"), _number(line.get("rollout/num_samples")))
+            sampled += count * _number(line.get("train/total_length"))
             cost = tokens + sampled * (rollout_cost or 0.0)
             rollouts = _number(line.get("rollouts_total"), rollouts)
             values = [accuracy[0] for name in names if (accuracy := accuracy_of(line, name)) is not None]

@@ -36,7 +36,8 @@ def check_batches(args: NestedFlags, data: DataCheck, given: Container[str] = ()
         )
     last = prompts % args.rollout.batch_size
     samples, copies = last * args.rollout.n_samples_per_prompt, model_copies(args)
-    if not last or args.algo.dynamic_filtering_enable or samples // args.rollout.micro_batch_size >= copies:
+    filtered = args.algo.dynamic_filtering_enable or args.algo.greso.enable
+    if not last or filtered or samples // args.rollout.micro_batch_size >= copies:
         return
     if last == prompts:
         raise UsageError(

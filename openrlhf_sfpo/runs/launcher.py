@@ -235,7 +235,7 @@ def _describe_update(sfpo: SFPOConfig) -> str:
 
 def _total_steps(values: dict[str, Any]) -> int | None:
     """The number of rollout batches of the whole run; None if the number of prompts is unknown."""
-    if values["rollout.replay_dir"] or values["algo.dynamic_filtering_enable"]:
+    if values["rollout.replay_dir"] or values["algo.dynamic_filtering_enable"] or values["algo.greso.enable"]:
         return None
     rows = prepared_rows(Path(values["run.dir"]))
     if rows is None or values["data.prompt_probs"]:

@@ -1,0 +1,152 @@
+"""Rollout batches of groups that teach something (--algo.greso.*)."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from openrlhf_sfpo.config.checks import model_copies
+from openrlhf_sfpo.config.namespaces import NestedFlags
+from openrlhf_sfpo.rollout.greso import Greso, GresoSettings, key_of
+
+if TYPE_CHECKING:
+    from openrlhf_sfpo.orchestration.openrlhf_types import Experience, PromptBatch
+
+
+class WorthwhilePrompts:
+    """What is known of the prompts, for the process that samples.
+
+    Args:
+        greso: the memory.
+        groups: of a full batch.
+        group_size: responses to a prompt.
+        unit: a batch has a multiple of this many samples, or at least as many if `multiple` is not set.
+        multiple: see there.
+    """
+
+    def __init__(self, greso: Greso, groups: int, group_size: int, unit: int, multiple: bool) -> None:
+        self.greso = greso
+        self.groups, self.group_size = groups, group_size
+        self._unit, self._multiple = unit, multiple
+        self._at_end = False
+
+    @classmethod
+    def of(cls, args: NestedFlags) -> "WorthwhilePrompts | None":
+        """As the flags say; None if GRESO is off."""
+        flags, groups = args.algo.greso, args.rollout.batch_size
+        if not flags.enable:
+            return None
+        settings = GresoSettings(
+            flags.p_easy,
+            flags.p_hard,
+            flags.target_easy,
+            flags.target_hard,
+            flags.right_score,
+            flags.wrong_score,
+            flags.round_prompts or groups,
+            flags.min_round_prompts or max(1, groups // 4),
+        )
+        # DeepSpeed's passes must end with an optimizer step; a Megatron rank must have a sample.
+        multiple = args.actor.backend == "deepspeed"
+        unit = args.train.batch_size if multiple else model_copies(args)
+        return cls(Greso(settings, args.train.seed), groups, args.rollout.n_samples_per_prompt, unit, multiple)
+
+    def new_batch(self) -> "Batch":
+        """Begin a batch."""
+        self.greso.begin_batch()
+        at_end, self._at_end = self._at_end, False
+        return Batch(self, at_end)
+
+    def usable(self, groups: int) -> int:
+        """How many of the groups a batch can be made of."""
+        samples = groups * self.group_size
+        if not self._multiple:
+            return groups if samples >= self._unit else 0
+        while groups and groups * self.group_size % self._unit:
+            groups -= 1
+        return groups
+
+    def end_batch(self) -> dict[str, float]:
+        """See `Greso.end_batch`."""
+        return self.greso.end_batch()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run continues with."""
+        return self.greso.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any], at_end: bool) -> None:
+        """Continue.
+
+        Args:
+            state: from `state_dict`.
+            at_end: the data had ended, and that was counted.
+        """
+        self.greso.load_state_dict(state)
+        self._at_end = at_end
+
+
+class Batch:
+    """A batch in the making: rounds of `draw` and `add`.
+
+    Attributes:
+        consumed: prompts drawn from the data, those that were skipped included.
+        exhausted: whether the data ended.
+        is_complete: whether it needs no further round.
+    """
+
+    def __init__(self, prompts: WorthwhilePrompts, at_end: bool) -> None:
+        self._prompts = prompts
+        self._at_end = at_end
+        self._kept: list[list[Experience]] = []
+        self._drawn: dict[str, int] = {}
+        self._last = False
+        self.consumed = 0
+        self.exhausted = False
+        self.is_complete = False
+
+    def draw(self, prompts: "Iterator[PromptBatch]") -> "list[PromptBatch]":
+        """The prompts of the next round, one in each item."""
+        greso = self._prompts.greso
+        size, self._last = greso.next_round(self._prompts.groups - len(self._kept))
+        wanted: list[PromptBatch] = []
+        self._drawn = {}
+        while len(wanted) < size and not self.exhausted:
+            batch = next(prompts, None)
+            if batch is None:
+                self.exhausted = True
+                break
+            sources, texts, labels, images = batch
+            for source, text, label, image in zip(sources, texts, labels, images, strict=True):
+                self.consumed += 1
+                key = key_of(text, label)
+                if greso.keeps(key):
+                    self._drawn.setdefault(key, len(wanted))
+                    wanted.append(([source], [text], [label], [image]))
+        if self.exhausted and not self._at_end:
+            greso.epoch += 1
+        return wanted
+
+    def add(self, samples: "list[Experience]") -> None:
+        """Take the samples of a round, in groups, in any order."""
+        size = self._prompts.group_size
+        groups = [samples[start : start + size] for start in range(0, len(samples), size)]
+        for group in sorted(groups, key=lambda group: self._drawn[_key(group)]):  # as drawn, not as they arrived
+            rewards = [_value(sample.rewards) for sample in group]
+            scores = [reward if s.scores is None else _value(s.scores) for s, reward in zip(group, rewards, strict=True)]
+            if self._prompts.greso.observe(_key(group), scores, rewards):
+                self._kept.append(group)
+        usable = self._prompts.usable(len(self._kept))
+        full = len(self._kept) >= self._prompts.groups
+        self.is_complete = full or self.exhausted or (self._last and usable > 0)
+
+    @property
+    def samples(self) -> "list[Experience]":
+        """The batch's samples; none if the data ended before it had enough."""
+        count = self._prompts.usable(min(len(self._kept), self._prompts.groups))
+        return [sample for group in self._kept[:count] for sample in group]
+
+
+def _key(group: "list[Experience]") -> str:
+    return key_of(group[0].prompts[0], group[0].labels[0])
+
+
+def _value(values: Any) -> float:
+    return 0.0 if values is None else float(values[0])
