@@ -306,6 +306,33 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--sfpo.fast_rescale", "probabilities"],
     ),
     (
+        "two filters",
+        {"--algo.greso.enable": True, "--algo.dynamic_filtering_enable": True},
+        ["--algo.greso.enable", "--algo.dynamic_filtering_enable", "Drop one"],
+    ),
+    (
+        "advantages that do not depend on the group alone",
+        {"--algo.greso.enable": True, "--algo.advantage.estimator": "reinforce_baseline"},
+        ["--algo.greso.enable", "reinforce_baseline", "group_norm, dr_grpo or rloo"],
+    ),
+    (
+        "a group of one",
+        {"--algo.greso.enable": True, "--rollout.n_samples_per_prompt": "1", "--algo.advantage.estimator": "dr_grpo"},
+        ["--rollout.n_samples_per_prompt", "2 or more"],
+    ),
+    (
+        "right and wrong at once",
+        {"--algo.greso.enable": True, "--algo.greso.wrong_score": "1"},
+        ["--algo.greso.wrong_score", "--algo.greso.right_score", "lower"],
+    ),
+    (
+        "rounds of more prompts at least than at most",
+        {"--algo.greso.enable": True, "--algo.greso.round_prompts": "8", "--algo.greso.min_round_prompts": "9"},
+        ["--algo.greso.min_round_prompts", "8 or less"],
+    ),
+    ("a probability", {"--algo.greso.p_easy": "1"}, ["--algo.greso.p_easy", "from 0.05 to 0.95"]),
+    ("a target", {"--algo.greso.target_hard": "0"}, ["--algo.greso.target_hard", "above 0"]),
+    (
         "attention bias",
         {"--actor.model_name_or_path": lambda t: edited_model(t, attention_bias=True)},
         ["attention_bias", "does not support"],
