@@ -470,7 +470,9 @@ class GresoConfig:
     )
     p_hard: float = _flag(0.5, "the same for groups that were all wrong", between(0.05, 0.95))
     target_easy: float = _flag(
-        round(0.25 / 3, 4), "the share of the sampled groups that should be all right; p_easy is adjusted to it", share()
+        round(0.25 / 3, 4),
+        "the share of the sampled groups that should be all right; p_easy is adjusted to it",
+        share(),
     )
     target_hard: float = _flag(
         round(0.5 / 3, 4), "the share of the sampled groups that should be all wrong; p_hard is adjusted to it", share()

@@ -93,9 +93,7 @@ class SampleGenerator(SamplesGenerator):
             self._sampled = 0
         return samples, pass_rate, consumed, exhausted
 
-    def _generate_worthwhile(
-        self, worthwhile: WorthwhilePrompts, **kwargs: Any
-    ) -> tuple[list[Experience], int, bool]:
+    def _generate_worthwhile(self, worthwhile: WorthwhilePrompts, **kwargs: Any) -> tuple[list[Experience], int, bool]:
         """A batch of groups whose rewards differ, in rounds: (samples, prompts consumed, whether the data ended)."""
         if self._dataloader_iter is None:
             self._dataloader_iter = iter(self.prompts_dataloader)

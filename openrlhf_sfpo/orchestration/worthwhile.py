@@ -130,7 +130,9 @@ class Batch:
         groups = [samples[start : start + size] for start in range(0, len(samples), size)]
         for group in sorted(groups, key=lambda group: self._drawn[_key(group)]):  # as drawn, not as they arrived
             rewards = [_value(sample.rewards) for sample in group]
-            scores = [reward if s.scores is None else _value(s.scores) for s, reward in zip(group, rewards, strict=True)]
+            scores = [
+                reward if s.scores is None else _value(s.scores) for s, reward in zip(group, rewards, strict=True)
+            ]
             if self._prompts.greso.observe(_key(group), scores, rewards):
                 self._kept.append(group)
         usable = self._prompts.usable(len(self._kept))

@@ -13,11 +13,12 @@ from decimal import Decimal
 from typing import Any
 
 from openrlhf_sfpo.tasks.answers import expected_text, last_integer, reasoning_gym_label
+from openrlhf_sfpo.tasks.code.programs import has_tests, suite_of
 from openrlhf_sfpo.tasks.prompts import type_name
 
 MISSING = object()
 # Rewards that use text labels; others are the user's own.
-TEXT_REWARDS = ("math", "math_boxed", "last_integer", "exact", "reasoning_gym")
+TEXT_REWARDS = ("math", "math_boxed", "last_integer", "exact", "reasoning_gym", "code", "math_or_code")
 # Floats with at most this many digits are written without an exponent.
 _PLAIN_DIGITS = 30
 
@@ -100,6 +101,11 @@ def label_problem(reward: str | None, value: object) -> str | None:
         return f"the label {shown(text)} has no integer, which the reward last_integer needs"
     if reward == "reasoning_gym" and reasoning_gym_label(text) is None:
         return f"the label {shown(text)} was not made by reasoning_gym:NAME, as the reward reasoning_gym needs it"
+    if reward == "code" or (reward == "math_or_code" and has_tests(text)):
+        try:
+            suite_of(text)
+        except ValueError as error:
+            return f"{error}, which the reward {reward} needs"
     return None
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks import reward_files
 from openrlhf_sfpo.tasks.answers import expected_text, last_boxed, reasoning_gym_label
+from openrlhf_sfpo.tasks.code.grading import grade_programs
+from openrlhf_sfpo.tasks.code.programs import has_tests, program_of
 from openrlhf_sfpo.tasks.grading_pool import Outcome, shared_pool
 from openrlhf_sfpo.tasks.integers import last_integer
 from openrlhf_sfpo.tasks.responses import response_text
@@ -26,6 +28,7 @@ FLAG = "--reward.remote_url"
 RewardFunction = Callable[[list[str], list[str], list[str]], Any]
 # Metrics: the responses with a \boxed{}, and those that could not be graded in time and count as wrong.
 BOXED = "boxed_rate"
+PROGRAMS = "program_rate"
 TIMEOUTS = "rollout/grading_timeout_rate"
 
 # More than asyncio's threads, from which the calls come, so that none waits for another.
@@ -103,6 +106,28 @@ def _grade_math_boxed(responses: Sequence[str], labels: Sequence[str]) -> dict[s
     return {**result, "rewards": rewards}
 
 
+def _grade_code(responses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """1 if the response's program passes all of the label's tests, else 0."""
+    verdicts = grade_programs(list(zip(responses, labels, strict=True)))
+    scores = [float(verdict.passed) for verdict in verdicts]
+    programs = [float(program_of(response) is not None) for response in responses]
+    timeouts = [float(verdict.timed_out) for verdict in verdicts]
+    return {"rewards": scores, "scores": scores, "extra_logs": {PROGRAMS: programs, TIMEOUTS: timeouts}}
+
+
+def _grade_math_or_code(responses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """`code` where the label has tests, and `math` where it has an answer: Skywork-OR1's reward."""
+    scores, timeouts = [0.0] * len(responses), [0.0] * len(responses)
+    for grade, coded in ((_grade_code, True), (_grade_math, False)):
+        members = [index for index, label in enumerate(labels) if has_tests(label) == coded]
+        if members:
+            found = grade([responses[index] for index in members], [labels[index] for index in members])
+            pairs = zip(members, found["scores"], found["extra_logs"][TIMEOUTS], strict=True)
+            for index, score, timeout in pairs:
+                scores[index], timeouts[index] = score, timeout
+    return {"rewards": scores, "scores": scores, "extra_logs": {TIMEOUTS: timeouts}}
+
+
 def _in_pool(function: str, responses: Sequence[str], labels: Sequence[str]) -> list[Outcome]:
     return shared_pool().run(function, list(zip(responses, labels, strict=True)))
 
@@ -116,9 +141,20 @@ exact_reward = BuiltinReward("exact", _grade_exact)
 reasoning_gym_reward = BuiltinReward("reasoning_gym", _grade_reasoning_gym)
 math_reward = BuiltinReward("math", _grade_math)
 math_boxed_reward = BuiltinReward("math_boxed", _grade_math_boxed)
+code_reward = BuiltinReward("code", _grade_code)
+math_or_code_reward = BuiltinReward("math_or_code", _grade_math_or_code)
 
 BUILTIN: dict[str, BuiltinReward] = {
-    one.name: one for one in (last_integer_reward, exact_reward, reasoning_gym_reward, math_reward, math_boxed_reward)
+    one.name: one
+    for one in (
+        last_integer_reward,
+        exact_reward,
+        reasoning_gym_reward,
+        math_reward,
+        math_boxed_reward,
+        code_reward,
+        math_or_code_reward,
+    )
 }
 
 
