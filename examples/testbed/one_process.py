@@ -130,10 +130,11 @@ class Policy:
             logits = self._continue(token[:, None], attended, cache)[:, -1]
         tokens = torch.cat([encoded.input_ids[of], torch.stack(drawn, 1)], 1)
         texts = self.tokenizer.batch_decode(torch.stack(drawn, 1), skip_special_tokens=True)
-        rewards = self._rewards(*([problems[i][key] for i in of.tolist()] for key in ("prompt", "label")), texts)
+        rewards = self._rewards([problems[number] for number in of.tolist()], texts)
         return Responses(tokens, attended, torch.stack(scored, 1), of, rewards)
 
-    def _rewards(self, prompts: list[str], labels: list[str], texts: list[str]) -> torch.Tensor:
+    def _rewards(self, problems: list[dict[str, str]], texts: list[str]) -> torch.Tensor:
+        prompts, labels = ([problem[key] for problem in problems] for key in ("prompt", "label"))
         if self._spec in BUILTIN:
             return torch.tensor(BUILTIN[self._spec].grade(texts, labels)["rewards"])
         queries = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
