@@ -10,7 +10,7 @@ from openrlhf_sfpo.runs.data_check import DataCheck
 from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks.answers import reasoning_gym_label
 from openrlhf_sfpo.tasks.reward_files import check_file, split_spec
-from openrlhf_sfpo.tasks.rewards import BUILTIN, FLAG, check_reward, is_url
+from openrlhf_sfpo.tasks.rewards import BUILTIN, FLAG, SANDBOXED, check_reward, is_url
 
 AGENT_FLAG = "--train.agent_func_path"
 
@@ -39,6 +39,18 @@ def check_rewards(args: NestedFlags) -> None:
             FLAG, f"names {len(specs)} rewards ({url}).", "Name one, which may call others; only URLs may be several."
         )
     check_reward(specs[0])
+    if specs[0] in SANDBOXED:
+        from openrlhf_sfpo.tasks.code import sandbox
+
+        problem = sandbox.problem()
+        if problem is not None:
+            raise UsageError(
+                FLAG,
+                f"is {specs[0]}, which runs programs in a sandbox. There can be none here: {problem}.",
+                "Allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 and "
+                "kernel.apparmor_restrict_unprivileged_userns=0, in a container --security-opt seccomp=unconfined "
+                "--security-opt apparmor=unconfined. Or use a reward server elsewhere.",
+            )
 
 
 def try_rewards(args: NestedFlags, data: DataCheck) -> None:

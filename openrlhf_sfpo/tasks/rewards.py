@@ -158,6 +158,10 @@ BUILTIN: dict[str, BuiltinReward] = {
 }
 
 
+# Those that run programs.
+SANDBOXED = ("code", "math_or_code")
+
+
 def is_url(spec: str) -> bool:
     """Whether a --reward.remote_url value is a reward server's address."""
     return spec.startswith(("http://", "https://"))

@@ -111,9 +111,9 @@ def test_programs_that_pretend(program: str, label: str) -> None:
         ("import threading, time\nwhile True:\n    threading.Thread(target=time.sleep, args=(99,)).start()", False),
         ("data = bytearray(10 * 2**30)", False),
         ("data = []\nwhile True:\n    data.append(' ' * 2**20)", False),
-        ("while True:\n    print('x' * 1000)", False),
-        ("file = open('/tmp/big', 'wb')\nwhile True:\n    file.write(bytes(2**20))", False),
-        ("for n in range(10**9):\n    open(f'/tmp/{n}', 'w').write('x' * 50000)", False),
+        ("while True:\n    print('x' * 1000)", None),  # whichever limit comes first
+        ("file = open('/tmp/big', 'wb')\nwhile True:\n    file.write(bytes(2**20))", None),
+        ("for n in range(10**9):\n    open(f'/tmp/{n}', 'w').write('x' * 50000)", None),
         ("while True:\n    pass", True),
         ("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n    pass", True),
         ("import time\ntime.sleep(1000)", True),
@@ -122,10 +122,11 @@ def test_programs_that_pretend(program: str, label: str) -> None:
         ("import ctypes\nctypes.string_at(0)", False),
     ],
 )
-def test_programs_that_use_too_much(program: str, timed_out: bool) -> None:
+def test_programs_that_use_too_much(program: str, timed_out: bool | None) -> None:
     started = time.monotonic()
     verdict = graded(program, seconds=1, memory_mb=512)
-    assert (verdict.passed, verdict.timed_out) == (False, timed_out), verdict
+    assert not verdict.passed
+    assert timed_out is None or verdict.timed_out == timed_out, verdict
     assert time.monotonic() - started < 30
     assert left_processes() == []
 

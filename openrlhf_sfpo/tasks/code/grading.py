@@ -20,7 +20,7 @@ def grade_programs(pairs: Sequence[tuple[str, str]], limits: Limits = LIMITS) ->
     Raises:
         ValueError: a label has no tests.
     """
-    return list(_shared_pool().map(lambda pair: _grade(*pair, limits), pairs))
+    return list(_shared_pool().map(lambda pair: _grade(pair[0], pair[1], limits), pairs))
 
 
 def _grade(response: str, label: str, limits: Limits) -> Verdict:

@@ -11,9 +11,10 @@ import json
 import os
 import resource
 import sys
+from typing import Any
 
 
-def main():
+def main() -> None:
     requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     first = json.loads(requests.readline())
@@ -22,7 +23,7 @@ def main():
     sys.setrecursionlimit(200000)
     program = Program(first["program"], first["stdin"])
     os._exit = _end  # some programs end with it, to be fast; the other tests are still to come
-    builtins.exit = builtins.quit = _end  # as Python's own, which are not there without its site module
+    vars(builtins).update(exit=_end, quit=_end)  # as Python's own, which are not there without its site module
     for line in requests:
         request = json.loads(line)
         try:
@@ -33,33 +34,33 @@ def main():
         answers.flush()
 
 
-def _end(status=0):
+def _end(status: object = 0) -> Any:
     raise SystemExit(status)
 
 
 class Program:
     """A program that is run for each input, or once, and then called or asserted about."""
 
-    def __init__(self, source, reads_input):
+    def __init__(self, source: str, reads_input: bool) -> None:
         self.source, self.reads_input = source, reads_input
-        self.names = None
+        self.names: dict[str, Any] = {}
 
-    def answer(self, request):
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.reads_input:
             return {"output": self.run(request["stdin"])[: request["most"]]}
-        if self.names is None:
+        if not self.names:
             self.run("")
         if "call" in request:
             return {"value": plain(self.function(request["call"])(*request["arguments"]))}
         exec(compile(request["code"], "<tests>", "exec"), self.names)
         return {"passed": request["word"]}
 
-    def function(self, name):
+    def function(self, name: str) -> Any:
         if "Solution" in self.names and hasattr(self.names["Solution"], name):
             return getattr(self.names["Solution"](), name)
         return self.names[name]
 
-    def run(self, given):
+    def run(self, given: str) -> str:
         """Run the program; return what it writes."""
         with open("/tmp/.in", "w", encoding="utf-8") as file:
             file.write(given)
@@ -91,7 +92,7 @@ class Program:
             return file.read()
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A value in the types of JSON."""
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
