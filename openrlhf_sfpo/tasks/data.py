@@ -8,14 +8,15 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from openrlhf_sfpo.system.errors import UsageError
-from openrlhf_sfpo.tasks import labels
+from openrlhf_sfpo.tasks import labels, skywork
 from openrlhf_sfpo.tasks.generated import generate as generate
 from openrlhf_sfpo.tasks.prompts import NEEDS_CHAT_TEMPLATE, TAKES_NO_TEMPLATE, Prompt, prompt_problem
+from openrlhf_sfpo.tasks.skywork import Difficulty
 from openrlhf_sfpo.tasks.sources import FILES as FILES
 from openrlhf_sfpo.tasks.sources import REASONING_GYM as REASONING_GYM
 from openrlhf_sfpo.tasks.sources import Row, Source, read_directory, read_hub
@@ -36,6 +37,8 @@ class Fields:
         chat: whether the model's chat template is applied.
         template: whether a template is applied to the prompt.
         split: the split of data sets that have several.
+        skywork: whether rows must be those of Skywork-OR1; None to look at the columns.
+        difficulty: which of these to keep.
     """
 
     prompt: str
@@ -44,6 +47,8 @@ class Fields:
     chat: bool = False
     template: bool = False
     split: str = "train"
+    skywork: bool | None = None
+    difficulty: Difficulty = Difficulty()
 
 
 @dataclass(frozen=True)
@@ -93,14 +98,19 @@ def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iter
     Raises:
         UsageError: naming the data set, the row and what is wrong with it.
     """
-    count = 0
+    count, skipped = 0, 0
     for where, row in rows_of(source, fields, first):
+        own = _of_skywork(source, fields, where, row)
+        if own is None:
+            skipped += 1
+            continue
         count += 1
-        prompt = labels.field(row, fields.prompt)
-        label = labels.field(row, fields.label) if fields.label else None
+        row, fields_here = own
+        prompt = labels.field(row, fields_here.prompt)
+        label = labels.field(row, fields_here.label) if fields_here.label else None
         missing = [index for index, value in enumerate((prompt, label)) if value is labels.MISSING]
         if missing:
-            keys = (fields.prompt, fields.label)
+            keys = (fields_here.prompt, fields_here.label)
             raise UsageError(
                 ", ".join(_FLAGS[index] for index in missing),
                 f"{source.place}, {where} has no {', '.join(repr(keys[index]) for index in missing)} "
@@ -120,8 +130,37 @@ def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iter
         elif fields.label:
             label = labels.json_value(label)
         yield Sample(where, prompt, label, str(row.get("datasource") or "default"), several)
+    if skipped and count == 0:
+        bounds = fields.difficulty
+        raise UsageError(
+            "--data.min_difficulty",
+            f"leaves no row of {source.place}: none of {skipped} has a difficulty for {bounds.model} from {bounds.low} "
+            f"to {bounds.high}.",
+            "Choose other bounds.",
+        )
     if count == 0:
         raise UsageError(source.flag, f"{source.place} is empty.", "Give a data set with at least one row.")
+
+
+def _of_skywork(
+    source: Source, fields: Fields, where: str, row: dict[str, Any]
+) -> tuple[dict[str, Any], Fields] | None:
+    """A row with the fields to read from it; None if it is left out for its difficulty."""
+    if fields.skywork is False or not (fields.skywork or skywork.is_skywork(row)):
+        return row, fields
+    if not skywork.is_skywork(row):
+        raise UsageError(
+            "--data.format",
+            f"is skywork, and {source.place}, {where} is not a row of Skywork-OR1 (it has {', '.join(map(repr, row))}).",
+            f"Give a data set with the columns {', '.join(skywork.COLUMNS)}, or drop the flag.",
+        )
+    try:
+        if not fields.difficulty.keeps(row):
+            return None
+        found = skywork.plain_row(row)
+    except ValueError as error:
+        raise UsageError(source.flag, f"{source.place}, {where} {error}.", "Correct or remove the row.") from None
+    return found, replace(fields, prompt=skywork.PROMPT, label=skywork.LABEL)
 
 
 def _bad_prompt(source: Source, where: str, problem: str, fix: str) -> UsageError:
