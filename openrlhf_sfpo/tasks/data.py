@@ -16,7 +16,7 @@ from openrlhf_sfpo.system.errors import UsageError
 from openrlhf_sfpo.tasks import labels, skywork
 from openrlhf_sfpo.tasks.generated import generate as generate
 from openrlhf_sfpo.tasks.prompts import NEEDS_CHAT_TEMPLATE, TAKES_NO_TEMPLATE, Prompt, prompt_problem
-from openrlhf_sfpo.tasks.skywork import Difficulty
+from openrlhf_sfpo.tasks.skywork import EVERY_ROW, Difficulty
 from openrlhf_sfpo.tasks.sources import FILES as FILES
 from openrlhf_sfpo.tasks.sources import REASONING_GYM as REASONING_GYM
 from openrlhf_sfpo.tasks.sources import Row, Source, read_directory, read_hub
@@ -48,7 +48,7 @@ class Fields:
     template: bool = False
     split: str = "train"
     skywork: bool | None = None
-    difficulty: Difficulty = Difficulty()
+    difficulty: Difficulty = EVERY_ROW
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def _of_skywork(
     if not skywork.is_skywork(row):
         raise UsageError(
             "--data.format",
-            f"is skywork, and {source.place}, {where} is not a row of Skywork-OR1 (it has {', '.join(map(repr, row))}).",
+            f"is skywork, and {source.place}, {where} is not a row of Skywork-OR1 "
+            f"(it has {', '.join(map(repr, row))}).",
             f"Give a data set with the columns {', '.join(skywork.COLUMNS)}, or drop the flag.",
         )
     try:

@@ -40,6 +40,9 @@ class Difficulty:
         return self.low <= value <= self.high
 
 
+EVERY_ROW = Difficulty()
+
+
 def is_skywork(row: dict[str, Any]) -> bool:
     """Whether a row has the columns of the data set."""
     model = row.get("reward_model")

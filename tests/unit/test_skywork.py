@@ -48,7 +48,7 @@ def test_rows_are_filtered_by_difficulty(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="line 1 has no difficulty for 'other'") as caught:
         list(samples_of(source, fields(difficulty=Difficulty("other"))))
     assert MODEL in str(caught.value)
-    with pytest.raises(UsageError, match="no row .* 20 to 30"):
+    with pytest.raises(UsageError, match=r"no row .* 20 to 30"):
         list(samples_of(source, fields(difficulty=Difficulty(MODEL, 20, 30))))
 
 
