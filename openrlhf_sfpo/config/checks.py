@@ -27,6 +27,19 @@ def check_flags(args: NestedFlags) -> None:
     _check_lengths(args)
     _check_pairs(args)
     _check_greso(args)
+    if args.algo.adaptive_entropy.enable and args.actor.entropy_coef:
+        raise UsageError(
+            "--algo.adaptive_entropy.enable",
+            f"is on, and --actor.entropy_coef is {args.actor.entropy_coef:g}: two weights of the entropy bonus.",
+            "Drop one of them.",
+        )
+    if args.algo.adaptive_entropy.coefficient > args.algo.adaptive_entropy.most:
+        raise UsageError(
+            "--algo.adaptive_entropy.coefficient",
+            f"is {args.algo.adaptive_entropy.coefficient:g}, more than --algo.adaptive_entropy.most "
+            f"{args.algo.adaptive_entropy.most:g}.",
+            "Lower it.",
+        )
     _check_data(args)
     _check_recomputation(args)
     if args.actor.backend == "deepspeed" and args.train.colocate_all:

@@ -491,6 +491,21 @@ class GresoConfig:
 
 
 @dataclass(frozen=True)
+class AdaptiveEntropyConfig:
+    """--algo.adaptive_entropy.*: an entropy bonus while the entropy is low (Skywork-OR1, arXiv 2505.22312)."""
+
+    enable: bool = _flag(
+        False,
+        "give batches whose entropy at theta_0 (minus the mean log-probability of their tokens) is below the target an "
+        "entropy bonus, whose weight rises with every such batch and falls with every other one",
+    )
+    target: float = _flag(0.2, "the entropy below which there is a bonus, in nats per token", at_least(0))
+    delta: float = _flag(1e-4, "by how much the weight rises and falls", above(0))
+    most: float = _flag(5e-3, "the largest weight", above(0))
+    coefficient: float = _flag(0.0, "the weight that a run begins with", at_least(0))
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Additions to OpenRLHF's --train.*: what happens when something goes wrong."""
 
@@ -586,6 +601,7 @@ SECTIONS: dict[str, type] = {
     "vllm": VLLMConfig,
     "eval": EvalConfig,
     "algo.greso": GresoConfig,
+    "algo.adaptive_entropy": AdaptiveEntropyConfig,
 }
 
 # OpenRLHF's defaults that do not suit GRPO; --help lists them.

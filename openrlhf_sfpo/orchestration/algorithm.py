@@ -32,6 +32,7 @@ def needs_old_log_probs(args: NestedFlags, samples: int) -> bool:
         or samples > args.train.batch_size
         or args.algo.advantage.is_correction_level != "off"
         or kl_in_reward
+        or args.algo.adaptive_entropy.enable  # its weight must be known before the first pass
     )
 
 
@@ -39,6 +40,8 @@ def needs_every_sample(args: NestedFlags) -> str | None:
     """The flag whose loss term has a gradient for samples without an advantage, if any."""
     if args.actor.entropy_coef:
         return "--actor.entropy_coef"
+    if args.algo.adaptive_entropy.enable:
+        return "--algo.adaptive_entropy.enable"
     if args.algo.kl.use_loss and args.algo.kl.init_coef > 0:
         return "--algo.kl.use_loss"
     return None

@@ -36,7 +36,7 @@ else:
     _PolicyModelActor = unwrap_ray_class(ppo_actor.PolicyModelActor)
     _ReferenceModelActor = unwrap_ray_class(launcher.ReferenceModelActor)
 
-_STATE = "sfpo"  # key of our entry in a checkpoint's client states
+_STATE, _ENTROPY = "sfpo", "adaptive_entropy"  # keys of our entries in a checkpoint's client states
 
 
 class _OnAnyDevice(_ActorBase):
@@ -71,6 +71,8 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
         self.trainer.on_notice = self._notice
         if _STATE in self.checkpoint_states:
             self.trainer.sfpo.load_state_dict(self.checkpoint_states[_STATE])
+        if _ENTROPY in self.checkpoint_states:
+            self.trainer.adaptive_entropy.load_state_dict(self.checkpoint_states[_ENTROPY])
         self._gate_notices = GateNotices(self.trainer.sfpo)
         unchanged = why_every_sample_is_trained_on(strategy.args)
         if unchanged:
@@ -131,7 +133,8 @@ class PolicyActor(_OnAnyDevice, _PolicyModelActor):
         metric_key: str | None = None,
     ) -> None:
         """Like OpenRLHF's, with the gate's state among the client states."""
-        states = {**(client_states or {}), _STATE: self.trainer.sfpo.state_dict()}
+        own = {_STATE: self.trainer.sfpo.state_dict(), _ENTROPY: self.trainer.adaptive_entropy.state_dict()}
+        states = {**(client_states or {}), **own}
         make_savable(self.strategy._unwrap_model(self.actor))
         super().save_checkpoint(tag, states, metric_value, metric_key)
         if self.save_hf_ckpt and self._rank == 0:

@@ -14,12 +14,12 @@ import torch.distributed as dist
 from openrlhf.trainer.ray import ppo_actor
 
 from openrlhf_sfpo.config.flag_table import section
-from openrlhf_sfpo.config.flags import SFPOConfig
+from openrlhf_sfpo.config.flags import AdaptiveEntropyConfig, SFPOConfig
 from openrlhf_sfpo.deepspeed.zero import ZeroWeights
 from openrlhf_sfpo.orchestration.algorithm import build_update, needs_every_sample
 from openrlhf_sfpo.orchestration.deepspeed_selection import Selection, select
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
-from openrlhf_sfpo.sfpo import Pass
+from openrlhf_sfpo.sfpo import AdaptiveEntropy, Pass
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
 
@@ -60,6 +60,8 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._old_log_probs: torch.Tensor | None = None
         self._ratios, self._square_ratios = TokenMean(), TokenMean()
         self.selection: Selection | None = None
+        adaptive = section(AdaptiveEntropyConfig, strategy.args.algo.adaptive_entropy)
+        self.adaptive_entropy = AdaptiveEntropy(**vars(adaptive))
         self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
         self._watch_entropy(at_start=sfpo.gate_entropy == "start")
 
@@ -77,9 +79,13 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         notice = self._gap_watch.notice(*gap)
         if notice:
             self.on_notice(notice)
+        if self.adaptive_entropy.enable:
+            self.args.actor.entropy_coef = self.adaptive_entropy.weight(self._sampled_entropy())
         runner = _PassRunner(self, lambda: ActorPPOTrainer.ppo_train(self, kl_ctl))
         last, metrics = self.sfpo.step(runner)
         metrics["rollout_log_prob_abs_diff"] = self._engine_difference()
+        if self.adaptive_entropy.enable:
+            metrics["adaptive_entropy_coef"] = self.args.actor.entropy_coef
         status = {name: last.get(name, value) for name, value in runner.status.items()}
         return {**status, **{name: value for name, value in metrics.items() if value is not None}}
 
@@ -96,6 +102,15 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         total, tokens = self._weights.reduce(gap.sums.tolist(), "sum")
         (stale,) = self._weights.reduce([float(not self._gap_watch.watches(infos))], "max")
         return (0.0, 0.0) if stale else (total, tokens)
+
+    def _sampled_entropy(self) -> float:
+        """Minus the mean log-probability of the samples' tokens at theta_0; NaN without tokens."""
+        mean = TokenMean()
+        for item in self.replay_buffer.items:
+            if item.action_log_probs is not None:
+                mean.add(-item.action_log_probs[None], item.action_mask[None])
+        found = mean.take(self._weights)
+        return math.nan if found is None else found
 
     def _engine_difference(self) -> float | None:
         """Mean of |log-probability of the engine - of the actor| at theta_0, if the engine returned its own."""

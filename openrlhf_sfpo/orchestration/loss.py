@@ -19,15 +19,16 @@ class OpenRLHFLoss:
     Args:
         args: OpenRLHF's nested arguments.
         kl_coef: weight of the KL loss.
+        entropy_coef: weight of the entropy bonus.
 
     Attributes:
         engine_gap: the distances between the engine's and the old log-probabilities, over all calls so far.
     """
 
-    def __init__(self, args: NestedFlags, kl_coef: float) -> None:
+    def __init__(self, args: NestedFlags, kl_coef: float, entropy_coef: float) -> None:
         advantage = args.algo.advantage
         self._args = args
-        self._kl_coef = kl_coef
+        self._kl_coef, self._entropy_coef = kl_coef, entropy_coef
         self.engine_gap = EngineGap()
         self._policy_loss = PolicyLoss(
             clip_eps_low=args.actor.eps_clip_low_high[0],
@@ -64,8 +65,8 @@ class OpenRLHFLoss:
             kl, metrics["logprobs_diff"] = self._kl(log_probs, batch)
             loss = loss + self._kl_coef * aggregate_loss(kl, mask, **totals)
             metrics["kl"] = (kl * mask).sum() / count
-        if self._args.actor.entropy_coef:
-            loss = loss - self._args.actor.entropy_coef * aggregate_loss(entropy, mask, **totals)
+        if self._entropy_coef:
+            loss = loss - self._entropy_coef * aggregate_loss(entropy, mask, **totals)
         return loss, metrics
 
     def _kl(self, log_probs: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:

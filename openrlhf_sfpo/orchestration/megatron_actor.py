@@ -18,7 +18,7 @@ from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
 from openrlhf_sfpo.config.flag_table import section, settings
-from openrlhf_sfpo.config.flags import SFPOConfig
+from openrlhf_sfpo.config.flags import AdaptiveEntropyConfig, SFPOConfig
 from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags, dotted
 from openrlhf_sfpo.config.placement import engines_share_gpus
 from openrlhf_sfpo.config.setting_names import flags_named
@@ -40,6 +40,7 @@ from openrlhf_sfpo.orchestration.gate_notices import GateNotices
 from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 from openrlhf_sfpo.rollout.engine_handle import EngineHandle
 from openrlhf_sfpo.rollout.staleness import replace_stamps
+from openrlhf_sfpo.sfpo import AdaptiveEntropy
 
 if TYPE_CHECKING:
     from openrlhf_sfpo.orchestration.openrlhf_types import BaseModelActor, Experience
@@ -148,6 +149,8 @@ class PolicyActor(MegatronModelActor):
                 self.events.send("notice", text=self.actor.model_config.warning)
             self.actor.on_progress(self.heartbeat.tick)
             self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
+            adaptive = section(AdaptiveEntropyConfig, self.args.algo.adaptive_entropy)
+            self._adaptive_entropy = AdaptiveEntropy(**vars(adaptive))
             self._samples: list[Sample] = []
             self._infos: list[dict[str, float]] = []
             self._gap_watch = GapWatch(self.args)
@@ -216,6 +219,8 @@ class PolicyActor(MegatronModelActor):
         self.heartbeat.tick(f"reading {chosen[0].name}")
         common = self.actor.restore(chosen[0])
         self.sfpo.load_state_dict(common["sfpo"])
+        if "adaptive_entropy" in common:
+            self._adaptive_entropy.load_state_dict(common["adaptive_entropy"])
         return common["client_states"]
 
     def append(self, experience: Experience) -> None:
@@ -236,7 +241,10 @@ class PolicyActor(MegatronModelActor):
         """One update on the rollouts appended since the last one. Returns metrics, the same on every rank."""
         samples, infos = self._samples, self._infos
         self._samples, self._infos = [], []
-        loss = OpenRLHFLoss(self.args, kl_ctl)
+        entropy_coef = self.args.actor.entropy_coef or 0.0
+        if self._adaptive_entropy.enable:
+            entropy_coef = self._adaptive_entropy.weight(self._sampled_entropy(samples))
+        loss = OpenRLHFLoss(self.args, kl_ctl, entropy_coef)
         (stale,) = self.actor.shards.reduce([float(not self._gap_watch.watches(infos))], "max")
 
         def gap() -> list[float]:
@@ -254,8 +262,20 @@ class PolicyActor(MegatronModelActor):
         for ours, theirs in (("entropy", "entropy_loss"), ("clip_ratio", "ppo_clip_ratio")):
             if ours in status:
                 status[theirs] = status.pop(ours)
+        if self._adaptive_entropy.enable:
+            status["adaptive_entropy_coef"] = entropy_coef
         self._return_cached_memory()
         return {**mean_infos(infos), **status, **self._gate_notices.as_status(status, self.events)}
+
+    def _sampled_entropy(self, samples: list[Sample]) -> float:
+        """Minus the mean log-probability of the samples' tokens at theta_0, over all ranks; NaN without tokens."""
+        sums = torch.zeros(2, dtype=torch.float64)
+        for sample in samples:
+            if sample.old_log_probs is not None:
+                scored = sample.old_log_probs[sample.action_mask]
+                sums += torch.stack([-scored.sum(), torch.tensor(float(len(scored)))]).double()
+        total, tokens = self.actor.token_sums(sums)
+        return total / tokens if tokens else math.nan
 
     @_busy
     def broadcast_to_vllm(self) -> None:
@@ -327,7 +347,11 @@ class PolicyActor(MegatronModelActor):
                 "metric_value": metric_value if metric_value is None or math.isfinite(metric_value) else None,
                 "settings": _settings(self.args),
             }
-            common = {"client_states": states, "sfpo": self.sfpo.state_dict()}
+            common = {
+                "client_states": states,
+                "sfpo": self.sfpo.state_dict(),
+                "adaptive_entropy": self._adaptive_entropy.state_dict(),
+            }
             step = int(states.get("global_step", self.sfpo.gate.batches))
             self._writer.save(
                 directory / PLACE / tag,

@@ -20,12 +20,20 @@ class WorthwhilePrompts:
         group_size: responses to a prompt.
         unit: a batch has a multiple of this many samples, or at least as many if `multiple` is not set.
         multiple: see there.
+        episodes: passes over the data in the run.
+
+    Attributes:
+        carried: groups of an episode's end that were too few for a batch. The next episode's first batch begins with
+            them: there is no update in between.
     """
 
-    def __init__(self, greso: Greso, groups: int, group_size: int, unit: int, multiple: bool) -> None:
+    def __init__(
+        self, greso: Greso, groups: int, group_size: int, unit: int, multiple: bool, episodes: int = 1
+    ) -> None:
         self.greso = greso
         self.groups, self.group_size = groups, group_size
-        self._unit, self._multiple = unit, multiple
+        self.carried: list[list[Experience]] = []
+        self._unit, self._multiple, self._episodes = unit, multiple, episodes
         self._at_end = False
 
     @classmethod
@@ -47,13 +55,19 @@ class WorthwhilePrompts:
         # DeepSpeed's passes must end with an optimizer step; a Megatron rank must have a sample.
         multiple = args.actor.backend == "deepspeed"
         unit = args.train.batch_size if multiple else model_copies(args)
-        return cls(Greso(settings, args.train.seed), groups, args.rollout.n_samples_per_prompt, unit, multiple)
+        size, episodes = args.rollout.n_samples_per_prompt, args.train.num_episodes
+        return cls(Greso(settings, args.train.seed), groups, size, unit, multiple, episodes)
 
     def new_batch(self) -> "Batch":
         """Begin a batch."""
         self.greso.begin_batch()
         at_end, self._at_end = self._at_end, False
         return Batch(self, at_end)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last episode has ended."""
+        return self.greso.epoch >= self._episodes
 
     def usable(self, groups: int) -> int:
         """How many of the groups a batch can be made of."""
@@ -95,7 +109,7 @@ class Batch:
     def __init__(self, prompts: WorthwhilePrompts, at_end: bool) -> None:
         self._prompts = prompts
         self._at_end = at_end
-        self._kept: list[list[Experience]] = []
+        self._kept, prompts.carried = prompts.carried, []
         self._drawn: dict[str, int] = {}
         self._last = False
         self.consumed = 0
@@ -138,6 +152,8 @@ class Batch:
         usable = self._prompts.usable(len(self._kept))
         full = len(self._kept) >= self._prompts.groups
         self.is_complete = full or self.exhausted or (self._last and usable > 0)
+        if self.exhausted and not full and not self._prompts.is_over:
+            self._prompts.carried, self._kept = self._kept, []
 
     @property
     def samples(self) -> "list[Experience]":

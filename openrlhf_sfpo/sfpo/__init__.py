@@ -3,6 +3,7 @@
 This package imports only torch.
 """
 
+from openrlhf_sfpo.sfpo.adaptive_entropy import AdaptiveEntropy
 from openrlhf_sfpo.sfpo.extrapolation import PredictiveSettings
 from openrlhf_sfpo.sfpo.gate import Gate
 from openrlhf_sfpo.sfpo.outer_momentum import OuterMomentum
@@ -14,6 +15,7 @@ from openrlhf_sfpo.sfpo.weights import OUTER_MOMENTUM, OwnedWeights, Part, Shard
 __all__ = [
     "GATE_METRICS",
     "OUTER_MOMENTUM",
+    "AdaptiveEntropy",
     "Choice",
     "Displacement",
     "FastLimits",

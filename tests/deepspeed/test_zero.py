@@ -211,6 +211,27 @@ def test_samples_without_an_advantage_are_left_out(
             assert result["metrics"][1][name] == pytest.approx(expected, rel=1e-3, abs=1e-6), name
 
 
+def test_the_entropy_bonus_adapts(zero_ranks: RankPool, model: str, samples: list[Any]) -> None:
+    """Two batches below the target, in which it begins at 0.02 and rises; then one above."""
+    tokens = torch.cat([sample.old_log_probs[sample.action_mask] for sample in samples])
+    entropy = -tokens.mean().item()
+    plain, start = PlainSFPO(model, lr=5e-5), None
+    for weight in (0.02, 0.03):
+        plain.entropy_coef = weight
+        start = start if start is not None else flat(plain.weights())
+        plain.update([samples], 2, 0.8)
+    flags = one_step(ds__zero_stage=2, algo__adaptive_entropy__enable=True, algo__adaptive_entropy__delta=0.01)
+    flags |= {"algo__adaptive_entropy__coefficient": 0.02, "algo__adaptive_entropy__most": 0.1}
+    below = zero_ranks.run(2, run_twice, model, samples, {**flags, "algo__adaptive_entropy__target": entropy + 0.1})
+    assert start is not None
+    for found in below:
+        assert_same(found["weights"], plain, start)
+        assert [one["adaptive_entropy_coef"] for one in found["metrics"]] == pytest.approx([0.02, 0.03])
+    (above,) = zero_ranks.run(1, run_twice, model, samples, {**flags, "algo__adaptive_entropy__target": entropy - 0.1})
+    without, start = updated_twice(model, [samples])
+    assert_same(above["weights"], without, start)
+
+
 def run_three(model: str, samples: list[Any], nothing: list[Any], flags: dict[str, Any]) -> Any:
     """Two batches of the samples, and one without advantages."""
     import os

@@ -83,7 +83,7 @@ def packed(args: Any, samples: list[Any], values: list[torch.Tensor]) -> tuple[f
     from openrlhf_sfpo.megatron.data.loss_types import LossNorm
     from openrlhf_sfpo.orchestration.loss import OpenRLHFLoss
 
-    function = OpenRLHFLoss(args, args.algo.kl.init_coef)
+    function = OpenRLHFLoss(args, args.algo.kl.init_coef, args.actor.entropy_coef or 0.0)
     norm = LossNorm(num_tokens=sum(int(s.action_mask.sum()) for s in samples), num_sequences=len(samples))
 
     def loss_of(leaves: list[torch.Tensor]) -> torch.Tensor:

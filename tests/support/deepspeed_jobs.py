@@ -16,7 +16,9 @@ def arguments(world: int, **flags: Any) -> Any:
 
     parser = openrlhf_parser()
     entry_point.add_flags(parser)
-    values = {**defaults("run"), **defaults("rollout"), **defaults("train"), **vars(parser.parse_args([]))}
+    sections = ("run", "rollout", "train", "algo.greso", "algo.adaptive_entropy")
+    values = {name: value for section in sections for name, value in defaults(section).items()}
+    values |= vars(parser.parse_args([]))
     values.update(
         {
             "actor.num_gpus_per_node": world,

@@ -330,6 +330,16 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         {"--algo.greso.enable": True, "--algo.greso.round_prompts": "8", "--algo.greso.min_round_prompts": "9"},
         ["--algo.greso.min_round_prompts", "8 or less"],
     ),
+    (
+        "two entropy bonuses",
+        {"--algo.adaptive_entropy.enable": True, "--actor.entropy_coef": "0.1"},
+        ["--algo.adaptive_entropy.enable", "--actor.entropy_coef", "Drop one"],
+    ),
+    (
+        "an entropy bonus that begins above its most",
+        {"--algo.adaptive_entropy.enable": True, "--algo.adaptive_entropy.coefficient": "0.1"},
+        ["--algo.adaptive_entropy.coefficient", "--algo.adaptive_entropy.most", "Lower"],
+    ),
     ("a probability", {"--algo.greso.p_easy": "1"}, ["--algo.greso.p_easy", "from 0.05 to 0.95"]),
     ("a target", {"--algo.greso.target_hard": "0"}, ["--algo.greso.target_hard", "above 0"]),
     (

@@ -41,7 +41,8 @@ def answers(wanted: list[Any], useful: Any, reverse: bool = False) -> list[Exper
 
 def worthwhile(groups: int = 8, unit: int = 1, multiple: bool = False, **settings: Any) -> WorthwhilePrompts:
     sizes = {"round_prompts": groups, "min_round_prompts": 2, **settings}
-    return WorthwhilePrompts(Greso(GresoSettings(**sizes), 1), groups, SIZE, unit, multiple)
+    episodes = sizes.pop("episodes", 1)
+    return WorthwhilePrompts(Greso(GresoSettings(**sizes), 1), groups, SIZE, unit, multiple, episodes)
 
 
 def fill(prompts: WorthwhilePrompts, data: Iterator[Any], useful: Any, reverse: bool = False) -> tuple[Any, list[int]]:
@@ -94,6 +95,18 @@ def test_batches_that_the_actor_can_train_on(unit: int, multiple: bool, kept: in
     assert numbers_of(batch) == list(range(kept))
 
 
+def test_too_few_groups_at_the_end_of_an_episode_begin_the_next_one() -> None:
+    prompts = worthwhile(episodes=2)
+    batch, _ = fill(prompts, prompts_of(range(6)), lambda number: number != 2)
+    assert batch.exhausted
+    assert batch.samples == []
+    batch, _ = fill(prompts, prompts_of(range(10, 20)), lambda number: True)
+    assert numbers_of(batch) == [0, 1, 3, 4, 5, 10, 11, 12]
+    batch, _ = fill(prompts, prompts_of(range(3)), lambda number: True)
+    assert batch.exhausted
+    assert numbers_of(batch) == [0, 1, 2], "there is no other episode"
+
+
 def test_refilling_ends_with_the_data_where_nothing_is_useful() -> None:
     prompts = worthwhile()
     batch, rounds = fill(prompts, prompts_of(range(100)), lambda number: False)
@@ -128,7 +141,12 @@ def test_settings_come_from_the_flags() -> None:
     from openrlhf_sfpo.config.namespaces import nested
 
     others = {"rollout.batch_size": 100, "rollout.n_samples_per_prompt": 8, "train.seed": 3, "train.batch_size": 400}
-    others |= {"actor.backend": "deepspeed", "algo.greso.p_hard": 0.3, "algo.greso.enable": True}
+    others |= {
+        "actor.backend": "deepspeed",
+        "algo.greso.p_hard": 0.3,
+        "algo.greso.enable": True,
+        "train.num_episodes": 2,
+    }
     args = nested(argparse.Namespace(**{**defaults("algo.greso"), **others}))
     found = WorthwhilePrompts.of(args)
     assert found is not None

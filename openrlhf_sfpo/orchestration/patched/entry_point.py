@@ -113,7 +113,10 @@ def _resolve_defaults(args: NestedFlags, device: str) -> None:
     from openrlhf_sfpo.config.namespaces import dotted, nested
     from openrlhf_sfpo.orchestration import backend_flags
 
-    without_flags = [defaults(section) for section in ("run", "rollout", "train", "ckpt", "vllm", "algo.greso")]
+    without_flags = [
+        defaults(section)
+        for section in ("run", "rollout", "train", "ckpt", "vllm", "algo.greso", "algo.adaptive_entropy")
+    ]
     values = {name: value for part in [*without_flags, dotted(args)] for name, value in part.items()}
     values["run.verbose"] = True
     resolve_device_defaults(values, device)
