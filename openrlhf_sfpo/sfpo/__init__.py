@@ -10,7 +10,7 @@ from openrlhf_sfpo.sfpo.outer_momentum import OuterMomentum
 from openrlhf_sfpo.sfpo.part import FastPart
 from openrlhf_sfpo.sfpo.slow_copy import Displacement, SlowCopy, reposition_
 from openrlhf_sfpo.sfpo.update import GATE_METRICS, Choice, FastLimits, Pass, PassRunner, SlowFastUpdate
-from openrlhf_sfpo.sfpo.weights import OUTER_MOMENTUM, OwnedWeights, Part, Shard, TorchWeights
+from openrlhf_sfpo.sfpo.weights import OUTER_MOMENTUM, OwnedWeights, Part, Shard, ShardedTorchWeights, TorchWeights
 
 __all__ = [
     "GATE_METRICS",
@@ -28,6 +28,7 @@ __all__ = [
     "PassRunner",
     "PredictiveSettings",
     "Shard",
+    "ShardedTorchWeights",
     "SlowCopy",
     "SlowFastUpdate",
     "TorchWeights",

@@ -40,7 +40,7 @@ class OuterMomentum:
     def apply(self, weights: OwnedWeights, copy: SlowCopy) -> None:
         """Move the weights at the end of a batch. `copy` holds theta_0."""
         for number, shard in enumerate(weights.shards()):
-            state = shard.optimizer.state[shard.weight]
+            state = shard.optimizer.state[shard.parameter]
             if self.momentum and OUTER_MOMENTUM not in state:
                 state[OUTER_MOMENTUM] = torch.zeros_like(shard.weight, requires_grad=False)
             weight = shard.weight.detach().view(-1)

@@ -321,7 +321,7 @@ def _reset_state(shard: Shard) -> None:
         for name in shard.inner_state:
             shard.state.pop(name)
         if not shard.state:
-            shard.optimizer.state.pop(shard.weight, None)
+            shard.optimizer.state.pop(shard.parameter, None)
         return
     for name, value in shard.inner_state.items():
         if isinstance(value, torch.Tensor):

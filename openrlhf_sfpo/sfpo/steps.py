@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import torch
 
-from openrlhf_sfpo.sfpo.weights import OwnedWeights
+from openrlhf_sfpo.sfpo.weights import OwnedWeights, local_part
 
 # see(index of the shard in OwnedWeights.shards, its optimizer, its parameter group, its gradient)
 Seer = Callable[[int, torch.optim.Optimizer, dict[str, Any], Annotated[torch.Tensor, "float n"]], None]
@@ -19,14 +19,14 @@ def watching_steps(weights: OwnedWeights, see: Seer) -> Iterator[None]:
     reduced and clipped. ZeRO runs the optimizer once for each partition, so the shards of a step may come in several
     calls of the optimizer."""
     shards = list(weights.shards())
-    numbers = {id(shard.weight): number for number, shard in enumerate(shards)}
+    numbers = {id(shard.parameter): number for number, shard in enumerate(shards)}
 
     def before_step(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 number = numbers.get(id(parameter))
                 if number is not None and parameter.grad is not None:
-                    see(number, optimizer, group, parameter.grad.detach().view(-1))
+                    see(number, optimizer, group, local_part(parameter.grad.detach()).view(-1))
 
     with ExitStack() as stack:
         for optimizer in {id(shard.optimizer): shard.optimizer for shard in shards}.values():

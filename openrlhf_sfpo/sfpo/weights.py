@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Replicate
 
 # The name of the outer momentum among the optimizer's state, so that whoever saves or moves that state includes it.
 OUTER_MOMENTUM = "outer_momentum"
@@ -34,22 +36,50 @@ class Shard:
         weight: contiguous fp32 (or fp64) tensor of any shape that the optimizer updates in place.
         optimizer: the torch optimizer that has `weight` as one of its parameters, and its state.
         counted: whether it counts in norms over the whole model; False if another rank holds it, too.
+        whole: the optimizer's parameter, if `weight` is this rank's part of that (a DTensor).
     """
 
     weight: torch.Tensor
     optimizer: torch.optim.Optimizer
     counted: bool = True
+    whole: torch.Tensor | None = None
+
+    @property
+    def parameter(self) -> torch.Tensor:
+        """The optimizer's parameter."""
+        return self.weight if self.whole is None else self.whole
 
     @property
     def state(self) -> dict[str, Any]:
         """The optimizer's state of this weight; empty before the first step."""
-        found: dict[str, Any] = self.optimizer.state.get(self.weight, {})
-        return found
+        found: dict[str, Any] = self.optimizer.state.get(self.parameter, {})
+        return found if self.whole is None else _LocalState(found)
 
     @property
     def inner_state(self) -> dict[str, Any]:
         """A copy of `state` without the outer momentum, which is not the optimizer's own."""
         return {name: value for name, value in self.state.items() if name != OUTER_MOMENTUM}
+
+
+class _LocalState(dict[str, Any]):
+    """A parameter's state with this rank's parts in place of DTensors; they share memory, and changes are passed on."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__({name: local_part(value) for name, value in state.items()})
+        self._state = state
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        self._state[name] = value
+
+    def pop(self, name: str, *default: Any) -> Any:
+        self._state.pop(name, *default)
+        return super().pop(name, *default)
+
+
+def local_part(value: Any) -> Any:
+    """This rank's part of a DTensor, in the same memory; anything else as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 class OwnedWeights(Protocol):
@@ -120,3 +150,48 @@ class TorchWeights:
             for parameter in group["params"]
             if parameter.requires_grad
         )
+
+
+class ShardedTorchWeights(TorchWeights):
+    """The weights of a torch optimizer whose parameters are divided over the ranks, as FSDP does: DTensors (FSDP2, with
+    replicas or without), or flat parameters of which each rank has its own (FSDP1).
+
+    Args:
+        optimizer: see `TorchWeights`.
+        group: all ranks that hold a part of the weights; by default the default process group.
+        replicated: for flat parameters, whether this rank's are those of another rank as well, which counts them.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, group: dist.ProcessGroup | None = None, replicated: bool = False
+    ) -> None:
+        super().__init__(optimizer)
+        self._group, self._replicated = group, replicated
+
+    def shards(self) -> Iterator[Shard]:
+        for parameter in self._parameters():
+            if isinstance(parameter, DTensor):
+                local = local_part(parameter.detach())
+                yield Shard(local, self._optimizer, _is_first_replica(parameter), whole=parameter)
+            else:
+                yield Shard(parameter, self._optimizer, not self._replicated)
+
+    def parts(self) -> list[list[Part]]:
+        parameters = enumerate(self._parameters())
+        return [[Part(str(number), 0, local_part(parameter).numel())] for number, parameter in parameters]
+
+    def reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        device = next((local_part(one).device for one in self._parameters()), torch.device("cpu"))
+        if device.type == "cpu" and dist.get_backend(self._group) == "nccl":  # offloaded weights
+            device = torch.device("cuda", torch.cuda.current_device())
+        reduced = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(reduced, dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX, group=self._group)
+        return reduced.tolist()
+
+
+def _is_first_replica(parameter: DTensor) -> bool:
+    """Whether this rank is the first of those that hold the same part of a parameter."""
+    coordinate = parameter.device_mesh.get_coordinate()
+    assert coordinate is not None, "this rank holds no part of the parameter"
+    placed = zip(coordinate, parameter.placements, strict=True)
+    return all(place == 0 for place, placement in placed if isinstance(placement, Replicate))
