@@ -23,7 +23,7 @@ LEVELS = (
     {"cluster", "megatron", "rollout"},
     {"plan"},
     {"orchestration"},
-    {"runs"},
+    {"runs", "verl"},
     {"doctor"},
     {"cli"},
 )
@@ -36,6 +36,7 @@ LIBRARIES = {
     "deepspeed": {"deepspeed", "orchestration"},
     "vllm": {"orchestration", "rollout"},
     "ray": {"cluster", "orchestration", "rollout", "runs"},
+    "verl": {"verl"},
 }
 # The algorithm: these and the standard library only.
 SFPO_LIBRARIES = {"torch", "openrlhf_sfpo"}  # of the package, only itself and lower rooms (LEVELS)
