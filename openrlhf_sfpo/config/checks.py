@@ -164,6 +164,18 @@ _POLYNOMIAL_END = 1e-7  # lr_end of transformers' schedule
 
 
 def _check_data(args: NestedFlags) -> None:
+    if args.data.min_difficulty > args.data.max_difficulty:
+        raise UsageError(
+            "--data.min_difficulty",
+            f"is {args.data.min_difficulty}, and --data.max_difficulty {args.data.max_difficulty}.",
+            "Lower it.",
+        )
+    if args.data.difficulty_model and args.data.format == "plain":
+        raise UsageError(
+            "--data.difficulty_model",
+            "is given, and with --data.format plain rows have no difficulty.",
+            "Drop one of them.",
+        )
     probs, datasets = args.data.prompt_probs, args.data.prompt_dataset
     if probs is None or not datasets:
         return

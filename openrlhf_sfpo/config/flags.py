@@ -423,6 +423,24 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """Additions to OpenRLHF's --data.*."""
+
+    format: Literal["auto", "plain", "skywork"] = _flag(
+        "auto",
+        "how rows are read: from the fields that --data.input_key and --data.label_key name (plain), as Skywork-OR1 "
+        "publishes them (skywork: prompts as chats, answers or tests in reward_model.ground_truth), or by their columns",
+    )
+    difficulty_model: str | None = _flag(
+        None, "with rows of Skywork-OR1: keep those whose difficulty for this model is within the bounds"
+    )
+    min_difficulty: int = _flag(
+        1, "with --data.difficulty_model: the lowest difficulty of a row that is kept", at_least(0)
+    )
+    max_difficulty: int = _flag(15, "the highest one", at_least(0))
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """Additions to OpenRLHF's --rollout.*."""
 
@@ -595,6 +613,7 @@ SECTIONS: dict[str, type] = {
     "megatron": MegatronConfig,
     "actor": ActorConfig,
     "run": RunConfig,
+    "data": DataConfig,
     "rollout": RolloutConfig,
     "train": TrainConfig,
     "ckpt": CheckpointConfig,

@@ -17,6 +17,7 @@ from openrlhf_sfpo.tasks.data import Fields, Sample, Scan
 from openrlhf_sfpo.tasks.labels import TEXT_REWARDS
 from openrlhf_sfpo.tasks.math_grader import only_words, readable
 from openrlhf_sfpo.tasks.prompts import PromptFormat, Template, encode
+from openrlhf_sfpo.tasks.skywork import EVERY_ROW, Difficulty
 from openrlhf_sfpo.tasks.sources import REASONING_GYM, Source, sources_of
 from openrlhf_sfpo.tasks.tokenizers import check_chat_template, load_tokenizer
 
@@ -46,14 +47,19 @@ def fields_of(args: NestedFlags, flag: str) -> Fields:
     if reward.startswith(_BUILT_IN):
         reward = reward.removeprefix(_BUILT_IN).removesuffix("_reward")
     own = args.train.agent_func_path or reward not in TEXT_REWARDS
-    generates = _generates(args.data.prompt_dataset, args.eval.dataset)
+    has_labels = _generates(args.data.prompt_dataset, args.eval.dataset) or args.data.format == "skywork"
+    trains = flag == PROMPTS
+    bounds = Difficulty(args.data.difficulty_model, args.data.min_difficulty, args.data.max_difficulty)
     return Fields(
         args.data.input_key,
-        args.data.label_key or ("label" if generates else None),
+        args.data.label_key or ("label" if has_labels else None),
         None if own else reward,
         chat=args.data.apply_chat_template,
         template=args.data.input_template is not None,
-        split=args.data.prompt_split if flag == PROMPTS else args.eval.split,
+        split=args.data.prompt_split if trains else args.eval.split,
+        # What is evaluated on may be in another format, and is not filtered.
+        skywork=False if args.data.format == "plain" else True if args.data.format == "skywork" and trains else None,
+        difficulty=bounds if trains else EVERY_ROW,
     )
 
 

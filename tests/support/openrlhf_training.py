@@ -67,12 +67,12 @@ def policy(ray_class: Any, args: Any, model: str) -> Any:
 
 def shown(args: Any) -> dict[str, str]:
     """OpenRLHF's own arguments."""
-    ours = SECTIONS.keys() - {"rollout", "actor"}
+    ours = tuple(f"{section}." for section in SECTIONS.keys() - {"rollout", "actor", "data"})
     return {
         name: str(value)
         for name, value in dotted(args).items()
         # Run names contain the time.
-        if name.partition(".")[0] not in ours and not name.startswith(("actor.backend", "logger.wandb.run_name"))
+        if not name.startswith((*ours, "actor.backend", "logger.wandb.run_name"))
     }
 
 

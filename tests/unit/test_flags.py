@@ -331,6 +331,17 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--algo.greso.min_round_prompts", "8 or less"],
     ),
     (
+        "bounds the wrong way around",
+        {"--data.difficulty_model": "a", "--data.min_difficulty": "9", "--data.max_difficulty": "3"},
+        ["--data.min_difficulty", "--data.max_difficulty 3", "Lower"],
+    ),
+    (
+        "a difficulty of plain rows",
+        {"--data.difficulty_model": "a", "--data.format": "plain"},
+        ["--data.difficulty_model", "--data.format plain"],
+    ),
+    ("rows of another format", {"--data.format": "skywork"}, ["--data.format", "not a row of Skywork-OR1", "columns"]),
+    (
         "two entropy bonuses",
         {"--algo.adaptive_entropy.enable": True, "--actor.entropy_coef": "0.1"},
         ["--algo.adaptive_entropy.enable", "--actor.entropy_coef", "Drop one"],
