@@ -429,7 +429,7 @@ class DataConfig:
     format: Literal["auto", "plain", "skywork"] = _flag(
         "auto",
         "how rows are read: from the fields that --data.input_key and --data.label_key name (plain), as Skywork-OR1 "
-        "publishes them (skywork: chats, with answers or tests in reward_model.ground_truth), or by their columns (auto)",
+        "publishes them (skywork: chats, and answers or tests in reward_model.ground_truth), or by their columns",
     )
     difficulty_model: str | None = _flag(
         None, "with rows of Skywork-OR1: keep those whose difficulty for this model is within the bounds"
