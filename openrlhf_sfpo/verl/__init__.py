@@ -5,6 +5,6 @@ verl imports this module while it is being imported itself, in the driver and in
 around a reposition (`passes`).
 """
 
-from openrlhf_sfpo.verl.install import install
+from openrlhf_sfpo.verl.plugin import install
 
 install()

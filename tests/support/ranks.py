@@ -40,10 +40,11 @@ class RankPool:
 
     Args:
         prepare: imports what all jobs need; importable itself.
+        checked: check the tensors' shapes that our annotations give, and let flash-attn be missing.
     """
 
-    def __init__(self, prepare: Callable[[], None] = import_megatron) -> None:
-        self._prepare = prepare
+    def __init__(self, prepare: Callable[[], None] = import_megatron, checked: bool = True) -> None:
+        self._prepare, self._checked = prepare, checked
         self._template: tuple[Any, Connection] | None = None
         self._unprepared = ""  # why there are no ranks; repeated to every later test, which would wait as long
 
@@ -89,7 +90,9 @@ class RankPool:
         if self._template is None:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, list(sys.path), self._prepare), daemon=True)
+            process = context.Process(
+                target=_serve, args=(theirs, list(sys.path), self._prepare, self._checked), daemon=True
+            )
             with pytest.MonkeyPatch.context() as environment:
                 environment.setenv("OMP_NUM_THREADS", "1")  # read when torch is imported
                 process.start()
@@ -111,18 +114,20 @@ class RankPool:
             raise RankFailure(self._unprepared)
 
 
-def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None]) -> None:
+def _serve(pipe: Connection, path: list[str], prepare: Callable[[], None], checked: bool) -> None:
     import warnings
 
     os.setpgid(0, 0)
     sys.path[:] = path
-    stub = importlib.import_module("openrlhf_sfpo.system.flash_attn_stub")
-    stub.install_if_missing()  # as in Ray's workers: OpenRLHF imports flash_attn
+    if checked:
+        stub = importlib.import_module("openrlhf_sfpo.system.flash_attn_stub")
+        stub.install_if_missing()  # as in Ray's workers: OpenRLHF imports flash_attn
     warnings.filterwarnings("ignore")
     faulthandler.dump_traceback_later(PREPARATION_S - 5)  # shows where it hangs
     try:
         prepare()
-        importlib.import_module("shapes").install()
+        if checked:
+            importlib.import_module("shapes").install()
     except BaseException:
         pipe.send(traceback.format_exc())
         return
