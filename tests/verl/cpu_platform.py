@@ -59,11 +59,13 @@ def install() -> None:
     try:
         from verl.plugin.platform import platform_manager
     except ImportError:  # before 0.9 a machine without a GPU is a CPU
-        from verl.utils import device
+        from verl.utils import attention_utils, npu_flash_attn_utils
 
-        for module in list(vars(device)):
-            if module == "get_torch_device":
-                _replace_everywhere("get_torch_device", lambda: Device("cpu_device"))
+        _replace_everywhere("get_torch_device", lambda: Device("cpu_device"))
+        # Padding without flash-attn: what verl has for other accelerators is torch alone.
+        names = ("index_first_axis", "pad_input", "rearrange", "unpad_input")
+        found = tuple(getattr(npu_flash_attn_utils, name) for name in names)
+        attention_utils._get_attention_functions = lambda: found
     else:
         platform_manager._current_platform = _make_platform()
     from torch.distributed.fsdp import _init_utils

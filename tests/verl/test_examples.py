@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-verl = pytest.importorskip("verl", reason="verl has a virtual environment of its own: tests/verl/run.sh")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "verl"
 
 

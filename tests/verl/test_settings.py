@@ -1,13 +1,8 @@
 """The settings of SFPO in verl's config, and what is refused."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-verl = pytest.importorskip("verl", reason="verl has a virtual environment of its own: tests/verl/run.sh")
-sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parent)]
 
 from openrlhf_sfpo.verl import plugin
 from openrlhf_sfpo.verl.passes import _refuse
@@ -52,6 +47,8 @@ def test_what_does_not_go_together(config: dict[str, Any], message: str) -> None
 
 
 def test_another_verl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import verl
+
     plugin.check_version()
     monkeypatch.setattr(verl, "__version__", "1.2.3")
     with pytest.raises(plugin.DidNotTakeHold, match=r"verl 1\.2\.3\. Install one of: 0\.7\.1, 0\.8\.0, 0\.9\.1"):
@@ -85,7 +82,7 @@ def test_a_run_in_which_it_did_not_take_hold_fails(asked: bool) -> None:
     module.RayPPOTrainer = RayPPOTrainer  # type: ignore[attr-defined]
     plugin._wrap_trainer(module)
     if asked:
-        with pytest.raises(plugin.DidNotTakeHold, match="VERL_USE_EXTERNAL_MODULES=openrlhf_sfpo.verl"):
+        with pytest.raises(plugin.DidNotTakeHold, match="VERL_USE_EXTERNAL_MODULES"):
             RayPPOTrainer()._update_actor(None)
     else:
         RayPPOTrainer()._update_actor(None)

@@ -1,6 +1,5 @@
 """SFPO in verl's own TrainingWorker with its FSDP engines, on a CPU, against a plain PyTorch loop."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
-verl = pytest.importorskip("verl", reason="verl has a virtual environment of its own: tests/verl/run.sh")
-sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parent)]
 import verl_jobs as jobs
 from ranks import RankPool
 from reference import PlainSFPO, assert_same, flat, old_log_probs

@@ -14,9 +14,8 @@ LR, MICRO_BATCH, MINI_BATCH = 5e-5, 2, 4
 def prepare() -> None:
     """Load verl as its workers do."""
     os.environ["VERL_USE_EXTERNAL_MODULES"] = "openrlhf_sfpo.verl"
-    import verl  # noqa: F401
-
     import cpu_platform
+    import verl
 
     cpu_platform.install()
     import verl.workers.engine_workers  # noqa: F401
