@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import verl
 from verl.workers.engine import EngineRegistry
 
 
@@ -66,6 +67,8 @@ def install() -> None:
         names = ("index_first_axis", "pad_input", "rearrange", "unpad_input")
         found = tuple(getattr(npu_flash_attn_utils, name) for name in names)
         attention_utils._get_attention_functions = lambda: found
+        if verl.__version__.startswith("0.7."):  # computes in bf16 whatever its settings say
+            torch.autocast = lambda *args, **kwargs: contextlib.nullcontext()
     else:
         platform_manager._current_platform = _make_platform()
     from torch.distributed.fsdp import _init_utils

@@ -80,6 +80,7 @@ def make_worker(model: str, kind: str, schedule: str = "constant") -> Any:
 
 def as_data(samples: list[Any]) -> Any:
     """This rank's share of the samples, as verl's trainer sends it."""
+    import verl
     from tensordict import TensorDict
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import left_right_2_no_padding
@@ -107,6 +108,10 @@ def as_data(samples: list[Any]) -> Any:
     tensors["position_ids"] = (tensors["attention_mask"].cumsum(1) - 1).clamp(min=0)
     tensors["prompts"], tensors["responses"] = tensors["input_ids"][:, :prompt], tensors["input_ids"][:, prompt:]
     data = left_right_2_no_padding(TensorDict(tensors, batch_size=[len(own)]))
+    if verl.__version__.startswith("0.7."):
+        # Without flash-attn it takes the attention mask from this one, and needs the whole sequences' lengths in it.
+        masks = [torch.nn.functional.pad(sample.action_mask.long(), (1, 0)) for sample in own]
+        data["loss_mask"] = torch.nested.as_nested_tensor(masks, layout=torch.jagged)
     return tu.assign_non_tensor(
         data,
         calculate_entropy=True,
