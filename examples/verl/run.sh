@@ -4,7 +4,7 @@
 #   MODEL=DIR bash examples/verl/run.sh sfpo|grpo [OVERRIDES]
 #
 # The scripts beside it give it what differs between models. OVERRIDES are verl's; the last one wins. MODEL is a Hugging
-# Face directory, DATA the output of prepare.py, RUN_DIR where checkpoints go, PYTHON one that has verl.
+# Face directory, DATA the output of to_parquet.py, RUN_DIR where checkpoints go, PYTHON one that has verl.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 algorithm="${1:-}"
@@ -53,6 +53,8 @@ settings=(
     trainer.logger='["console"]'
     trainer.default_local_dir="${RUN_DIR:-runs/verl}"
 )
+version="$("${PYTHON:-python}" -c 'import importlib.metadata; print(importlib.metadata.version("verl"))')"
+case "$version" in 0.7.*) settings+=(++trainer.use_legacy_worker_impl=disable) ;; esac  # its newer workers
 if [ "$algorithm" = sfpo ]; then
     # The difference. The plug-in is loaded here by verl in the driver, and through Ray in its workers.
     export VERL_USE_EXTERNAL_MODULES=openrlhf_sfpo.verl

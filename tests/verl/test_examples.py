@@ -44,7 +44,7 @@ def test_the_data(tmp_path: Path) -> None:
     for name in ("train.jsonl", "eval.jsonl"):
         rows = [{"prompt": "What is 1 + 1?", "label": "2", "datasource": "math500"}, {"prompt": "3?", "label": 3}]
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, str(EXAMPLES / "prepare.py"), str(tmp_path), str(tmp_path / "verl")]
+    command = [sys.executable, str(EXAMPLES / "to_parquet.py"), str(tmp_path), str(tmp_path / "verl")]
     subprocess.run(command, check=True, capture_output=True)
     rows = pyarrow.read_table(tmp_path / "verl" / "test.parquet").to_pylist()
     assert rows[0]["prompt"] == [{"role": "user", "content": "What is 1 + 1?"}]

@@ -1,6 +1,6 @@
 """Convert what examples/prepare_math.py has written to verl's parquet files.
 
-python examples/verl/prepare.py data data/verl
+python examples/verl/to_parquet.py data data/verl
 """
 
 import argparse
