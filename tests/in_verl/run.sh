@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests SFPO in verl, in a virtual environment of its own: verl wants other versions than OpenRLHF.
 #
-#   bash tests/verl/run.sh [VERSION] [PYTEST_ARGUMENTS]     0.9.1 (default), 0.8.0 or 0.7.1
+#   bash tests/in_verl/run.sh [VERSION] [PYTEST_ARGUMENTS]     0.9.1 (default), 0.8.0 or 0.7.1
 #
 # Makes the environment from the pinned list beside this file. VENV says where (default: .venv-verl-VERSION), PYTHON with
 # which Python 3.11 (default: python3).

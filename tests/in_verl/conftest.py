@@ -15,4 +15,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="verl has a virtual environment of its own: tests/verl/run.sh"))
+            item.add_marker(pytest.mark.skip(reason="verl has a virtual environment of its own: tests/in_verl/run.sh"))
