@@ -1,4 +1,4 @@
-"""SFPO around verl's `TrainingWorker.train_mini_batch`: each pass over a rollout batch is one of verl's own."""
+"""SFPO around the updates of verl's training worker: each pass over a rollout batch is one of verl's own."""
 
 import functools
 import json
@@ -26,12 +26,12 @@ _METRICS = {
 
 
 def train_with_sfpo(worker: Any, settings: Settings, config: Mapping[str, Any]) -> None:
-    """Replace the updates of an actor's `TrainingWorker`, and add the gate's state to its checkpoints.
+    """Replace the updates of an actor's worker, and add the gate's state to its checkpoints.
 
     Args:
-        worker: the TrainingWorker, with its model and optimizer.
+        worker: verl's training worker, with its model and optimizer.
         settings: SFPO's.
-        config: of the `ActorRolloutRefWorker`.
+        config: of the worker around it, `actor_rollout_ref`.
 
     Raises:
         ValueError: naming the setting that cannot be combined with SFPO.

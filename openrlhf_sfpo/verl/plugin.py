@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -35,13 +36,11 @@ def check_version() -> None:
     Raises:
         DidNotTakeHold: naming the versions that work.
     """
-    import verl
-
-    if verl.__version__ not in VERSIONS:
+    found = version("verl")
+    if found not in VERSIONS:
         known = ", ".join(VERSIONS)
         raise DidNotTakeHold(
-            f"actor_rollout_ref.sfpo is set, and SFPO was not written for verl {verl.__version__}. "
-            f"Install one of: {known}."
+            f"actor_rollout_ref.sfpo is set, and SFPO was not written for verl {found}. Install one of: {known}."
         )
 
 

@@ -49,18 +49,25 @@ ASSIGNED: dict[str, set[str]] = {
     "megatron/offload.py": {"self._kinds"},
     "megatron/train/pipeline.py": {"config"},  # the hooks of Megatron's configuration
     "orchestration/deepspeed_actor.py": {"self.trainer"},
-    "orchestration/deepspeed_trainer.py": {"strategy.args", "trainer"},
+    "orchestration/deepspeed_trainer.py": {"strategy.args", "trainer", "self.args"},  # flags
     "orchestration/engine.py": {"sampling_params", "self.executor"},  # of the executor, reward_endpoints
     "orchestration/sample_generator.py": {"sample", "one", "self.args", "larger"},
     "orchestration/trainers.py": {"self.kl_ctl"},
+    "orchestration/worthwhile.py": {"prompts", "self._prompts", "greso"},
+    "rollout/batch_metrics.py": {"sample"},
+    "rollout/greso.py": {"counts", "self._counts"},
     "rollout/sampling.py": {"tempfile"},
     "rollout/weight_sync.py": {"self._source", "self._client"},
     "system/flash_attn_stub.py": {"module", "sys.modules", "function"},  # the stub's own modules
     "system/loopback.py": {"create_store"},
     "system/replacements.py": {"resolve", "owner", "target"},  # the mechanism
     "system/streams.py": {"sys"},
+    "tasks/code/harness.py": {"os", "sys"},  # of the sandboxed interpreter
     "tasks/data.py": {"found"},
     "tasks/reward_trial.py": {"sys"},
+    # In verl, which has an environment of its own: tests/in_verl checks that all of it is there, in every version.
+    "verl/passes.py": {"worker", "engine"},
+    "verl/plugin.py": {"worker", "trainer", "spec"},
 }
 # Other ways to change a module or a class, and the files that change flags or an object of their own with them.
 INDIRECT: dict[str, set[str]] = {
@@ -72,6 +79,7 @@ INDIRECT: dict[str, set[str]] = {
     "orchestration/patched/entry_point.py": {"vars(args).update"},
     "orchestration/sample_generator.py": {"self.__dict__.update", "vars(self).update"},
     "orchestration/trainers.py": {"self.__dict__.clear", "vars(self).clear"},
+    "tasks/code/harness.py": {"vars(builtins).update", "exec"},  # a program's own, in its sandbox
     "rollout/cpu_sleep.py": {"vars(worker).setdefault"},  # a note on vLLM's worker
 }
 
