@@ -11,22 +11,12 @@ from typing import Any
 
 import pytest
 from cli import REWARD
+from places import ROOT, UNIT
 from ranks import RankPool
 from tiny_runs import command, flags
 
-ROOT = Path(__file__).parent.parent
-UNIT, SUPPORT = ROOT / "tests" / "unit", ROOT / "tests" / "support"
 # Time limit in seconds for all tests but the slow ones; they take about a third of it on two cores.
 SESSION_S = 4500
-BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
-
-
-def make_traps(directory: Path) -> Path:
-    """A working directory with modules that must not shadow the installed packages."""
-    (directory / "openrlhf").mkdir(parents=True)
-    for name in ("openrlhf/__init__", "datasets", "yaml", "transformers", "utils", "ray", "vllm"):
-        (directory / f"{name}.py").write_text(BOOBY_TRAP)
-    return directory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

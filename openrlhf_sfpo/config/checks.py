@@ -9,6 +9,7 @@ from typing import Any
 
 from openrlhf_sfpo.config.effective_update import has_outer_momentum
 from openrlhf_sfpo.config.flag_table import ranges
+from openrlhf_sfpo.config.flags import GROUP_FILTERS
 from openrlhf_sfpo.config.namespaces import NestedFlags, value_of
 from openrlhf_sfpo.config.openrlhf_flags import CHOICES
 from openrlhf_sfpo.config.placement import check_placement
@@ -27,19 +28,7 @@ def check_flags(args: NestedFlags) -> None:
     _check_lengths(args)
     _check_pairs(args)
     _check_greso(args)
-    if args.algo.adaptive_entropy.enable and args.actor.entropy_coef:
-        raise UsageError(
-            "--algo.adaptive_entropy.enable",
-            f"is on, and --actor.entropy_coef is {args.actor.entropy_coef:g}: two weights of the entropy bonus.",
-            "Drop one of them.",
-        )
-    if args.algo.adaptive_entropy.coefficient > args.algo.adaptive_entropy.most:
-        raise UsageError(
-            "--algo.adaptive_entropy.coefficient",
-            f"is {args.algo.adaptive_entropy.coefficient:g}, more than --algo.adaptive_entropy.most "
-            f"{args.algo.adaptive_entropy.most:g}.",
-            "Lower it.",
-        )
+    _check_adaptive_entropy(args)
     _check_data(args)
     _check_recomputation(args)
     if args.actor.backend == "deepspeed" and args.train.colocate_all:
@@ -110,12 +99,13 @@ def _check_pairs(args: NestedFlags) -> None:
             f"is polynomial, which ends at a rate of {_POLYNOMIAL_END}, and --actor.adam.lr is {args.actor.adam.lr}.",
             "Use linear, or a higher rate.",
         )
-    if args.algo.dynamic_filtering_enable and args.rollout.n_samples_per_prompt < 2:
-        raise UsageError(
-            "--rollout.n_samples_per_prompt",
-            f"is {args.rollout.n_samples_per_prompt}, and --algo.dynamic_filtering_enable compares a prompt's samples.",
-            "Use 2 or more.",
-        )
+    for name in GROUP_FILTERS:
+        if value_of(args, name) and args.rollout.n_samples_per_prompt < 2:
+            raise UsageError(
+                "--rollout.n_samples_per_prompt",
+                f"is {args.rollout.n_samples_per_prompt}, and --{name} compares a prompt's samples.",
+                "Use 2 or more.",
+            )
 
 
 # Those whose advantages are zero where a group's rewards are equal.
@@ -139,12 +129,6 @@ def _check_greso(args: NestedFlags) -> None:
             f"{args.algo.advantage.estimator}.",
             f"Use {', '.join(_BY_GROUP[:-1])} or {_BY_GROUP[-1]}.",
         )
-    if args.rollout.n_samples_per_prompt < 2:
-        raise UsageError(
-            "--rollout.n_samples_per_prompt",
-            f"is {args.rollout.n_samples_per_prompt}, and --algo.greso.enable compares a prompt's samples.",
-            "Use 2 or more.",
-        )
     if greso.wrong_score >= greso.right_score:
         raise UsageError(
             "--algo.greso.wrong_score",
@@ -157,6 +141,22 @@ def _check_greso(args: NestedFlags) -> None:
             "--algo.greso.min_round_prompts",
             f"is {greso.min_round_prompts}, and a round has at most {most} prompts (--algo.greso.round_prompts).",
             f"Use {most} or less.",
+        )
+
+
+def _check_adaptive_entropy(args: NestedFlags) -> None:
+    adaptive = args.algo.adaptive_entropy
+    if adaptive.enable and args.actor.entropy_coef:
+        raise UsageError(
+            "--algo.adaptive_entropy.enable",
+            f"is on, and --actor.entropy_coef is {args.actor.entropy_coef:g}: two weights of the entropy bonus.",
+            "Drop one of them.",
+        )
+    if adaptive.coefficient > adaptive.most:
+        raise UsageError(
+            "--algo.adaptive_entropy.coefficient",
+            f"is {adaptive.coefficient:g}, more than --algo.adaptive_entropy.most {adaptive.most:g}.",
+            "Lower it.",
         )
 
 

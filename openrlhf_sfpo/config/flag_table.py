@@ -120,7 +120,7 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def section(config: type[Any], args: NestedFlags) -> Any:
-    """The config object for a section's namespace, such as SFPOConfig from args.sfpo."""
+    """A section's namespace as a dataclass whose fields are flags of it, such as SFPOConfig from args.sfpo."""
     return config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config)})
 
 

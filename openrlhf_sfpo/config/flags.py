@@ -623,6 +623,9 @@ SECTIONS: dict[str, type] = {
     "algo.adaptive_entropy": AdaptiveEntropyConfig,
 }
 
+# What leaves groups out of a batch and samples others; how many prompts a batch takes is then unknown beforehand.
+GROUP_FILTERS = ("algo.dynamic_filtering_enable", "algo.greso.enable")
+
 # OpenRLHF's defaults that do not suit GRPO; --help lists them.
 CHANGED_DEFAULTS: dict[str, tuple[Any, str]] = {
     "algo.advantage.estimator": ("group_norm", "GRPO's advantages; no critic"),

@@ -14,12 +14,13 @@ import torch.distributed as dist
 from openrlhf.trainer.ray import ppo_actor
 
 from openrlhf_sfpo.config.flag_table import section
-from openrlhf_sfpo.config.flags import AdaptiveEntropyConfig, SFPOConfig
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.deepspeed.zero import ZeroWeights
 from openrlhf_sfpo.orchestration.algorithm import build_update, needs_every_sample
 from openrlhf_sfpo.orchestration.deepspeed_selection import Selection, select
 from openrlhf_sfpo.orchestration.engine_gap import EngineGap, GapWatch
 from openrlhf_sfpo.sfpo import AdaptiveEntropy, Pass
+from openrlhf_sfpo.sfpo.steps import scale_learning_rates
 from openrlhf_sfpo.system.replaced_names import ON_OBJECTS
 from openrlhf_sfpo.system.replacements import replaced_on
 
@@ -60,8 +61,7 @@ class SlowFastActorTrainer(ActorPPOTrainer):
         self._old_log_probs: torch.Tensor | None = None
         self._ratios, self._square_ratios = TokenMean(), TokenMean()
         self.selection: Selection | None = None
-        adaptive = section(AdaptiveEntropyConfig, strategy.args.algo.adaptive_entropy)
-        self.adaptive_entropy = AdaptiveEntropy(**vars(adaptive))
+        self.adaptive_entropy: AdaptiveEntropy = section(AdaptiveEntropy, strategy.args.algo.adaptive_entropy)
         self.sfpo = build_update(sfpo, self._weights, lambda text: self.on_stage(text))
         self._watch_entropy(at_start=sfpo.gate_entropy == "start")
 
@@ -236,7 +236,7 @@ class _PassRunner:
             if steps == 0:
                 pass_.before_first_step()
             steps += 1
-            return _scaled(trainer._weights.optimizer, pass_.learning_rate_factor)
+            return scale_learning_rates(trainer._weights.optimizer, pass_.learning_rate_factor)
 
         with ExitStack() as stack:
             stack.enter_context(trainer._weights.before_steps(prepare))
@@ -380,16 +380,3 @@ def _schedules_paused(trainer: SlowFastActorTrainer) -> Iterator[None]:
             yield
     finally:
         trainer.ema_model = average
-
-
-def _scaled(optimizer: torch.optim.Optimizer, factor: float) -> Callable[[], None]:
-    """Multiply the learning rates. The returned function restores them."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] *= factor
-
-    def restore() -> None:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    return restore

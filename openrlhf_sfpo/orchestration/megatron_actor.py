@@ -18,7 +18,7 @@ from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
 from openrlhf_sfpo.config.flag_table import section, settings
-from openrlhf_sfpo.config.flags import AdaptiveEntropyConfig, SFPOConfig
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.config.namespaces import HoldsFlags, NestedFlags, dotted
 from openrlhf_sfpo.config.placement import engines_share_gpus
 from openrlhf_sfpo.config.setting_names import flags_named
@@ -149,8 +149,7 @@ class PolicyActor(MegatronModelActor):
                 self.events.send("notice", text=self.actor.model_config.warning)
             self.actor.on_progress(self.heartbeat.tick)
             self.sfpo = build_update(section(SFPOConfig, self.args.sfpo), self.actor.shards, self._stage)
-            adaptive = section(AdaptiveEntropyConfig, self.args.algo.adaptive_entropy)
-            self._adaptive_entropy = AdaptiveEntropy(**vars(adaptive))
+            self._adaptive_entropy: AdaptiveEntropy = section(AdaptiveEntropy, self.args.algo.adaptive_entropy)
             self._samples: list[Sample] = []
             self._infos: list[dict[str, float]] = []
             self._gap_watch = GapWatch(self.args)

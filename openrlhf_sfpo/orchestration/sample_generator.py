@@ -144,10 +144,10 @@ class SampleGenerator(SamplesGenerator):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a position. At the end of an episode, no prompts of it are left."""
         self._sample_buffer = [to_experience(record) for record in state["buffer"]]
+        at_end = bool(state["loader"].get("_iterator_finished"))
         if self._worthwhile is not None and state.get("greso") is not None:
-            ended = bool(state["loader"].get("_iterator_finished"))
-            self._worthwhile.load_state_dict(state["greso"], at_end=ended)
-        if state["loader"].get("_iterator_finished"):
+            self._worthwhile.load_state_dict(state["greso"], at_end)
+        if at_end:
             # The loader itself would start the episode over.
             self._dataloader_iter = None if self._sample_buffer else iter(())
         else:

@@ -1,9 +1,12 @@
 """Rollout batches of groups that teach something (--algo.greso.*)."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.config.checks import model_copies
+from openrlhf_sfpo.config.flag_table import section
 from openrlhf_sfpo.config.namespaces import NestedFlags
 from openrlhf_sfpo.rollout.greso import Greso, GresoSettings, key_of
 
@@ -42,15 +45,10 @@ class WorthwhilePrompts:
         flags, groups = args.algo.greso, args.rollout.batch_size
         if not flags.enable:
             return None
-        settings = GresoSettings(
-            flags.p_easy,
-            flags.p_hard,
-            flags.target_easy,
-            flags.target_hard,
-            flags.right_score,
-            flags.wrong_score,
-            flags.round_prompts or groups,
-            flags.min_round_prompts or max(1, groups // 4),
+        settings = replace(
+            section(GresoSettings, flags),
+            round_prompts=flags.round_prompts or groups,
+            min_round_prompts=flags.min_round_prompts or max(1, groups // 4),
         )
         # DeepSpeed's passes must end with an optimizer step; a Megatron rank must have a sample.
         multiple = args.actor.backend == "deepspeed"
@@ -71,12 +69,9 @@ class WorthwhilePrompts:
 
     def usable(self, groups: int) -> int:
         """How many of the groups a batch can be made of."""
-        samples = groups * self.group_size
-        if not self._multiple:
-            return groups if samples >= self._unit else 0
-        while groups and groups * self.group_size % self._unit:
-            groups -= 1
-        return groups
+        if self._multiple:
+            return groups - groups % (self._unit // math.gcd(self._unit, self.group_size))
+        return groups if groups * self.group_size >= self._unit else 0
 
     def end_batch(self) -> dict[str, float]:
         """See `Greso.end_batch`."""
@@ -141,13 +136,13 @@ class Batch:
     def add(self, samples: "list[Experience]") -> None:
         """Take the samples of a round, in groups, in any order."""
         size = self._prompts.group_size
-        groups = [samples[start : start + size] for start in range(0, len(samples), size)]
-        for group in sorted(groups, key=lambda group: self._drawn[_key(group)]):  # as drawn, not as they arrived
+        groups = [(_key(samples[start]), samples[start : start + size]) for start in range(0, len(samples), size)]
+        for key, group in sorted(groups, key=lambda one: self._drawn[one[0]]):  # as drawn, not as they arrived
             rewards = [_value(sample.rewards) for sample in group]
             scores = [
                 reward if s.scores is None else _value(s.scores) for s, reward in zip(group, rewards, strict=True)
             ]
-            if self._prompts.greso.observe(_key(group), scores, rewards):
+            if self._prompts.greso.observe(key, scores, rewards):
                 self._kept.append(group)
         usable = self._prompts.usable(len(self._kept))
         full = len(self._kept) >= self._prompts.groups
@@ -162,8 +157,8 @@ class Batch:
         return [sample for group in self._kept[:count] for sample in group]
 
 
-def _key(group: "list[Experience]") -> str:
-    return key_of(group[0].prompts[0], group[0].labels[0])
+def _key(sample: "Experience") -> str:
+    return key_of(sample.prompts[0], sample.labels[0])
 
 
 def _value(values: Any) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ def accuracy_of(line: dict[str, Any], dataset: str) -> tuple[float, float | None
         return None
     fallback = line.get(f"eval/{dataset}_pass1_stderr")
     return value, line.get(f"eval/{dataset}_pass1_sampling_stderr", fallback)
+
+
+def samples_drawn(metrics: Mapping[str, Any]) -> Any:
+    """The responses sampled for a rollout batch. Those that were thrown away cost as much as the others; before they
+    were counted, there were only those trained on."""
+    return metrics.get("rollout/num_sampled", metrics.get("rollout/num_samples", 0))
 
 
 def read_status(directory: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from openrlhf_sfpo.report.curves import draw_curves
-from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_metrics
+from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_metrics, samples_drawn
 from openrlhf_sfpo.report.status import StatusFile
 from openrlhf_sfpo.system.files import write_atomically
 
@@ -129,8 +129,7 @@ class RunWriter:
         return self.directory / f"{name}.{number}"
 
     def _step(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-        # Those that were thrown away cost as much as the others.
-        self._rollouts += int(metrics.get("rollout/num_sampled", metrics.get("rollout/num_samples", 0)))
+        self._rollouts += int(samples_drawn(metrics))
         line: dict[str, Any] = {
             "step": step,
             "rollouts_total": self._rollouts,

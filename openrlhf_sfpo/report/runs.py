@@ -14,6 +14,7 @@ from openrlhf_sfpo.report.reading import (
     evaluated_datasets,
     read_metrics,
     read_status,
+    samples_drawn,
     state_of,
 )
 from openrlhf_sfpo.system.errors import UsageError
@@ -94,8 +95,7 @@ class Run:
             seconds += _number(line.get("time/step_total"))
             passes = _number(line.get("sfpo/backward_passes_total"), passes)
             tokens = _number(line.get("sfpo/backward_tokens_total"), tokens)
-            count = _number(line.get("rollout/num_sampled"), _number(line.get("rollout/num_samples")))
-            sampled += count * _number(line.get("train/total_length"))
+            sampled += _number(samples_drawn(line)) * _number(line.get("train/total_length"))
             cost = tokens + sampled * (rollout_cost or 0.0)
             rollouts = _number(line.get("rollouts_total"), rollouts)
             values = [accuracy[0] for name in names if (accuracy := accuracy_of(line, name)) is not None]

@@ -58,7 +58,7 @@ def fields_of(args: NestedFlags, flag: str) -> Fields:
         template=args.data.input_template is not None,
         split=args.data.prompt_split if trains else args.eval.split,
         # What is evaluated on may be in another format, and is not filtered.
-        skywork=False if args.data.format == "plain" else True if args.data.format == "skywork" and trains else None,
+        skywork={"plain": False, "skywork": True if trains else None, "auto": None}[args.data.format],
         difficulty=bounds if trains else EVERY_ROW,
     )
 

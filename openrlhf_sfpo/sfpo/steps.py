@@ -45,6 +45,19 @@ def decay_of(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> float:
     return 1.0 - float(group["lr"]) * float(group.get("weight_decay", 0.0)) if decoupled else 1.0
 
 
+def scale_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> Callable[[], None]:
+    """Multiply the learning rates. The returned function restores them."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+
+    def restore() -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    return restore
+
+
 def inner_products(one: torch.Tensor, other: torch.Tensor) -> Annotated[torch.Tensor, "float64 3"]:
     """<one, other>, ||one||^2 and ||other||^2 of flat tensors, for `cosine_of`."""
     return torch.stack([torch.dot(one, other), torch.dot(one, one), torch.dot(other, other)]).double()

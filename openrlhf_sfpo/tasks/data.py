@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +99,21 @@ def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iter
         UsageError: naming the data set, the row and what is wrong with it.
     """
     count, skipped = 0, 0
-    for where, row in rows_of(source, fields, first):
-        own = _of_skywork(source, fields, where, row)
-        if own is None:
+    for where, found in rows_of(source, fields, first):
+        row: dict[str, Any] | None = found
+        prompt_key, label_key = fields.prompt, fields.label
+        if _is_skywork(source, fields, where, found):
+            row = _of_skywork(source, fields, where, found)
+            prompt_key, label_key = skywork.PROMPT, skywork.LABEL
+        if row is None:
             skipped += 1
             continue
         count += 1
-        row, fields_here = own
-        prompt = labels.field(row, fields_here.prompt)
-        label = labels.field(row, fields_here.label) if fields_here.label else None
+        prompt = labels.field(row, prompt_key)
+        label = labels.field(row, label_key) if label_key else None
         missing = [index for index, value in enumerate((prompt, label)) if value is labels.MISSING]
         if missing:
-            keys = (fields_here.prompt, fields_here.label)
+            keys = (prompt_key, label_key)
             raise UsageError(
                 ", ".join(_FLAGS[index] for index in missing),
                 f"{source.place}, {where} has no {', '.join(repr(keys[index]) for index in missing)} "
@@ -142,26 +145,26 @@ def samples_of(source: Source, fields: Fields, first: int | None = None) -> Iter
         raise UsageError(source.flag, f"{source.place} is empty.", "Give a data set with at least one row.")
 
 
-def _of_skywork(
-    source: Source, fields: Fields, where: str, row: dict[str, Any]
-) -> tuple[dict[str, Any], Fields] | None:
-    """A row with the fields to read from it; None if it is left out for its difficulty."""
-    if fields.skywork is False or not (fields.skywork or skywork.is_skywork(row)):
-        return row, fields
-    if not skywork.is_skywork(row):
+def _is_skywork(source: Source, fields: Fields, where: str, row: dict[str, Any]) -> bool:
+    if fields.skywork is False:
+        return False
+    found = skywork.is_skywork(row)
+    if fields.skywork and not found:
         raise UsageError(
             "--data.format",
             f"is skywork, and {source.place}, {where} is not a row of Skywork-OR1 "
             f"(it has {', '.join(map(repr, row))}).",
             f"Give a data set with the columns {', '.join(skywork.COLUMNS)}, or drop the flag.",
         )
+    return found
+
+
+def _of_skywork(source: Source, fields: Fields, where: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    """The row with a prompt and a label; None if it is left out for its difficulty."""
     try:
-        if not fields.difficulty.keeps(row):
-            return None
-        found = skywork.plain_row(row)
+        return skywork.plain_row(row) if fields.difficulty.keeps(row) else None
     except ValueError as error:
         raise UsageError(source.flag, f"{source.place}, {where} {error}.", "Correct or remove the row.") from None
-    return found, replace(fields, prompt=skywork.PROMPT, label=skywork.LABEL)
 
 
 def _bad_prompt(source: Source, where: str, problem: str, fix: str) -> UsageError:

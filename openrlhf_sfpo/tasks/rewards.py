@@ -108,18 +108,20 @@ def _grade_math_boxed(responses: Sequence[str], labels: Sequence[str]) -> dict[s
 
 def _grade_code(responses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """1 if the response's program passes all of the label's tests, else 0."""
-    verdicts = grade_programs(list(zip(responses, labels, strict=True)))
+    programs = [program_of(response) for response in responses]
+    verdicts = grade_programs(programs, labels)
     scores = [float(verdict.passed) for verdict in verdicts]
-    programs = [float(program_of(response) is not None) for response in responses]
+    found = [float(program is not None) for program in programs]
     timeouts = [float(verdict.timed_out) for verdict in verdicts]
-    return {"rewards": scores, "scores": scores, "extra_logs": {PROGRAMS: programs, TIMEOUTS: timeouts}}
+    return {"rewards": scores, "scores": scores, "extra_logs": {PROGRAMS: found, TIMEOUTS: timeouts}}
 
 
 def _grade_math_or_code(responses: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """`code` where the label has tests, and `math` where it has an answer: Skywork-OR1's reward."""
     scores, timeouts = [0.0] * len(responses), [0.0] * len(responses)
-    for grade, coded in ((_grade_code, True), (_grade_math, False)):
-        members = [index for index, label in enumerate(labels) if has_tests(label) == coded]
+    coded = [has_tests(label) for label in labels]
+    for grade, wanted in ((_grade_code, True), (_grade_math, False)):
+        members = [index for index, one in enumerate(coded) if one == wanted]
         if members:
             found = grade([responses[index] for index in members], [labels[index] for index in members])
             pairs = zip(members, found["scores"], found["extra_logs"][TIMEOUTS], strict=True)

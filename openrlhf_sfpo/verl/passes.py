@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import Any
 
 import torch.distributed as dist
 
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.orchestration.algorithm import build_update
 from openrlhf_sfpo.sfpo import OwnedWeights, Pass, ShardedTorchWeights
-from openrlhf_sfpo.verl.settings import NAME, Settings
+from openrlhf_sfpo.sfpo.steps import scale_learning_rates
+from openrlhf_sfpo.system.files import write_atomically
+from openrlhf_sfpo.verl.settings import NAME
 
 _STATE = "sfpo.json"  # beside verl's checkpoint of the actor
-# verl's names of the metrics that the algorithm reads, the first that is there.
+# The metrics that the algorithm reads, by verl's names for them. Versions differ: the first that is found counts.
 _METRICS = {
     "entropy": ("actor/entropy_loss", "actor/entropy"),
     "ppo_kl": ("actor/ppo_kl",),
@@ -25,7 +27,7 @@ _METRICS = {
 }
 
 
-def train_with_sfpo(worker: Any, settings: Settings, config: Mapping[str, Any]) -> None:
+def train_with_sfpo(worker: Any, settings: SFPOConfig, config: Mapping[str, Any]) -> None:
     """Replace the updates of an actor's worker, and add the gate's state to its checkpoints.
 
     Args:
@@ -49,9 +51,7 @@ def train_with_sfpo(worker: Any, settings: Settings, config: Mapping[str, Any]) 
     def save_checkpoint(local_path: str, *args: Any, **kwargs: Any) -> Any:
         result = save(local_path, *args, **kwargs)
         if dist.get_rank() == 0:
-            part = Path(local_path) / f".{_STATE}.{os.getpid()}"
-            part.write_text(json.dumps(update.state_dict()), encoding="utf-8")
-            part.replace(Path(local_path) / _STATE)
+            write_atomically(Path(local_path) / _STATE, json.dumps(update.state_dict()).encode())
         return result
 
     @functools.wraps(load)
@@ -71,7 +71,7 @@ def train_with_sfpo(worker: Any, settings: Settings, config: Mapping[str, Any]) 
     )
 
 
-def _refuse(settings: Settings, config: Mapping[str, Any]) -> None:
+def _refuse(settings: SFPOConfig, config: Mapping[str, Any]) -> None:
     model, actor = config.get("model") or {}, config.get("actor") or {}
     adapters = model.get("lora_rank", 0) or (model.get("lora") or {}).get("rank", 0)
     if adapters:
@@ -87,7 +87,7 @@ def _refuse(settings: Settings, config: Mapping[str, Any]) -> None:
         )
 
 
-def _weights_of(engine: Any, settings: Settings) -> OwnedWeights:
+def _weights_of(engine: Any, settings: SFPOConfig) -> OwnedWeights:
     """The weights of a verl engine.
 
     Raises:
@@ -168,15 +168,11 @@ class _Batch:
                 pass_.before_first_step()
             first = False
             self._steps += 1
-            groups = engine.optimizer.param_groups
-            rates = [group["lr"] for group in groups]
-            for group in groups:
-                group["lr"] *= pass_.learning_rate_factor
+            restore = scale_learning_rates(engine.optimizer, pass_.learning_rate_factor)
             try:
                 return step(*args, **kwargs)
             finally:
-                for group, rate in zip(groups, rates, strict=True):
-                    group["lr"] = rate
+                restore()
 
         def lr_scheduler_step() -> Any:
             return advance() if pass_.advances_schedule else engine.optimizer.param_groups[0]["lr"]
@@ -203,7 +199,7 @@ def _first(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float:
     found = next((metrics[name] for name in names if name in metrics), None)
     if found is None:
         return math.nan
-    numbers = _numbers(found.aggregate() if hasattr(found, "aggregate") else found)
+    numbers = _numbers(found)
     return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 

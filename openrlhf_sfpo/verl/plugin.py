@@ -10,7 +10,7 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
-from openrlhf_sfpo.verl.settings import Settings, settings_of
+from openrlhf_sfpo.verl.settings import settings_of
 
 _WORKERS, _TRAINER = "verl.workers.engine_workers", "verl.trainer.ppo.ray_trainer"
 VERSIONS = ("0.7.1", "0.8.0", "0.9.1")
@@ -71,8 +71,7 @@ def _wrap_trainer(module: ModuleType) -> None:
     @functools.wraps(update)
     def update_actor(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = update(self, *args, **kwargs)
-        settings: Settings | None = settings_of(self.config.actor_rollout_ref)
-        if settings is not None and METRIC not in output.meta_info["metrics"]:
+        if settings_of(self.config.actor_rollout_ref) is not None and METRIC not in output.meta_info["metrics"]:
             raise DidNotTakeHold(
                 "actor_rollout_ref.sfpo is set, and the workers trained without it: they have not loaded the plug-in. "
                 "Set VERL_USE_EXTERNAL_MODULES=openrlhf_sfpo.verl in their environment, for example with "

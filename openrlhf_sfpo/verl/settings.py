@@ -7,7 +7,6 @@ from typing import Any
 from openrlhf_sfpo.config.flag_table import ranges
 from openrlhf_sfpo.config.flags import SFPOConfig
 
-Settings = SFPOConfig
 NAME = "actor_rollout_ref.sfpo"
 # What cannot be had in verl, and why.
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -21,7 +20,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-def settings_of(config: Mapping[str, Any]) -> Settings | None:
+def settings_of(config: Mapping[str, Any]) -> SFPOConfig | None:
     """The settings in the config of a worker (`actor_rollout_ref`); None if there are none, or SFPO is off.
 
     Raises:
@@ -31,13 +30,14 @@ def settings_of(config: Mapping[str, Any]) -> Settings | None:
     if given is None:
         return None
     values = {str(name): value for name, value in given.items()}
-    known = {field.name: field for field in dataclasses.fields(SFPOConfig)}
+    known = sorted(field.name for field in dataclasses.fields(SFPOConfig))
+    limits = ranges()
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{NAME}.{name}: there is no such setting. There are {', '.join(sorted(known))}.")
-        limits = ranges().get(f"sfpo.{name}")
-        if limits is not None and value is not None and value not in limits:
-            raise ValueError(f"{NAME}.{name}: is {value}. {limits.fix}")
+            raise ValueError(f"{NAME}.{name}: there is no such setting. There are {', '.join(known)}.")
+        allowed = limits.get(f"sfpo.{name}")
+        if allowed is not None and value is not None and value not in allowed:
+            raise ValueError(f"{NAME}.{name}: is {value}. {allowed.fix}")
         if name in REFUSED and value != REFUSED[name][0]:
             raise ValueError(f"{NAME}.{name}: is {value}, which SFPO in verl does not support: {REFUSED[name][1]}.")
     found = SFPOConfig(**values)

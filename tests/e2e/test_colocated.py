@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SUPPORT
+from places import SUPPORT
 from tiny_models import make_model
 from tiny_runs import assert_the_same, flags, train
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from places import ROOT
 from tiny_models import make_model
 
 from openrlhf_sfpo.report.reading import read_metrics

@@ -9,8 +9,8 @@ from typing import Any
 
 import openrlhf_versions
 import pytest
-from conftest import ROOT
 from openrlhf_versions import VERSIONS
+from places import ROOT
 
 from openrlhf_sfpo.cli.patch import main
 

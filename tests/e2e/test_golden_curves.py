@@ -16,10 +16,10 @@ from statistics import mean
 
 import pytest
 import yaml
+from places import ROOT
 
 from openrlhf_sfpo.report.runs import load_run
 
-ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).with_name("golden_curves.json")
 BATCHES, EVERY = 30, 5
 LR = 3e-5

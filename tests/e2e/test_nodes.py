@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import SUPPORT
+from places import SUPPORT
 
 from openrlhf_sfpo.cluster.nodes import divided_groups
 

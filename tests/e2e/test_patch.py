@@ -14,8 +14,8 @@ from typing import Any
 import openrlhf_versions
 import pytest
 import torch
-from conftest import ROOT, SUPPORT
 from openrlhf_versions import VERSIONS
+from places import ROOT, SUPPORT
 from reference import assert_same, recorded, updated_twice, with_old_log_probs
 from tiny_models import make_model, make_samples, with_tokenizer
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from model_configs import CONFIGS, PARAMETERS, make_config
+from places import ROOT
 
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.cli.main import COMMANDS

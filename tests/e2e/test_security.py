@@ -22,8 +22,9 @@ import grpc
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, make_traps
+from cli import make_traps
 from listening import sockets_of
+from places import ROOT
 from pretrained_runs import TWO_SMALL_STEPS
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import make_traps
+from cli import make_traps
 from listening import Socket, watch
 from pretrained_runs import PROBLEMS, flags, logs_of, train
 

@@ -13,7 +13,7 @@ import jobs
 import offload_jobs
 import pytest
 import torch
-from conftest import SUPPORT
+from places import SUPPORT
 from ranks import RankPool
 from tiny_models import make_model
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 from config_variants import VARIANTS, Variant
-from conftest import SUPPORT
+from places import SUPPORT
 from ranks import RankPool
 from tiny_models import CLASSES
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
+BOOBY_TRAP = "raise SystemExit('this was imported from the current directory')\n"
 # A reward that an untrained model gets for about half of its responses.
 REWARD = (
     'def reward_func(queries, prompts, labels):\n    return {"rewards": [float(len(query) % 2) for query in queries]}\n'
@@ -49,3 +50,11 @@ def small_grid(testbed: Path, path: Path) -> Path:
     base["reward.remote_url"] = str(reward)
     variants = {"grpo": {"sfpo.preset": "grpo"}, "sfpo": {"sfpo.preset": "sfpo", "sfpo.k": 2}}
     return write_yaml(path, base=base, variants=variants, sweep={"actor.adam.lr": [1e-4]}, seeds=[1])
+
+
+def make_traps(directory: Path) -> Path:
+    """A working directory with modules that must not shadow the installed packages."""
+    (directory / "openrlhf").mkdir(parents=True)
+    for name in ("openrlhf/__init__", "datasets", "yaml", "transformers", "utils", "ray", "vllm"):
+        (directory / f"{name}.py").write_text(BOOBY_TRAP)
+    return directory

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 from openrlhf_sfpo.tasks import rewards
 from openrlhf_sfpo.tasks.labels import TEXT_REWARDS

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 from openrlhf_sfpo.cli.flags import build_parser
 

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-PACKAGE = Path(__file__).parents[2] / "openrlhf_sfpo"
+PACKAGE = ROOT / "openrlhf_sfpo"
 
 # Lowest first. A room imports rooms of lower levels only, and never another room of its own level.
 LEVELS = (

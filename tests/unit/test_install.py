@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 FILES = ("setup.py", "pyproject.toml", "openrlhf_sfpo/__init__.py")
 LISTS = ("requirements/cpu-py311.txt", "requirements/build.txt", "requirements/install.sh")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 from reference import PlainSFPO, assert_same, flat, parts_of, without_advantages
 
 from openrlhf_sfpo.cli import report
@@ -14,7 +15,7 @@ from openrlhf_sfpo.megatron.data.batching import Sample
 from openrlhf_sfpo.sfpo import FastPart, Gate, SlowFastUpdate, TorchWeights
 from openrlhf_sfpo.tasks.data import write_rows
 
-sys.path.append(str(Path(__file__).parents[2] / "examples" / "testbed"))
+sys.path.append(str(ROOT / "examples" / "testbed"))
 import one_process
 import prepare
 import sums

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from check_pins import EXCEPTIONS, check_files, check_installed, check_requirements, read_pins
-from conftest import ROOT
+from places import ROOT
 
 FILES = ("Dockerfile", "setup.py", "README.md", "openrlhf_sfpo/__init__.py", "docker/install.sh")
 FILES += tuple(f"requirements/{name}" for name in ("gpu.in", "gpu-py312.txt", "gpu-build.txt", "install.sh"))

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 PACKAGE = ROOT / "openrlhf_sfpo"
 FILE = re.compile(r"(?<![\w./-])(?P<path>[\w/]+\.py)(?::(?P<name>[A-Za-z_]\w*))?")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from openrlhf_sfpo.cli import doctor
 from openrlhf_sfpo.system import flash_attn_stub
@@ -29,7 +30,6 @@ from openrlhf_sfpo.system.replacements import (
     replaced_on,
 )
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "openrlhf_sfpo"
 # What is assigned to attributes of objects other than `self`, by file: the interpreter's own state, this package's own
 # objects, and data of other libraries' objects. What changes the behavior of another library is in the registry.
@@ -65,7 +65,7 @@ ASSIGNED: dict[str, set[str]] = {
     "tasks/code/harness.py": {"os", "sys"},  # of the sandboxed interpreter
     "tasks/data.py": {"found"},
     "tasks/reward_trial.py": {"sys"},
-    # In verl, which has an environment of its own: tests/in_verl checks that all of it is there, in every version.
+    # verl's objects. tests/in_verl checks in verl's own environments that every version has these attributes.
     "verl/passes.py": {"worker", "engine"},
     "verl/plugin.py": {"worker", "trainer", "spec"},
 }

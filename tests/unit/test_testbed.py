@@ -3,14 +3,14 @@
 import itertools
 import random
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT
 
-sys.path.append(str(Path(__file__).parents[2] / "examples" / "testbed"))
+sys.path.append(str(ROOT / "examples" / "testbed"))
 import countdown
 import sums
 

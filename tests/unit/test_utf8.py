@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 PARTS = ("openrlhf_sfpo", "examples", "docker", "benchmarks", "requirements")
 NOT_FILES = {"os", "Image", "webbrowser"}

@@ -5,27 +5,26 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from openrlhf_sfpo.tasks.code.programs import program_of, suite_of
+from openrlhf_sfpo.tasks.code.programs import suite_of
 from openrlhf_sfpo.tasks.code.sandbox import LIMITS, Limits, Verdict, run_tests
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
-def grade_programs(pairs: Sequence[tuple[str, str]], limits: Limits = LIMITS) -> list[Verdict]:
-    """Run the program of each response with the tests of its label.
+def grade_programs(programs: Sequence[str | None], labels: Sequence[str], limits: Limits = LIMITS) -> list[Verdict]:
+    """Run each program, None where a response has none, with the tests of its label.
 
     All callers of a process share as many sandboxes at a time as half of its processors, so that the engines go on.
 
     Raises:
         ValueError: a label has no tests.
     """
-    return list(_shared_pool().map(lambda pair: _grade(pair[0], pair[1], limits), pairs))
+    return list(_shared_pool().map(lambda program, label: _grade(program, label, limits), programs, labels))
 
 
-def _grade(response: str, label: str, limits: Limits) -> Verdict:
+def _grade(program: str | None, label: str, limits: Limits) -> Verdict:
     tests = suite_of(label)
-    program = program_of(response)
     return Verdict(False, reason="no program") if program is None else run_tests(program, tests, limits)
 
 
