@@ -8,12 +8,13 @@
 #   format      ruff's formatting                docs        the documentation builds, and no link is broken
 #   types       mypy, strict in sfpo, config and system
 #   spelling    codespell                        imports     which room of the package may import which
+#   collect     pytest finds and imports every test
 set -uo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${VENV:-$root/.venv}"
 bin="$venv/bin"
-all=(lint format spelling scripts imports docs types)
+all=(lint format spelling scripts imports collect docs types)
 cd "$root" || exit 1
 
 lint() { "$bin/ruff" check --quiet .; }
@@ -21,6 +22,7 @@ format() { "$bin/ruff" format --quiet --check . || { echo "Run ruff format."; re
 types() { "$bin/mypy" --no-error-summary; }
 spelling() { "$bin/codespell"; }
 docs() { VENV="$venv" bash docs/build.sh; }
+collect() { "$bin/python" -m pytest -q --collect-only -p no:cacheprovider; }
 imports() { "$bin/python" -m pytest -q --durations=0 -p no:cacheprovider tests/unit/test_house.py; }
 scripts() {
     local files

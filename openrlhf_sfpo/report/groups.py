@@ -4,18 +4,20 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from openrlhf_sfpo.config.effective_update import effective_update
+from openrlhf_sfpo.config.flags import SFPOConfig
 from openrlhf_sfpo.report.runs import AXES, Point, Run
 
 # Settings of paths and display, which do not identify a run.
 _PLACES = ("run.", "ckpt.", "logger.", "train.seed", "rollout.record_dir", "config")
 _SHORT = {"sfpo.k": "K"}
+_DEFAULTS = {f"sfpo.{field.name}": field.default for field in fields(SFPOConfig)}
 
 
 @dataclass(frozen=True)
@@ -213,14 +215,17 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def _variant_name(update: dict[str, Any], all_kinds: list[dict[str, Any]]) -> str:
-    """The preset, and those of its settings in which variants of this preset differ."""
+    """The preset, and those of its settings in which variants of this preset differ. What only some of them have, a
+    limit or a momentum, is named where it isn't the default."""
     preset = update["sfpo.preset"]
     others = [kind for kind in all_kinds if kind["sfpo.preset"] == preset]
-    varied = {
-        name: value
-        for name, value in update.items()
-        if name != "sfpo.preset" and len({repr(kind[name]) for kind in others if name in kind}) > 1
-    }
+    varied = {}
+    for name, value in update.items():
+        values = {repr(kind[name]) for kind in others if name in kind}
+        # Not the gate's: that one variant has a gate is named by sfpo.gate.
+        special = any(name not in kind for kind in others) and not name.startswith("sfpo.gate_")
+        if name != "sfpo.preset" and (len(values) > 1 or (special and value != _DEFAULTS.get(name))):
+            varied[name] = value
     return " ".join(filter(None, [str(preset), _words(varied)]))
 
 

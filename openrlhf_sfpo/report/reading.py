@@ -22,12 +22,18 @@ def read_metrics(directory: Path, problems: list[str] | None = None) -> list[dic
         problems.append(f"{METRICS} is missing: the run has not made a step yet")
         return []
     lines: list[dict[str, Any]] = []
+    others: list[list[int]] = []  # numbers of lines that are not steps, consecutive ones together
     for number, text in enumerate(texts, 1):
         line = _step(text, lines)
         if line is not None:
             lines.append(line)
         elif text.strip() and number < len(texts):
-            problems.append(f"{METRICS}, line {number} is not a step of this run; left out")
+            if not others or others[-1][-1] != number - 1:
+                others.append([])
+            others[-1].append(number)
+    for first, *rest in others:
+        which = f"lines {first} to {rest[-1]} are not steps" if rest else f"line {first} is not a step"
+        problems.append(f"{METRICS}, {which} of this run; left out")
     if not lines:
         problems.append(f"{METRICS} has no step yet")
     return lines
