@@ -10,6 +10,7 @@ seconds say nothing about that system's: compare rollouts, passes and tokens, an
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -64,12 +65,8 @@ def check(run: PlannedRun) -> None:
         if not (name in FOLLOWED or name in ONLY or name.startswith(("sfpo.", *WITHOUT_EFFECT))):
             raise UsageError(f"--{name}", "has no effect in one process.", "Use openrlhf-sfpo compare.")
     samples = flat["rollout.batch_size"] * flat["rollout.n_samples_per_prompt"]
-    if flat["train.batch_size"] != samples:
-        raise UsageError(
-            "--train.batch_size",
-            f"is {flat['train.batch_size']}.",
-            f"Use {samples}: one process has one step in a pass.",
-        )
+    if samples % flat["train.batch_size"]:
+        raise UsageError("--train.batch_size", f"is {flat['train.batch_size']}.", f"Use a divisor of {samples}.")
 
 
 @dataclass
@@ -184,7 +181,7 @@ def _positions(attended: torch.Tensor) -> torch.Tensor:
 
 
 class Batch:
-    """A rollout batch to train on, one optimizer step in each pass: a `PassRunner`."""
+    """A rollout batch to train on: a `PassRunner`. Its train batches follow each other as they were sampled."""
 
     def __init__(
         self, policy: Policy, optimizer: torch.optim.Optimizer, flat: dict[str, Any], responses: Responses
@@ -194,12 +191,13 @@ class Batch:
         groups = responses.rewards.view(-1, flat["rollout.n_samples_per_prompt"])
         advantages = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-9)
         self.advantages = advantages.flatten()
+        self._train_batches = torch.arange(len(self.advantages)).split(flat["train.batch_size"])
         self._old: torch.Tensor | None = None
         self._entropy: float | None = None
 
     @property
     def train_batches(self) -> int:
-        return 1
+        return len(self._train_batches)
 
     def zero_rewards(self) -> float:
         return (self._responses.rewards == 0).float().mean().item()
@@ -209,30 +207,46 @@ class Batch:
 
     def run_pass(self, pass_: Pass) -> dict[str, float]:
         """See `openrlhf_sfpo.sfpo.PassRunner`. Samples without an advantage are left out: they have no gradient."""
-        self._optimizer.zero_grad(set_to_none=False)
-        advantages, divided_by = self.advantages, torch.arange(len(self.advantages))
-        if pass_.choose is not None:
-            every = advantages.nonzero()[:, 0]
-            if self._old is None and len(every):  # the passes do not see all of them at theta_0
+        if self._old is None and (pass_.choose is not None or self.train_batches > 1):
+            # A step would come before some samples' first pass, or that would see only some of them.
+            every = self.advantages.nonzero()[:, 0]
+            if len(every):
                 with torch.no_grad():
                     self._keep(every, *self._policy.log_probs(self._responses, every))
-            weights = pass_.choose(advantages.tolist(), 0)
-            chosen = torch.tensor(list(weights))
-            advantages = torch.zeros_like(advantages).index_put((chosen,), torch.tensor(list(weights.values())))
-            advantages *= self.advantages
-            divided_by = divided_by if pass_.whole_divisors else chosen
-        divisor = self._responses.lengths[divided_by].sum().item()
-        rows = advantages.nonzero()[:, 0]
-        metrics = {"entropy": float("nan"), "ppo_kl": 0.0, "clip_ratio": 0.0, "ess": 1.0, "backward_tokens": 0.0}
-        if len(rows):
-            metrics |= self._backward(rows, advantages[rows, None], divisor)
-        pass_.before_first_step()
-        parameters = list(self._policy.model.parameters())
-        metrics["actor_grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._max_norm).item()
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * pass_.learning_rate_factor
-        self._optimizer.step()
-        return metrics
+        wanted = range(self.train_batches) if pass_.train_batch is None else (pass_.train_batch,)
+        steps: list[dict[str, float]] = []
+        for number in wanted:
+            self._optimizer.zero_grad(set_to_none=False)
+            steps.append(self._gradient(pass_, number))
+            if number == wanted[0]:
+                pass_.before_first_step()
+            parameters = list(self._policy.model.parameters())
+            steps[-1]["actor_grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self._max_norm).item()
+            self._optimizer.step()
+        return {
+            **{name: torch.tensor([step[name] for step in steps]).nanmean().item() for name in steps[0]},
+            "backward_tokens": sum(step["backward_tokens"] for step in steps),
+            "actor_grad_norm": steps[-1]["actor_grad_norm"],
+        }
+
+    def _gradient(self, pass_: Pass, number: int) -> dict[str, float]:
+        """Add the gradient of a train batch to the parameters'; the metrics of a step."""
+        members = self._train_batches[number]
+        advantages = self.advantages[members]
+        divided_by = members
+        if pass_.choose is not None:
+            weights = pass_.choose(advantages.tolist(), number)
+            chosen = torch.tensor(list(weights))
+            advantages = torch.zeros_like(advantages).index_put((chosen,), torch.tensor(list(weights.values())))
+            advantages *= self.advantages[members]
+            divided_by = members if pass_.whole_divisors else members[chosen]
+        divisor = self._responses.lengths[divided_by].sum().item()
+        kept = advantages.nonzero()[:, 0]
+        if not len(kept):
+            return {"entropy": math.nan, "ppo_kl": 0.0, "clip_ratio": 0.0, "ess": 1.0, "backward_tokens": 0.0}
+        return self._backward(members[kept], advantages[kept, None], divisor)
 
     def _backward(self, rows: torch.Tensor, advantages: torch.Tensor, divisor: float) -> dict[str, float]:
         """Add the gradient of some samples' loss (PPO, arXiv 1707.06347, equation 7) to the parameters'."""

@@ -81,9 +81,10 @@ def as_sample(responses: Any, row: int, **fields: Any) -> Sample:
     return Sample(tokens, mask, **fields)
 
 
+@pytest.mark.parametrize("size", [16, 8])
 @pytest.mark.parametrize("part", [FastPart(), FastPart(0.5), FastPart(0.4, "random", rescale=True)], ids=str)
-def test_updates_equal_a_plain_loop(task: Path, tmp_path: Path, part: FastPart) -> None:
-    flags = {**flags_of(task, tmp_path), "rollout.n_samples_per_prompt": 4}
+def test_updates_equal_a_plain_loop(task: Path, tmp_path: Path, part: FastPart, size: int) -> None:
+    flags = {**flags_of(task, tmp_path), "rollout.n_samples_per_prompt": 4, "train.batch_size": size}
     policy = one_process.Policy(flags)
     responses = policy.sample(one_process._read(flags["data.prompt_dataset"], flags)[:4], 4, seed=1)
     responses.rewards = (torch.arange(16) % 3 == 0).float()
@@ -102,7 +103,8 @@ def test_updates_equal_a_plain_loop(task: Path, tmp_path: Path, part: FastPart) 
     assert without_advantages(samples, range(4))[0].advantages.tolist() == samples[0].advantages.tolist()
     plain = PlainSFPO(flags["actor.model_name_or_path"], lr=5e-5, weight_decay=0.0)
     start = flat(plain.weights())
-    plain.update_with_parts([samples], parts_of([samples], part, 0), part.rescale, 2, 0.8)
+    train_batches = [samples[first : first + size] for first in range(0, 16, size)]
+    plain.update_with_parts(train_batches, parts_of(train_batches, part, 0), part.rescale, 2, 0.8)
     update = SlowFastUpdate(TorchWeights(optimizer), 2, 0.8, Gate("off"), part=part)
     last, _ = update.step(batch)
     assert_same({name: value.detach() for name, value in policy.model.named_parameters()}, plain, start)
@@ -135,7 +137,7 @@ def test_a_comparison_that_the_report_reads(
     [
         ("actor.entropy_coef: 0.1", "--actor.entropy_coef: has no effect in one process. Use openrlhf-sfpo compare."),
         ("rollout.temperature: 0.5", "--rollout.temperature: is 0.5. One process has only 1.0."),
-        ("train.batch_size: 8", "--train.batch_size: is 8. Use 16: one process has one step in a pass."),
+        ("train.batch_size: 5", "--train.batch_size: is 5. Use a divisor of 16."),
         ("sfpo.nothing: 8", "sfpo.nothing"),
     ],
 )
