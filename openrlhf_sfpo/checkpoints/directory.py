@@ -110,12 +110,17 @@ def verify(checkpoint: Checkpoint, workers: int = 8) -> None:
                 raise CheckpointRefused(f"{checkpoint.path / name} is damaged: its checksum is another one")
 
 
-def newest_complete(root: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint | None:
+def newest_complete(
+    root: Path,
+    refused: Callable[[str], None] = lambda reason: None,
+    check: Callable[[Checkpoint], None] = verify,
+) -> Checkpoint | None:
     """The complete checkpoint with the most steps; among several, the one written last.
 
     Args:
         root: the directory that the checkpoints are in; it need not exist.
         refused: called with the reason for each checkpoint that turned out to be unusable.
+        check: raises CheckpointRefused for one that is incomplete.
     """
     found = []
     for path in _directories(root):
@@ -126,29 +131,33 @@ def newest_complete(root: Path, refused: Callable[[str], None] = lambda reason: 
     # The best checkpoint of a step is written after the regular one, and contains its evaluation.
     for checkpoint in sorted(found, key=lambda one: (one.step, one.is_best), reverse=True):
         try:
-            verify(checkpoint)
+            check(checkpoint)
             return checkpoint
         except CheckpointRefused as reason:
             refused(str(reason))
     return None
 
 
-def find_checkpoint(path: Path, refused: Callable[[str], None] = lambda reason: None) -> Checkpoint:
+def find_checkpoint(
+    path: Path,
+    refused: Callable[[str], None] = lambda reason: None,
+    check: Callable[[Checkpoint], None] = verify,
+) -> Checkpoint:
     """The checkpoint that a user means by a path: the path itself, or the newest complete one in a run directory or
-    --ckpt.path.
+    --ckpt.path. For `refused` and `check` see `newest_complete`.
 
     Raises:
         CheckpointRefused: there is none, or it is incomplete or damaged; the message says what the path is, if that is
             known.
     """
     for place in (path, path / PLACE, path / "checkpoints" / PLACE):
-        found = newest_complete(place, refused)
+        found = newest_complete(place, refused, check)
         if found is not None:
             return found
     if not (path / MANIFEST).is_file():
         raise CheckpointRefused(*_identify(path))
     checkpoint = open_checkpoint(path)
-    verify(checkpoint)
+    check(checkpoint)
     return checkpoint
 
 

@@ -5,7 +5,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from openrlhf_sfpo.cli import dry_run
+from openrlhf_sfpo.cli import dry_run, stages
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.cli.help import help_asked, help_text
 from openrlhf_sfpo.cli.process import guarded
@@ -31,22 +31,32 @@ def main(argv: list[str] | None = None) -> int:
         keys.take_keys(vars(flat))
         if getattr(flat, "run.dir") is None:
             vars(flat)["run.dir"] = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+        planned = stages.plan(flat, given) if getattr(flat, "train.stages") else []
         if any(word in dry_run.SPELLINGS for word in words):
-            return dry_run.dry_run(flat, given)
+            return stages.show(planned) if planned else dry_run.dry_run(flat, given)
         stopping = Stopping()
         with stopping.installed():
             from openrlhf_sfpo.runs import preflight
 
+            if planned:
+                stages.check(planned)
+                with locked("--run.dir", Path(getattr(flat, "run.dir"))):
+                    return stages.run(planned, lambda flat, given: _run_locked(flat, given, stopping), stopping)
+
             for line in preflight.check(flat, given).warnings():
                 print(f"warning: {line}")
-            with locked("--run.dir", Path(getattr(flat, "run.dir"))):
-                return _run(flat, given, stopping)
+            return _run_locked(flat, given, stopping)
     except StopRequested:
         print("openrlhf-sfpo train: stopped before the run began", file=sys.stderr)
         return getattr(flat, "run.interrupted_exit_status")
     except UsageError as error:
         print(f"openrlhf-sfpo train: error: {error}", file=sys.stderr)
         return 2
+
+
+def _run_locked(flat: argparse.Namespace, given: set[str], stopping: Stopping) -> int:
+    with locked("--run.dir", Path(getattr(flat, "run.dir"))):
+        return _run(flat, given, stopping)
 
 
 def _run(flat: argparse.Namespace, given: set[str], stopping: Stopping) -> int:

@@ -24,9 +24,12 @@ def check_flags(args: NestedFlags) -> None:
         UsageError: naming the flag and the fix.
     """
     check_values(args)
+    if args.train.stages:  # `train` has made several runs of them
+        raise UsageError("--train.stages", "is for openrlhf-sfpo train.", "Leave it out, or run the stages with train.")
     _check_rollout(args)
     _check_lengths(args)
     _check_pairs(args)
+    _check_groups(args)
     _check_greso(args)
     _check_adaptive_entropy(args)
     _check_data(args)
@@ -112,23 +115,25 @@ def _check_pairs(args: NestedFlags) -> None:
 _BY_GROUP = ("group_norm", "dr_grpo", "rloo")
 
 
-def _check_greso(args: NestedFlags) -> None:
-    greso = args.algo.greso
-    if not greso.enable:
-        return
-    if args.algo.dynamic_filtering_enable:
+def _check_groups(args: NestedFlags) -> None:
+    chosen = [name for name in GROUP_FILTERS if value_of(args, name)]
+    if len(chosen) > 1:
         raise UsageError(
-            "--algo.greso.enable",
-            "is on, and so is --algo.dynamic_filtering_enable; both choose the groups of a batch.",
-            "Drop one of them.",
+            f"--{chosen[1]}", f"is on, and so is --{chosen[0]}; both choose the groups of a batch.", "Drop one of them."
         )
-    if args.algo.advantage.estimator not in _BY_GROUP:
+    if chosen and chosen[0] != "algo.dynamic_filtering_enable" and args.algo.advantage.estimator not in _BY_GROUP:
         raise UsageError(
-            "--algo.greso.enable",
+            f"--{chosen[0]}",
             "leaves out groups with equal rewards, which have advantages with --algo.advantage.estimator "
             f"{args.algo.advantage.estimator}.",
             f"Use {', '.join(_BY_GROUP[:-1])} or {_BY_GROUP[-1]}.",
         )
+
+
+def _check_greso(args: NestedFlags) -> None:
+    greso = args.algo.greso
+    if not greso.enable:
+        return
     if greso.wrong_score >= greso.right_score:
         raise UsageError(
             "--algo.greso.wrong_score",

@@ -472,6 +472,17 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class AlgoConfig:
+    """Additions to OpenRLHF's --algo.*."""
+
+    drop_equal_groups: bool = _flag(
+        False,
+        "leave groups out of a batch whose rewards are all equal, and train on what remains: no other prompts are "
+        "sampled in their place",
+    )
+
+
+@dataclass(frozen=True)
 class GresoConfig:
     """--algo.greso.*: no rollouts for prompts that have taught nothing lately (GRESO, arXiv 2506.02177)."""
 
@@ -525,8 +536,15 @@ class AdaptiveEntropyConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Additions to OpenRLHF's --train.*: what happens when something goes wrong."""
+    """Additions to OpenRLHF's --train.*: stages, and what happens when something goes wrong."""
 
+    stages: str | None = _flag(
+        None,
+        "a YAML file with named groups of flags: stages that run one after another, each from the model that the one "
+        "before ends with, in directories of their own in --run.dir",
+        is_path=True,
+        resume=True,
+    )
     max_restarts: int = _flag(
         3,
         "how often a run restarts itself from its last checkpoint when a worker has died or a step hangs",
@@ -597,6 +615,19 @@ class CheckpointConfig:
         resume=True,
         reuse=True,
     )
+    save_last: bool = _flag(
+        False,
+        "also write a checkpoint after the last step, for example to begin another run with (--ckpt.start_from)",
+        resume=True,
+        reuse=True,
+    )
+    start_from: str | None = _flag(
+        None,
+        "begin with the weights and the optimizer's state of another run: one of its checkpoints, or its directory for "
+        "the newest. Steps, data, learning-rate schedule and gate begin anew",
+        is_path=True,
+        reuse=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -619,12 +650,15 @@ SECTIONS: dict[str, type] = {
     "ckpt": CheckpointConfig,
     "vllm": VLLMConfig,
     "eval": EvalConfig,
+    "algo": AlgoConfig,
     "algo.greso": GresoConfig,
     "algo.adaptive_entropy": AdaptiveEntropyConfig,
 }
 
-# What leaves groups out of a batch and samples others; how many prompts a batch takes is then unknown beforehand.
-GROUP_FILTERS = ("algo.dynamic_filtering_enable", "algo.greso.enable")
+# What leaves groups out of a batch. The first two sample others in their place: how many prompts a batch takes is then
+# unknown beforehand.
+REFILLING = ("algo.dynamic_filtering_enable", "algo.greso.enable")
+GROUP_FILTERS = (*REFILLING, "algo.drop_equal_groups")
 
 # OpenRLHF's defaults that do not suit GRPO; --help lists them.
 CHANGED_DEFAULTS: dict[str, tuple[Any, str]] = {

@@ -290,13 +290,21 @@ class MegatronActor:
         """
         common = load_object(directory / COMMON)
         own = common.pop("actor")
-        with self._offload.present(changes=True):
-            training_state.restore(self, directory, own["adam_step"], own.get("outer_momentum", False))
+        self._restore_weights(directory, own)
         self.learning_rate.load_state_dict(own["learning_rate"])
         files = sorted(directory.glob("rng_*.pt"))
         if len(files) == dist.get_world_size():
             set_rng_state(load_object(files[dist.get_rank()]))
         return common
+
+    @_on_device
+    def start_from(self, directory: Path) -> None:
+        """Begin with the weights and the optimizer's state in a checkpoint, of any layout. Called on every rank."""
+        self._restore_weights(directory, load_object(directory / COMMON)["actor"])
+
+    def _restore_weights(self, directory: Path, own: dict[str, Any]) -> None:
+        with self._offload.present(changes=True):
+            training_state.restore(self, directory, own["adam_step"], own.get("outer_momentum", False))
 
     def close(self) -> None:
         """Free model and optimizer, which contain reference cycles. The process groups stay."""

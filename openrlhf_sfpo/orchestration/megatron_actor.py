@@ -13,7 +13,7 @@ import torch
 from openrlhf.trainer.ppo_utils import experience as openrlhf_experience
 from openrlhf.trainer.ray import launcher
 
-from openrlhf_sfpo.checkpoints.directory import PLACE, newest_complete, rotate, rotate_models
+from openrlhf_sfpo.checkpoints.directory import PLACE, find_checkpoint, newest_complete, rotate, rotate_models
 from openrlhf_sfpo.cluster.heartbeat import Heartbeat
 from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.cluster.nodes import divided_groups
@@ -208,19 +208,29 @@ class PolicyActor(MegatronModelActor):
             self._sync = self._new_sync()
 
     def _resume(self) -> dict[str, Any]:
-        """Continue from a checkpoint if the flags say so; return the trainer's states in it."""
-        chosen: list[Any] = [None]
-        if self._rank == 0:
-            chosen[0] = _checkpoint_of(self.args)
-        torch.distributed.broadcast_object_list(chosen, device=torch.device("cpu"))
-        if chosen[0] is None:
+        """Continue from a checkpoint of this run, or begin with another run's, if the flags say so.
+
+        Returns:
+            The trainer's states if this run continues.
+        """
+        own = self._agreed(_checkpoint_of)
+        if own is None:
+            if self.args.ckpt.start_from:
+                self.heartbeat.tick(f"reading {self.args.ckpt.start_from}")
+                self.actor.start_from(self._agreed(lambda args: find_checkpoint(Path(args.ckpt.start_from)).path))
             return {}
-        self.heartbeat.tick(f"reading {chosen[0].name}")
-        common = self.actor.restore(chosen[0])
+        self.heartbeat.tick(f"reading {own.name}")
+        common = self.actor.restore(own)
         self.sfpo.load_state_dict(common["sfpo"])
         if "adaptive_entropy" in common:
             self._adaptive_entropy.load_state_dict(common["adaptive_entropy"])
         return common["client_states"]
+
+    def _agreed(self, choose: Callable[[NestedFlags], Path | None]) -> Any:
+        """What rank 0 chooses, on every rank."""
+        chosen = [choose(self.args) if self._rank == 0 else None]
+        torch.distributed.broadcast_object_list(chosen, device=torch.device("cpu"))
+        return chosen[0]
 
     def append(self, experience: Experience) -> None:
         """Add one batch of rollouts for the next `fit`."""

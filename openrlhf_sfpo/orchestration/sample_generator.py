@@ -15,7 +15,7 @@ from openrlhf_sfpo.cluster.mailbox import Events
 from openrlhf_sfpo.orchestration.engine_pool import EnginePool
 from openrlhf_sfpo.orchestration.evaluation import Evaluated
 from openrlhf_sfpo.orchestration.recorded_samples import to_experience, to_record
-from openrlhf_sfpo.orchestration.worthwhile import WorthwhilePrompts
+from openrlhf_sfpo.orchestration.worthwhile import BatchSize, WorthwhilePrompts, without_equal_groups
 from openrlhf_sfpo.rollout.batch_metrics import SAMPLED, attach
 from openrlhf_sfpo.system.random_state import rng_state, set_rng_state
 from openrlhf_sfpo.system.run_errors import Stopped
@@ -81,6 +81,9 @@ class SampleGenerator(SamplesGenerator):
         metrics: dict[str, float] = {}
         if self._worthwhile is None:
             samples, pass_rate, consumed, exhausted = super().generate_samples(**kwargs)
+            if self.args.algo.drop_equal_groups:
+                samples, dropped = without_equal_groups(samples, BatchSize.of(self.args))
+                metrics = {"rollout/equal_groups": float(dropped)}
         else:
             pass_rate = None
             samples, consumed, exhausted = self._generate_worthwhile(self._worthwhile, **kwargs)

@@ -66,6 +66,8 @@ class _Reports(_SendsEvents, _TrainerBase):
     """The additions of both trainers to BasePPOTrainer's methods."""
 
     _saved_step = -1
+    _last_step = 0
+    _last_states: dict[str, Any] | None = None
 
     def train_step(self, rollout_samples: list[Experience], global_step: int) -> tuple[dict[str, Any], int]:
         events, step = self._events(), global_step + 1
@@ -107,6 +109,7 @@ class _Reports(_SendsEvents, _TrainerBase):
         if client_states is not None:
             # The same object goes into the best checkpoint, which is saved next.
             client_states.update(metrics=metrics, samples=self._shown, kl_coef=self.kl_ctl.value)
+        self._last_step, self._last_states = global_step, client_states
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
         if global_step % self.args.ckpt.save_steps == 0:
             self._saved_step = global_step
@@ -137,19 +140,30 @@ class _Reports(_SendsEvents, _TrainerBase):
             raise Stopped("stopped before the first step was finished")
         if self.args.ckpt.disable_ds:
             raise Stopped(f"stopped after step {step}, without a checkpoint (--ckpt.disable_ds)")
-        if client_states is not None and step != self._saved_step:
-            states = {
-                **client_states,
-                "best_eval_metric_key": self.best_eval_metric_key,
-                "best_eval_metric_value": self.best_eval_metric_value,
-                "latest_eval_metric_value": self._latest_eval_metric_value,
-            }
-            save = {"tag": f"global_step{step}", "client_states": states}
-            ray.get(self.actor_model_group.async_run_method(method_name="save_checkpoint", **save))
+        self._save(step, client_states)
         (error, *_) = ray.get(self.actor_model_group.async_run_method(method_name="finish_checkpoint"))
         if error is not None:
             raise Stopped(f"stopped after step {step}; its checkpoint could not be written ({error})")
         raise Stopped(f"stopped after step {step}; its checkpoint is saved")
+
+    def _save(self, step: int, client_states: dict[str, Any] | None) -> None:
+        """Write a checkpoint of the last finished step, unless there is one."""
+        if client_states is None or step in (0, self._saved_step) or self.args.ckpt.disable_ds:
+            return
+        states = {
+            **client_states,
+            "best_eval_metric_key": self.best_eval_metric_key,
+            "best_eval_metric_value": self.best_eval_metric_value,
+            "latest_eval_metric_value": self._latest_eval_metric_value,
+        }
+        save = {"tag": f"global_step{step}", "client_states": states}
+        ray.get(self.actor_model_group.async_run_method(method_name="save_checkpoint", **save))
+        self._saved_step = step
+
+    def _save_last(self) -> None:
+        """With --ckpt.save_last, write a checkpoint after the last step."""
+        if self.args.ckpt.save_last:
+            self._save(self._last_step, self._last_states)
 
     def _record_skipped_batch(self, step: int, samples: list[Experience], reason: str) -> None:
         """Record an untrainable batch, then continue or raise as --train.on_nonfinite says."""
@@ -192,8 +206,6 @@ class _EvaluationReports(_SendsEvents):
 class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
     """The synchronous trainer."""
 
-    _last_states: dict[str, Any] | None
-
     def __init__(self, pretrain: str, strategy: HoldsFlags, *args: Any, **kwargs: Any) -> None:
         _seed(strategy.args)
         super().__init__(pretrain, strategy, *args, **kwargs)
@@ -227,6 +239,7 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
                 elif self._evaluates_at_ends:
                     self._evaluate(self._last_step)
                 super().fit(global_step)
+                self._save_last()
                 if self._evaluates_at_ends and self._last_step > self._evaluated_at:
                     self._evaluate(self._last_step)
             except Stopped as stopped:
@@ -248,12 +261,6 @@ class Trainer(_Reports, _EvaluationReports, _PPOTrainer):
             self._events().send("samples", step=step, samples=self._known["samples"], again=True)
             self._events().send("step", step=step, metrics=self._known["metrics"], again=True)
             self._known = None
-
-    def save_logs_and_checkpoints(
-        self, global_step: int, logs_dict: dict[str, Any] | None = None, client_states: dict[str, Any] | None = None
-    ) -> None:
-        self._last_states = client_states
-        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
 
     @torch.no_grad()
     def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
@@ -318,7 +325,9 @@ class TrainingActor(_Reports, _TrainingActor):
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         self._events().send("training", step=0)
-        return super().fit(*args, **kwargs)
+        result = super().fit(*args, **kwargs)
+        self._save_last()
+        return result
 
     def broadcast_to_vllm(self) -> None:
         super().broadcast_to_vllm()

@@ -1,8 +1,8 @@
-"""Rollout batches of groups that teach something (--algo.greso.*)."""
+"""Rollout batches of groups that teach something (--algo.greso.*, --algo.drop_equal_groups)."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_sfpo.config.checks import model_copies
@@ -14,15 +14,49 @@ if TYPE_CHECKING:
     from openrlhf_sfpo.orchestration.openrlhf_types import Experience, PromptBatch
 
 
+@dataclass(frozen=True)
+class BatchSize:
+    """Which numbers of groups the actor can train on.
+
+    Attributes:
+        group_size: responses to a prompt.
+        unit: a batch has a multiple of this many samples, or at least as many if `multiple` is not set.
+        multiple: see there.
+    """
+
+    group_size: int
+    unit: int
+    multiple: bool
+
+    @classmethod
+    def of(cls, args: NestedFlags) -> "BatchSize":
+        """As the flags say."""
+        # DeepSpeed's passes must end with an optimizer step; a Megatron rank must have a sample.
+        multiple = args.actor.backend == "deepspeed"
+        unit = args.train.batch_size if multiple else model_copies(args)
+        return cls(args.rollout.n_samples_per_prompt, unit, multiple)
+
+    def usable(self, groups: int) -> int:
+        """How many of the groups a batch can be made of."""
+        if self.multiple:
+            return groups - groups % (self.unit // math.gcd(self.unit, self.group_size))
+        return groups if groups * self.group_size >= self.unit else 0
+
+
+def without_equal_groups(samples: "list[Experience]", size: BatchSize) -> "tuple[list[Experience], int]":
+    """Groups whose rewards differ, as many as can be trained on, and the number of the other ones."""
+    groups = [samples[start : start + size.group_size] for start in range(0, len(samples), size.group_size)]
+    kept = [group for group in groups if len({_value(sample.rewards) for sample in group}) > 1]
+    return [sample for group in kept[: size.usable(len(kept))] for sample in group], len(groups) - len(kept)
+
+
 class WorthwhilePrompts:
     """What is known of the prompts, for the process that samples.
 
     Args:
         greso: the memory.
         groups: of a full batch.
-        group_size: responses to a prompt.
-        unit: a batch has a multiple of this many samples, or at least as many if `multiple` is not set.
-        multiple: see there.
+        size: which other numbers of groups a batch may have.
         episodes: passes over the data in the run.
 
     Attributes:
@@ -30,13 +64,11 @@ class WorthwhilePrompts:
             them: there is no update in between.
     """
 
-    def __init__(
-        self, greso: Greso, groups: int, group_size: int, unit: int, multiple: bool, episodes: int = 1
-    ) -> None:
+    def __init__(self, greso: Greso, groups: int, size: BatchSize, episodes: int = 1) -> None:
         self.greso = greso
-        self.groups, self.group_size = groups, group_size
+        self.groups, self.size = groups, size
         self.carried: list[list[Experience]] = []
-        self._unit, self._multiple, self._episodes = unit, multiple, episodes
+        self._episodes = episodes
         self._at_end = False
 
     @classmethod
@@ -50,11 +82,7 @@ class WorthwhilePrompts:
             round_prompts=flags.round_prompts or groups,
             min_round_prompts=flags.min_round_prompts or max(1, groups // 4),
         )
-        # DeepSpeed's passes must end with an optimizer step; a Megatron rank must have a sample.
-        multiple = args.actor.backend == "deepspeed"
-        unit = args.train.batch_size if multiple else model_copies(args)
-        size, episodes = args.rollout.n_samples_per_prompt, args.train.num_episodes
-        return cls(Greso(settings, args.train.seed), groups, size, unit, multiple, episodes)
+        return cls(Greso(settings, args.train.seed), groups, BatchSize.of(args), args.train.num_episodes)
 
     def new_batch(self) -> "Batch":
         """Begin a batch."""
@@ -66,12 +94,6 @@ class WorthwhilePrompts:
     def is_over(self) -> bool:
         """Whether the last episode has ended."""
         return self.greso.epoch >= self._episodes
-
-    def usable(self, groups: int) -> int:
-        """How many of the groups a batch can be made of."""
-        if self._multiple:
-            return groups - groups % (self._unit // math.gcd(self._unit, self.group_size))
-        return groups if groups * self.group_size >= self._unit else 0
 
     def end_batch(self) -> dict[str, float]:
         """See `Greso.end_batch`."""
@@ -135,7 +157,7 @@ class Batch:
 
     def add(self, samples: "list[Experience]") -> None:
         """Take the samples of a round, in groups, in any order."""
-        size = self._prompts.group_size
+        size = self._prompts.size.group_size
         groups = [(_key(samples[start]), samples[start : start + size]) for start in range(0, len(samples), size)]
         for key, group in sorted(groups, key=lambda one: self._drawn[one[0]]):  # as drawn, not as they arrived
             rewards = [_value(sample.rewards) for sample in group]
@@ -144,7 +166,7 @@ class Batch:
             ]
             if self._prompts.greso.observe(key, scores, rewards):
                 self._kept.append(group)
-        usable = self._prompts.usable(len(self._kept))
+        usable = self._prompts.size.usable(len(self._kept))
         full = len(self._kept) >= self._prompts.groups
         self.is_complete = full or self.exhausted or (self._last and usable > 0)
         if self.exhausted and not full and not self._prompts.is_over:
@@ -153,7 +175,7 @@ class Batch:
     @property
     def samples(self) -> "list[Experience]":
         """The batch's samples; none if the data ended before it had enough."""
-        count = self._prompts.usable(min(len(self._kept), self._prompts.groups))
+        count = self._prompts.size.usable(min(len(self._kept), self._prompts.groups))
         return [sample for group in self._kept[:count] for sample in group]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Container
 
 from openrlhf_sfpo.config.checks import model_copies
-from openrlhf_sfpo.config.flags import GROUP_FILTERS
+from openrlhf_sfpo.config.flags import REFILLING
 from openrlhf_sfpo.config.namespaces import NestedFlags, value_of
 from openrlhf_sfpo.runs.data_check import EVAL, PROMPTS, DataCheck
 from openrlhf_sfpo.system.errors import UsageError
@@ -37,7 +37,7 @@ def check_batches(args: NestedFlags, data: DataCheck, given: Container[str] = ()
         )
     last = prompts % args.rollout.batch_size
     samples, copies = last * args.rollout.n_samples_per_prompt, model_copies(args)
-    filtered = any(value_of(args, name) for name in GROUP_FILTERS)
+    filtered = any(value_of(args, name) for name in REFILLING)
     if not last or filtered or samples // args.rollout.micro_batch_size >= copies:
         return
     if last == prompts:

@@ -13,7 +13,7 @@ from openrlhf_sfpo.cluster.start import keep_logs
 from openrlhf_sfpo.cluster.worker_logs import collect
 from openrlhf_sfpo.config.effective_update import has_outer_momentum
 from openrlhf_sfpo.config.flag_table import section, settings
-from openrlhf_sfpo.config.flags import GROUP_FILTERS, SFPOConfig
+from openrlhf_sfpo.config.flags import REFILLING, SFPOConfig
 from openrlhf_sfpo.config.namespaces import NestedFlags, nested
 from openrlhf_sfpo.config.placement import crowded
 from openrlhf_sfpo.megatron.layout import Layout
@@ -235,7 +235,7 @@ def _describe_update(sfpo: SFPOConfig) -> str:
 
 def _total_steps(values: dict[str, Any]) -> int | None:
     """The number of rollout batches of the whole run; None if the number of prompts is unknown."""
-    if values["rollout.replay_dir"] or any(values[name] for name in GROUP_FILTERS):
+    if values["rollout.replay_dir"] or any(values[name] for name in REFILLING):
         return None
     rows = prepared_rows(Path(values["run.dir"]))
     if rows is None or values["data.prompt_probs"]:

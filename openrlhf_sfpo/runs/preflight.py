@@ -93,6 +93,7 @@ def _steps(
     yield partial(resume.check_continues, vars(flat))
     yield partial(places.check_free, vars(flat))
     yield partial(model_checks.check_directory, args)
+    yield partial(resume.check_start, vars(flat))
     yield partial(_check_code, args, probe)
     yield partial(model_checks.check_layout, args)
     yield partial(model_checks.check_against_config, args)

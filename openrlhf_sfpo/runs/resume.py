@@ -1,24 +1,25 @@
 """Finds the checkpoint that a run continues from, and checks that it is the same run."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from openrlhf_sfpo.checkpoints.directory import (
+    MODEL,
     PLACE,
     Checkpoint,
     CheckpointRefused,
+    find_checkpoint,
     newest_complete,
-    open_checkpoint,
     remove_leftovers,
 )
 from openrlhf_sfpo.config.flag_table import may_change_on_resume
+from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
 from openrlhf_sfpo.config.stored_settings import RUN_DIR, portable
 from openrlhf_sfpo.report.reading import CONFIG, METRICS, read_status
-from openrlhf_sfpo.system.errors import UsageError
+from openrlhf_sfpo.system.errors import NotThere, UsageError
 
 _MARKS = {"run.dir", "sfpo.preset"}  # settings that the config.yaml of every run has
 
@@ -111,14 +112,56 @@ def _check_loads(values: dict[str, Any]) -> None:
     loading."""
     if not values["ckpt.load_enable"] or values["actor.backend"] == "deepspeed":
         return
-    root = Path(values["ckpt.path"]) / PLACE
-    found = []
-    for path in root.iterdir() if root.is_dir() else ():
-        with suppress(CheckpointRefused):
-            found.append(open_checkpoint(path))
-    if found:
-        newest = max(found, key=lambda one: (one.step, one.is_best))
-        check_same(newest.manifest.get("settings", {}), values, f"the run of {newest.path}")
+    found = _newest(values)
+    if found is not None:
+        check_same(found.manifest.get("settings", {}), values, f"the run of {found.path}")
+
+
+def _newest(values: dict[str, Any]) -> Checkpoint | None:
+    """The newest checkpoint in --ckpt.path, whether complete or not."""
+    return newest_complete(Path(values["ckpt.path"]) / PLACE, check=lambda checkpoint: None)
+
+
+def check_start(values: dict[str, Any]) -> None:
+    """Check that the checkpoint of --ckpt.start_from is there and of the same model; whether it is complete is checked
+    on loading. A run that has checkpoints of its own needs it no longer.
+
+    Args:
+        values: the flags by dotted name.
+
+    Raises:
+        UsageError: naming the flag. NotThere: there is no such path yet.
+    """
+    flag, start = "--ckpt.start_from", values["ckpt.start_from"]
+    if not start or (holds_a_run(Path(values["run.dir"])) and _newest(values) is not None):
+        return
+    if values["actor.backend"] == "deepspeed":
+        raise UsageError(flag, "is for --actor.backend megatron.", "Start from the model that the other run has saved.")
+    if not Path(start).exists():
+        raise NotThere(flag, f"{start} does not exist.", "Give a checkpoint, or a run's directory.")
+    try:
+        found = find_checkpoint(Path(start), check=lambda checkpoint: None)
+    except CheckpointRefused as reason:
+        raise UsageError(flag, f"{reason}.", reason.fix) from None
+    own, others = (_sizes(path) for path in (values["actor.model_name_or_path"], found.path / MODEL))
+    differing = [name for name, value in own.items() if value != others[name]]
+    if differing:
+        raise UsageError(
+            flag,
+            f"{found.path} is of another model than {MODEL_FLAG} {values['actor.model_name_or_path']}: "
+            + ", ".join(f"{name} is {others[name]}, not {own[name]}" for name in differing)
+            + ".",
+            "Give a checkpoint of this model.",
+        )
+
+
+def _sizes(path: str | Path) -> dict[str, Any]:
+    """What determines a model's weights."""
+    from openrlhf_sfpo.megatron.model.config import ModelConfig
+
+    model = ModelConfig.from_pretrained(path)
+    names = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size")
+    return {name: getattr(model, name) for name in (*names, "tied_embeddings", "qkv_bias", "qk_norm")}
 
 
 def check_same_as_in(directory: Path, values: dict[str, Any]) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from model_configs import CONFIGS, PARAMETERS, make_config
 from places import ROOT
+from skywork_rows import write_skywork
 
+from openrlhf_sfpo.cli import stages
 from openrlhf_sfpo.cli.flags import parse
 from openrlhf_sfpo.cli.main import COMMANDS
 from openrlhf_sfpo.doctor.resources import parameters_of
@@ -20,7 +22,11 @@ from openrlhf_sfpo.system.ports import free_port
 
 EXAMPLES = ROOT / "examples"
 # Every script that trains a model from the Hub; each is named after it, in lower case.
-TRAINING = sorted(path for path in EXAMPLES.glob("*.sh") if path.name not in ("quickstart.sh", "ray_job.sh"))
+TRAINING = sorted(
+    path
+    for path in EXAMPLES.glob("*.sh")
+    if path.name not in ("quickstart.sh", "ray_job.sh") and not path.name.startswith("skywork")
+)
 MODELS = {name.lower(): name for name in CONFIGS}
 SHELL = sorted(path for place in (EXAMPLES, EXAMPLES / "recipes", ROOT / "docker") for path in place.glob("*.s[hb]*"))
 DISTILLED = {"rollout.max_new_tokens": 6144, "data.max_len": 8192, "vllm.gpu_memory_utilization": 0.7}
@@ -209,6 +215,40 @@ def test_placement(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "train.max_tokens_per_gpu",
         )
     )
+
+
+@pytest.mark.parametrize("size", ["1.5B", "7B"])
+def test_skywork_or1(size: str, tmp_path: Path) -> None:
+    """The recipe's settings, the programs twice, and a plan of memory for every stage that fits."""
+    script = EXAMPLES / f"skywork-or1-{size.lower()}.sh"
+    model = make_config(tmp_path, f"DeepSeek-R1-Distill-Qwen-{size}")
+    data = tmp_path / "data" / "skywork-or1" / "data"
+    places = {"MODEL": str(model), "DATA": str(tmp_path / "data"), "RUN_DIR": str(tmp_path / "run")}
+    command = ["bash", str(script), "--dry-run"]
+    missing = subprocess.run(command, capture_output=True, text=True, env=environment(**places), timeout=60)
+    assert (missing.returncode, "hf download --repo-type dataset Skywork" in missing.stderr) == (2, True)
+    write_skywork(data, 300)
+    flat, given = parse(words_of(script, tmp_path, **places)[1:])
+    values = vars(flat)
+    names = [Path(file).name for file in values["data.prompt_dataset"].split(",")]
+    assert names == ["code-0.parquet", "code-0.parquet", "math-0.parquet"]
+    expected = {
+        **{name: PAPER[name] for name in PAPER if name.startswith(("sfpo", "actor.adam", "algo"))},
+        "data.difficulty_model": f"DeepSeek-R1-Distill-Qwen-{size}",
+        "reward.remote_url": "math_or_code",
+        "rollout.n_samples_per_prompt": 16,
+        "train.batch_size": 4096,
+        "algo.drop_equal_groups": True,
+        "algo.adaptive_entropy.enable": True,
+        "actor.entropy_coef": 0.0,
+        "eval.temperature": 0.6,
+    }
+    assert {name: values[name] for name in expected} == expected
+    lengths = [vars(stage.flat)["rollout.max_new_tokens"] for stage in stages.plan(flat, given)]
+    assert lengths == [8192, 16384, 32768]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(**places), timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("It fits: ") == 3
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

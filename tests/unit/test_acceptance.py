@@ -69,6 +69,8 @@ REFUSED: list[tuple[str, str, tuple[str, ...]]] = [
     ("--rollout.vllm_generate_batch_size=16", "--train.async_enable", NOT_PLAN),
     ("--ckpt.best_metric_key=foo", "nothing is evaluated", NOT_PLAN),
     ("--reward.overlong_buffer_len=100", "longer than a response can be", NOT_PLAN),
+    ("--train.stages=stages.yaml", "is for openrlhf-sfpo train", ("doctor", "compare")),
+    ("--train.stages=stages.yaml", "stages.yaml does not exist", ("train", "dry-run")),
     # Kinds of value.
     ("--sfpo.k=three", "not a whole number", ALL),
     ("--sfpo.k=1e3", "not a whole number", ALL),

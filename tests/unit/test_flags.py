@@ -311,6 +311,16 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
         ["--algo.greso.enable", "--algo.dynamic_filtering_enable", "Drop one"],
     ),
     (
+        "two ways of leaving groups out",
+        {"--algo.greso.enable": True, "--algo.drop_equal_groups": True},
+        ["--algo.drop_equal_groups", "--algo.greso.enable", "Drop one"],
+    ),
+    (
+        "equal groups that have advantages",
+        {"--algo.drop_equal_groups": True, "--algo.advantage.estimator": "reinforce_baseline"},
+        ["--algo.drop_equal_groups", "reinforce_baseline", "group_norm, dr_grpo or rloo"],
+    ),
+    (
         "advantages that do not depend on the group alone",
         {"--algo.greso.enable": True, "--algo.advantage.estimator": "reinforce_baseline"},
         ["--algo.greso.enable", "reinforce_baseline", "group_norm, dr_grpo or rloo"],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 
-from openrlhf_sfpo.orchestration.worthwhile import WorthwhilePrompts
+from openrlhf_sfpo.orchestration.worthwhile import BatchSize, WorthwhilePrompts, without_equal_groups
 from openrlhf_sfpo.rollout.batch_metrics import attach, take
 from openrlhf_sfpo.rollout.greso import Greso, GresoSettings, key_of
 
@@ -42,7 +42,7 @@ def answers(wanted: list[Any], useful: Any, reverse: bool = False) -> list[Exper
 def worthwhile(groups: int = 8, unit: int = 1, multiple: bool = False, **settings: Any) -> WorthwhilePrompts:
     sizes = {"round_prompts": groups, "min_round_prompts": 2, **settings}
     episodes = sizes.pop("episodes", 1)
-    return WorthwhilePrompts(Greso(GresoSettings(**sizes), 1), groups, SIZE, unit, multiple, episodes)
+    return WorthwhilePrompts(Greso(GresoSettings(**sizes), 1), groups, BatchSize(SIZE, unit, multiple), episodes)
 
 
 def fill(prompts: WorthwhilePrompts, data: Iterator[Any], useful: Any, reverse: bool = False) -> tuple[Any, list[int]]:
@@ -153,7 +153,7 @@ def test_settings_come_from_the_flags() -> None:
     assert found.greso.settings.round_prompts == 100
     assert found.greso.settings.min_round_prompts == 25
     assert (found.greso.p_easy, found.greso.p_hard) == (0.5, 0.3)
-    assert found.usable(99) == 50, "DeepSpeed takes whole train batches"
+    assert found.size.usable(99) == 50, "DeepSpeed takes whole train batches"
     args.algo.greso.enable = False
     assert WorthwhilePrompts.of(args) is None
 
@@ -170,3 +170,11 @@ def test_metrics_travel_with_the_samples() -> None:
 def test_keys_tell_problems_apart() -> None:
     assert key_of("a", "b") == key_of("a", "b")
     assert len({key_of("a", "b"), key_of("ab", ""), key_of("", "ab"), key_of("a", "")}) == 4
+
+
+@pytest.mark.parametrize(("unit", "multiple", "kept"), [(1, False, 3), (12, False, 3), (13, False, 0), (8, True, 2)])
+def test_equal_groups_are_left_out(unit: int, multiple: bool, kept: int) -> None:
+    samples = answers(list(prompts_of(range(5))), lambda number: number in (0, 2, 3))
+    left, dropped = without_equal_groups(samples, BatchSize(SIZE, unit, multiple))
+    assert [int(sample.prompts[0].split()[1]) for sample in left[::SIZE]] == [0, 2, 3][:kept]
+    assert (len(left), dropped) == (kept * SIZE, 2)
