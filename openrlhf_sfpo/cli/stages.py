@@ -62,24 +62,32 @@ def plan(flat: argparse.Namespace, given: set[str]) -> list[Stage]:
     content = read_yaml(_FLAG, file)
     if not content:
         raise UsageError(_FLAG, f"{file} has no stages.", "Write `NAME: {flag: value, ...}` lines.")
+    read = [
+        (name, *_read(file, name, section, content.lines[name], first=not number))
+        for number, (name, section) in enumerate(content.items())
+    ]
+    keeps = [*(kept for _, _, kept in read), False]
     stages: list[Stage] = []
     model: dict[str, Any] = {}  # what the stage begins with, if not with the run's own model
-    for number, (name, section) in enumerate(content.items(), 1):
-        settings, keeps = _read(file, name, section, content.lines[name], first=number == 1)
+    for number, (name, settings, _) in enumerate(read):
         own, set_here = parse_settings(settings, str(file))
         changes = {one: vars(own)[one] for one in set_here}
-        directory = root / f"{number}_{name}"
-        if stages and keeps:
-            vars(stages[-1].flat)["ckpt.save_last"] = True
+        directory = root / f"{number + 1}_{name}"
+        if stages and keeps[number]:
             model = {**model, "ckpt.start_from": str(stages[-1].directory)}
         elif stages:
-            model = {
-                MODEL_FLAG.removeprefix("--"): str(stages[-1].directory / INSIDE["ckpt.output_dir"]),
-                "ckpt.start_from": None,
-            }
-        # Other seeds, because the same one would begin with the same prompts again.
-        seed = {"train.seed": vars(flat)["train.seed"] + number - 1}
-        values = {**vars(flat), **seed, **changes, "run.dir": str(directory), "train.stages": None}
+            trained = str(stages[-1].directory / INSIDE["ckpt.output_dir"])
+            model = {MODEL_FLAG.removeprefix("--"): trained, "ckpt.start_from": None}
+        values = {
+            **vars(flat),
+            # With the same one, every stage would begin with the same prompts.
+            "train.seed": vars(flat)["train.seed"] + number,
+            **changes,
+            "run.dir": str(directory),
+            "train.stages": None,
+        }
+        if keeps[number + 1]:
+            values["ckpt.save_last"] = True
         ahead = {**values, "ckpt.start_from": None} if stages else values
         stages.append(
             Stage(

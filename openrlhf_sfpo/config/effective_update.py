@@ -18,7 +18,7 @@ def effective_update(values: dict[str, Any]) -> dict[str, Any]:
         gate = {name for name in found if name.startswith(("sfpo.gate", "sfpo.stop_step"))} - _unused_gate_flags(found)
         return {"sfpo.preset": "grpo", **outer, **({name: found[name] for name in sorted(gate)} if outer else {})}
     unused = {"sfpo.enable", "sfpo.snapshot_device"} | _unused_gate_flags(found)
-    # None means no limit. A run of a version without these flags has neither limits nor parts.
+    # None means no limit.
     unused |= {name for name, value in found.items() if value is None}
     if found.get("sfpo.fast_fraction") == 1:
         unused.add("sfpo.fast_fraction")

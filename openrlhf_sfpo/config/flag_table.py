@@ -119,6 +119,12 @@ def defaults(name: str) -> dict[str, Any]:
     return {f"{name}.{field.name}": field.default for field in dataclasses.fields(SECTIONS[name])}
 
 
+@functools.cache
+def own_defaults() -> dict[str, Any]:
+    """The defaults of all flags declared in `flags`, by dotted name: what a run of a version without them has."""
+    return {name: field.default for name, field in _fields()}
+
+
 def section(config: type[Any], args: NestedFlags) -> Any:
     """A section's namespace as a dataclass whose fields are flags of it, such as SFPOConfig from args.sfpo."""
     return config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config)})

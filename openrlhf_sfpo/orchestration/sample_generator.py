@@ -94,6 +94,9 @@ class SampleGenerator(SamplesGenerator):
         if samples:
             attach(samples, {**metrics, SAMPLED: float(self._sampled)})
             self._sampled = 0
+        elif consumed:
+            text = f"no update: of the groups of {consumed} prompts too few had rewards that differ"
+            self._events.send("notice", text=text)
         return samples, pass_rate, consumed, exhausted
 
     def _generate_worthwhile(self, worthwhile: WorthwhilePrompts, **kwargs: Any) -> tuple[list[Experience], int, bool]:

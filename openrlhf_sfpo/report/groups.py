@@ -4,20 +4,19 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from openrlhf_sfpo.config.effective_update import effective_update
-from openrlhf_sfpo.config.flags import SFPOConfig
+from openrlhf_sfpo.config.flag_table import own_defaults
 from openrlhf_sfpo.report.runs import AXES, Point, Run
 
 # Settings of paths and display, which do not identify a run.
 _PLACES = ("run.", "ckpt.", "logger.", "train.seed", "rollout.record_dir", "config")
 _SHORT = {"sfpo.k": "K"}
-_DEFAULTS = {f"sfpo.{field.name}": field.default for field in fields(SFPOConfig)}
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,9 @@ def _order(group: Group) -> list[tuple[float, str]]:
 
 def _identity(run: Run) -> dict[str, Any]:
     """The settings that identify a run."""
-    settings = run.settings
-    if "sfpo.preset" not in settings:
+    if "sfpo.preset" not in run.settings:
         return {"sfpo.preset": "unknown"}
+    settings = {**own_defaults(), **run.settings}
     own = f"{settings.get('run.dir')}/"
     others = {
         name: value
@@ -224,7 +223,7 @@ def _variant_name(update: dict[str, Any], all_kinds: list[dict[str, Any]]) -> st
         values = {repr(kind[name]) for kind in others if name in kind}
         # Not the gate's: that one variant has a gate is named by sfpo.gate.
         special = any(name not in kind for kind in others) and not name.startswith("sfpo.gate_")
-        if name != "sfpo.preset" and (len(values) > 1 or (special and value != _DEFAULTS.get(name))):
+        if name != "sfpo.preset" and (len(values) > 1 or (special and value != own_defaults().get(name))):
             varied[name] = value
     return " ".join(filter(None, [str(preset), _words(varied)]))
 

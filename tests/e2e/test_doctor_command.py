@@ -73,6 +73,7 @@ def test_shared_memory_as_docker_gives_it_is_an_error(monkeypatch: pytest.Monkey
     assert machine.shared_memory(cuda=True).state == state
 
 
+@pytest.mark.slow
 def test_more_gpus_than_ray_has(problems: Path, tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 

@@ -53,6 +53,7 @@ def test_every_response_counts_and_groups_without_variance_are_left_out(undistur
     assert rises == pytest.approx([1e-4 * number for number in range(len(lines))])
 
 
+@pytest.mark.slow
 def test_a_recording_replays_it(undisturbed: Path, problems: Path, tmp_path: Path) -> None:
     others = {name: value for name, value in GRESO.items() if not name.startswith(("data", "eval", "reward"))}
     again = replayed(tmp_path / "run", problems, undisturbed.parent / "recording", **others)

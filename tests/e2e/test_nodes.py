@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import pytest
 from places import SUPPORT
 
 from openrlhf_sfpo.cluster.nodes import divided_groups
 
 
+@pytest.mark.slow
 def test_neighboring_ranks_are_on_one_machine() -> None:
     """Three Ray nodes with six GPUs each, and one placement group for all of them."""
     command = [sys.executable, str(SUPPORT / "bundles_probe.py")]

@@ -37,7 +37,8 @@ def probe(*arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("family", "tied"), [("llama", True), ("qwen2", False), pytest.param("qwen3", True, marks=pytest.mark.slow)]
+    ("family", "tied"),
+    [("qwen2", False), *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("llama", "qwen3"))],
 )
 def test_a_synced_engine_equals_one_that_loads_the_export_to_the_bit(
     ranks: RankPool, tmp_path: Path, family: str, tied: bool

@@ -48,13 +48,18 @@ def call(job: Any, path: str, layout: tuple[int, ...], rest: list[Any], settings
     ("saved_at", "resumed_at", "family", "tied", "dtype"),
     [
         ("TP2PP1DP1", "TP1PP2DP1", "qwen2", True, torch.float32),
-        ("TP2PP1DP1", "TP1PP1DP2", "qwen3", False, torch.float32),
-        ("TP2PP1DP1", "TP1PP1DP1", "llama", True, torch.float32),
         ("TP1PP2DP2", "TP2PP1DP1", "mistral", False, torch.float32),
         ("VPP2", "TP2PP2DP1", "qwen2", True, torch.float32),
         ("TP1PP1DP2", "VPP2", "qwen3", True, torch.float32),
         ("TP1PP1DP2", "TP2PP1DP1", "llama", True, torch.bfloat16),
         ("TP2CP2", "PP2CP2", "qwen3", True, torch.float32),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("TP2PP1DP1", "TP1PP1DP2", "qwen3", False, torch.float32),
+                ("TP2PP1DP1", "TP1PP1DP1", "llama", True, torch.float32),
+            )
+        ),
     ],
 )
 def test_another_layout_continues(
@@ -128,6 +133,20 @@ def checkpoint(ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> tup
     target = directory / "global_step2"
     before = run(ranks, "TP1PP2DP1", checkpoint_jobs.train_and_save, path, make_samples(12), str(target))
     return target, before["held"]
+
+
+def test_another_run_begins_with_weights_and_moments_alone(
+    ranks: RankPool, checkpoint: tuple[Path, dict[str, Any]]
+) -> None:
+    target, held = checkpoint
+    model = str(target.parent / "model")
+    warm_up = {"optimizer": {"schedule": "cosine_with_min_lr", "warmup_ratio": 0.25, "total_steps": 12}}
+    found = run(ranks, "TP2PP1DP1", checkpoint_jobs.begin_from, model, str(target), **warm_up)
+    assert found["held"].keys() == held.keys()
+    for name, tensor in held.items():
+        assert torch.equal(found["held"][name], tensor), name
+    assert any(name.startswith("exp_avg/") for name in held)
+    assert found["learning_rate"] == 0, "the schedule begins anew"
 
 
 def two(checkpoint: Path, directory: Path) -> tuple[Path, Path]:

@@ -97,6 +97,9 @@ SLOW = {  # covered by others, too
     "TP2 PP1 DP1",
     "TP1 PP2 DP1",
     "TP1 PP1 DP1, two layers",
+    "TP1 PP2 DP1, bf16, full",
+    "TP1 PP2 VPP2 DP1",
+    "TP2 PP1 DP1, whole sequences",
 }
 
 

@@ -40,6 +40,14 @@ def resume(
     return {"held": held, "metrics": metrics, "end": jobs.weights_of(actor), "rng": torch.rand(3)}
 
 
+def begin_from(path: str, layout: tuple[int, ...], checkpoint: str, **settings: Any) -> dict[str, Any]:
+    """What another run begins with: the actor's tensors and learning rate."""
+    actor, _ = start(path, layout, **settings)
+    actor.start_from(Path(checkpoint))
+    jobs.assert_copies_agree(actor)
+    return {"held": whole_state(actor), "learning_rate": actor.learning_rate.value}
+
+
 def start(path: str, layout: tuple[int, ...], **settings: Any) -> tuple[Any, Any]:
     from openrlhf_sfpo.sfpo import Gate, OuterMomentum, SlowFastUpdate
 
