@@ -100,6 +100,10 @@ class RolloutEngine(_RolloutRayActor):
         if device == "cpu":
             kwargs["enable_sleep_mode"] = False  # vLLM refuses it on CPU; `cpu_sleep` does not need it
             kwargs["kv_cache_memory_bytes"] = kv_cache_bytes
+            if response_seed is not None:
+                # After a prefill that does not fit one step, vLLM sets the request's generator back, which torch's
+                # generators on CPUs cannot do: the engine dies.
+                kwargs["enable_chunked_prefill"] = False
             kwargs.update(executor(kwargs["tensor_parallel_size"]))
         await super().__init__(*args, remote_rm_url=None if is_function else remote_rm_url, **kwargs)
         self._reward: CheckedReward | None = None

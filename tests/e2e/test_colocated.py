@@ -70,6 +70,10 @@ def test_an_engine_answers_after_sleep_as_before(probed: dict[str, Any]) -> None
     assert probed["sent again after half of others"]["answer"] == answer
 
 
+def test_prompts_that_do_not_fit_one_step_have_seeds_of_their_own(probed: dict[str, Any]) -> None:
+    assert [len(tokens) for tokens in probed["many"]] == [2] * 160
+
+
 def test_a_response_continues_with_weights_that_arrive_midway(probed: dict[str, Any]) -> None:
     """Its beginning must be recomputed with the new weights: nothing of the old ones may remain in the cache."""
     partial = probed["partial"]

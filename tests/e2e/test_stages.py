@@ -82,15 +82,16 @@ def test_a_stage_begins_with_the_model_alone_by_default(problems: Path, recordin
 @pytest.mark.slow
 def test_the_recipe_of_skywork_or1_in_small(smollm2: Path, tmp_path: Path) -> None:
     """Its rows, difficulty, rewards, dropped groups, adaptive entropy and two stages, with a pretrained model."""
-    write_skywork(tmp_path / "data", 51)
+    write_skywork(tmp_path / "data", 8)  # five of each are difficult enough
     recipes = ROOT / "examples" / "recipes"
     (tmp_path / "stages.yaml").write_text(
-        "short: {rollout.max_new_tokens: 10}\nlonger: {rollout.max_new_tokens: 16, data.max_len: 168}\n"
+        "short: {rollout.max_new_tokens: 10}\nlonger: {rollout.max_new_tokens: 16, data.max_len: 116}\n"
     )
     own = {
         "run.dir": tmp_path / "run",
         "train.stages": tmp_path / "stages.yaml",
         "actor.model_name_or_path": smollm2,
+        "actor.num_gpus_per_node": 1,
         "actor.adam.lr": 1e-5,
         "vllm.num_engines": 1,
         "data.prompt_dataset": ",".join(
@@ -98,24 +99,31 @@ def test_the_recipe_of_skywork_or1_in_small(smollm2: Path, tmp_path: Path) -> No
         ),
         "data.difficulty_model": "DeepSeek-R1-Distill-Qwen-1.5B",
         "data.min_difficulty": 3,
-        "data.max_len": 160,
-        "data.max_samples": 24,
+        "data.max_len": 110,
         "eval.steps": -1,
-        "rollout.batch_size": 8,
+        "rollout.batch_size": 5,
+        "rollout.n_samples_per_prompt": 8,
+        "megatron.param_dtype": "fp32",
+        "sfpo.k": 1,
         "train.num_episodes": 1,
-        "train.max_tokens_per_gpu": 1344,
+        "train.max_tokens_per_gpu": 928,
         "algo.adaptive_entropy.target": 9,
         "ckpt.best_metric_key": "none",
     }
-    words = [f"--config={recipes / 'paper.yaml'}", f"--config={recipes / 'skywork-or1.yaml'}"]
+    words = [
+        f"--config={recipes / 'paper.yaml'}",
+        f"--config={recipes / 'skywork-or1.yaml'}",
+        "--rollout.deterministic",
+        "--vllm.enforce_eager",
+    ]
     done = run("train", *words, *(f"--{name}={value}" for name, value in own.items()), timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = read_metrics(tmp_path / "run")
     assert {line["stage"] for line in lines} == {"short", "longer"}
     assert sum(line["rollout/equal_groups"] for line in lines) > 0
     for line in lines:
-        assert line["rollout/num_samples"] == line["rollout/num_sampled"] - 16 * line["rollout/equal_groups"]
-    assert lines[-1]["rollouts_total"] == 2 * 24 * 16
+        assert line["rollout/num_samples"] == line["rollout/num_sampled"] - 8 * line["rollout/equal_groups"]
+    assert lines[-1]["rollouts_total"] == sum(line["rollout/num_sampled"] for line in lines)
     assert any(line["reward_mean"] > 0 for line in lines), "some sums are solved"
     first = [line for line in lines if line["stage"] == "short"]
     assert [line["train/adaptive_entropy_coef"] for line in first] == pytest.approx(

@@ -123,7 +123,7 @@ async def start(model: str) -> Any:
         sleep_level=1,
         kv_cache_bytes=CACHE_BYTES,
         engine_dtype="float32",
-        response_seed=None,
+        response_seed=1,
         finite_rewards=True,
         reward_timeout=0,
         tensor_parallel_size=1,
@@ -181,9 +181,14 @@ async def main(model: str, other: str) -> dict[str, Any]:
     await asyncio.to_thread(send, engine, loop, other, 1)
     await asyncio.to_thread(send, engine, loop, model)
     await look("sent again after half of others")
+    # With seeds of their own, and together longer than one step of the engine.
+    params = [SamplingParams(max_tokens=2, seed=seed, detokenize=False, ignore_eos=True) for seed in range(160)]
+    prompts = [[seed % 50, *PROMPT * 4] for seed in range(160)]
+    drawn = await asyncio.gather(*(engine.generate(*one) for one in zip(prompts, params, strict=True)))
+    many = [list(one.outputs[0].token_ids) for one in drawn]
     partial = await partial_answer(engine, model, other)
     engine.llm.shutdown()
-    return {"seen": seen, "refusal": refusal, "partial": partial}
+    return {"seen": seen, "refusal": refusal, "many": many, "partial": partial}
 
 
 if __name__ == "__main__":
