@@ -15,6 +15,7 @@ from tiny_models import make_model
 from openrlhf_sfpo.report.reading import read_metrics
 
 
+@pytest.mark.slow
 def test_sfpo_in_trl(tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL's real trainer, two rollout batches: the weights after each step must be SFPO's."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")

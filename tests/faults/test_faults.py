@@ -339,6 +339,7 @@ def test_an_engine_that_cannot_start_gives_the_reason_once(problems: Path, tmp_p
     assert "Traceback" in (logs / "failure.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_directory(problems: Path, undisturbed: Path, tmp_path: Path) -> None:
     arguments = replayed(tmp_path / "run", problems, undisturbed.parent / "rollouts")
     with locked("--run.dir", tmp_path / "run"):
