@@ -12,6 +12,7 @@ from openrlhf_sfpo.cli.dry_run import dry_run
 from openrlhf_sfpo.cli.flags import parse_settings
 from openrlhf_sfpo.config.openrlhf_flags import MODEL_FLAG
 from openrlhf_sfpo.config.settings_file import Section, Settings, flatten, read_yaml
+from openrlhf_sfpo.report.reading import CONFIG, METRICS
 from openrlhf_sfpo.report.stages import join_metrics
 from openrlhf_sfpo.runs.paths import INSIDE, OUTPUTS
 from openrlhf_sfpo.system.errors import UsageError
@@ -21,7 +22,8 @@ from openrlhf_sfpo.system.stopping import Stopping
 _FLAG = "--train.stages"
 _KEEP = "keep_optimizer"
 _OWN = (*OUTPUTS, "ckpt.load_enable")  # each stage has its own
-_NOT_IN_STAGES = (*_OWN, "run.dir", "train.stages", "ckpt.start_from", MODEL_FLAG.removeprefix("--"))
+_MODEL = MODEL_FLAG.removeprefix("--")
+_NOT_IN_STAGES = (*_OWN, "run.dir", "train.stages", "ckpt.start_from", _MODEL)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Stage:
     given: frozenset[str]
     ahead: argparse.Namespace
     differs: str
+
+    @property
+    def model(self) -> Path:
+        """The model that it ends with."""
+        return self.directory / INSIDE["ckpt.output_dir"]
 
 
 def plan(flat: argparse.Namespace, given: set[str]) -> list[Stage]:
@@ -76,8 +83,7 @@ def plan(flat: argparse.Namespace, given: set[str]) -> list[Stage]:
         if stages and keeps[number]:
             model = {**model, "ckpt.start_from": str(stages[-1].directory)}
         elif stages:
-            trained = str(stages[-1].directory / INSIDE["ckpt.output_dir"])
-            model = {MODEL_FLAG.removeprefix("--"): trained, "ckpt.start_from": None}
+            model = {_MODEL: str(stages[-1].model), "ckpt.start_from": None}
         values = {
             **vars(flat),
             # With the same one, every stage would begin with the same prompts.
@@ -130,10 +136,10 @@ def _read(file: Path, name: str, section: object, line: int, first: bool) -> tup
 
 def _check_directory(root: Path, stages: list[Stage]) -> None:
     """Refuse a directory that holds something else."""
-    if (root / "config.yaml").exists():
+    if (root / CONFIG).exists():
         raise UsageError("--run.dir", f"{root} holds a run without stages.", "Choose another one.")
     planned = {stage.directory.name for stage in stages}
-    others = sorted(path.parent.name for path in root.glob("*/config.yaml") if path.parent.name not in planned)
+    others = sorted(path.parent.name for path in root.glob(f"*/{CONFIG}") if path.parent.name not in planned)
     if others:
         raise UsageError(
             "--run.dir",
@@ -192,8 +198,7 @@ def run(stages: list[Stage], train: Callable[[argparse.Namespace, set[str]], int
         join_metrics(root, {one.name: one.directory for one in stages[:number]})
         if not resume.has_finished(stage.directory):
             return status
-    last = vars(stages[-1].flat)["run.dir"]
-    print(f"all stages have finished: model in {last}/hf, metrics of all in {root / 'metrics.jsonl'}")
+    print(f"all stages have finished: model in {stages[-1].model}, metrics of all in {root / METRICS}")
     return 0
 
 

@@ -123,8 +123,8 @@ def _newest(values: dict[str, Any]) -> Checkpoint | None:
 
 
 def check_start(values: dict[str, Any]) -> None:
-    """Check that the checkpoint of --ckpt.start_from is there and of the same model; whether it is complete is checked
-    on loading. A run that has checkpoints of its own needs it no longer.
+    """Check that --ckpt.start_from names a checkpoint of the same model. Whether the checkpoint is complete is checked
+    when it is loaded. A run with checkpoints of its own no longer needs it.
 
     Args:
         values: the flags by dotted name.

@@ -1,4 +1,4 @@
-"""Runs in stages: the second goes on from the first, with its optimizer to the bit, also after it was killed."""
+"""Runs in stages: the second continues the first bit for bit when it keeps the optimizer, even if it is killed."""
 
 import shutil
 from pathlib import Path
